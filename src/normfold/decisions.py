@@ -1,0 +1,90 @@
+"""What normfold says about a model: one decision for every norm, and the proof of the result.
+
+These records are plain data. The engine fills them, the report prints them, the API returns them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+Outcome = Literal["folded", "part-folded", "lowered", "kept"]
+Status = Literal["equivalent", "different", "skipped", "unavailable"]
+
+PREMISES: Final[dict[str, str]] = {}
+"""Premise name to what it states; a closed list, filled in `normfold.premises`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A premise that does not hold at one place, with a sentence a user can act on."""
+
+    premise: str
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What became of one norm, and why."""
+
+    site: str
+    norm: str
+    outcome: Outcome
+    into: tuple[str, ...] = ()
+    """Names of the nodes that absorbed it."""
+    rules: tuple[str, ...] = ()
+    """Names of the rules applied, in the order of the route."""
+    refused_by: tuple[Refusal, ...] = ()
+    error: float | None = None
+    """Largest deviation seen at this norm's output, relative to that output's range."""
+
+
+@dataclass(frozen=True, slots=True)
+class SiteReport:
+    """A norm as `inspect` shows it."""
+
+    site: str
+    norm: str
+    shape: tuple[int | str | None, ...] | None
+    health: tuple[str, ...]
+    would: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One input of one verification run: what was fed and how it was made."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    made: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Numeric comparison of a result with its source.
+
+    ``max_abs`` is the largest absolute difference over all outputs and probes; ``max_rel`` the
+    largest difference divided by the range (max - min) of the output it was seen at.
+    """
+
+    status: Status
+    because: str = ""
+    max_abs: float | None = None
+    max_rel: float | None = None
+    rtol: float | None = None
+    inputs: tuple[Probe, ...] = ()
+    first_parting: str | None = None
+    """Site of the first norm, in topological order, at whose output the two models part."""
+    errors: dict[str, float] = field(default_factory=dict)
+    """Site to the largest relative deviation seen there."""
+
+
+def counts(decisions: Iterable[Decision]) -> dict[str, int]:
+    """Number of norms by outcome: keys norms, folded, part_folded, lowered, kept."""
+    tally = {"norms": 0, "folded": 0, "part_folded": 0, "lowered": 0, "kept": 0}
+    for decision in decisions:
+        tally["norms"] += 1
+        tally[decision.outcome.replace("-", "_")] += 1
+    return tally

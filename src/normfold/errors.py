@@ -1,0 +1,72 @@
+"""Every error a user can meet: a stable code, one sentence, and the way out.
+
+``CODES`` is a closed list. Documentation and the JSON Schema are generated from it, so a code
+that is raised but not listed here is a bug that the constructor reports.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+CODES: Final[dict[str, str]] = {
+    "usage": "The command line or the arguments of a call do not make sense.",
+    "file-not-found": "The model file does not exist or cannot be read.",
+    "not-a-file": "The path names a directory or a special file.",
+    "empty-file": "The model file has no bytes.",
+    "not-onnx": "The file is not an ONNX model: it cannot be parsed, or it was cut short.",
+    "too-large": "The model, or a tensor in it, is larger than the format or this machine allows.",
+    "bad-structure": "The model's graph is not well formed: a cycle, a value without a definition, a node without a graph.",
+    "recursive-function": "A local function calls itself, directly or through others.",
+    "bad-tensor": "A tensor's dimensions, type and data do not fit together.",
+    "missing-external-data": "The model refers to a data file that is not there or is too short.",
+    "unsafe-external-data": "The model refers to data outside its own folder.",
+    "unsupported-version": "The model's IR version or opset is newer than the installed onnx package knows.",
+    "invalid-model": "The ONNX checker or shape inference rejects the model.",
+    "output-is-input": "The output would overwrite the input.",
+    "output-not-writable": "The output cannot be written: a missing folder, missing rights, a full disk.",
+    "bad-input": "An input given for verification does not fit the model.",
+    "unverified": "No evaluator could run the model, so the result was not written.",
+    "result-differs": "The folded model differs from its source, so the result was not written.",
+    "custom-ops": "The library of custom operators cannot be loaded.",
+    "worker-failed": "The evaluation process crashed, ran out of memory or ran out of time.",
+    "missing-package": "An optional package is needed for this and is not installed.",
+    "provider-unavailable": "The execution provider cannot be loaded on this machine.",
+    "internal": "A bug in normfold.",
+}
+"""Error code to what it means, in the order in which the documentation lists them."""
+
+
+class NormfoldError(Exception):
+    """Base of every error raised on purpose.
+
+    ``code`` is a key of `CODES`, ``hint`` says what the user can do; ``exit_code`` is the
+    command's exit status: 2 for bad usage or input, 3 for a missing environment.
+    """
+
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, code: str, message: str, hint: str = "") -> None:
+        if code not in CODES:
+            raise ValueError(f"unlisted error code: {code}")
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(NormfoldError):
+    """The call does not make sense: options, patterns, inputs."""
+
+
+class ModelFileError(NormfoldError):
+    """A model file cannot be read, is malformed or is unsafe."""
+
+
+class OutputError(NormfoldError):
+    """The result cannot be written where it was asked for."""
+
+
+class EnvironmentUnavailableError(NormfoldError):
+    """A package, a provider or a worker that the job needs is not there."""
+
+    exit_code = 3
