@@ -1,0 +1,56 @@
+"""How much memory there is, and keeping a process within it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+from typing import Final
+
+SHARE: Final = 0.9
+"""Part of the available memory that one process may take."""
+
+CGROUP: Final = Path("/sys/fs/cgroup")
+
+
+def available() -> int | None:
+    """Bytes that can be allocated without swapping, within the control group's limit; None where unknown."""
+    bounds = [bound for bound in (_machine(), _control_group()) if bound is not None]
+    return min(bounds, default=None)
+
+
+def limit_this_process() -> None:
+    """Bound this process's address space by what is in use now plus `SHARE` of the available memory.
+
+    Past it an allocation fails, which is an exception here instead of the kernel killing some process.
+    Does nothing where the system has no such limit.
+    """
+    free, used = available(), _kilobytes("/proc/self/status", "VmSize")
+    if free is None or used is None:
+        return
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    bound = used + int(free * SHARE)
+    if hard != resource.RLIM_INFINITY:
+        bound = min(bound, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (bound, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _machine() -> int | None:
+    return _kilobytes("/proc/meminfo", "MemAvailable")
+
+
+def _control_group() -> int | None:
+    with contextlib.suppress(OSError, ValueError):
+        return int((CGROUP / "memory.max").read_text()) - int((CGROUP / "memory.current").read_text())
+    return None
+
+
+def _kilobytes(file: str, key: str) -> int | None:
+    """Bytes that ``file`` states in kB behind ``key``; None where there is no such file or line."""
+    with contextlib.suppress(OSError):
+        found = re.search(rf"^{key}:\s+(\d+) kB", Path(file).read_text(), re.MULTILINE)
+        return int(found[1]) * 1024 if found else None
+    return None

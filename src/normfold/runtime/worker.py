@@ -1,0 +1,335 @@
+"""The evaluation process: JSON lines in, JSON lines out.
+
+A request is ``{"verb": ..., ...}``, its reply ``{"ok": true, ...}`` or
+``{"ok": false, "kind": ..., "message": ...}``. `VERBS` lists what can be asked. One model is held at
+a time: loading another releases it first.
+
+Runs as ``python -m normfold.runtime.worker``. The process ends when its standard input does, even in
+the middle of a run, so that it never outlives the command that started it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import io
+import json
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol, TextIO
+
+import numpy as np
+
+from normfold.runtime.memory import limit_this_process
+from normfold.runtime.tensors import Array, extended_type, read, write
+
+Request = dict[str, Any]
+Reply = dict[str, Any]
+
+REFERENCE_LIMIT: Final = 64 << 20
+"""Bytes of model and data up to which onnx's reference evaluator, which is slow, is tried."""
+
+EXTENDED_TYPES: Final[dict[str, tuple[str, int]]] = {
+    "tensor(bfloat16)": ("bfloat16", 16),
+    "tensor(float8e4m3fn)": ("float8_e4m3fn", 17),
+    "tensor(float8e4m3fnuz)": ("float8_e4m3fnuz", 18),
+    "tensor(float8e5m2)": ("float8_e5m2", 19),
+    "tensor(float8e5m2fnuz)": ("float8_e5m2fnuz", 20),
+}
+"""ONNX Runtime's name of a type that NumPy lacks, to ml_dtypes' name and ONNX's number for it."""
+
+LACKS_KERNEL: Final = ("NOT_IMPLEMENTED", "Unsupported model IR version", "guarantees support for models stamped")
+"""Messages with which ONNX Runtime says that the model may be right but is beyond it."""
+
+OUT_OF_MEMORY: Final = ("bad_alloc", "Failed to allocate memory", "Cannot allocate memory")
+
+
+class RefusedError(Exception):
+    """A request that cannot be served; ``kind`` is one of `worker_client.FAILURES`."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Session(Protocol):
+    """A loaded model."""
+
+    evaluator: str
+    outputs: tuple[str, ...]
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """Values of ``outputs`` for one set of inputs."""
+        ...
+
+
+class RuntimeSession:
+    """ONNX Runtime on the CPU with its optimisations off, so that it computes what the file says."""
+
+    def __init__(self, request: Request) -> None:
+        import onnxruntime
+
+        self._onnxruntime = onnxruntime
+        self._session = onnxruntime.InferenceSession(
+            _source(request), self._options(request), providers=["CPUExecutionProvider"]
+        )
+        self.evaluator = f"onnxruntime {onnxruntime.__version__}"
+        self.outputs = tuple(output.name for output in self._session.get_outputs())
+
+    def _options(self, request: Request) -> Any:
+        options = self._onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.graph_optimization_level = self._onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.intra_op_num_threads = request["threads"]
+        options.inter_op_num_threads = 1
+        options.enable_cpu_mem_arena = False
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", request["data_folder"])
+        for library in request["custom_ops"]:
+            self._register(options, library)
+        return options
+
+    def _register(self, options: Any, library: str) -> None:
+        try:
+            options.register_custom_ops_library(library)
+        except Exception as error:
+            raise RefusedError("custom-ops", f"{library}: {error}") from error
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """Values of ``outputs``; raises what ONNX Runtime raises."""
+        values = {name: self._given(array) for name, array in feeds.items()}
+        results = self._session.run_with_ort_values(list(outputs), values)
+        return {name: _taken(name, value) for name, value in zip(outputs, results, strict=True)}
+
+    def _given(self, array: Array) -> Any:
+        numbers = dict(EXTENDED_TYPES.values())
+        if array.dtype.name not in numbers:
+            return self._onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+        bits = np.ascontiguousarray(array).view(np.dtype(f"u{array.dtype.itemsize}"))
+        return self._onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, numbers[array.dtype.name])
+
+
+def _taken(name: str, value: Any) -> Array:
+    if not value.is_tensor():
+        raise RefusedError("unsupported", f"output {name!r} is a {value.data_type()}, not a tensor")
+    if value.data_type() not in EXTENDED_TYPES:
+        array: Array = value.numpy()
+        return array
+    dtype = extended_type(EXTENDED_TYPES[value.data_type()][0])
+    size = value.tensor_size_in_bytes()
+    bits = (ctypes.c_char * size).from_address(value.data_ptr()) if size else b""
+    return np.frombuffer(bits, dtype=dtype).reshape(value.shape()).copy()
+
+
+class ReferenceSession:
+    """onnx's reference evaluator: every type, but slow."""
+
+    def __init__(self, request: Request, reason: str) -> None:
+        size = _size(request)
+        if size > REFERENCE_LIMIT:
+            limit = REFERENCE_LIMIT >> 20
+            raise RefusedError("unsupported", f"{reason}; {size >> 20} MB is over the reference evaluator's {limit} MB")
+        import onnx
+        from onnx.external_data_helper import load_external_data_for_model
+        from onnx.reference import ReferenceEvaluator
+
+        model = onnx.load_model_from_string(_bytes(request))
+        load_external_data_for_model(model, request["data_folder"])
+        self._evaluator = ReferenceEvaluator(model)
+        self.evaluator = f"onnx.reference {onnx.__version__}"
+        self.outputs = tuple(self._evaluator.output_names)
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """Values of ``outputs``; raises what the reference evaluator raises."""
+        results = self._evaluator.run(list(outputs), dict(feeds))
+        return {name: np.asarray(value) for name, value in zip(outputs, results, strict=True)}
+
+
+def _size(request: Request) -> int:
+    """Bytes of the model's file and of the data files that it names, repeated names counted once."""
+    import onnx
+
+    file = Path(request["model"])
+    if file.stat().st_size > REFERENCE_LIMIT:
+        return file.stat().st_size
+    graph = onnx.load_model(file, load_external_data=False).graph
+    names = {entry.value for tensor in graph.initializer for entry in tensor.external_data if entry.key == "location"}
+    data = (Path(request["data_folder"]) / name for name in names)
+    return sum(path.stat().st_size for path in (file, *data))
+
+
+def _source(request: Request) -> str | bytes:
+    """The path where ONNX Runtime can read the file itself, which saves a copy of it; else its bytes."""
+    beside = Path(request["model"]).parent == Path(request["data_folder"])
+    return str(request["model"]) if beside and not request["extra_outputs"] else _bytes(request)
+
+
+def _bytes(request: Request) -> bytes:
+    """The file's bytes followed by the extra outputs: concatenated messages merge (protobuf encoding, "Last One Wins").
+
+    The buffer is allocated once and handed over without a copy.
+    """
+    file = Path(request["model"])
+    suffix = b"".join(_output_message(name) for name in request["extra_outputs"])
+    if not suffix:
+        return file.read_bytes()
+    size = file.stat().st_size
+    buffer = io.BytesIO()
+    buffer.seek(size)
+    buffer.write(suffix)
+    with file.open("rb") as stream, buffer.getbuffer() as view:
+        got = stream.readinto(view[:size])
+    if got != size:
+        raise RefusedError("invalid", "the file changed while it was read")
+    return buffer.getvalue()
+
+
+def _output_message(name: str) -> bytes:
+    """``ModelProto{graph: {output: {name}}}``, serialised by hand: field 7, then 12, then 1."""
+    message = name.encode()
+    for field in (1, 12, 7):
+        message = bytes([field << 3 | 2]) + _varint(len(message)) + message
+    return message
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*encoded, value])
+
+
+class Worker:
+    """Serves requests, one after the other."""
+
+    def __init__(self) -> None:
+        self._session: Session | None = None
+
+    def load(self, request: Request) -> Reply:
+        """Release the model held and load ``model``; ``evaluator`` is "", "onnxruntime" or "onnx.reference"."""
+        self.release(request)
+        limit_this_process()
+        started = time.perf_counter()
+        self._session = _open(request)
+        seconds = time.perf_counter() - started
+        return {"evaluator": self._session.evaluator, "outputs": self._session.outputs, "seconds": seconds}
+
+    def run(self, request: Request) -> Reply:
+        """Run the model held on one set of inputs; the outputs go into the new directory ``results``."""
+        if self._session is None:
+            raise RefusedError("crash", "no model is loaded")
+        feeds = read(request["feeds"])
+        started = time.perf_counter()
+        try:
+            values = self._session.run(feeds, request["outputs"] or self._session.outputs)
+        except RefusedError:
+            raise
+        except Exception as error:
+            raise RefusedError(_kind(error, "run"), _sentence(error)) from error
+        seconds = time.perf_counter() - started
+        return {"results": write(Path(request["results"]), values), "seconds": seconds}
+
+    def release(self, _request: Request) -> Reply:
+        """Let go of the model held, if any."""
+        self._session = None
+        gc.collect()
+        return {}
+
+
+VERBS: Final[dict[str, Callable[[Worker, Request], Reply]]] = {
+    "load": Worker.load,
+    "run": Worker.run,
+    "release": Worker.release,
+}
+"""What can be asked."""
+
+
+def _open(request: Request) -> Session:
+    if request["evaluator"] == "onnx.reference":
+        return _open_reference(request, "the reference evaluator was asked for")
+    try:
+        return RuntimeSession(request)
+    except RefusedError:
+        raise
+    except Exception as error:
+        reason = _sentence(error)
+        if not request["evaluator"] and any(text in reason for text in LACKS_KERNEL):
+            return _open_reference(request, reason)
+        unknown = "is not a registered function/op" in reason or any(text in reason for text in LACKS_KERNEL)
+        raise RefusedError(_kind(error, "unsupported" if unknown else "invalid"), reason) from error
+
+
+def _open_reference(request: Request, reason: str) -> Session:
+    try:
+        return ReferenceSession(request, reason)
+    except RefusedError:
+        raise
+    except Exception as error:
+        message = f"{reason}; the reference evaluator: {_sentence(error)}"
+        raise RefusedError(_kind(error, "unsupported"), message) from error
+
+
+def _kind(error: Exception, otherwise: str) -> str:
+    exhausted = isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY)
+    return "memory" if exhausted else otherwise
+
+
+def _sentence(error: Exception) -> str:
+    """An exception as one line of bounded length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.removeprefix("[ONNXRuntimeError] : ")[:500]
+
+
+def _answer(worker: Worker, line: str) -> Reply:
+    try:
+        request = json.loads(line)
+        return {"ok": True, **VERBS[request["verb"]](worker, request)}
+    except RefusedError as error:
+        return {"ok": False, "kind": error.kind, "message": str(error)}
+    except Exception as error:  # noqa: BLE001  the process's boundary: whatever went wrong is a reply
+        return {"ok": False, "kind": _kind(error, "crash"), "message": f"{type(error).__name__}: {_sentence(error)}"}
+
+
+def _requests() -> Iterator[str]:
+    """Lines of standard input; a thread watches for its end, because the main one may be deep in a run."""
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def watch() -> None:
+        for line in sys.stdin:
+            lines.put(line)
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+    while True:
+        yield lines.get()
+
+
+def _own_stdout() -> TextIO:
+    """Standard output for replies alone: libraries that print go to standard error from here on."""
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return replies
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    replies = _own_stdout()
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)
+    worker = Worker()
+    for line in _requests():
+        replies.write(json.dumps(_answer(worker, line)) + "\n")
+        replies.flush()
+
+
+if __name__ == "__main__":
+    main()
