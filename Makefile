@@ -1,0 +1,72 @@
+# On a machine with Python 3.11 or newer and pip, every target makes what it needs.
+PYTHON ?= python3
+WORKERS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+# pip stays outside the environment, so that Pythons without ensurepip will do.
+PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet --python $(BIN)/python install --constraint constraints.txt
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-all check lint types contracts docs docs-check format mutants clean
+
+help: ## List these targets
+	@echo "make TARGET"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | while IFS="$$(printf '\t')" read -r target words; do \
+	    printf '  %-11s %s\n' "$$target" "$$words"; done
+
+demo: $(VENV)/base.stamp ## Fold the small trained network inside the package and show what happened
+	@$(BIN)/normfold demo
+
+test: $(VENV)/dev.stamp ## Run the tests, but for the slow ones
+	@$(PYTEST) -m "not slow"
+
+test-all: $(VENV)/dev.stamp ## Run all tests
+	@$(PYTEST)
+
+check: lint types contracts docs-check test ## Everything that CI runs
+
+lint: $(VENV)/dev.stamp ## Style and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(VENV)/dev.stamp ## The strict type checker
+	@$(BIN)/mypy
+
+contracts: $(VENV)/dev.stamp ## Imports point one way
+	@$(BIN)/lint-imports --no-cache
+
+docs: $(VENV)/dev.stamp ## Write the reference pages anew from the code
+	@$(BIN)/python scripts/docs.py
+
+docs-check: $(VENV)/dev.stamp ## The reference pages say what the code says
+	@$(BIN)/python scripts/docs.py --check
+
+format: $(VENV)/dev.stamp ## Fix style and formatting in place
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+mutants: $(VENV)/dev.stamp ## Delete each premise in turn: a test must fail for each
+	@$(BIN)/python scripts/mutants.py
+
+clean: ## Remove the environment and everything generated outside version control
+	rm -rf $(VENV) build dist out .pytest_cache .hypothesis .ruff_cache .mypy_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "normfold needs Python 3.11 or newer; name one: make PYTHON=...")'
+	@echo "creating $(VENV)"
+	@$(PYTHON) -m venv --without-pip $(VENV)
+
+$(VENV)/base.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing normfold"
+	@$(PIP) --editable .
+	@touch $@
+
+# torch comes first and alone: with the version of constraints.txt settled, nothing after it pulls in another build.
+$(VENV)/dev.stamp: $(VENV)/base.stamp
+	@echo "installing what the tests need"
+	@$(PIP) torch
+	@$(PIP) --editable '.[dev]'
+	@touch $@
