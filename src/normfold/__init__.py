@@ -2,4 +2,37 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, Final
+
+from normfold.errors import NormfoldError
+
+if TYPE_CHECKING:
+    from normfold.api import FoldResult, InspectResult, UnprovenError, fold, inspect, verify
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "FoldResult",
+    "InspectResult",
+    "NormfoldError",
+    "UnprovenError",
+    "__version__",
+    "fold",
+    "inspect",
+    "verify",
+]
+
+_VERBS: Final = frozenset({"FoldResult", "InspectResult", "UnprovenError", "fold", "inspect", "verify"})
+
+
+def __getattr__(name: str) -> Any:
+    """Load the verbs when one is first used: they bring NumPy and onnx_ir with them."""
+    if name not in _VERBS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from normfold import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,1 +1,7 @@
-"""."""
+"""The command line: one file a verb, argument parsing only."""
+
+from __future__ import annotations
+
+from normfold.cli.frame import main
+
+__all__ = ["main"]

@@ -1,0 +1,30 @@
+"""``normfold demo``."""
+
+from __future__ import annotations
+
+import click
+
+from normfold.cli.answer import Answer
+from normfold.cli.options import FILE, Tell, verb
+
+
+@click.command("demo")
+@click.option("-o", "--output", type=FILE, help="Keep the folded network in this file.")
+@verb("demo")
+def command(*, output: str | None, tell: Tell, detail: int) -> Answer:
+    """Fold the small trained network shipped with normfold, and show what that changes and what not."""
+    from normfold.demo import run
+    from normfold.report import document, text
+
+    shown = run.run(output, tell=tell)
+    return Answer(
+        command="demo",
+        result={
+            **document.fold_record(shown.decisions, shown.verification, source="digits.onnx", output=output),
+            "accuracy": shown.accuracy,
+            "speed": shown.speed,
+        },
+        show=lambda console: text.show_demo(
+            console, shown.decisions, shown.verification, shown.accuracy, shown.speed, detail=detail
+        ),
+    )

@@ -1,0 +1,92 @@
+"""Options and option types that several verbs share."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import click
+
+from normfold.cli.answer import Answer
+from normfold.cli.frame import guarded
+
+Tell = Callable[[str], None]
+"""Told what is being done at the moment."""
+
+
+class Shape(click.ParamType):
+    """``name=1x3x224x224`` to ``("name", (1, 3, 224, 224))``; ``name=`` is a scalar."""
+
+    name = "NAME=SHAPE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[int, ...]]:
+        """Split at the last ``=``; sizes are whole numbers from 1."""
+        name, equals, sizes = str(value).rpartition("=")
+        words = sizes.split("x") if sizes else []
+        if not equals or not name or not all(word.isascii() and word.isdigit() and int(word) for word in words):
+            self.fail(f"{value!r} is not of the form name=1x3x224x224.", param, ctx)
+        return name, tuple(map(int, words))
+
+
+class FilePath(click.ParamType):
+    """A path; an option in its place (``-o --json``) is a forgotten value, not a file name."""
+
+    name = "FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse the empty path and words that start with ``--``."""
+        path = str(value)
+        if not path or path.startswith("--"):
+            self.fail(f"expected a file name, got {path!r} (write ./{path} for a file of that name).", param, ctx)
+        return path
+
+
+FILE: Final = FilePath()
+SHAPES = click.option(
+    "--input", "shapes", type=Shape(), multiple=True, help="Shape of an input with free sizes; repeatable."
+)
+FEEDS = click.option("--inputs", "feeds", type=FILE, help="An .npz of inputs to compare on, one array per input.")
+SEED = click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of random inputs.")
+CUSTOM_OPS = click.option(
+    "--custom-ops", type=FILE, multiple=True, help="A library of custom operators, loaded to run the model; repeatable."
+)
+
+
+def verb(name: str) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
+    """Add the options every verb has and run it guarded; it is called with ``tell`` and ``detail``.
+
+    ``tell`` reports progress on stderr. ``detail`` is -1 under --quiet, 1 under --verbose, else 0.
+    """
+
+    def decorate(job: Callable[..., Answer]) -> Callable[..., Answer]:
+        @click.option("--json", is_flag=True, expose_value=False, help="Print one JSON document instead of text.")
+        @click.option("-q", "--quiet", is_flag=True, help="Print the summary only, and no progress.")
+        @click.option("-v", "--verbose", is_flag=True, help="List every norm, however many there are.")
+        @functools.wraps(job)
+        def wrapped(*, quiet: bool, verbose: bool, **options: Any) -> Answer:
+            def work() -> Answer:
+                with _progress(shown=not quiet and sys.stderr.isatty()) as tell:
+                    return job(tell=tell, detail=verbose - quiet, **options)
+
+            return guarded(name, work)
+
+        return wrapped
+
+    return decorate
+
+
+@contextmanager
+def _progress(*, shown: bool) -> Iterator[Tell]:
+    if not shown:
+        yield lambda _doing: None
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    with Console(stderr=True).status("starting") as status:
+        yield lambda doing: status.update(Text(doing))

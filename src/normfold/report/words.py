@@ -1,0 +1,63 @@
+"""Small pieces of wording that every report shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from normfold.decisions import Decision, SiteReport, Verification, counts
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal would obey: names in a model file are somebody else's bytes."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
+
+
+def number(value: float | None) -> str:
+    """Two digits of a deviation; ``-`` where nothing was measured."""
+    if value is None:
+        return "-"
+    return f"{value:.1e}" if value and math.isfinite(value) else f"{value:g}"
+
+
+def shape_words(shape: tuple[int | str | None, ...] | None) -> str:
+    """``1x64x?x?``; ``?`` for an unknown size or rank."""
+    if shape is None:
+        return "?"
+    return "x".join("?" if size is None else str(size) for size in shape) or "scalar"
+
+
+def counts_sentence(decisions: Iterable[Decision]) -> str:
+    """``19 norms: 17 folded, 2 kept``."""
+    tally = counts(decisions)
+    total = tally.pop("norms")
+    parts = [f"{count} {outcome.replace('_', '-')}" for outcome, count in tally.items() if count]
+    return f"{plural(total, 'norm')}{': ' if parts else ''}{', '.join(parts)}"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 norm``, ``2 norms``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def verification_sentence(proof: Verification) -> str:
+    """One line on the comparison of the result with its source."""
+    because = f" ({proof.because})" if proof.because else ""
+    if proof.status in ("skipped", "unavailable"):
+        return f"verification: {proof.status}{because}"
+    measured = f"largest deviation {number(proof.max_rel)} of the output's range, {number(proof.max_abs)} absolute"
+    runs = f"rtol {number(proof.rtol)}, {plural(len(proof.inputs), 'input')} fed"
+    parting = f"; they first part at {proof.first_parting}" if proof.first_parting else ""
+    return f"verification: {proof.status}: {measured} ({runs}){parting}{because}"
+
+
+def decision_words(decision: Decision) -> str:
+    """Where a norm went, or why it stayed."""
+    into = f"into {', '.join(decision.into)}" if decision.into else ""
+    reasons = "; ".join(f"{refusal.premise}: {refusal.because}" for refusal in decision.refused_by)
+    return "; ".join(part for part in (into, reasons) if part)
+
+
+def unhealthy(norms: Iterable[SiteReport]) -> int:
+    """How many norms have something to say about their statistics."""
+    return sum(bool(norm.health) for norm in norms)
