@@ -1,1 +1,18 @@
-"""."""
+"""The identities everything rests on, one file each; `LAWS` lists them.
+
+A law is pure algebra on float64 arrays: it derives new constants and is exact under the premises that
+its docstring names. It knows no graph; rules decide where it may be used.
+"""
+
+from __future__ import annotations
+
+from normfold.laws import backward, collapse, routes
+from normfold.laws.law import Law
+
+LAWS: tuple[Law, ...] = (
+    backward.LAW,
+    collapse.LAW,
+    routes.LAW,
+)
+
+__all__ = ["LAWS", "Law"]

@@ -81,13 +81,13 @@ class WorkerClient:
         self._time_limit = time_limit
         self._threads = threads
         self._process: subprocess.Popen[str] | None = None
-        self._closed = False
+        self._closed = threading.Event()
         self._folder = tempfile.TemporaryDirectory(prefix="normfold-", ignore_cleanup_errors=True)
         self._numbers = itertools.count()
 
     def start(self) -> None:
         """Start the process without waiting for it."""
-        if self._closed or (self._process is not None and self._process.poll() is None):
+        if self._closed.is_set() or (self._process is not None and self._process.poll() is None):
             return
         self._dispose()
         environment = dict(os.environ)
@@ -106,7 +106,7 @@ class WorkerClient:
                 cwd=self._folder.name,
                 encoding="utf-8",
             )
-        if self._closed:
+        if self._closed.is_set():
             self._process.kill()
 
     def load(
@@ -155,7 +155,7 @@ class WorkerClient:
 
     def close(self) -> None:
         """End the process, whatever it is doing, and remove what it wrote."""
-        self._closed = True
+        self._closed.set()
         if self._process is not None:
             self._process.kill()
 
@@ -188,7 +188,7 @@ class WorkerClient:
             self.start()
         except OSError as error:
             return Failed("crash", f"it cannot be started: {error.strerror}")
-        if self._closed or self._process is None:
+        if self._closed.is_set() or self._process is None:
             return Failed("crash", "the evaluator is closed")
         expired = threading.Event()
         timer = threading.Timer(self._time_limit, self._expire, (self._process, expired))

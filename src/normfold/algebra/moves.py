@@ -1,0 +1,167 @@
+"""How per-channel constants travel through operations that only move elements.
+
+A move knows how an array that is right-aligned with a value looks after the operation (``forward``)
+and, for a value after it, how it looked before (``backward``). Both give ``None`` where the array
+cannot be carried: the operation mixes the channels, or a dimension that matters is unknown.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Protocol
+
+import numpy as np
+
+from normfold.algebra.affine import Affine, Array, trim
+
+Dim = int | str | None
+"""A dimension: its size, a name for an unknown size, or nothing known at all."""
+
+
+class Move(Protocol):
+    """One operation that rearranges elements without changing them."""
+
+    def forward(self, array: Array) -> Array | None:
+        """``array``, right-aligned with the input, as it is right-aligned with the output."""
+        ...
+
+    def backward(self, array: Array) -> Array | None:
+        """``array``, right-aligned with the output, as it is right-aligned with the input."""
+        ...
+
+
+def carry(move: Move, affine: Affine, *, backward: bool) -> Affine | None:
+    """``affine`` on the other side of ``move``."""
+    step = move.backward if backward else move.forward
+    scale, shift = step(affine.scale), step(affine.shift)
+    return None if scale is None or shift is None else Affine(scale, shift)
+
+
+@dataclass(frozen=True, slots=True)
+class Permute:
+    """Transpose: output axis ``k`` is input axis ``order[k]``. The empty order is the identity for any rank."""
+
+    order: tuple[int, ...] = ()
+
+    def forward(self, array: Array) -> Array | None:
+        """Transpose the array, too."""
+        return self._apply(array, self.order)
+
+    def backward(self, array: Array) -> Array | None:
+        """Transpose the array back."""
+        return self._apply(array, tuple(int(k) for k in np.argsort(self.order)))
+
+    def _apply(self, array: Array, order: tuple[int, ...]) -> Array | None:
+        if not order:
+            return array
+        if array.ndim > len(order):
+            return None
+        return trim(array.reshape((1,) * (len(order) - array.ndim) + array.shape).transpose(order))
+
+
+@dataclass(frozen=True, slots=True)
+class Regroup:
+    """Reshape, Flatten, Squeeze, Unsqueeze: runs of axes are joined and split, elements keep their order.
+
+    ``runs`` pairs each smallest run of input dimensions with the run of output dimensions that holds the
+    same elements. Channels are followed exactly: a flatten repeats each channel for every position.
+    """
+
+    runs: tuple[tuple[tuple[Dim, ...], tuple[Dim, ...]], ...]
+
+    @staticmethod
+    def between(source: Sequence[Dim], target: Sequence[Dim]) -> Regroup:
+        """The regrouping of ``source`` dimensions into ``target`` dimensions of as many elements.
+
+        Runs are cut wherever the elements to the left, or to the right, are known to be equally many.
+        """
+        source, target = _named(source, "i"), _named(target, "o")
+        starts, stops = _products(source), _products(target)
+        ends_s, ends_t = _products(source[::-1])[::-1], _products(target[::-1])[::-1]
+        cuts = [(0, 0)]
+        for i in range(len(source) + 1):
+            for j in range(len(target) + 1):
+                last_i, last_j = cuts[-1]
+                equal = starts[i] == stops[j] or ends_s[i] == ends_t[j]
+                if equal and i >= last_i and j >= last_j and (i, j) != (last_i, last_j):
+                    cuts.append((i, j))
+        if cuts[-1] != (len(source), len(target)):
+            cuts.append((len(source), len(target)))
+        runs = tuple((source[i:k], target[j:m]) for (i, j), (k, m) in zip(cuts, cuts[1:], strict=False))
+        return Regroup(runs)
+
+    def forward(self, array: Array) -> Array | None:
+        """Regroup the array's axes like the value's."""
+        return _regroup(array, self.runs)
+
+    def backward(self, array: Array) -> Array | None:
+        """Regroup the array's axes back."""
+        return _regroup(array, tuple((target, source) for source, target in self.runs))
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """Slice or one output of Split: the output holds ``indices`` of the input's ``axis`` (negative) of ``size``."""
+
+    axis: int
+    size: int
+    indices: range
+
+    def forward(self, array: Array) -> Array | None:
+        """The taken channels' constants."""
+        if array.ndim < -self.axis or array.shape[self.axis] == 1:
+            return array
+        return trim(np.take(array, np.asarray(self.indices), axis=self.axis))
+
+    def backward(self, array: Array) -> Array | None:
+        """Nothing in general: what the channels that are not taken need is not known here."""
+        whole = len(self.indices) == self.size and self.indices.step == 1
+        return array if whole else None
+
+
+def _named(dims: Sequence[Dim], side: str) -> tuple[Dim, ...]:
+    return tuple(f"?{side}{k}" if dim is None else dim for k, dim in enumerate(dims))
+
+
+def _products(dims: Sequence[Dim]) -> list[tuple[int, frozenset[tuple[str, int]]]]:
+    """Element counts of every prefix of ``dims``: a number and the multiset of unknown names."""
+    out, number, names = [], 1, Counter[str]()
+    out.append((number, frozenset(names.items())))
+    for dim in dims:
+        if isinstance(dim, int):
+            number *= dim
+        elif dim is not None:
+            names[dim] += 1
+        out.append((number, frozenset(names.items())))
+    return out
+
+
+def _regroup(array: Array, runs: Sequence[tuple[tuple[Dim, ...], tuple[Dim, ...]]]) -> Array | None:
+    rank = sum(len(source) for source, _ in runs)
+    if array.ndim > rank:
+        return None
+    array = array.reshape((1,) * (rank - array.ndim) + array.shape)
+    shape: list[int] = []
+    full: list[int] = []
+    axis = 0
+    for source, target in runs:
+        sizes = array.shape[axis : axis + len(source)]
+        axis += len(source)
+        if all(size == 1 for size in sizes):
+            full += sizes
+            shape += [1] * len(target)
+            continue
+        significant = [dim for dim in target if dim != 1]
+        if [dim for dim in source if dim != 1] == significant and len(significant) == 1:
+            full += sizes
+            size = prod(sizes)
+            shape += [1 if dim == 1 else size for dim in target]
+            continue
+        if not all(isinstance(dim, int) for dim in (*source, *target)):
+            return None
+        full += [dim for dim in source if isinstance(dim, int)]
+        shape += [dim for dim in target if isinstance(dim, int)]
+    return trim(np.broadcast_to(array, full).reshape(shape))

@@ -1,0 +1,123 @@
+"""Constant expressions: what exporters put between a stored weight and the operation that uses it.
+
+Arithmetic runs in float64, so that ``Sqrt(var + eps)`` does not lose an epsilon that float16 cannot hold.
+Results above `LIMIT` elements are not computed: a few bytes of model can ask for terabytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from normfold.algebra.affine import Array
+from normfold.backends.onnx.tensors import FLOATS, ExactTensor, exact
+
+LIMIT = 1 << 29
+"""Most elements that a constant expression may make."""
+
+Arguments = Sequence[ir.TensorProtocol | None]
+Expression = Callable[[ir.Node, Arguments], "ir.TensorProtocol | None"]
+
+
+def _arithmetic(function: Callable[..., NDArray[np.generic]]) -> Expression:
+    def evaluate(_: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
+        tensors = [t for t in arguments if t is not None]
+        if not tensors or len({t.dtype for t in tensors}) != 1 or tensors[0].dtype not in FLOATS:
+            return None
+        if prod(np.broadcast_shapes(*(t.shape.numpy() for t in tensors))) > LIMIT:
+            return None
+        with np.errstate(all="ignore"):
+            return ExactTensor(np.asarray(function(*map(exact, tensors)), dtype=np.float64), tensors[0].dtype)
+
+    return evaluate
+
+
+def _rearranged(function: Callable[[ir.Node, NDArray[np.generic], list[int]], NDArray[np.generic] | None]) -> Expression:
+    def evaluate(node: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
+        tensor = arguments[0]
+        if tensor is None:
+            return None
+        integers = [int(k) for t in arguments[1:] if t is not None for k in np.ravel(t.numpy())]
+        values: Array | NDArray[np.generic] = exact(tensor) if isinstance(tensor, ExactTensor) else tensor.numpy()
+        moved = function(node, values, integers)
+        if moved is None:
+            return None
+        return ExactTensor(np.asarray(moved), tensor.dtype) if isinstance(tensor, ExactTensor) else ir.Tensor(
+            moved, dtype=tensor.dtype
+        )
+
+    return evaluate
+
+
+def _transpose(node: ir.Node, values: NDArray[np.generic], _: list[int]) -> NDArray[np.generic]:
+    order = node.attributes.get_ints("perm", None)
+    return values.transpose(order)
+
+
+def _reshape(node: ir.Node, values: NDArray[np.generic], target: list[int]) -> NDArray[np.generic] | None:
+    if node.attributes.get_int("allowzero", 0):
+        return values.reshape(target)
+    return values.reshape([values.shape[k] if size == 0 else size for k, size in enumerate(target)])
+
+
+def _axes(node: ir.Node, integers: list[int]) -> list[int]:
+    return list(node.attributes.get_ints("axes", integers) or integers)
+
+
+def _squeeze(node: ir.Node, values: NDArray[np.generic], integers: list[int]) -> NDArray[np.generic]:
+    return values.squeeze(tuple(_axes(node, integers)) or None)
+
+
+def _unsqueeze(node: ir.Node, values: NDArray[np.generic], integers: list[int]) -> NDArray[np.generic]:
+    return np.expand_dims(values, tuple(_axes(node, integers)))
+
+
+def _flatten(node: ir.Node, values: NDArray[np.generic], _: list[int]) -> NDArray[np.generic]:
+    axis = node.attributes.get_int("axis", 1) % (values.ndim + 1)
+    return values.reshape(prod(values.shape[:axis]), -1)
+
+
+def _identity(_: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
+    return arguments[0]
+
+
+def _cast(node: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
+    tensor, target = arguments[0], ir.DataType(node.attributes.get_int("to"))
+    if tensor is None or tensor.dtype not in FLOATS or target not in FLOATS:
+        return None
+    return ir.Tensor(tensor.numpy().astype(target.numpy()), dtype=target)
+
+
+def _filled(node: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
+    if arguments[0] is None:
+        return None
+    shape = [int(k) for k in arguments[0].numpy()]
+    fill = node.attributes.get("value")
+    tensor = ir.tensor(np.zeros(1, np.float32)) if fill is None else fill.as_tensor()
+    if any(k < 0 for k in shape) or prod(shape) > LIMIT:
+        return None
+    return ir.Tensor(np.broadcast_to(tensor.numpy().reshape(()), shape), dtype=tensor.dtype)
+
+
+EXPRESSIONS: dict[str, Expression] = {
+    "Identity": _identity,
+    "Cast": _cast,
+    "ConstantOfShape": _filled,
+    "Transpose": _rearranged(_transpose),
+    "Reshape": _rearranged(_reshape),
+    "Flatten": _rearranged(_flatten),
+    "Squeeze": _rearranged(_squeeze),
+    "Unsqueeze": _rearranged(_unsqueeze),
+    "Add": _arithmetic(np.add),
+    "Sub": _arithmetic(np.subtract),
+    "Mul": _arithmetic(np.multiply),
+    "Div": _arithmetic(np.divide),
+    "Neg": _arithmetic(np.negative),
+    "Sqrt": _arithmetic(np.sqrt),
+    "Reciprocal": _arithmetic(np.reciprocal),
+    "Pow": _arithmetic(np.power),
+}

@@ -1,0 +1,148 @@
+"""Constants of an ONNX model: reading them in float64, and tensors that are computed as they are written.
+
+A constant that a fold has changed keeps its exact float64 form beside the type it is stored in, so that several
+folds into one constant round once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from normfold.algebra import Weight
+from normfold.algebra.affine import Array
+
+FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
+"""Types whose constants are folded."""
+
+
+class WeightTensor(ir.TensorBase):
+    """A folded weight: scaled and cast piece by piece when it is written, never held whole."""
+
+    __slots__ = ("_dtype", "_shape", "weight")
+
+    def __init__(self, weight: Weight, dtype: ir.DataType, shape: tuple[int, ...], name: str | None = None) -> None:
+        super().__init__(name=name)
+        self.weight = weight
+        self._dtype = dtype
+        self._shape = ir.Shape(shape, frozen=True)
+
+    @property
+    def dtype(self) -> ir.DataType:
+        """The type that the weight is stored in."""
+        return self._dtype
+
+    @property
+    def shape(self) -> ir.Shape:
+        """The native shape."""
+        return self._shape
+
+    @property
+    def raw(self) -> Weight:
+        """The weight with its pending scales."""
+        return self.weight
+
+    def chunks(self) -> Iterator[NDArray[np.generic]]:
+        """The elements in order, cast once, in C-contiguous pieces."""
+        return self.weight.write_chunks(self._dtype.numpy())
+
+    def numpy(self) -> NDArray[Any]:
+        """The whole weight in its native shape."""
+        return np.concatenate([chunk.reshape(-1) for chunk in self.chunks()]).reshape(self._shape.numpy())
+
+    def tobytes(self) -> bytes:
+        """The whole weight, little endian."""
+        return b"".join(chunk.tobytes() for chunk in self.chunks())
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:  # noqa: ARG002
+        return self.numpy() if dtype is None else self.numpy().astype(dtype)
+
+    def __dlpack__(self, *, stream: Any = None) -> Any:
+        return self.numpy().__dlpack__(stream=stream)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)
+
+    def __repr__(self) -> str:
+        return f"WeightTensor<{self._dtype},{self._shape}>"
+
+
+class ExactTensor(ir.Tensor):
+    """A small constant that remembers its float64 values (``exact``) beside those of its type."""
+
+    exact: Array
+
+    def __init__(self, exact: Array, dtype: ir.DataType, name: str | None = None) -> None:
+        super().__init__(exact.astype(dtype.numpy()), dtype=dtype, name=name)
+        self.exact = exact
+
+
+def exact(tensor: ir.TensorProtocol) -> Array:
+    """The values of ``tensor`` in float64, unrounded where a fold has made them."""
+    return tensor.exact if isinstance(tensor, ExactTensor) else np.asarray(tensor.numpy(), dtype=np.float64)
+
+
+def largest(dtype: ir.DataType) -> float:
+    """The largest finite number of a floating type."""
+    return float(ml_dtypes.finfo(dtype.numpy()).max)
+
+
+class Constants:
+    """Reads values that are known before the model runs.
+
+    A constant is an initializer that no caller can override, a Constant node, or an expression over such
+    (Identity, Transpose, Reshape, Cast, arithmetic: what exporters put in front of weights).
+    """
+
+    def __init__(self, overridable: Callable[[ir.Value], bool]) -> None:
+        self._overridable = overridable
+        self._cache: dict[ir.Value, ir.TensorProtocol | str] = {}
+
+    def forget(self, value: ir.Value) -> None:
+        """Drop what is known of ``value`` after it was replaced."""
+        self._cache.pop(value, None)
+
+    def find(self, value: ir.Value) -> ir.TensorProtocol | str:
+        """The tensor behind ``value``, or why there is none."""
+        if value not in self._cache:
+            self._cache[value] = self._find(value)
+        return self._cache[value]
+
+    def array(self, value: ir.Value | None) -> Array | None:
+        """The float64 values behind ``value``; ``None`` where it is not a constant number."""
+        tensor = None if value is None else self.find(value)
+        if tensor is None or isinstance(tensor, str) or tensor.dtype == ir.DataType.STRING:
+            return None
+        return exact(tensor)
+
+    def _find(self, value: ir.Value) -> ir.TensorProtocol | str:
+        if value.is_initializer() and value.const_value is not None:
+            if self._overridable(value):
+                return f"{value.name!r} is also a model input, so a caller can override it"
+            return value.const_value
+        node = value.producer()
+        if node is None:
+            return f"{value.name!r} is an input"
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            tensor = ir.convenience.get_const_tensor(value)
+            return tensor if tensor is not None else f"{value.name!r} is not a tensor"
+        return self._evaluate(node, value)
+
+    def _evaluate(self, node: ir.Node, value: ir.Value) -> ir.TensorProtocol | str:
+        from normfold.backends.onnx.expressions import EXPRESSIONS  # noqa: PLC0415 - expressions need this module
+
+        expression = EXPRESSIONS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        if expression is None or len(node.outputs) != 1:
+            return f"{value.name!r} is computed at run time by {node.op_type}"
+        arguments: list[ir.TensorProtocol | None] = []
+        for operand in node.inputs:
+            tensor = None if operand is None else self.find(operand)
+            if isinstance(tensor, str):
+                return tensor
+            arguments.append(tensor)
+        return expression(node, arguments) or f"{value.name!r} is computed by {node.op_type} in a way not read here"

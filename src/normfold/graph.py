@@ -1,0 +1,96 @@
+"""The small protocol through which rules and the engine see a model, and the plan they hand back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from normfold.algebra import Affine
+from normfold.algebra.moves import Dim
+from normfold.ops import Node, Value, View
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A norm and where it stands.
+
+    ``nodes`` are the operations that make it up, in topological order: one for a normalisation operation,
+    several for a decomposed one or a chain of constants.
+    """
+
+    name: str
+    norm: str
+    nodes: tuple[Node, ...]
+    shape: tuple[Dim, ...] | None
+    health: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Insertion:
+    """A new affine operation by constants between ``value`` and all its uses."""
+
+    value: Value
+    affine: Affine
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """All the edits of one fold, along its whole route; committed whole or not at all.
+
+    ``views`` holds the changed view of every node that gets new constants, ``bypassed`` the nodes that go
+    (their output becomes their input). ``changed`` are values whose content in the result is not that of the
+    value of the same name in the source. ``into`` are the nodes that absorbed something, ``rules`` the names
+    of the rules on the route.
+    """
+
+    views: Mapping[Node, View] = field(default_factory=dict)
+    bypassed: tuple[Node, ...] = ()
+    inserted: tuple[Insertion, ...] = ()
+    changed: tuple[Value, ...] = ()
+    into: tuple[Node, ...] = ()
+    rules: tuple[str, ...] = ()
+
+    def with_view(self, view: View) -> Plan:
+        """This plan with ``view`` in place of its node's."""
+        return replace(self, views={**self.views, view.node: view})
+
+
+class Graph(Protocol):
+    """A model as rules and the engine see it. Two backends implement it."""
+
+    def sites(self) -> Sequence[Site]:
+        """Every norm, in topological order."""
+        ...
+
+    def view(self, node: Node) -> View:
+        """The node as an operation that rules know, or `Opaque`."""
+        ...
+
+    def producer(self, value: Value) -> Node | None:
+        """The node that makes ``value``; ``None`` for an input or a constant."""
+        ...
+
+    def consumers(self, value: Value) -> Sequence[tuple[Node, int]]:
+        """The nodes that read the elements of ``value``, each with the input's index; shape readers are left out."""
+        ...
+
+    def escapes(self, value: Value) -> str | None:
+        """Why ``value`` is seen from outside its graph (an output, a captured value), or ``None``."""
+        ...
+
+    def same_scope(self, first: Node, second: Node) -> bool:
+        """Whether two nodes stand in the same graph body."""
+        ...
+
+    def shape(self, value: Value) -> tuple[Dim, ...] | None:
+        """The dimensions of ``value``, as far as they are known."""
+        ...
+
+    def label(self, thing: Node | Value) -> str:
+        """What to call a node or value when talking to a user."""
+        ...
+
+    def commit(self, plan: Plan) -> None:
+        """Carry out every edit of ``plan``; the only mutation."""
+        ...

@@ -1,0 +1,100 @@
+"""The views of operations that rules see: frozen, native to no framework.
+
+A backend lifts each of its nodes to one of these; a rule answers with a changed copy; the backend
+writes the difference back. What no view describes is `Opaque`: a barrier, never an error.
+
+Arrays in views are float64 and right-aligned with the value they apply to. Axes are negative, so that
+they hold whatever the rank of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from normfold.algebra import Affine, Move, Weight
+from normfold.algebra.affine import Array
+from normfold.decisions import Refusal
+
+Node = Hashable
+"""A backend's operation; opaque here."""
+Value = Hashable
+"""A backend's tensor; opaque here."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class View:
+    """What every view says: the node, its native operation's name, what goes in and what comes out.
+
+    ``refusals`` are the native premises that fail (a weight that is not constant, a norm in training
+    mode); a view with refusals can be looked at but takes part in no fold.
+    """
+
+    node: Node
+    op: str
+    inputs: tuple[Value, ...]
+    """The data inputs: those that are not constants of the operation."""
+    outputs: tuple[Value, ...]
+    refusals: tuple[Refusal, ...] = ()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Opaque(View):
+    """An operation through which nothing is carried."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Linear(View):
+    """``y = W x + b``: Conv, ConvTranspose, Gemm, MatMul.
+
+    ``out_axes`` of the output, of ``out_sizes``, flattened in that order, count the weight's output channels;
+    ``in_axes`` of the input, of ``in_sizes``, likewise its input channels. ``bias`` is right-aligned with the
+    output. ``whole_taps`` says whether every output position sums every tap (no padding), the premise for
+    taking a shift from the input. ``bias_slot`` is false for MatMul, which has no place for a bias.
+    ``largest`` is the largest magnitude that the weight's type can hold.
+    """
+
+    weight: Weight
+    bias: Array | None
+    out_axes: tuple[int, ...]
+    out_sizes: tuple[int, ...]
+    in_axes: tuple[int, ...]
+    in_sizes: tuple[int, ...]
+    whole_taps: bool
+    bias_slot: bool
+    largest: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AffineOp(View):
+    """An affine map by constants: BatchNormalization at inference, Mul, Add, Sub, Div, Neg by constants.
+
+    ``holds_scale`` and ``holds_shift`` say what constants the operation has room for; ``axis`` is the one
+    negative axis they may vary along, or ``None`` where any broadcast shape will do.
+    """
+
+    affine: Affine
+    holds_scale: bool
+    holds_shift: bool
+    axis: int | None = None
+    largest: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Norm(View):
+    """A normalisation by live statistics, ``tail`` o core: LayerNorm, RMSNorm, GroupNorm, InstanceNorm.
+
+    ``tail`` is ``None`` for a norm that cannot be read (its refusals say why).
+    """
+
+    tail: Affine | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Moving(View):
+    """An operation that only moves elements: Transpose, Reshape, Flatten, Squeeze, Slice, Split, Identity.
+
+    ``moves`` has one entry for each output.
+    """
+
+    moves: tuple[Move, ...]
