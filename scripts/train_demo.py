@@ -57,6 +57,7 @@ class Digits(nn.Module):
         self.scores = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The scores of a batch of pictures."""
         x = functional.relu(self.stem(x))
         x = functional.relu(x + self.residual2(functional.relu(self.residual1(x))))
         x = functional.relu(self.depthwise(x))
