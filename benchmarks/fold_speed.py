@@ -1,0 +1,299 @@
+"""Wall time and memory of whole commands: ``normfold fold`` against onnxsim and OnnxSlim.
+
+Every command is a fresh process on the same file, with its own defaults. Rounds are interleaved, so that a
+slow minute of the machine hits all of them, and ratios are taken within a round before their median.
+Memory is sampled: *peak* is resident memory with mapped files, *anonymous* what the process allocated itself.
+
+    python benchmarks/zoo.py --only resnet50 --only mobileone_s0
+    python benchmarks/fold_speed.py --json out/fold_speed.json
+    python benchmarks/fold_speed.py --big-only --blocks 4     # a quarter of the 4 GiB model
+
+The big model is a stack of 1x1 convolutions with BN and 256 MiB of weights each, in one external data file.
+Its yardstick is copying its two files in the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import peers
+
+CHANNELS: Final = 8192
+BLOCKS: Final = 16
+SAMPLE_SECONDS: Final = 0.01
+MIB: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One run of one command; times in seconds, memory in MiB."""
+
+    command: str
+    round: int
+    seconds: float
+    peak_mib: float
+    anonymous_mib: float
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command under test: its name in the tables, and the arguments for a source and a target."""
+
+    name: str
+    arguments: Callable[[Path, Path], list[str]]
+
+
+def module(*words: str) -> list[str]:
+    """Command line of a Python module in this environment."""
+    return [sys.executable, "-m", *words]
+
+
+FOLD: Final = Command("normfold", lambda a, b: [*module("normfold", "fold"), str(a), "-o", str(b)])
+FOLD_ONLY: Final = Command(
+    "normfold --no-verify", lambda a, b: [*module("normfold", "fold"), str(a), "-o", str(b), "--no-verify"]
+)
+ONNXSIM: Final = Command("onnxsim", lambda a, b: [*module("onnxsim"), str(a), str(b)])
+ONNXSIM_BIG: Final = Command("onnxsim", lambda a, b: [*module("onnxsim"), str(a), str(b), "--save-as-external-data"])
+ONNXSLIM: Final = Command("onnxslim", lambda a, b: [*module("onnxslim"), str(a), str(b)])
+ONNXSLIM_BIG: Final = Command("onnxslim", lambda a, b: [*module("onnxslim"), str(a), str(b), "--save-as-external-data"])
+COPY: Final = Command("cp", lambda a, b: ["cp", *map(str, model_files(a)), str(b.parent)])
+SMALL: Final = (FOLD, FOLD_ONLY, ONNXSIM, ONNXSLIM)
+BIG: Final = (COPY, FOLD_ONLY, FOLD, ONNXSIM_BIG, ONNXSLIM_BIG)
+
+
+def model_files(model: Path) -> list[Path]:
+    """The model file and its external data beside it."""
+    return [model, *model.parent.glob(f"{model.name}.data")]
+
+
+def memory_of(pid: int) -> tuple[float, float]:
+    """Resident and anonymous memory of a process and its children in MiB; zero where it has just ended."""
+    resident = anonymous = 0
+    for process in family_of(pid):
+        try:
+            lines = Path(f"/proc/{process}/status").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        fields = dict(line.split(":", 1) for line in lines if ":" in line)
+        resident += int(fields.get("VmRSS", "0 kB").split()[0])
+        anonymous += int(fields.get("RssAnon", "0 kB").split()[0])
+    return resident / 1024, anonymous / 1024
+
+
+def family_of(pid: int) -> list[int]:
+    """The process and its descendants."""
+    family, waiting = [], [pid]
+    while waiting:
+        process = waiting.pop()
+        family.append(process)
+        for listing in Path(f"/proc/{process}/task").glob("*/children"):
+            try:
+                waiting.extend(map(int, listing.read_text().split()))
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return family
+
+
+def run(command: Command, source: Path, place: int, limit: float) -> Sample:
+    """Run one command into an empty folder beside the source and watch its memory."""
+    with tempfile.TemporaryDirectory(prefix="fold_speed_", dir=source.parent) as folder:
+        arguments = command.arguments(source, Path(folder) / "out.onnx")
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=peers.environment()
+        )
+        peak, anonymous, late = watch(process, started + limit)
+        seconds = time.perf_counter() - started
+        status = "timeout" if late else "done" if process.returncode == 0 else f"exit {process.returncode}"
+        return Sample(command.name, place, round(seconds, 3), round(peak, 1), round(anonymous, 1), status)
+
+
+def watch(process: subprocess.Popen[bytes], deadline: float) -> tuple[float, float, bool]:
+    """Wait for ``process`` and return its peak memory, its peak anonymous memory and whether it ran late."""
+    peak = anonymous = 0.0
+    while process.poll() is None:
+        resident, own = memory_of(process.pid)
+        peak, anonymous = max(peak, resident), max(anonymous, own)
+        if time.perf_counter() > deadline:
+            process.kill()
+            process.wait()
+            return peak, anonymous, True
+        time.sleep(SAMPLE_SECONDS)
+    return peak, anonymous, False
+
+
+def compare(source: Path, commands: Sequence[Command], rounds: int, limit: float) -> list[Sample]:
+    """Run the commands in turn, ``rounds`` times; one that failed once is not run again."""
+    samples: list[Sample] = []
+    failed: set[str] = set()
+    for place in range(rounds):
+        for command in commands:
+            if command.name in failed:
+                continue
+            sample = run(command, source, place, limit)
+            samples.append(sample)
+            if sample.status != "done":
+                failed.add(command.name)
+            print(
+                f"{source.stem} {place + 1}/{rounds} {sample.command}: {sample.seconds:.2f} s, "
+                f"{sample.anonymous_mib:.0f} MiB, {sample.status}",
+                file=sys.stderr,
+                flush=True,
+            )
+    return samples
+
+
+def summary(samples: Sequence[Sample], yardstick: str) -> dict[str, dict[str, Any]]:
+    """Medians by command, and the median over rounds of its time over the yardstick's in the same round."""
+    base = {sample.round: sample.seconds for sample in samples if sample.command == yardstick}
+    figures: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(sample.command for sample in samples):
+        mine = [sample for sample in samples if sample.command == name]
+        ratios = [sample.seconds / base[sample.round] for sample in mine if sample.round in base]
+        figures[name] = {
+            "status": mine[-1].status,
+            "rounds": len(mine),
+            "seconds": statistics.median(sample.seconds for sample in mine),
+            "ratio": round(statistics.median(ratios), 3) if ratios else None,
+            "peak_mib": statistics.median(sample.peak_mib for sample in mine),
+            "anonymous_mib": statistics.median(sample.anonymous_mib for sample in mine),
+        }
+    return figures
+
+
+def make_big(path: Path, blocks: int, channels: int) -> None:
+    """Write a stack of Conv 1x1 + BN + Relu, its weights streamed into one external data file.
+
+    A complete pair of files of the same size is kept.
+    """
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper
+
+    data = path.with_name(f"{path.name}.data")
+    size = channels * channels * 4
+    if path.is_file() and data.is_file() and data.stat().st_size == blocks * size:
+        return
+    generator = np.random.default_rng(3)
+    nodes: list[onnx.NodeProto] = []
+    tensors: list[onnx.TensorProto] = []
+    value = "x"
+    with data.open("wb") as stream:
+        for block in range(blocks):
+            weight = generator.standard_normal((channels, channels), np.float32) / np.float32(channels**0.5)
+            weight.tofile(stream)
+            tensors.append(external_tensor(f"w{block}", (channels, channels, 1, 1), data.name, block * size, size))
+            statistics_of = {
+                "scale": generator.uniform(0.5, 1.5, channels),
+                "bias": generator.normal(0.0, 0.2, channels),
+                "mean": generator.normal(0.0, 0.2, channels),
+                "var": generator.uniform(0.5, 1.5, channels),
+            }
+            tensors += [
+                onnx.numpy_helper.from_array(v.astype(np.float32), f"{key}{block}") for key, v in statistics_of.items()
+            ]
+            names = [f"{key}{block}" for key in statistics_of]
+            nodes += [
+                helper.make_node("Conv", [value, f"w{block}"], [f"c{block}"], f"conv{block}", kernel_shape=[1, 1]),
+                helper.make_node("BatchNormalization", [f"c{block}", *names], [f"n{block}"], f"norm{block}"),
+                helper.make_node("Relu", [f"n{block}"], [f"r{block}"], f"relu{block}"),
+            ]
+            value = f"r{block}"
+    shape = [1, channels, 1, 1]
+    graph = helper.make_graph(
+        nodes,
+        "big",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(value, TensorProto.FLOAT, shape)],
+        tensors,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+
+
+def external_tensor(name: str, shape: tuple[int, ...], location: str, offset: int, length: int) -> Any:
+    """Return a float32 initializer whose data stands at ``offset`` of the file ``location``."""
+    from onnx import TensorProto
+
+    tensor = TensorProto(name=name, dims=shape, data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+def show(model: str, figures: dict[str, dict[str, Any]], yardstick: str) -> None:
+    """Print the table of one model."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=model, header_style="bold")
+    table.add_column("command")
+    for name in ("seconds", f"x {yardstick}", "peak MiB", "anonymous MiB"):
+        table.add_column(name, justify="right")
+    table.add_column("status")
+    for name, row in figures.items():
+        ratio = "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
+        memory = (f"{row['peak_mib']:.0f}", f"{row['anonymous_mib']:.0f}")
+        table.add_row(name, f"{row['seconds']:.2f}", ratio, *memory, row["status"])
+    Console().print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; exits 1 when a normfold command fails."""
+    parser = argparse.ArgumentParser(description="Compare the speed of whole fold commands.")
+    parser.add_argument("--zoo", type=Path, default=Path("out/zoo"), help="folder of the zoo (default: %(default)s)")
+    parser.add_argument("--model", action="append", default=[], help="zoo models (resnet50 and mobileone_s0)")
+    parser.add_argument("--big", type=Path, default=Path("out/big/big.onnx"), help="where the big model is made")
+    parser.add_argument("--blocks", type=int, default=BLOCKS, help="256 MiB blocks of the big model, 0: leave it out")
+    parser.add_argument("--keep-big", action="store_true", help="do not delete the big model afterwards")
+    parser.add_argument("--big-only", action="store_true", help="leave the zoo models out")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds on zoo models (default: %(default)s)")
+    parser.add_argument("--big-rounds", type=int, default=3, help="rounds on the big model (default: %(default)s)")
+    parser.add_argument("--limit", type=float, default=600.0, help="seconds for one command (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
+    options = parser.parse_args(arguments)
+    samples: dict[str, list[Sample]] = {}
+    figures: dict[str, dict[str, dict[str, Any]]] = {}
+    names = [] if options.big_only else options.model or ["resnet50", "mobileone_s0"]
+    for name in names:
+        samples[name] = compare(options.zoo / f"{name}.onnx", SMALL, options.rounds, options.limit)
+        figures[name] = summary(samples[name], FOLD.name)
+        show(name, figures[name], FOLD.name)
+    if options.blocks:
+        options.big.parent.mkdir(parents=True, exist_ok=True)
+        make_big(options.big, options.blocks, CHANNELS)
+        title = f"big ({options.blocks * CHANNELS * CHANNELS * 4 // MIB} MiB)"
+        samples[title] = compare(options.big, BIG, options.big_rounds, options.limit)
+        figures[title] = summary(samples[title], COPY.name)
+        show(title, figures[title], COPY.name)
+        if not options.keep_big:
+            for leftover in model_files(options.big):
+                leftover.unlink()
+    if options.json is not None:
+        document = {
+            "benchmark": "fold_speed",
+            "versions": peers.versions(),
+            "cpus": os.cpu_count(),
+            "summary": figures,
+            "samples": {name: [asdict(sample) for sample in rows] for name, rows in samples.items()},
+        }
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(document, indent=1) + "\n")
+    mine = [row for table in figures.values() for name, row in table.items() if name.startswith(FOLD.name)]
+    return 0 if all(row["status"] == "done" for row in mine) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
