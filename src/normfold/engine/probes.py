@@ -32,6 +32,8 @@ LENGTHS: Final = (16, 8, 32, 64, 128, 1, 2, 224)
 """Sizes to try for dimensions left open, the likeliest first."""
 
 MAX_ATTEMPTS: Final = 40
+TIME_BUDGET: Final = 2.0
+"""Seconds that all the probes of one model may take together, where more than two are made."""
 INDICES: Final = 100
 """Integers are drawn below this: most are indices into a vocabulary."""
 
@@ -120,10 +122,17 @@ def _check_shape(spec: InputSpec, shape: tuple[int, ...]) -> None:
 
 
 def _check_dtype(spec: InputSpec, array: Array) -> None:
-    text = spec.dtype == object and array.dtype.kind in "OUS"
-    if spec.dtype is None or not (text or np.can_cast(array.dtype, spec.dtype, "same_kind")):
+    if not _can_become(array.dtype, spec.dtype):
         takes = "no tensor" if spec.dtype is None else spec.dtype.name
         raise UsageError("bad-input", f"Input {spec.name!r} takes {takes}, not {array.dtype.name}.")
+
+
+def _can_become(given: np.dtype[Any], taken: np.dtype[Any] | None) -> bool:
+    if taken is None or taken == object:
+        return taken is not None and given.kind in "OUS"
+    if is_float(taken):
+        return given == taken or given.kind in "fiub"
+    return np.can_cast(given, taken, "same_kind")
 
 
 def _text(shape: Sequence[Dim]) -> str:
@@ -137,16 +146,17 @@ def layouts(specs: Sequence[InputSpec], given: Given) -> Iterator[Layout]:
     """
     drawn = any(_is_index(spec.dtype) and spec.name not in given.feeds for spec in specs)
     modes: tuple[Integers, ...] = ("range", "binary", "zeros") if drawn else ("range",)
-    every = (
-        Layout(shapes, mode, guessed) for shapes, guessed in _shape_attempts(specs, given) for mode in modes
-    )
+    every = (Layout(shapes, mode, guessed) for shapes, guessed in _shape_attempts(specs, given) for mode in modes)
     yield from itertools.islice(every, MAX_ATTEMPTS)
 
 
 Sizes = dict[str, int]
 
 
-def _shape_attempts(specs: Sequence[InputSpec], given: Given) -> Iterator[tuple[dict[str, tuple[int, ...]], tuple[str, ...]]]:
+Shapes = dict[str, tuple[int, ...]]
+
+
+def _shape_attempts(specs: Sequence[InputSpec], given: Given) -> Iterator[tuple[Shapes, tuple[str, ...]]]:
     fixed = dict(given.shapes) | {name: array.shape for name, array in given.feeds.items()}
     bound = {
         _symbol(spec, axis): size
@@ -154,27 +164,20 @@ def _shape_attempts(specs: Sequence[InputSpec], given: Given) -> Iterator[tuple[
         if spec.name in fixed and spec.shape is not None
         for axis, size in enumerate(fixed[spec.name])
     }
-    seen: list[dict[str, tuple[int, ...]]] = []
+    guessed = tuple(spec.name for spec in specs if spec.name not in fixed and _is_open(spec))
+    seen: list[Shapes] = []
     for sizes in _sizes():
-        shapes = {spec.name: fixed.get(spec.name) or _resolve(spec, bound, sizes) for spec in specs}
-        shapes |= fixed
+        shapes = {spec.name: _resolve(spec, bound, sizes) for spec in specs} | fixed
         if shapes not in seen:
             seen.append(shapes)
-            yield shapes, tuple(spec.name for spec in specs if spec.name not in fixed and _is_open(spec))
+            yield shapes, guessed
 
 
 def _sizes() -> Iterator[Sizes]:
-    """Guesses by role: the default, then one role varied at a time, then pairs of them."""
-    roles = {"batch": BATCH, "spatial": SPATIAL, "channels": CHANNELS, "length": LENGTHS}
-    default = {role: choices[0] for role, choices in roles.items()}
-    yield default
-    for spatial, length in itertools.zip_longest(SPATIAL[1:], LENGTHS[1:]):
-        yield default | ({"spatial": spatial} if spatial else {}) | ({"length": length} if length else {})
-    yield default | {"batch": 1}
-    for channels in CHANNELS[1:]:
-        yield default | {"channels": channels}
-    for spatial, length in itertools.zip_longest(SPATIAL[1:], LENGTHS[1:]):
-        yield default | {"batch": 1} | ({"spatial": spatial} if spatial else {}) | ({"length": length} if length else {})
+    """Guesses by role: sizes of pictures and sequences first, then a batch of one, then channels."""
+    for batch, channels in ((BATCH[0], CHANNELS[0]), (BATCH[1], CHANNELS[0]), *((BATCH[0], c) for c in CHANNELS[1:])):
+        for spatial, length in itertools.zip_longest(SPATIAL, LENGTHS, fillvalue=LENGTHS[0]):
+            yield {"batch": batch, "channels": channels, "spatial": spatial, "length": length}
 
 
 def _symbol(spec: InputSpec, axis: int) -> str:
@@ -210,6 +213,14 @@ def is_float(dtype: np.dtype[Any] | None) -> bool:
     return dtype is not None and (dtype.kind == "f" or dtype.name.startswith(("bfloat", "float")))
 
 
+def finfo(dtype: np.dtype[Any] | str) -> Any:
+    """Limits of a floating-point type, as `numpy.finfo`, for those of ml_dtypes too."""
+    import ml_dtypes
+
+    limits: Any = ml_dtypes.finfo
+    return limits(dtype)
+
+
 def _is_index(dtype: np.dtype[Any] | None) -> bool:
     """Integers of 16 bits or more: likely indices. Bytes are taken for pictures or quantised values."""
     return dtype is not None and dtype.kind in "iu" and dtype.itemsize > 1
@@ -241,6 +252,24 @@ KINDS: Final[tuple[Kind, ...]] = (
 """Most telling first: where a run is slow only the first ones are used."""
 
 
+def kinds_for(specs: Sequence[InputSpec], seconds: float) -> tuple[Kind, ...]:
+    """Kinds worth making where one run takes ``seconds``: all within `TIME_BUDGET`, and two at the least."""
+    if not any(is_float(spec.dtype) for spec in specs):
+        return KINDS[:2]
+    return KINDS[: max(2, int(TIME_BUDGET / max(seconds, 1e-6)))]
+
+
+def nudged(feed: Feed, eps: float, seed: int) -> dict[str, Array]:
+    """The feed with every floating-point number moved by one unit of rounding, ``eps``, up or down."""
+    rng = np.random.default_rng([seed, len(KINDS)])
+    return {name: _nudge(array, eps, rng) if is_float(array.dtype) else array for name, array in feed.arrays.items()}
+
+
+def _nudge(array: Array, eps: float, rng: Random) -> Array:
+    signs = rng.integers(0, 2, array.shape) * 2.0 - 1.0
+    return np.asarray(array.astype(np.float64) * (1.0 + eps * signs), dtype=array.dtype)
+
+
 def make_feed(specs: Sequence[InputSpec], given: Given, layout: Layout, kind: Kind, seed: int) -> Feed:
     """Inputs of one kind; equal arguments give equal inputs.
 
@@ -266,14 +295,12 @@ def _make(spec: InputSpec, given: Given, layout: Layout, kind: Kind, rng: Random
     if is_float(dtype):
         return _floats(kind, dtype, shape, rng), f"{kind.name}: {kind.made}{guessed}"
     array, made = _discrete(spec.name, dtype, shape, layout.integers, rng)
-    return array, f"{kind.name}: {made}{guessed}"
+    return array, made + guessed
 
 
 def _floats(kind: Kind, dtype: np.dtype[Any], shape: tuple[int, ...], rng: Random) -> Array:
-    import ml_dtypes
-
     scale = kind.half_scale if dtype.itemsize < 4 else 1.0
-    bound = float(ml_dtypes.finfo(dtype).max) / 4
+    bound = float(finfo(dtype).max) / 4
     return np.asarray(np.clip(kind.make(rng, shape, scale), -bound, bound), dtype=dtype)
 
 
