@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 # pip stays outside the environment, so that Pythons without ensurepip will do.
 PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet --python $(BIN)/python install --constraint constraints.txt
+OLDEST := $(VENV)-oldest
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all check lint types contracts docs docs-check format mutants clean
+.PHONY: help demo test test-all test-oldest check lint types contracts docs docs-check format mutants clean
 
 help: ## List these targets
 	@echo "make TARGET"
@@ -24,6 +25,9 @@ test: $(VENV)/dev.stamp ## Run the tests, but for the slow ones
 
 test-all: $(VENV)/dev.stamp ## Run all tests
 	@$(PYTEST)
+
+test-oldest: $(OLDEST)/base.stamp ## Run the tests with the oldest versions that normfold accepts, without torch
+	@$(OLDEST)/bin/python -m pytest -n $(WORKERS) -m "not slow"
 
 check: lint types contracts docs-check test ## Everything that CI runs
 
@@ -51,7 +55,7 @@ mutants: $(VENV)/dev.stamp ## Delete each premise in turn: a test must fail for 
 	@$(BIN)/python scripts/mutants.py
 
 clean: ## Remove the environment and everything generated outside version control
-	rm -rf $(VENV) build dist out .pytest_cache .hypothesis .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf $(VENV) $(OLDEST) build dist out .pytest_cache .hypothesis .ruff_cache .mypy_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -69,4 +73,12 @@ $(VENV)/dev.stamp: $(VENV)/base.stamp
 	@echo "installing what the tests need"
 	@$(PIP) torch
 	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(OLDEST)/base.stamp: pyproject.toml | $(BIN)/python
+	@echo "creating $(OLDEST)"
+	@$(PYTHON) -m venv --without-pip $(OLDEST)
+	@$(BIN)/python scripts/oldest.py > $(OLDEST)/constraints.txt
+	@$(PYTHON) -m pip --disable-pip-version-check --quiet --python $(OLDEST)/bin/python install \
+	    --constraint $(OLDEST)/constraints.txt --editable . hypothesis jsonschema pytest pytest-xdist
 	@touch $@
