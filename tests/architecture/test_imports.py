@@ -32,8 +32,12 @@ def test_help_brings_nothing_heavy() -> None:
 
 
 def test_no_import_cycle_lazy_imports_included() -> None:
-    """Imports for the type checker alone do not count: they never run."""
+    """Imports for the type checker alone do not count, they never run; nor does the package itself.
+
+    Python runs the package before any module in it, and it loads the verbs when one is first used.
+    """
     grimp = pytest.importorskip("grimp")
     graph = grimp.build_graph("normfold", exclude_type_checking_imports=True, cache_dir=None)
+    graph.remove_module("normfold")
     imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
     assert len(list(TopologicalSorter(imports).static_order())) == len(graph.modules)
