@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 from normfold.errors import NormfoldError
 
 if TYPE_CHECKING:
-    from normfold.api import FoldResult, InspectResult, UnprovenError, fold, inspect, verify
+    from normfold.api import DiffersError, FoldResult, InspectResult, UnprovenError, fold, inspect, verify
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DiffersError",
     "FoldResult",
     "InspectResult",
     "NormfoldError",
@@ -22,7 +23,7 @@ __all__ = [
     "verify",
 ]
 
-_VERBS: Final = frozenset({"FoldResult", "InspectResult", "UnprovenError", "fold", "inspect", "verify"})
+_VERBS: Final = frozenset({"DiffersError", "FoldResult", "InspectResult", "UnprovenError", "fold", "inspect", "verify"})
 
 
 def __getattr__(name: str) -> Any:

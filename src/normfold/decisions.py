@@ -12,8 +12,35 @@ from typing import Final, Literal
 Outcome = Literal["folded", "part-folded", "lowered", "kept"]
 Status = Literal["equivalent", "different", "skipped", "unavailable"]
 
-PREMISES: Final[dict[str, str]] = {}
-"""Premise name to what it states; a closed list, filled in `normfold.premises`."""
+PREMISES: Final[dict[str, str]] = {
+    "affine": "The operation is an affine map of its input: `k / x` is not.",
+    "constant": "Weights and constants are known before the model runs: initializers, Constant nodes, or arithmetic on those.",
+    "does-not-pay": "The fold makes the model no slower: it inserts nothing that costs more than what it removes.",
+    "finite": "Every constant of the map is a number; a variance plus epsilon of zero gives none.",
+    "fixed-statistics": "The norm's statistics are constants, not computed from each input.",
+    "floating-point": "The constants are of a floating type.",
+    "inference-mode": "The norm or dropout is in inference mode: no training_mode, no extra outputs of the training form.",
+    "known-rank": "The number of dimensions of the norm's input is known, so that its channel axis is.",
+    "linear-consumer": "Every operation that reads the norm's output, directly or along a route, can absorb it.",
+    "linear-producer": "The operation that makes the norm's input, directly or along a route, can absorb it.",
+    "matrix": "The constant operand of a matrix product is a matrix, and the other one has a known rank.",
+    "not-output": "A value whose content changes is not an output of its graph and is not read inside a subgraph.",
+    "not-overridable": "An initializer is not at the same time a model input, which a caller could override.",
+    "per-channel-statistics": "A BatchNormalization has statistics for each channel, not for each element (spatial=0).",
+    "per-output-channel": "The map varies along the output channels of the linear operation only.",
+    "representable": "The new constants fit the type they are stored in.",
+    "room": "The operation has room for the scale and the shift that it would get.",
+    "same-opset": "A local function that holds norms uses the model's own opset, so that it can be inlined.",
+    "same-scope": "Norm and linear operation stand in the same graph body, not one inside a branch or a loop.",
+    "same-shape": "A constant broadcasts against the value without enlarging it.",
+    "selected": "The norm was not left out by --only or --skip.",
+    "short-route": "The route from the norm to what absorbs it has a bounded number of operations.",
+    "single-use": "Nothing else reads a value whose content changes.",
+    "static-reshape": "The channels can be followed through the operation that moves elements.",
+    "verification-failed": "The folded model agreed with its source when this norm was folded.",
+    "well-formed": "The shapes of an operation's constants fit together.",
+}
+"""Premise name to what it states; a closed list."""
 
 
 @dataclass(frozen=True, slots=True)

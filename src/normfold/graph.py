@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -23,6 +23,8 @@ class Site:
     norm: str
     nodes: tuple[Node, ...]
     shape: tuple[Dim, ...] | None
+    output: str
+    """Name of the value that the norm makes."""
     health: tuple[str, ...] = ()
 
 
@@ -39,7 +41,8 @@ class Plan:
     """All the edits of one fold, along its whole route; committed whole or not at all.
 
     ``views`` holds the changed view of every node that gets new constants, ``bypassed`` the nodes that go
-    (their output becomes their input). ``changed`` are values whose content in the result is not that of the
+    (their output becomes their input); those of them in ``replaced`` have an input that now holds what the output
+    held. ``changed`` are values whose content in the result is not that of the
     value of the same name in the source. ``into`` are the nodes that absorbed something, ``rules`` the names
     of the rules on the route.
     """
@@ -47,6 +50,7 @@ class Plan:
     views: Mapping[Node, View] = field(default_factory=dict)
     bypassed: tuple[Node, ...] = ()
     inserted: tuple[Insertion, ...] = ()
+    replaced: frozenset[Node] = frozenset()
     changed: tuple[Value, ...] = ()
     into: tuple[Node, ...] = ()
     rules: tuple[str, ...] = ()
@@ -89,6 +93,18 @@ class Graph(Protocol):
 
     def label(self, thing: Node | Value) -> str:
         """What to call a node or value when talking to a user."""
+        ...
+
+    def name(self, node: Node) -> str:
+        """The site name of ``node``."""
+        ...
+
+    def value_name(self, value: Value) -> str:
+        """The name of ``value`` in the model as it is now."""
+        ...
+
+    def values(self) -> Collection[str]:
+        """Names of all values that operations make. A name that a model and its folded form share means the same."""
         ...
 
     def commit(self, plan: Plan) -> None:

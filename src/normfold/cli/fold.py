@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import click
 
 from normfold.cli.answer import Answer
 from normfold.cli.options import CUSTOM_OPS, FEEDS, FILE, SEED, SHAPES, Tell, verb
+from normfold.decisions import Decision, Verification
+from normfold.errors import UsageError
 
 
 @click.command("fold")
@@ -27,7 +31,7 @@ from normfold.cli.options import CUSTOM_OPS, FEEDS, FILE, SEED, SHAPES, Tell, ve
     show_default=True,
     help="Keep weights in a file of their own; 'auto' does as the source does.",
 )
-@click.option("--no-verify", is_flag=True, help="Write the result without comparing it with the source.")
+@click.option("--no-verify", "unverified", is_flag=True, help="Write the result without comparing it with the source.")
 @click.option("--in-place", is_flag=True, help="Write over MODEL.")
 @verb("fold")
 def command(
@@ -35,49 +39,43 @@ def command(
     model: str,
     output: str | None,
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
-    feeds: str | None,
-    only: tuple[str, ...],
-    skip: tuple[str, ...],
-    dry_run: bool,
-    seed: int,
-    custom_ops: tuple[str, ...],
-    external_data: Literal["auto", "always", "never"],
-    no_verify: bool,
+    unverified: bool,
     in_place: bool,
+    dry_run: bool,
     tell: Tell,
     detail: int,
+    **options: Any,
 ) -> Answer:
     """Fold the norms of MODEL, compare the result with it, and write it to the file given with -o."""
     from normfold import api
-    from normfold.report import document, text
 
-    target = api.output_path(model, output, in_place=in_place, dry_run=dry_run)
+    target = output or (model if in_place else None)
+    if target is None and not dry_run:
+        raise UsageError("usage", "Nothing says where to write.", "Add -o FILE, --in-place or --dry-run.")
     try:
         done = api.fold(
             model,
             target,
             inputs=dict(shapes),
-            feeds=feeds,
-            only=only,
-            skip=skip,
-            seed=seed,
-            custom_ops=custom_ops,
-            verify=not no_verify,
-            external_data=external_data,
+            verify=not unverified,
             in_place=in_place,
             dry_run=dry_run,
             tell=tell,
+            **options,
         )
-    except api.UnprovenError as error:
-        done, unproven = error.result, error
-    else:
-        unproven = None
-    written = None if unproven or dry_run else target
+    except api.UnprovenError as refusal:
+        finding = refusal.exit_code == 1
+        answer = _answer(model, None, refusal.decisions, refusal.verification, detail)
+        return replace(answer, exit_code=refusal.exit_code, error=None if finding else refusal)
+    return _answer(model, None if dry_run else target, done.decisions, done.verification, detail)
+
+
+def _answer(model: str, written: str | None, decisions: Sequence[Decision], proof: Verification, detail: int) -> Answer:
+    from normfold.report import document, text
+
     title = f"{model} -> {written}" if written else f"{model}: nothing written"
     return Answer(
         command="fold",
-        result=document.fold_record(done.decisions, done.verification, source=model, output=written),
-        show=lambda console: text.show_fold(console, title, done.decisions, done.verification, detail=detail),
-        exit_code=unproven.exit_code if unproven else 0,
-        error=unproven,
+        result=document.fold_record(decisions, proof, source=model, output=written),
+        show=lambda console: text.show_fold(console, title, decisions, proof, detail=detail),
     )

@@ -98,7 +98,7 @@ def _answer(arguments: list[str], as_json: bool) -> Answer | None:
         outcome: Any = cli.main(arguments, prog_name="normfold", standalone_mode=False, obj=as_json)
     except click.ClickException as error:
         return _usage(arguments, error)
-    except BrokenPipeError:
+    except (click.Abort, BrokenPipeError):
         raise
     except Exception as error:  # noqa: BLE001 - a verb's module that cannot be imported ends here
         return _bug(_named_verb(arguments), error)
@@ -128,28 +128,32 @@ def _named_verb(arguments: Sequence[str]) -> str | None:
 
 def _emit(answer: Answer, as_json: bool) -> None:
     if as_json:
-        _write_line(answer.to_json())
+        _write(answer.to_json() + "\n")
         return
     if answer.show is not None:
-        answer.show(_console())
-    sys.stdout.flush()
+        _write(_rendered(answer.show))
     if answer.error is not None:
         _say(f"Error [{answer.error.code}]: {answer.error.message}")
         if answer.error.hint:
             _say(answer.error.hint)
 
 
-def _write_line(text: str) -> None:
-    sys.stdout.write(text + "\n")
+def _write(text: str) -> None:
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
     sys.stdout.flush()
 
 
-def _console() -> Console:
+def _rendered(show: Callable[[Console], None]) -> str:
+    """The text that ``show`` prints, whole before any of it is written."""
     from rich.console import Console
 
     # A pipe has no width: a line cut at 80 columns cannot be searched.
     width = None if sys.stdout.isatty() else 10_000
-    return Console(width=width, highlight=False, markup=False, emoji=False, soft_wrap=width is not None)
+    console = Console(width=width, highlight=False, markup=False, emoji=False, soft_wrap=width is not None)
+    with console.capture() as captured:
+        show(console)
+    return captured.get()
 
 
 def _say(text: str) -> None:

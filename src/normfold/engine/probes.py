@@ -128,8 +128,10 @@ def _check_dtype(spec: InputSpec, array: Array) -> None:
 
 
 def _can_become(given: np.dtype[Any], taken: np.dtype[Any] | None) -> bool:
-    if taken is None or taken == object:
-        return taken is not None and given.kind in "OUS"
+    if taken is None:
+        return False
+    if taken.kind == "O":
+        return given.kind in "OUS"
     if is_float(taken):
         return given == taken or given.kind in "fiub"
     return np.can_cast(given, taken, "same_kind")

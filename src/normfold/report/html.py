@@ -19,7 +19,14 @@ def fold_html(decisions: Sequence[Decision], verification: Verification) -> str:
 def norms_html(norms: Sequence[SiteReport]) -> str:
     """A table of norms, their statistics and what `fold` would decide."""
     rows = (
-        (norm.would.outcome, norm.site, norm.norm, shape_words(norm.shape), "; ".join(norm.health), decision_words(norm.would))
+        (
+            norm.would.outcome,
+            norm.site,
+            norm.norm,
+            shape_words(norm.shape),
+            "; ".join(norm.health),
+            decision_words(norm.would),
+        )
         for norm in norms
     )
     head = _paragraph(counts_sentence(norm.would for norm in norms))

@@ -67,7 +67,9 @@ def show_verification(console: Console, title: str, verification: Verification, 
     if detail >= 0:
         _line(console, title)
     if detail > 0:
-        _table(console, [(probe.name, shape_words(probe.shape), probe.dtype, probe.made) for probe in verification.inputs])
+        _table(
+            console, [(probe.name, shape_words(probe.shape), probe.dtype, probe.made) for probe in verification.inputs]
+        )
     _line(console, verification_sentence(verification), PROOF_STYLES[verification.status])
 
 
@@ -81,7 +83,9 @@ def show_demo(
     detail: int = 0,
 ) -> None:
     """Print the fold of the shipped network, then its answers and its speed before and after."""
-    show_fold(console, "digits.onnx, a small network trained on handwritten digits", decisions, verification, detail=detail)
+    show_fold(
+        console, "digits.onnx, a small network trained on handwritten digits", decisions, verification, detail=detail
+    )
     _line(
         console,
         f"accuracy: {accuracy['before']:.2%} before, {accuracy['after']:.2%} after; "

@@ -79,7 +79,9 @@ class RuntimeSession:
             _source(request), self._options(request), providers=["CPUExecutionProvider"]
         )
         self.evaluator = f"onnxruntime {onnxruntime.__version__}"
-        self.outputs = tuple(output.name for output in self._session.get_outputs())
+        types = {output.name: output.type for output in self._session.get_outputs()}
+        self.outputs = tuple(types)
+        self._extended = any(kind in EXTENDED_TYPES for kind in types.values())
 
     def _options(self, request: Request) -> Any:
         options = self._onnxruntime.SessionOptions()
@@ -103,9 +105,13 @@ class RuntimeSession:
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Values of ``outputs``; raises what ONNX Runtime raises."""
-        values = {name: self._given(array) for name, array in feeds.items()}
-        results = self._session.run_with_ort_values(list(outputs), values)
-        return {name: _taken(name, value) for name, value in zip(outputs, results, strict=True)}
+        # Values of ONNX Runtime's own cannot hold strings, NumPy's arrays not the extended types.
+        if self._extended or any(array.dtype.kind == "V" for array in feeds.values()):
+            values = {name: self._given(array) for name, array in feeds.items()}
+            results = self._session.run_with_ort_values(list(outputs), values)
+            return {name: _taken(name, value) for name, value in zip(outputs, results, strict=True)}
+        results = self._session.run(list(outputs), dict(feeds))
+        return {name: _tensor(name, value) for name, value in zip(outputs, results, strict=True)}
 
     def _given(self, array: Array) -> Any:
         numbers = dict(EXTENDED_TYPES.values())
@@ -113,6 +119,12 @@ class RuntimeSession:
             return self._onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
         bits = np.ascontiguousarray(array).view(np.dtype(f"u{array.dtype.itemsize}"))
         return self._onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, numbers[array.dtype.name])
+
+
+def _tensor(name: str, value: object) -> Array:
+    if not isinstance(value, np.ndarray):
+        raise RefusedError("unsupported", f"output {name!r} is a {type(value).__name__}, not a tensor")
+    return value
 
 
 def _taken(name: str, value: Any) -> Array:

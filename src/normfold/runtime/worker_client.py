@@ -10,13 +10,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 import normfold
-from normfold.runtime.tensors import Array, read, write
+from normfold.runtime.tensors import Array, Entry, read, write
 
 Kind = Literal["unsupported", "invalid", "run", "custom-ops", "memory", "time", "crash"]
 
@@ -143,10 +143,12 @@ class WorkerClient:
         except OSError as error:
             return Failed("crash", f"the inputs cannot be written to {folder}: {error.strerror}")
         reply = self._ask("run", feeds=entries, outputs=list(outputs), results=str(folder / f"results-{number}"))
-        for entry in entries:
-            with contextlib.suppress(OSError):
-                Path(entry["file"]).unlink()
-        return reply if isinstance(reply, Failed) else Ran(read(reply["results"]), reply["seconds"])
+        _remove(entries)
+        if isinstance(reply, Failed):
+            return reply
+        outputs = read(reply["results"])
+        _remove(reply["results"])
+        return Ran(outputs, reply["seconds"])
 
     def release(self) -> None:
         """Let go of the model held."""
@@ -214,6 +216,13 @@ class WorkerClient:
             return Failed("time", f"more than {self._time_limit:g} s")
         last = self._log.read_text(errors="replace").strip().splitlines()[-1:] if self._log.exists() else []
         return Failed("crash", "; ".join([f"exit status {status}", *last]))
+
+
+def _remove(entries: Iterable[Entry]) -> None:
+    """Delete the files; arrays mapped from them stay valid, and systems that forbid it keep them until the end."""
+    for entry in entries:
+        with contextlib.suppress(OSError):
+            Path(entry["file"]).unlink()
 
 
 def _exchange(process: subprocess.Popen[str], line: str) -> str:

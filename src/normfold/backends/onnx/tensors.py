@@ -7,7 +7,6 @@ folds into one constant round once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -21,55 +20,20 @@ FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 """Types whose constants are folded."""
 
 
-class WeightTensor(ir.TensorBase):
+class WeightTensor(ir.LazyTensor):
     """A folded weight: scaled and cast piece by piece when it is written, never held whole."""
 
-    __slots__ = ("_dtype", "_shape", "weight")
-
-    def __init__(self, weight: Weight, dtype: ir.DataType, shape: tuple[int, ...], name: str | None = None) -> None:
-        super().__init__(name=name)
+    def __init__(self, weight: Weight, dtype: ir.DataType, shape: tuple[int, ...]) -> None:
+        super().__init__(self._whole, dtype, ir.Shape(shape, frozen=True))
         self.weight = weight
-        self._dtype = dtype
-        self._shape = ir.Shape(shape, frozen=True)
-
-    @property
-    def dtype(self) -> ir.DataType:
-        """The type that the weight is stored in."""
-        return self._dtype
-
-    @property
-    def shape(self) -> ir.Shape:
-        """The native shape."""
-        return self._shape
-
-    @property
-    def raw(self) -> Weight:
-        """The weight with its pending scales."""
-        return self.weight
 
     def chunks(self) -> Iterator[NDArray[np.generic]]:
         """The elements in order, cast once, in C-contiguous pieces."""
-        return self.weight.write_chunks(self._dtype.numpy())
+        return self.weight.write_chunks(self.dtype.numpy())
 
-    def numpy(self) -> NDArray[Any]:
-        """The whole weight in its native shape."""
-        return np.concatenate([chunk.reshape(-1) for chunk in self.chunks()]).reshape(self._shape.numpy())
-
-    def tobytes(self) -> bytes:
-        """The whole weight, little endian."""
-        return b"".join(chunk.tobytes() for chunk in self.chunks())
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:  # noqa: ARG002
-        return self.numpy() if dtype is None else self.numpy().astype(dtype)
-
-    def __dlpack__(self, *, stream: Any = None) -> Any:
-        return self.numpy().__dlpack__(stream=stream)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return (1, 0)
-
-    def __repr__(self) -> str:
-        return f"WeightTensor<{self._dtype},{self._shape}>"
+    def _whole(self) -> ir.Tensor:
+        flat = np.concatenate([chunk.reshape(-1) for chunk in self.chunks()])
+        return ir.Tensor(flat.reshape(self.shape.numpy()), dtype=self.dtype)
 
 
 class ExactTensor(ir.Tensor):

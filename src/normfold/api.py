@@ -1,0 +1,389 @@
+"""The verbs, for programs: `fold`, `inspect` and `verify`.
+
+A model is a path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``. What comes in is never changed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from itertools import chain
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import onnx
+import onnx_ir
+
+from normfold import __version__, engine, modelfile
+from normfold.backends.onnx import OnnxGraph
+from normfold.decisions import Decision, Refusal, SiteReport, Verification
+from normfold.engine.probes import Array, Given, input_specs
+from normfold.engine.verification import Comparison, Pair, Question
+from normfold.errors import ModelFileError, NormfoldError, UsageError
+from normfold.report import document, html
+from normfold.runtime import Evaluator, Runnable
+
+Path_ = str | os.PathLike[str]
+Model = onnx_ir.Model | onnx.ModelProto
+Shapes = Mapping[str, Sequence[int]]
+Feeds = Mapping[str, Array]
+External = Literal["auto", "always", "never"]
+Tell = Callable[[str], None]
+
+RANDOM: Final = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+)
+"""Operators that answer differently each time."""
+COARSE: Final = ("bfloat16", "float16")
+"""Types whose rounding decides how close two models can be, coarsest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoldResult:
+    """A folded model, of the kind that came in (``onnx_ir.Model`` for a path), with its decisions and its proof."""
+
+    model: Model
+    decisions: tuple[Decision, ...]
+    verification: Verification
+
+    def _repr_html_(self) -> str:
+        return html.fold_html(self.decisions, self.verification)
+
+
+@dataclass(frozen=True, slots=True)
+class InspectResult:
+    """The norms of a model in topological order."""
+
+    norms: tuple[SiteReport, ...]
+
+    def _repr_html_(self) -> str:
+        return html.norms_html(self.norms)
+
+
+class UnprovenError(NormfoldError):
+    """Nothing here can run the folded model or its source, so it is not handed over.
+
+    ``decisions`` and ``verification`` say what was tried.
+    """
+
+    exit_code = 3
+
+    def __init__(
+        self, code: str, message: str, hint: str, decisions: tuple[Decision, ...], verification: Verification
+    ) -> None:
+        super().__init__(code, message, hint)
+        self.decisions = decisions
+        self.verification = verification
+
+
+class DiffersError(UnprovenError):
+    """The folded model differs from its source, and leaving out single folds does not cure it."""
+
+    exit_code = 1
+
+
+def _silent(_doing: str) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A model to work on: a fresh copy at each call of ``fresh``, and a file that can be run."""
+
+    fresh: Callable[[], onnx_ir.Model]
+    digest: str | None
+    """SHA-256 of the file's bytes; ``None`` for a model that never had any."""
+    file: modelfile.ModelFile | None = None
+    proto: bool = False
+
+    @contextmanager
+    def runnable(self) -> Iterator[Runnable]:
+        """The model's own file, or one written for the occasion."""
+        if self.file is not None:
+            yield Runnable(self.file.file, self.file.data_folder)
+            return
+        with _scratch() as path, modelfile.stage(self.fresh(), path) as staged:
+            yield Runnable(staged.file, staged.data_folder)
+
+
+def fold(  # noqa: PLR0913 - each keyword is an option of the command line
+    model: Path_ | Model,
+    output: Path_ | None = None,
+    *,
+    inputs: Shapes | None = None,
+    feeds: Feeds | Path_ | None = None,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    seed: int = 0,
+    custom_ops: Sequence[str] = (),
+    verify: bool = True,
+    external_data: External = "auto",
+    in_place: bool = False,
+    dry_run: bool = False,
+    tell: Tell = _silent,
+) -> FoldResult:
+    """Fold the norms of ``model`` and, if ``output`` is given, write the result there in one step.
+
+    Args:
+        model: a path, a ``ModelProto`` or an ``onnx_ir.Model``; left as it is.
+        output: where to write; nothing is written unless the result is proven (or ``verify`` is off).
+        inputs: shapes by input name, for inputs with free sizes.
+        feeds: arrays by input name to compare on, or the path of an ``.npz`` of them.
+        only: glob patterns; norms whose site matches none of them are kept.
+        skip: glob patterns; norms whose site matches one of them are kept.
+        seed: of the random inputs.
+        custom_ops: libraries of custom operators, loaded to run the model.
+        verify: compare the result with the source.
+        external_data: whether weights go into a file of their own; "auto" does as the source does.
+        in_place: allow ``output`` to be ``model``.
+        dry_run: decide only; the source's copy that comes back is folded but neither compared nor written.
+        tell: told what is being done.
+
+    Raises:
+        DiffersError: the result differs from its source.
+        UnprovenError: nothing here can run the two.
+        NormfoldError: any other reason, with its code.
+    """
+    target = None if output is None else Path(output)
+
+    def job() -> _Job:
+        tell("reading")
+        return _Job(_source(model), tuple(only), tuple(skip), external_data, in_place, target, tell)
+
+    if dry_run:
+        return job().unproven("a dry run compares nothing", write=False)
+    if not verify:
+        return job().unproven("not asked for", write=True)
+    with Evaluator() as evaluator:
+        # Its imports overlap with the reading.
+        evaluator.start()
+        return job().proven(evaluator, Question((), _given(inputs, feeds), seed=seed, custom_ops=custom_ops))
+
+
+def inspect(model: Path_ | Model, *, tell: Tell = _silent) -> InspectResult:
+    """The norms of ``model``, the health of their statistics, and what `fold` would decide.
+
+    Raises:
+        NormfoldError: the model cannot be read.
+    """
+    tell("reading")
+    copy = _source(model).fresh()
+    tell("inspecting")
+    return InspectResult(engine.inspect(OnnxGraph(copy)))
+
+
+def verify(  # noqa: PLR0913 - each keyword is an option of the command line
+    model: Path_ | Model,
+    other: Path_ | Model,
+    *,
+    inputs: Shapes | None = None,
+    feeds: Feeds | Path_ | None = None,
+    rtol: float | None = None,
+    seed: int = 0,
+    custom_ops: Sequence[str] = (),
+    tell: Tell = _silent,
+) -> Verification:
+    """Compare ``other`` with ``model`` on random and adversarial inputs.
+
+    ``rtol`` is the largest deviation allowed, of each output's range; by default the output's type decides.
+    Inputs are given as to `fold`. Where nothing can run the two the status is "unavailable".
+
+    Raises:
+        NormfoldError: a model cannot be read, or an input given does not fit.
+    """
+    with Evaluator() as evaluator, ExitStack() as files:
+        evaluator.start()
+        tell("reading")
+        source, result = _source(model), _source(other)
+        question = Question((), _given(inputs, feeds), rtol=rtol, seed=seed, custom_ops=custom_ops)
+        comparison = Comparison(evaluator, _about(source.fresh(), question))
+        tell("running both")
+        comparison.begin(files.enter_context(source.runnable()))
+        return comparison.finish(files.enter_context(result.runnable()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One call of `fold`."""
+
+    source: _Source
+    only: tuple[str, ...]
+    skip: tuple[str, ...]
+    external: External
+    in_place: bool
+    output: Path | None
+    tell: Tell
+
+    def unproven(self, because: str, *, write: bool) -> FoldResult:
+        """Fold, and write without a comparison if ``write``."""
+        folding, model = self._fold(self.source.fresh(), {})
+        if write and self.output is not None:
+            with self._stage(model) as staged:
+                staged.commit()
+        return self._result(model, folding.decisions, Verification("skipped", because=because))
+
+    def proven(self, evaluator: Evaluator, question: Question) -> FoldResult:
+        """Fold; where the result differs, drop the fold at which it parts from the source, and fold anew."""
+        dropped: dict[str, Refusal] = {}
+        with self.source.runnable() as runnable:
+            copy = self.source.fresh()
+            comparison = Comparison(evaluator, _about(copy, question))
+            comparison.begin(runnable)
+            while True:
+                folding, model = self._fold(copy, dropped)
+                proof = self._prove(model, folding.pairs, comparison)
+                if proof.status == "equivalent":
+                    return self._result(model, _measured(folding.decisions, proof), proof)
+                at_fault = _at_fault(folding.decisions, proof)
+                if at_fault is None or proof.status != "different":
+                    raise _refused(folding.decisions, proof)
+                because = f"With it folded, the model differs from its source: {proof.because}."
+                dropped[at_fault] = Refusal("verification-failed", because)
+                copy = self.source.fresh()
+
+    def _fold(self, copy: onnx_ir.Model, dropped: Mapping[str, Refusal]) -> tuple[engine.Folding, onnx_ir.Model]:
+        self.tell("folding")
+        graph = OnnxGraph(copy)
+        folding = engine.fold(graph, only=self.only, skip=self.skip, exclude=dropped)
+        _stamp(graph.model, self.source.digest, folding.decisions)
+        return folding, graph.model
+
+    def _prove(self, model: onnx_ir.Model, pairs: Sequence[Pair], comparison: Comparison) -> Verification:
+        """Compare ``model`` as it would be written, and write it if it is equivalent."""
+        with self._stage(model) as staged:
+            self.tell("comparing with the source")
+            proof = comparison.finish(Runnable(staged.file, staged.data_folder), pairs)
+            if proof.status == "equivalent" and self.output is not None:
+                staged.commit()
+        return proof
+
+    @contextmanager
+    def _stage(self, model: onnx_ir.Model) -> Iterator[modelfile.Staged]:
+        """``model`` written beside its target, or to a folder of its own, and checked."""
+        self.tell("writing")
+        with ExitStack() as stack:
+            target = self.output or stack.enter_context(_scratch())
+            staged = stack.enter_context(
+                modelfile.stage(model, target, external=self.external, source=self.source.file, in_place=self.in_place)
+            )
+            _check(staged, self.source)
+            yield staged
+
+    def _result(self, model: onnx_ir.Model, decisions: tuple[Decision, ...], proof: Verification) -> FoldResult:
+        return FoldResult(onnx_ir.to_proto(model) if self.source.proto else model, decisions, proof)
+
+
+def _source(model: Path_ | Model) -> _Source:
+    if isinstance(model, onnx.ModelProto):
+        modelfile.check_structure(model)
+        digest = sha256(model.SerializeToString(deterministic=True)).hexdigest()
+        return _Source(lambda: modelfile.from_proto(model), digest, proto=True)
+    if isinstance(model, onnx_ir.Model):
+        return _Source(model.clone, None)
+    if not isinstance(model, str | os.PathLike):
+        kind = type(model).__name__
+        raise UsageError("usage", f"A model is a path, an onnx.ModelProto or an onnx_ir.Model, not a {kind}.")
+    file = modelfile.read(model)
+    copies = iter([file.model])
+    return _Source(lambda: next(copies, None) or modelfile.read(model).model, file.sha256, file)
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A file name in a folder that goes away."""
+    with tempfile.TemporaryDirectory(prefix="normfold-") as folder:
+        yield Path(folder) / "model.onnx"
+
+
+def _given(inputs: Shapes | None, feeds: Feeds | Path_ | None) -> Given:
+    shapes = {name: tuple(shape) for name, shape in (inputs or {}).items()}
+    if isinstance(feeds, str | os.PathLike):
+        return Given(shapes, _read_feeds(Path(feeds)))
+    return Given(shapes, {name: np.asarray(array) for name, array in (feeds or {}).items()})
+
+
+def _read_feeds(path: Path) -> dict[str, Array]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise UsageError(
+                    "bad-input", f"{path} holds a single array.", "Save it with numpy.savez(file, name=array)."
+                )
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError as error:
+        raise UsageError("bad-input", f"There is no file {path}.") from error
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise UsageError("bad-input", f"{path} is not an .npz file of arrays: {error}") from error
+
+
+def _about(model: onnx_ir.Model, question: Question) -> Question:
+    """``question`` with what the model itself says: its inputs, its precision, its randomness."""
+    types = {value.dtype.name.lower() for value in model.graph.initializers.values() if value.dtype is not None}
+    functions = chain.from_iterable(function.all_nodes() for function in model.functions.values())
+    operators = {node.op_type for node in chain(model.graph.all_nodes(), functions)}
+    return replace(
+        question,
+        inputs=input_specs(model),
+        precision=next((name for name in COARSE if name in types), None),
+        random=not RANDOM.isdisjoint(operators),
+    )
+
+
+def _stamp(model: onnx_ir.Model, digest: str | None, decisions: Sequence[Decision]) -> None:
+    """Write into the model who folded it, from what, and what was decided."""
+    model.metadata_props["normfold.version"] = __version__
+    if digest is not None:
+        model.metadata_props["normfold.source.sha256"] = digest
+    records = [document.decision_record(decision) for decision in decisions]
+    for record in records:
+        # Measured later, and not the same on every machine.
+        del record["error"]
+    model.metadata_props["normfold.decisions"] = json.dumps(records, separators=(",", ":"), sort_keys=True)
+
+
+def _check(staged: modelfile.Staged, source: _Source) -> None:
+    """Raise where the ONNX checker or shape inference rejects the result but not its source."""
+    problem = _rejection(staged.file)
+    if problem is None:
+        return
+    with source.runnable() as original:
+        if _rejection(original.file) is None:
+            raise ModelFileError(
+                "invalid-model", f"The folded model is not valid ONNX: {problem}", "Please report this."
+            )
+
+
+def _rejection(file: Path) -> str | None:
+    try:
+        onnx.checker.check_model(str(file), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+        return " ".join(str(error).split())
+    return None
+
+
+def _measured(decisions: Sequence[Decision], proof: Verification) -> tuple[Decision, ...]:
+    """The decisions with the deviation seen at each norm."""
+    return tuple(replace(decision, error=proof.errors.get(decision.site)) for decision in decisions)
+
+
+def _at_fault(decisions: Sequence[Decision], proof: Verification) -> str | None:
+    """The first norm at which the two part, if leaving its fold out could help."""
+    changed = {decision.site for decision in decisions if decision.outcome != "kept"}
+    return proof.first_parting if proof.first_parting in changed else None
+
+
+def _refused(decisions: tuple[Decision, ...], proof: Verification) -> UnprovenError:
+    because = f": {proof.because}" if proof.because else "."
+    if proof.status == "different":
+        message = f"The folded model differs from its source, so it is not handed over{because}"
+        return DiffersError("result-differs", message, "Find the norm at fault with --skip.", decisions, proof)
+    message = f"The folded model cannot be compared with its source, so it is not handed over{because}"
+    hint = "Fold without the comparison: --no-verify, or verify=False."
+    return UnprovenError("unverified", message, hint, decisions, proof)

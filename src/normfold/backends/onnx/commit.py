@@ -1,0 +1,198 @@
+"""The only code that changes an ONNX graph: new constants, nodes taken out, nodes put in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from normfold.algebra.affine import Array
+from normfold.backends.onnx.lift.linear import bias_vector, gemm_bias
+from normfold.backends.onnx.tensors import Constants, ExactTensor, WeightTensor, exact
+from normfold.graph import Insertion
+from normfold.ops import AffineOp, Linear, View
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes into one model. ``fresh`` turns a wanted value name into one that is free."""
+
+    model: ir.Model
+    constants: Constants
+    fresh: Callable[[str], str]
+
+    def view(self, view: View) -> None:
+        """Write the constants of a changed ``view`` into its node."""
+        if isinstance(view, Linear):
+            self._linear(view)
+        elif isinstance(view, AffineOp) and view.op == "BatchNormalization":
+            self._batch_normalization(view)
+        elif isinstance(view, AffineOp):
+            self._arithmetic(view)
+        else:
+            raise TypeError(f"{type(view).__name__} has no constants to write")
+
+    def _linear(self, view: Linear) -> None:
+        node = _native(view)
+        slot = 1 if node.op_type in ("Conv", "ConvTranspose") else 1 - position(node, view.inputs[0])
+        old = self._tensor(node, slot)
+        name = _operand(node, slot).name or "weight"
+        self._set(node, slot, WeightTensor(view.weight, old.dtype, tuple(old.shape.numpy())), name)
+        if node.op_type == "Gemm":
+            for attribute in ("alpha", "beta"):
+                node.attributes.pop(attribute, None)
+        if view.bias is not None:
+            bias = bias_vector(view) if node.op_type != "Gemm" else gemm_bias(view)
+            self._set(node, 2, ExactTensor(np.ascontiguousarray(bias), old.dtype), _bias_name(name))
+
+    def _arithmetic(self, view: AffineOp) -> None:
+        node, affine = _native(view), view.affine
+        constant = {"Mul": affine.scale, "Add": affine.shift, "Sub": -affine.shift}[node.op_type]
+        slot = 1 - position(node, view.inputs[0])
+        name = _operand(node, slot).name or "constant"
+        self._set(node, slot, ExactTensor(constant, self._tensor(node, slot).dtype), name)
+
+    def _batch_normalization(self, view: AffineOp) -> None:
+        """Keep the statistics, and give the scale and bias that make up the new map."""
+        node = _native(view)
+        mean, variance = (exact(self._tensor(node, slot)) for slot in (3, 4))
+        deviation = np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+        scale = np.broadcast_to(view.affine.scale.reshape(-1), mean.shape)
+        shift = np.broadcast_to(view.affine.shift.reshape(-1), mean.shape)
+        for slot, values in ((1, scale * deviation), (2, shift + scale * mean)):
+            name = _operand(node, slot).name or "constant"
+            self._set(node, slot, ExactTensor(values, self._tensor(node, slot).dtype), name)
+
+    def _tensor(self, node: ir.Node, slot: int) -> ir.TensorProtocol:
+        found = self.constants.find(_operand(node, slot))
+        if isinstance(found, str):
+            raise TypeError(found)
+        return found
+
+    def _set(self, node: ir.Node, slot: int, tensor: ir.TensorProtocol, name: str) -> None:
+        """Make ``tensor`` what ``node`` reads at ``slot``; a shared constant is copied, a private one replaced."""
+        old = node.inputs[slot] if slot < len(node.inputs) else None
+        if old is not None and old.is_initializer() and len(old.uses()) == 1 and not old.is_graph_output():
+            tensor.name = old.name
+            old.const_value = tensor
+            old.shape, old.type = ir.Shape(tensor.shape), ir.TensorType(tensor.dtype)
+            self.constants.forget(old)
+            return
+        if slot >= len(node.inputs):
+            node.resize_inputs(slot + 1)
+        node.replace_input_with(slot, self._constant(node, tensor, self.fresh(name)))
+        if old is not None:
+            sweep(old)
+
+    def _constant(self, user: ir.Node, tensor: ir.TensorProtocol, name: str) -> ir.Value:
+        """A new initializer of the graph that ``user`` stands in."""
+        value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        tensor.name = name
+        graph = user.graph
+        if not isinstance(graph, ir.Graph):
+            raise TypeError("a function body has no initializers")
+        graph.register_initializer(value)
+        if (self.model.ir_version or 4) < 4 and graph is self.model.graph:
+            graph.inputs.append(value)  # IR versions before 4 want every initializer listed
+        return value
+
+    def insert(self, insertion: Insertion) -> None:
+        """Put a Mul and an Add by constants between a value and all who read it, as far as they say anything."""
+        value, affine = insertion.value, insertion.affine
+        if not isinstance(value, ir.Value):
+            raise TypeError(f"not an ONNX value: {value!r}")
+        for op, operand, needed in (("Mul", affine.scale, affine.scales), ("Add", affine.shift, affine.shifts)):
+            if needed:
+                value = self._insert_one(value, op, operand)
+
+    def _insert_one(self, value: ir.Value, op: str, operand: Array) -> ir.Value:
+        before = value.producer()
+        if before is None or before.graph is None:
+            raise TypeError("an insertion stands after a node")
+        name = value.name or "value"
+        output = ir.Value(shape=value.shape, type=value.type)
+        value.replace_all_uses_with(output, replace_graph_outputs=True)
+        held = ExactTensor(operand, self._dtype(value))
+        constant = self._constant(before, held, self.fresh(f"{name}_{'scale' if op == 'Mul' else 'shift'}"))
+        node = ir.Node("", op, [value, constant], outputs=[output], name=f"{before.name or name}_{op.lower()}")
+        before.graph.insert_after(before, node)
+        value.name = self.fresh(f"{name}_before_{op.lower()}")
+        output.name = name
+        return output
+
+    def _dtype(self, value: ir.Value) -> ir.DataType:
+        """The type of ``value``; where the model does not say, that of its producer's constant operand."""
+        if value.dtype is not None:
+            return value.dtype
+        producer = value.producer()
+        tensors = (self.constants.find(v) for v in (producer.inputs if producer else ()) if v is not None)
+        return next(tensor.dtype for tensor in tensors if not isinstance(tensor, str))
+
+
+def bypass(node: ir.Node, slot: int, *, replaced: bool) -> None:
+    """Take ``node`` out: whoever read its output reads its data input, the one at ``slot``.
+
+    Where the input has ``replaced`` the output, it takes its name, so that a name that both models have means the
+    same values in both. An output of the graph always keeps its name.
+    """
+    source, output = _operand(node, slot), node.outputs[0]
+    name, escaped = output.name, output.is_graph_output()
+    source.shape = source.shape if source.shape is not None else output.shape
+    source.type = source.type if source.type is not None else output.type
+    output.replace_all_uses_with(source, replace_graph_outputs=True)
+    operands = [v for v in node.inputs if v is not None and v is not source]
+    if node.graph is not None:
+        node.graph.remove(node, safe=True)
+    for operand in operands:
+        sweep(operand)
+    if replaced or escaped:
+        source.name = name
+
+
+def sweep(value: ir.Value) -> None:
+    """Remove what made ``value`` if nobody reads it any more, and then what made that."""
+    if value.uses() or value.is_graph_output():
+        return
+    node = value.producer()
+    if node is None:
+        _drop_initializer(value)
+        return
+    if node.graph is None or any(output.uses() or output.is_graph_output() for output in node.outputs):
+        return
+    operands = [v for v in node.inputs if v is not None]
+    node.graph.remove(node, safe=True)
+    for operand in operands:
+        sweep(operand)
+
+
+def _drop_initializer(value: ir.Value) -> None:
+    graph = value.graph
+    if graph is None or not value.is_initializer() or value.name is None:
+        return
+    graph.initializers.pop(value.name)
+    if value.is_graph_input():
+        graph.inputs.remove(value)
+
+
+def _bias_name(weight: str) -> str:
+    return f"{weight.removesuffix('.weight')}.bias" if weight.endswith(".weight") else f"{weight}_bias"
+
+
+def _native(view: View) -> ir.Node:
+    if not isinstance(view.node, ir.Node):
+        raise TypeError(f"not an ONNX node: {view.node!r}")
+    return view.node
+
+
+def _operand(node: ir.Node, slot: int) -> ir.Value:
+    value = node.inputs[slot]
+    if value is None:
+        raise ValueError(f"{node.op_type} has no input {slot}")
+    return value
+
+
+def position(node: ir.Node, value: object) -> int:
+    """Index of ``value`` among the inputs of ``node``."""
+    return next(k for k, operand in enumerate(node.inputs) if operand is value)

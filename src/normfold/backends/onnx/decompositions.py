@@ -1,0 +1,113 @@
+"""Norms that an exporter wrote as several elementary operations.
+
+LayerNorm and RMSNorm are recognised by ``x / sqrt(mean(square) + epsilon)``, GroupNorm by an
+InstanceNormalization between two reshapes; the multiplication and addition by constants that follow belong to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from normfold.backends.onnx.tensors import Constants
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """One recognised norm: its kind, its nodes in topological order, the node it is named after."""
+
+    norm: str
+    nodes: tuple[ir.Node, ...]
+    named: ir.Node
+
+
+def find_decompositions(nodes: Iterable[ir.Node], constants: Constants) -> Iterator[Decomposition]:
+    """Every decomposed norm among ``nodes``, which are in topological order."""
+    order = {node: k for k, node in enumerate(nodes)}
+    for node in order:
+        found: Decomposition | None = None
+        if node.op_type == "Sqrt" or (node.op_type == "Pow" and _is(constants, node.inputs[1], 0.5)):
+            found = _by_deviation(node, constants)
+        elif node.op_type == "InstanceNormalization":
+            found = _group_norm(node, constants)
+        if found is not None:
+            yield Decomposition(found.norm, tuple(sorted(set(found.nodes), key=order.__getitem__)), found.named)
+
+
+def _is(constants: Constants, value: ir.Value | None, number: float) -> bool:
+    array = constants.array(value)
+    return array is not None and array.size == 1 and float(array.reshape(())) == number
+
+
+def _by_deviation(root: ir.Node, constants: Constants) -> Decomposition | None:
+    """``x / sqrt(mean(x^2) + e)`` (RMSNorm), with ``x - mean(x)`` for ``x`` (LayerNorm)."""
+    plus = _made_by(root.inputs[0], "Add")
+    if plus is None:
+        return None
+    mean = next((m for m in (_made_by(v, "ReduceMean") for v in plus.inputs) if m is not None), None)
+    square = None if mean is None else _made_by(mean.inputs[0], "Pow", "Mul")
+    if mean is None or square is None or not _squares(square, constants):
+        return None
+    x = square.inputs[0]
+    divided = _divided(root)
+    if x is None or divided is None or divided[-1].outputs[0] is None:
+        return None
+    nodes = [square, mean, plus, root, *divided]
+    centred = _made_by(x, "Sub")
+    norm = "RMSNormalization"
+    if centred is not None:
+        centre = _made_by(centred.inputs[1], "ReduceMean")
+        if centre is not None and centre.inputs[0] is centred.inputs[0]:
+            nodes += [centre, centred]
+            norm = "LayerNormalization"
+    return Decomposition(f"{norm} (decomposed)", (*nodes, *_tail(divided[-1], constants)), divided[-1])
+
+
+def _squares(node: ir.Node, constants: Constants) -> bool:
+    return node.inputs[0] is node.inputs[1] if node.op_type == "Mul" else _is(constants, node.inputs[1], 2)
+
+
+def _divided(root: ir.Node) -> list[ir.Node] | None:
+    """The division by ``root``, written as Div or as Reciprocal and Mul."""
+    for reader, index in root.outputs[0].uses():
+        if reader.op_type == "Div" and index == 1:
+            return [reader]
+        if reader.op_type == "Reciprocal":
+            product = next((n for n, _ in reader.outputs[0].uses() if n.op_type == "Mul"), None)
+            return None if product is None else [reader, product]
+    return None
+
+
+def _group_norm(node: ir.Node, constants: Constants) -> Decomposition | None:
+    before = _made_by(node.inputs[0], "Reshape")
+    after = _only_reader(node.outputs[0])
+    if before is None or after is None or after.op_type != "Reshape":
+        return None
+    return Decomposition(
+        "GroupNormalization (decomposed)", (before, node, after, *_tail(after, constants)), node
+    )
+
+
+def _tail(node: ir.Node, constants: Constants) -> Iterator[ir.Node]:
+    """The multiplication and the addition by constants right after ``node``."""
+    for op in ("Mul", "Add"):
+        reader = _only_reader(node.outputs[0])
+        if reader is None or reader.op_type != op:
+            continue
+        other = reader.inputs[1] if reader.inputs[0] is node.outputs[0] else reader.inputs[0]
+        if constants.array(other) is None:
+            return
+        yield reader
+        node = reader
+
+
+def _made_by(value: ir.Value | None, *operators: str) -> ir.Node | None:
+    node = None if value is None else value.producer()
+    return node if node is not None and node.op_type in operators else None
+
+
+def _only_reader(value: ir.Value) -> ir.Node | None:
+    uses = list(value.uses())
+    return uses[0][0] if len(uses) == 1 and not value.is_graph_output() else None

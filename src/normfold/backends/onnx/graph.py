@@ -1,0 +1,143 @@
+"""An ONNX model behind the `Graph` protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import onnx_ir as ir
+
+from normfold.algebra.moves import Dim
+from normfold.backends.onnx.canonical import inline_norms
+from normfold.backends.onnx.commit import Writer, bypass, position
+from normfold.backends.onnx.lift import Context, lift
+from normfold.backends.onnx.shapes import Shapes
+from normfold.backends.onnx.sites import NORM_OPERATORS, Labels, find_sites
+from normfold.backends.onnx.tensors import Constants
+from normfold.graph import Plan, Site
+from normfold.ops import Node, Value, View
+
+SHAPE_READERS = frozenset({"Shape", "Size"})
+"""Operators that read a value's dimensions, not its elements."""
+
+
+class OnnxGraph:
+    """The model's graph, subgraphs and remaining functions, as rules and the engine see them.
+
+    The graph owns ``model`` and changes it; hand over a copy where the original is needed.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model = model
+        inline_norms(model, NORM_OPERATORS)
+        self._labels = Labels(model)
+        self._constants = Constants(self._overridable)
+        self._shapes = Shapes(model)
+        self._context = Context(
+            self._constants, self._shapes.of, model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1)), self.label
+        )
+        self._views: dict[ir.Node, View] = {}
+        self._names = {value.name for value in self._values()}
+        self._writer = Writer(model, self._constants, self.fresh_name)
+
+    def sites(self) -> Sequence[Site]:
+        """Every norm of the model, in topological order."""
+        return find_sites(self.model, self, self._labels, self._constants)
+
+    def view(self, node: Node) -> View:
+        """``node`` as a view, lifted once until a commit touches it."""
+        native = _node(node)
+        if native not in self._views:
+            self._views[native] = lift(self._context, native)
+        return self._views[native]
+
+    def producer(self, value: Value) -> ir.Node | None:
+        """The node that makes ``value``."""
+        return _value(value).producer()
+
+    def consumers(self, value: Value) -> Sequence[tuple[ir.Node, int]]:
+        """The nodes that read the elements of ``value``, in subgraphs, too."""
+        return [(node, index) for node, index in _value(value).uses() if node.op_type not in SHAPE_READERS]
+
+    def escapes(self, value: Value) -> str | None:
+        """Why ``value`` is seen from outside its graph."""
+        native = _value(value)
+        if native.is_graph_output():
+            return f"{native.name!r} is an output of its graph"
+        home = native.graph
+        if any(node.graph is not home for node, _ in native.uses()):
+            return f"{native.name!r} is read inside a subgraph"
+        return None
+
+    def same_scope(self, first: Node, second: Node) -> bool:
+        """Whether both nodes stand in the same graph body."""
+        return _node(first).graph is _node(second).graph
+
+    def shape(self, value: Value) -> tuple[Dim, ...] | None:
+        """The dimensions of ``value``, inferred once where the model does not state them."""
+        return self._shapes.of(_value(value))
+
+    def label(self, thing: Node | Value) -> str:
+        """A node's operator and site name, a value's name."""
+        if isinstance(thing, ir.Node):
+            return f"{thing.op_type} {self._labels.name(thing)!r}"
+        return repr(_value(thing).name)
+
+    def name(self, node: Node) -> str:
+        """The site name of ``node``."""
+        return self._labels.name(_node(node))
+
+    def value_name(self, value: Value) -> str:
+        """The name of ``value`` as it is now."""
+        return _value(value).name or ""
+
+    def values(self) -> frozenset[str]:
+        """Names of all values that nodes of the main graph make."""
+        return frozenset(output.name for node in self.model.graph for output in node.outputs if output.name)
+
+    def commit(self, plan: Plan) -> None:
+        """Carry out ``plan`` on the model."""
+        slots = [(_node(node), position(_node(node), self.view(node).inputs[0])) for node in plan.bypassed]
+        for view in plan.views.values():
+            self._writer.view(view)
+        for value in plan.changed:
+            _value(value).name = self.fresh_name(f"{_value(value).name}_folded")
+        for node, slot in slots:
+            bypass(node, slot, replaced=node in plan.replaced)
+        for insertion in plan.inserted:
+            self._writer.insert(insertion)
+        self._views.clear()
+
+    def fresh_name(self, wanted: str) -> str:
+        """``wanted``, or the first numbered variant that no value of the model has."""
+        name, count = wanted, 1
+        while name in self._names:
+            count += 1
+            name = f"{wanted}_{count}"
+        self._names.add(name)
+        return name
+
+    def _overridable(self, value: ir.Value) -> bool:
+        # Before IR version 4 every initializer had to be listed as an input; runtimes treat them as constants.
+        return (self.model.ir_version or 4) >= 4 and value.is_graph_input()
+
+    def _values(self) -> Iterator[ir.Value]:
+        for graph in self.model.graphs():
+            yield from graph.inputs
+            yield from graph.initializers.values()
+            for node in graph:
+                yield from node.outputs
+
+
+def _node(node: Node) -> ir.Node:
+    if not isinstance(node, ir.Node):
+        raise TypeError(f"not an ONNX node: {node!r}")
+    return node
+
+
+def _value(value: Value) -> ir.Value:
+    if not isinstance(value, ir.Value):
+        raise TypeError(f"not an ONNX value: {value!r}")
+    return value
+
+
+

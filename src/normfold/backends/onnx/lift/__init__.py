@@ -1,0 +1,41 @@
+"""Native nodes to views, one family a file; `LIFTS` says which operator is read by which function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import onnx_ir as ir
+
+from normfold.backends.onnx.lift import affine, linear, moving, norms
+from normfold.backends.onnx.lift.context import Context, NotLifted
+from normfold.decisions import Refusal
+from normfold.ops import Opaque, View
+
+LIFTS: Mapping[tuple[str, str], Callable[[Context, ir.Node], View]] = {
+    **{("", op): lift for op, lift in linear.LIFTS.items()},
+    **{("", op): lift for op, lift in affine.LIFTS.items()},
+    **{("", op): lift for op, lift in moving.LIFTS.items()},
+    **norms.LIFTS,
+}
+
+
+def lift(context: Context, node: ir.Node) -> View:
+    """``node`` as a view; `Opaque` where none describes it, with the reason where one almost did."""
+    function = LIFTS.get((context.domain(node), node.op_type))
+    if function is None:
+        return opaque(node)
+    try:
+        return function(context, node)
+    except NotLifted as reason:
+        return opaque(node, reason.refusal)
+
+
+def opaque(node: ir.Node, *refusals: Refusal) -> Opaque:
+    """``node`` as a barrier."""
+    return Opaque(
+        node=node,
+        op=node.op_type,
+        inputs=tuple(v for v in node.inputs if v is not None),
+        outputs=tuple(node.outputs),
+        refusals=refusals,
+    )

@@ -1,0 +1,134 @@
+"""BatchNormalization at inference and arithmetic by constants as `AffineOp`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from normfold.algebra import Affine, trim
+from normfold.algebra.affine import Array
+from normfold.backends.onnx.lift.context import Context, NotLifted, data
+from normfold.backends.onnx.tensors import exact, largest
+from normfold.laws.collapse import inference_norm
+from normfold.ops import AffineOp, View
+
+
+def _batch_normalization(context: Context, node: ir.Node) -> View:
+    label = context.label(node)
+    _refuse_training(context, node)
+    if context.opset < 9 and node.attributes.get_int("spatial", 1) == 0:
+        raise NotLifted("per-channel-statistics", f"{label} has spatial=0: its statistics are per element, not per channel")
+    x = data(node)
+    rank = context.rank(x)
+    if rank is None or rank < 2:
+        raise NotLifted("known-rank", f"the rank of the input of {label} is not known; run shape inference on the model")
+    roles = ("scale", "bias", "mean", "variance")
+    tensors = [context.tensor(node, 1 + k, f"the {role}") for k, role in enumerate(roles)]
+    size = {t.shape.numpy() for t in tensors}
+    if len(size) != 1 or len(tensors[0].shape) != 1:
+        raise NotLifted("well-formed", f"the constants of {label} are not four vectors of one length")
+    scale, bias, mean, variance = (exact(t).reshape(-1, *[1] * (rank - 2)) for t in tensors)
+    epsilon = node.attributes.get_float("epsilon", 1e-5)
+    with np.errstate(all="ignore"):
+        affine = inference_norm(scale, bias, mean, variance, epsilon)
+    if not affine.finite:
+        raise NotLifted("finite", f"variance + epsilon of {label} is zero or negative in some channel, or a constant is not a number")
+    return AffineOp(
+        node=node,
+        op=node.op_type,
+        inputs=(x,),
+        outputs=tuple(node.outputs),
+        affine=affine,
+        holds_scale=True,
+        holds_shift=True,
+        axis=1 - rank,
+        largest=largest(tensors[0].dtype),
+    )
+
+
+def _refuse_training(context: Context, node: ir.Node) -> None:
+    label = context.label(node)
+    if context.opset < 7:
+        if not node.attributes.get_int("is_test", 0):
+            raise NotLifted("inference-mode", f"{label} (opset {context.opset}) is in training mode; export the model for inference")
+        return
+    if node.attributes.get_int("training_mode", 0):
+        raise NotLifted("inference-mode", f"{label} has training_mode=1: it normalises by the batch; export the model for inference")
+    if sum(bool(output.name) for output in node.outputs) > 1:
+        raise NotLifted("inference-mode", f"{label} also returns statistics: its training form; export the model for inference")
+
+
+def _arithmetic(context: Context, node: ir.Node) -> View:
+    label = context.label(node)
+    left, right = data(node, 0), data(node, 1)
+    side = next((k for k, value in ((1, right), (0, left)) if not isinstance(context.constants.find(value), str)), None)
+    if side is None:
+        raise NotLifted("constant", f"neither operand of {label} is constant")
+    tensor = context.tensor(node, side, "an operand")
+    x = data(node, 1 - side)
+    constant = exact(tensor)
+    _refuse_growth(context, node, x, constant)
+    affine, holds_scale, holds_shift = _meaning(label, node.op_type, trim(constant), constant_first=side == 0)
+    return AffineOp(
+        node=node,
+        op=node.op_type,
+        inputs=(x,),
+        outputs=tuple(node.outputs),
+        affine=affine,
+        holds_scale=holds_scale,
+        holds_shift=holds_shift,
+        largest=largest(tensor.dtype),
+    )
+
+
+def _meaning(label: str, op: str, k: Array, *, constant_first: bool) -> tuple[Affine, bool, bool]:
+    """The affine map of ``x op k`` (or ``k op x``), and whether it has room for a scale and for a shift."""
+    if op == "Mul":
+        return Affine.of(k), True, False
+    if op == "Add":
+        return Affine.of(shift=k), False, True
+    if op == "Sub":
+        return (Affine.of(-1.0, k), False, False) if constant_first else (Affine.of(shift=-k), False, True)
+    if constant_first:
+        raise NotLifted("affine", f"{label} divides a constant by its input, which is not an affine map")
+    if not np.all(k):
+        raise NotLifted("finite", f"{label} divides by zero")
+    return Affine.of(1 / k), False, False
+
+
+def _refuse_growth(context: Context, node: ir.Node, x: ir.Value, constant: Array) -> None:
+    """A constant that enlarges the value by broadcasting cannot be held before the operation."""
+    wanted = trim(constant).shape
+    if not wanted and constant.ndim <= 1:
+        return
+    shape = context.shape(x)
+    if shape is not None and constant.ndim <= len(shape):
+        have = shape[len(shape) - len(wanted) :]
+        if all(size in (1, dim) for size, dim in zip(wanted, have, strict=True)):
+            return
+    raise NotLifted("same-shape", f"the constant of {context.label(node)} is not known to fit inside its input's shape")
+
+
+def _negation(_: Context, node: ir.Node) -> View:
+    return AffineOp(
+        node=node,
+        op=node.op_type,
+        inputs=(data(node),),
+        outputs=tuple(node.outputs),
+        affine=Affine.of(-1.0),
+        holds_scale=False,
+        holds_shift=False,
+        largest=float("inf"),
+    )
+
+
+LIFTS: dict[str, Callable[[Context, ir.Node], View]] = {
+    "BatchNormalization": _batch_normalization,
+    "Mul": _arithmetic,
+    "Add": _arithmetic,
+    "Sub": _arithmetic,
+    "Div": _arithmetic,
+    "Neg": _negation,
+}

@@ -1,0 +1,85 @@
+"""What lifting needs to know of the model around a node, and how it says no."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from normfold.algebra.affine import Array
+from normfold.algebra.moves import Dim
+from normfold.backends.onnx.tensors import FLOATS, Constants
+from normfold.decisions import Refusal
+
+
+class NotLifted(Exception):  # noqa: N818 - control flow between lift functions, not an error
+    """The node is not what its operator's view describes."""
+
+    def __init__(self, premise: str, because: str) -> None:
+        super().__init__(because)
+        self.refusal = Refusal(premise, because)
+
+
+@dataclass(frozen=True)
+class Context:
+    """The model's constants, shapes and opset."""
+
+    constants: Constants
+    shape: Callable[[ir.Value], tuple[Dim, ...] | None]
+    opset: int
+    label: Callable[[ir.Node | ir.Value], str]
+
+    def domain(self, node: ir.Node) -> str:
+        """The node's domain, with the default domain's two spellings as one."""
+        return "" if node.domain == "ai.onnx" else node.domain
+
+    def tensor(self, node: ir.Node, index: int, role: str) -> ir.TensorProtocol:
+        """The constant floating tensor that is input ``index`` of ``node``."""
+        value = node.inputs[index]
+        found = f"{role} is missing" if value is None else self.constants.find(value)
+        if isinstance(found, str):
+            premise = "not-overridable" if "override" in found else "constant"
+            raise NotLifted(premise, f"{role} of {self.label(node)} is not constant: {found}")
+        if found.dtype not in FLOATS:
+            raise NotLifted("floating-point", f"{role} of {self.label(node)} is {found.dtype}, not a floating type")
+        return found
+
+    def optional(self, node: ir.Node, index: int, role: str) -> ir.TensorProtocol | None:
+        """Like `tensor`, ``None`` where the input is left out."""
+        if len(node.inputs) <= index or node.inputs[index] is None:
+            return None
+        return self.tensor(node, index, role)
+
+    def constant(self, node: ir.Node, index: int) -> Array | None:
+        """Input ``index`` in float64 where it is a constant, else ``None``."""
+        return self.constants.array(node.inputs[index]) if index < len(node.inputs) else None
+
+    def rank(self, value: ir.Value) -> int | None:
+        """Number of dimensions of ``value``, where known."""
+        shape = self.shape(value)
+        return None if shape is None else len(shape)
+
+    def integers(self, node: ir.Node, attribute: str, index: int) -> list[int] | None:
+        """Integers that older opsets keep in ``attribute`` and newer ones in constant input ``index``."""
+        if attribute in node.attributes:
+            return list(node.attributes.get_ints(attribute, ()))
+        if index >= len(node.inputs) or node.inputs[index] is None:
+            return None
+        values = self.constant(node, index)
+        if values is None:
+            raise NotLifted("static-reshape", f"the {attribute} of {self.label(node)} are computed at run time")
+        return [int(k) for k in values.reshape(-1)]
+
+
+def data(node: ir.Node, index: int = 0) -> ir.Value:
+    """Input ``index``, which the operator requires."""
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is None:
+        raise NotLifted("constant", f"input {index} of {node.op_type} is missing")
+    return value
+
+
+def all_equal(values: Sequence[int], wanted: int) -> bool:
+    """Whether every value is ``wanted``."""
+    return all(value == wanted for value in values)

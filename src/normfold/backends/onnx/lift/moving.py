@@ -1,0 +1,134 @@
+"""Operations that only move elements as `Moving`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+
+import onnx_ir as ir
+
+from normfold.algebra import Move, Permute, Regroup
+from normfold.algebra.moves import Dim
+from normfold.backends.onnx.lift.context import Context, NotLifted, data
+from normfold.ops import Moving, View
+
+
+def _moving(node: ir.Node, *moves: Move) -> Moving:
+    return Moving(
+        node=node, op=node.op_type, inputs=(data(node),), outputs=tuple(node.outputs[: len(moves)]), moves=moves
+    )
+
+
+def _identity(_: Context, node: ir.Node) -> View:
+    return _moving(node, Permute())
+
+
+def _dropout(context: Context, node: ir.Node) -> View:
+    training = context.opset >= 12 and len(node.inputs) > 2 and node.inputs[2] is not None
+    if training:
+        mode = context.constant(node, 2)
+        training = mode is None or bool(mode.any())
+    if training or (context.opset < 7 and not node.attributes.get_int("is_test", 0)):
+        raise NotLifted("inference-mode", f"{context.label(node)} is not known to be in inference mode")
+    return _moving(node, Permute())
+
+
+def _transpose(context: Context, node: ir.Node) -> View:
+    order = node.attributes.get_ints("perm", None)
+    if order is None:
+        rank = context.rank(data(node))
+        if rank is None:
+            raise NotLifted("static-reshape", f"the rank of the input of {context.label(node)} is not known")
+        order = range(rank)[::-1]
+    return _moving(node, Permute(tuple(order)))
+
+
+def _source(context: Context, node: ir.Node) -> tuple[Dim, ...]:
+    shape = context.shape(data(node))
+    if shape is None:
+        raise NotLifted("static-reshape", f"the shape of the input of {context.label(node)} is not known")
+    return tuple(f"?{k}" if dim is None else dim for k, dim in enumerate(shape))
+
+
+def _reshape(context: Context, node: ir.Node) -> View:
+    source = _source(context, node)
+    wanted = context.constant(node, 1) if len(node.inputs) > 1 else None
+    if "shape" in node.attributes:
+        sizes: list[int] | None = list(node.attributes.get_ints("shape", ()))
+    else:
+        sizes = None if wanted is None else [int(k) for k in wanted.reshape(-1)]
+    if sizes is not None:
+        target = _resolved(source, sizes, keep_zero=bool(node.attributes.get_int("allowzero", 0)))
+    else:
+        inferred = context.shape(node.outputs[0])
+        if inferred is None:
+            raise NotLifted("static-reshape", f"the target shape of {context.label(node)} is computed at run time")
+        target = list(inferred)
+    return _moving(node, Regroup.between(source, target))
+
+
+def _resolved(source: Sequence[Dim], sizes: Sequence[int], *, keep_zero: bool) -> list[Dim]:
+    """The target dimensions of a Reshape with its 0 and -1 replaced, as far as they can be known."""
+    target: list[Dim] = [
+        source[k] if size == 0 and not keep_zero and k < len(source) else size for k, size in enumerate(sizes)
+    ]
+    if -1 not in sizes:
+        return target
+    left = [dim for dim in source if not isinstance(dim, int)]
+    for dim in target:
+        if isinstance(dim, str) and dim in left:
+            left.remove(dim)
+    known = prod(dim for k, dim in enumerate(target) if isinstance(dim, int) and sizes[k] != -1)
+    total = prod(dim for dim in source if isinstance(dim, int))
+    at = sizes.index(-1)
+    if not left and known and total % known == 0:
+        target[at] = total // known
+    elif len(left) == 1 and known == total:
+        target[at] = left[0]
+    else:
+        target[at] = None
+    return target
+
+
+def _flatten(context: Context, node: ir.Node) -> View:
+    source = _source(context, node)
+    axis = node.attributes.get_int("axis", 1)
+    axis = axis + len(source) if axis < 0 else axis
+    return _moving(node, Regroup.between(source, [_joined(source[:axis]), _joined(source[axis:])]))
+
+
+def _joined(dims: Sequence[Dim]) -> Dim:
+    if all(isinstance(dim, int) for dim in dims):
+        return prod(dim for dim in dims if isinstance(dim, int))
+    return next((dim for dim in dims if dim != 1), None) if sum(dim != 1 for dim in dims) == 1 else None
+
+
+def _squeeze(context: Context, node: ir.Node) -> View:
+    source = _source(context, node)
+    axes = context.integers(node, "axes", 1)
+    if axes is None:
+        if not all(isinstance(dim, int) for dim in source):
+            raise NotLifted("static-reshape", f"which axes {context.label(node)} removes is not known")
+        axes = [k for k, dim in enumerate(source) if dim == 1]
+    gone = {axis % len(source) for axis in axes}
+    return _moving(node, Regroup.between(source, [dim for k, dim in enumerate(source) if k not in gone]))
+
+
+def _unsqueeze(context: Context, node: ir.Node) -> View:
+    source = _source(context, node)
+    axes = context.integers(node, "axes", 1) or []
+    rank = len(source) + len(axes)
+    new = {axis % rank for axis in axes}
+    kept = iter(source)
+    return _moving(node, Regroup.between(source, [1 if k in new else next(kept) for k in range(rank)]))
+
+
+LIFTS: dict[str, Callable[[Context, ir.Node], View]] = {
+    "Identity": _identity,
+    "Dropout": _dropout,
+    "Transpose": _transpose,
+    "Reshape": _reshape,
+    "Flatten": _flatten,
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+}

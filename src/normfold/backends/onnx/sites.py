@@ -1,0 +1,190 @@
+"""Where the norms of an ONNX model stand, and what to call them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from normfold.algebra import Permute
+from normfold.backends.onnx.canonical import NAME, PATH
+from normfold.backends.onnx.decompositions import Decomposition, find_decompositions
+from normfold.backends.onnx.health import batch_normalization_health
+from normfold.backends.onnx.lift.norms import KINDS
+from normfold.backends.onnx.tensors import Constants
+from normfold.graph import Site
+from normfold.ops import AffineOp, Linear, Moving, View
+
+if TYPE_CHECKING:
+    from normfold.backends.onnx.graph import OnnxGraph
+
+BATCH_NORMALIZATION = ("", "BatchNormalization")
+NORM_OPERATORS = KINDS | {BATCH_NORMALIZATION}
+LINEAR_OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+def walk(graph: ir.Graph | ir.Function, path: str = "") -> Iterator[tuple[ir.Node, str]]:
+    """Every node with its call path, subgraphs right before the node that owns them."""
+    for node in graph:
+        for attribute in node.attributes.values():
+            for body in _bodies(attribute):
+                owner = node.name or node.outputs[0].name or node.op_type
+                yield from walk(body, f"{path}{owner}/{attribute.name}/")
+        yield node, path
+
+
+def _bodies(attribute: ir.Attr) -> Sequence[ir.Graph]:
+    if attribute.is_ref():
+        return ()
+    if attribute.type == ir.AttributeType.GRAPH:
+        return (attribute.as_graph(),)
+    return attribute.as_graphs() if attribute.type == ir.AttributeType.GRAPHS else ()
+
+
+def walk_model(model: ir.Model) -> Iterator[tuple[ir.Node, str]]:
+    """Every node of the model, those of its functions last."""
+    yield from walk(model.graph)
+    for function in model.functions.values():
+        yield from walk(function, f"{function.name}/")
+
+
+class Labels:
+    """A name for every node that stays the same while the model changes.
+
+    It is the node's own name behind its call path; where that is empty, its output's name; where it is repeated,
+    both.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        own: dict[ir.Node, str] = {}
+        for node, path in walk_model(model):
+            call = f"{node.meta[PATH]}/" if PATH in node.meta else ""
+            own[node] = f"{path}{call}{node.meta.get(NAME) or node.name or _output(node)}"
+        repeated = {name for name, count in Counter(own.values()).items() if count > 1}
+        self._names = {node: f"{name}:{_output(node)}" if name in repeated else name for node, name in own.items()}
+
+    def name(self, node: ir.Node) -> str:
+        """The name of ``node``; a node that a fold inserted has the one it was given."""
+        return self._names.get(node) or node.name or _output(node)
+
+
+def _output(node: ir.Node) -> str:
+    return next((output.name for output in node.outputs if output.name), node.op_type)
+
+
+def find_sites(model: ir.Model, graph: OnnxGraph, labels: Labels, constants: Constants) -> tuple[Site, ...]:
+    """Every norm, in topological order: operators, decompositions, and chains of constants next to linear ones."""
+    finder = _Finder(graph, labels, constants)
+    nodes = [node for node, _ in walk_model(model)]
+    for decomposition in find_decompositions(nodes, constants):
+        finder.claim(decomposition)
+    return tuple(site for node in nodes for site in finder.at(node))
+
+
+@dataclass
+class _Finder:
+    graph: OnnxGraph
+    labels: Labels
+    constants: Constants
+    claimed: set[ir.Node] = field(default_factory=set)
+    decomposed: dict[ir.Node, Decomposition] = field(default_factory=dict)
+
+    def claim(self, decomposition: Decomposition) -> None:
+        self.claimed.update(decomposition.nodes)
+        self.decomposed[decomposition.nodes[0]] = decomposition
+
+    def at(self, node: ir.Node) -> Iterator[Site]:
+        """The site that begins at ``node``, if one does."""
+        if node in self.decomposed:
+            found = self.decomposed[node]
+            yield self._site(found.nodes, found.norm, named=found.named)
+        elif node in self.claimed:
+            return
+        elif (("" if node.domain == "ai.onnx" else node.domain), node.op_type) in NORM_OPERATORS:
+            health = batch_normalization_health(node, self.constants) if node.op_type == "BatchNormalization" else ()
+            yield self._site((node,), node.op_type, health=health)
+        elif self._constant_map(node) is not None:
+            yield from self._chain(node)
+
+    def _site(
+        self, nodes: Sequence[ir.Node], norm: str, *, named: ir.Node | None = None, health: Iterable[str] = ()
+    ) -> Site:
+        name = self.labels.name(named or nodes[0])
+        output = nodes[-1].outputs[0]
+        return Site(name, norm, tuple(nodes), self.graph.shape(output), output.name or "", tuple(health))
+
+    def _constant_map(self, node: ir.Node) -> AffineOp | None:
+        """``node`` as arithmetic by constants, which a BatchNormalization is not."""
+        if node.op_type not in ("Mul", "Add", "Sub", "Div", "Neg"):
+            return None
+        view = self.graph.view(node)
+        return view if isinstance(view, AffineOp) else None
+
+    def _chain(self, first: ir.Node) -> Iterator[Site]:
+        run = list(self._run(first))
+        self.claimed.update(run)
+        views = {node: view for node in run if (view := self._constant_map(node)) is not None}
+        scaling = [node for node, view in views.items() if node.op_type in ("Mul", "Div") or view.affine.scales]
+        if not any(node.op_type in ("Mul", "Div") for node in scaling):
+            return
+        scalar = not any(views[node].affine.scale.ndim for node in scaling)
+        before, after = self._linear_before(run[0], sole=scalar), self._linear_after(run[-1], sole=scalar)
+        at_input = run[0].inputs and self.graph.producer(self.graph.view(run[0]).inputs[0]) is None
+        if before is None and not (after and (not scalar or at_input)):
+            return
+        # A shift between a matrix product and the first scale is the product's bias, not part of the norm.
+        biased = before is not None and not (isinstance(before, Linear) and before.bias_slot)
+        nodes = run[run.index(scaling[0]) :] if biased else run
+        yield self._site(nodes, "+".join(node.op_type for node in nodes if node in views), named=scaling[0])
+
+    def _run(self, node: ir.Node) -> Iterator[ir.Node]:
+        """The longest row of constant maps from ``node`` on, past identities, each read by the next alone."""
+        pending: list[ir.Node] = []
+        while node not in self.claimed:
+            pending.append(node)
+            if self._constant_map(node) is not None:
+                yield from pending
+                pending.clear()
+            elif not _is_identity(self.graph.view(node)):
+                return
+            output = node.outputs[0]
+            readers = self.graph.consumers(output)
+            if len(readers) != 1 or self.graph.escapes(output):
+                return
+            node = readers[0][0]
+
+    def _linear_before(self, node: ir.Node, *, sole: bool) -> View | None:
+        """The linear operation whose output arrives at ``node``, past identities and other constant maps."""
+        value = self.graph.view(node).inputs[0]
+        while (producer := self.graph.producer(value)) is not None:
+            if sole and len(self.graph.consumers(value)) != 1:
+                return None
+            view = self.graph.view(producer)
+            if isinstance(view, Linear):
+                return view
+            if producer.op_type in ("Conv", "ConvTranspose"):
+                return view
+            if not isinstance(view, AffineOp) and not _is_identity(view):
+                return None
+            value = view.inputs[0]
+        return None
+
+    def _linear_after(self, node: ir.Node, *, sole: bool) -> bool:
+        """Whether a linear operation reads the output of ``node``, past identities and other constant maps."""
+        readers = self.graph.consumers(node.outputs[0])
+        if sole and len(readers) != 1:
+            return False
+        for reader, _ in readers:
+            view = self.graph.view(reader)
+            if isinstance(view, Linear):
+                return view.inputs[0] is node.outputs[0]
+            if (isinstance(view, AffineOp) or _is_identity(view)) and self._linear_after(reader, sole=sole):
+                return True
+        return False
+
+
+def _is_identity(view: View) -> bool:
+    return isinstance(view, Moving) and view.moves == (Permute(),)

@@ -1,0 +1,151 @@
+"""Decides every norm of a model, and folds those that can go."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from itertools import islice
+
+from normfold.decisions import Decision, Outcome, Refusal, SiteReport
+from normfold.engine.search import Search
+from normfold.engine.verification import Pair
+from normfold.graph import Graph, Plan, Site
+from normfold.ops import AffineOp, Node
+
+ALTERNATIVES = 8
+"""Plans compared for one norm; the first that inserts nothing is taken at once."""
+
+
+@dataclass(frozen=True)
+class Folding:
+    """What a run decided, and the values that must agree with the source's."""
+
+    decisions: tuple[Decision, ...]
+    pairs: tuple[Pair, ...]
+
+
+@dataclass
+class _Record:
+    """One site while the run lasts."""
+
+    site: Site
+    gone: set[Node] = field(default_factory=set)
+    into: list[Node] = field(default_factory=list)
+    rules: list[str] = field(default_factory=list)
+    refusals: dict[Node, list[Refusal]] = field(default_factory=dict)
+    excluded: Refusal | None = None
+
+    @property
+    def left(self) -> list[Node]:
+        return [node for node in self.site.nodes if node not in self.gone]
+
+
+def fold(
+    graph: Graph,
+    *,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    exclude: Mapping[str, Refusal] | None = None,
+) -> Folding:
+    """Fold every norm of ``graph`` that can be, and decide each.
+
+    ``only`` and ``skip`` are glob patterns on site names. ``exclude`` names sites that must stay, with the reason.
+    The graph is changed in place, one whole plan at a time.
+    """
+    before = graph.values()
+    records = [_Record(site) for site in graph.sites()]
+    owner = {node: record for record in records for node in record.site.nodes}
+    for record in records:
+        record.excluded = _excluded(record.site.name, only, skip, exclude or {})
+    progress = True
+    while progress:
+        progress = False
+        for record in records:
+            if record.excluded is None:
+                for node in record.left:
+                    progress |= _try(graph, node, record, owner)
+    decisions = tuple(_decide(graph, record) for record in records)
+    return Folding(decisions, tuple(_pairs(graph, records, set(before) & set(graph.values()))))
+
+
+def inspect(graph: Graph) -> tuple[SiteReport, ...]:
+    """Every norm of ``graph``, its health, and what `fold` would decide. Uses the graph up."""
+    sites = graph.sites()
+    decisions = {decision.site: decision for decision in fold(graph).decisions}
+    return tuple(SiteReport(s.name, s.norm, s.shape, s.health, decisions[s.name]) for s in sites)
+
+
+def _excluded(name: str, only: Sequence[str], skip: Sequence[str], exclude: Mapping[str, Refusal]) -> Refusal | None:
+    if name in exclude:
+        return exclude[name]
+    if only and not any(fnmatchcase(name, pattern) for pattern in only):
+        return Refusal("selected", f"no --only pattern matches {name!r}")
+    pattern = next((pattern for pattern in skip if fnmatchcase(name, pattern)), None)
+    return None if pattern is None else Refusal("selected", f"--skip {pattern!r} matches it")
+
+
+def _try(graph: Graph, node: Node, record: _Record, owner: Mapping[Node, _Record]) -> bool:
+    search = Search(graph)
+    plan = _best(graph, node, search)
+    if plan is None:
+        record.refusals[node] = search.refusals
+        return False
+    for gone in plan.bypassed:
+        holder = owner.get(gone)
+        if holder is not None:
+            holder.gone.add(gone)
+            holder.into += [target for target in plan.into if target not in holder.into]
+            holder.rules += [rule for rule in plan.rules if rule not in holder.rules]
+    graph.commit(plan)
+    return True
+
+
+def _best(graph: Graph, node: Node, search: Search) -> Plan | None:
+    """The first plan that inserts nothing, else the one that inserts least, if it pays."""
+    best: Plan | None = None
+    for plan in islice(search.ways_out(node), ALTERNATIVES):
+        if not plan.inserted:
+            return plan
+        if best is None or len(plan.inserted) < len(best.inserted):
+            best = plan
+    view = graph.view(node)
+    if best is not None and isinstance(view, AffineOp) and not view.affine.scales:
+        search.refusals.append(Refusal("does-not-pay", f"{graph.label(node)} would only be replaced by another addition"))
+        return None
+    return best
+
+
+def _decide(graph: Graph, record: _Record) -> Decision:
+    site = record.site
+    refused = () if record.excluded is None else (record.excluded,)
+    if record.excluded is None:
+        kept = [refusal for node in record.left for refusal in record.refusals.get(node, ())]
+        refused = tuple(dict.fromkeys(kept))
+    outcome = _outcome(graph, record)
+    into = tuple(graph.name(node) for node in record.into)
+    return Decision(site.name, site.norm, outcome, into, tuple(record.rules), () if outcome == "folded" else refused)
+
+
+def _outcome(graph: Graph, record: _Record) -> Outcome:
+    if not record.gone:
+        return "kept"
+    scaling = [node for node in record.left if not _only_shifts(graph, node)]
+    return "part-folded" if scaling else "folded"
+
+
+def _only_shifts(graph: Graph, node: Node) -> bool:
+    """Whether ``node`` is an addition, which serves the linear operation before it as its bias."""
+    view = graph.view(node)
+    return isinstance(view, AffineOp) and not view.affine.scales and not view.holds_scale
+
+
+def _pairs(graph: Graph, records: Sequence[_Record], shared: Collection[str]) -> list[Pair]:
+    """For every norm that went, the first values after it that both models have."""
+    out = []
+    for record in records:
+        if record.gone:
+            after = [graph.value_name(value) for node in record.into for value in graph.view(node).outputs]
+            names = [record.site.output] if record.site.output in shared else [name for name in after if name in shared]
+            out += [Pair(name, name, (record.site.name,)) for name in names]
+    return out

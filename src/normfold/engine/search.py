@@ -1,0 +1,139 @@
+"""Finds a way out of the graph for one norm: a chain of rules that ends where its constants are absorbed.
+
+The search goes from the norm to its producer and to its consumers, one operation at a time. At each value it
+proves what must hold of any value whose content changes; at each operation it asks the rules. A way is a plan only
+when every branch of it ends in an absorption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from normfold.decisions import Refusal
+from normfold.graph import Graph, Plan
+from normfold.ops import AffineOp, Linear, Node, View
+from normfold.rules import BACKWARD, FORWARD, RULES, Carry, Rule, Step, Target
+
+DEPTH = 64
+"""Most operations on one route; real routes have a handful."""
+
+
+@dataclass
+class Search:
+    """One norm's search; ``refusals`` collects every premise that failed on the way."""
+
+    graph: Graph
+    refusals: list[Refusal] = field(default_factory=list)
+
+    def ways_out(self, node: Node) -> Iterator[Plan]:
+        """Plans that take the affine operation ``node`` out of the graph."""
+        view = self.graph.view(node)
+        if view.refusals or not isinstance(view, AffineOp):
+            self._refuse(*view.refusals)
+            return
+        start = Plan(bypassed=(node,), rules=())
+        before = Target(BACKWARD, view.inputs[0], view.affine)
+        yield from self._follow(replace(start, replaced=frozenset({node})), before, node, DEPTH)
+        yield from self._follow(start, Target(FORWARD, view.outputs[0], view.affine), node, DEPTH)
+
+    def _follow(self, plan: Plan, target: Target, origin: Node, depth: int) -> Iterator[Plan]:
+        """``plan`` completed so that ``target``'s map is absorbed beyond ``target``'s value."""
+        if depth == 0:
+            self._refuse(Refusal("short-route", f"the route from {self.graph.label(origin)} is longer than {DEPTH} operations"))
+        elif target.direction == BACKWARD:
+            yield from self._follow_back(plan, target, origin, depth)
+        else:
+            yield from self._follow_on(plan, target, origin, depth)
+
+    def _follow_back(self, plan: Plan, target: Target, origin: Node, depth: int) -> Iterator[Plan]:
+        value, graph = target.value, self.graph
+        producer = graph.producer(value)
+        if producer is None:
+            self._refuse(Refusal("linear-producer", f"{graph.label(value)} is a model input: no operation before it"))
+            return
+        others = [node for node, _ in graph.consumers(value) if node is not origin]
+        if len(graph.consumers(value)) > 1:
+            who = ", ".join(graph.label(node) for node in others[:3]) or graph.label(origin)
+            self._refuse(Refusal("single-use", f"the output of {graph.label(producer)} is also read by {who}"))
+            return
+        escape = graph.escapes(value)
+        if escape is not None:
+            self._refuse(Refusal("not-output", escape))
+            return
+        if not graph.same_scope(producer, origin):
+            self._refuse(Refusal("same-scope", f"{graph.label(producer)} stands in another graph body"))
+            return
+        view = plan.views.get(producer) or graph.view(producer)
+        port = view.outputs.index(value) if value in view.outputs else -1
+        yield from self._arrive(replace(plan, changed=(*plan.changed, value)), view, port, target, depth)
+
+    def _follow_on(self, plan: Plan, target: Target, origin: Node, depth: int) -> Iterator[Plan]:
+        value, graph = target.value, self.graph
+        escape = graph.escapes(value)
+        if escape is not None:
+            self._refuse(Refusal("not-output", escape))
+            return
+        readers = graph.consumers(value)
+        if not readers:
+            self._refuse(Refusal("linear-consumer", f"nothing reads the output of {graph.label(origin)}"))
+            return
+        yield from self._into_all(plan, [node for node, _ in readers], target, depth)
+
+    def _into_all(self, plan: Plan, readers: list[Node], target: Target, depth: int) -> Iterator[Plan]:
+        if not readers:
+            yield plan
+            return
+        view = plan.views.get(readers[0]) or self.graph.view(readers[0])
+        if list(view.inputs).count(target.value) != 1:
+            self._refuse(Refusal("linear-consumer", f"{self.graph.label(view.node)} does not read it as its one data input"))
+            return
+        for one in self._arrive(plan, view, view.inputs.index(target.value), target, depth):
+            yield from self._into_all(one, readers[1:], target, depth)
+
+    def _arrive(self, plan: Plan, view: View, port: int, target: Target, depth: int) -> Iterator[Plan]:
+        if view.refusals:
+            self._refuse(*view.refusals)
+            return
+        carry = Carry(self.graph, view, target.affine, port)
+        rules = [rule for rule in RULES if rule.direction == target.direction and isinstance(view, rule.view)]
+        if not rules or port < 0:
+            self._refuse(self._no_rule(view, target))
+        for rule in rules:
+            if port >= 0 and self._proven(rule, carry):
+                for step in rule.steps(carry):
+                    yield from self._take(plan, rule.name, view, step, depth)
+
+    def _proven(self, rule: Rule[View], carry: Carry[View]) -> bool:
+        for premise, check in rule.premises:
+            because = check(carry)
+            if because is not None:
+                self._refuse(Refusal(premise, because))
+                return False
+        return True
+
+    def _take(self, plan: Plan, rule: str, view: View, step: Step, depth: int) -> Iterator[Plan]:
+        plan = replace(plan, rules=(*plan.rules, rule), inserted=(*plan.inserted, *step.inserted))
+        if step.view is not None:
+            plan = replace(plan.with_view(step.view), into=(*plan.into, view.node))
+        if step.remove:
+            plan = replace(plan, bypassed=(*plan.bypassed, view.node), replaced=plan.replaced | {view.node})
+        yield from self._follow_each(plan, list(step.onward), view.node, depth)
+
+    def _follow_each(self, plan: Plan, targets: list[Target], origin: Node, depth: int) -> Iterator[Plan]:
+        if not targets:
+            yield plan
+            return
+        for one in self._follow(plan, targets[0], origin, depth - 1):
+            yield from self._follow_each(one, targets[1:], origin, depth)
+
+    def _no_rule(self, view: View, target: Target) -> Refusal:
+        label = self.graph.label(view.node)
+        if target.direction == BACKWARD:
+            return Refusal("linear-producer", f"its input comes from {label}, which cannot take a scale and a shift")
+        if isinstance(view, Linear):
+            return Refusal("linear-consumer", f"{label} reads it, and folds into consumers are not made yet")
+        return Refusal("linear-consumer", f"{label} reads it, which cannot take a scale and a shift")
+
+    def _refuse(self, *refusals: Refusal) -> None:
+        self.refusals += [refusal for refusal in refusals if refusal not in self.refusals]

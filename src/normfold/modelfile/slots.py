@@ -1,0 +1,84 @@
+"""Every place of a model that holds a tensor: initializers and attributes, subgraphs and functions included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+
+@dataclass(frozen=True, slots=True)
+class Initializer:
+    """The constant of a graph's initializer."""
+
+    value: ir.Value
+
+    @property
+    def tensor(self) -> ir.TensorProtocol:
+        """The tensor held; a slot is only made for a value that has one."""
+        tensor = self.value.const_value
+        assert tensor is not None
+        return tensor
+
+    def put(self, tensor: ir.TensorProtocol) -> None:
+        """Hold ``tensor`` instead."""
+        self.value.const_value = tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """One tensor of a node's attribute: its only one (``index`` None) or one of a list."""
+
+    node: ir.Node
+    name: str
+    index: int | None
+
+    @property
+    def tensor(self) -> ir.TensorProtocol:
+        """The tensor held."""
+        attribute = self.node.attributes[self.name]
+        return attribute.as_tensor() if self.index is None else attribute.as_tensors()[self.index]
+
+    def put(self, tensor: ir.TensorProtocol) -> None:
+        """Hold ``tensor`` instead; the attribute keeps its place among the node's attributes."""
+        old = self.node.attributes[self.name]
+        held: object = tensor
+        if self.index is not None:
+            tensors = list(old.as_tensors())
+            tensors[self.index] = tensor
+            held = tensors
+        self.node.attributes[self.name] = ir.Attr(old.name, old.type, held, doc_string=old.doc_string)
+
+
+Slot = Initializer | Attribute
+
+
+def slots(model: ir.Model) -> Iterator[Slot]:
+    """Yield the slots of ``model`` in a fixed order: the graph's, then each function's."""
+    yield from _in_graph(model.graph)
+    for function in model.functions.values():
+        yield from _in_graph(function.graph)
+
+
+def _in_graph(graph: ir.Graph) -> Iterator[Slot]:
+    for value in graph.initializers.values():
+        if value.const_value is not None:
+            yield Initializer(value)
+    for node in graph:
+        for attribute in node.attributes.values():
+            if not attribute.is_ref():
+                yield from _in_attribute(node, attribute)
+
+
+def _in_attribute(node: ir.Node, attribute: ir.Attr) -> Iterator[Slot]:
+    if attribute.type == ir.AttributeType.TENSOR:
+        yield Attribute(node, attribute.name, None)
+    elif attribute.type == ir.AttributeType.TENSORS:
+        for index in range(len(attribute.as_tensors())):
+            yield Attribute(node, attribute.name, index)
+    elif attribute.type == ir.AttributeType.GRAPH:
+        yield from _in_graph(attribute.as_graph())
+    elif attribute.type == ir.AttributeType.GRAPHS:
+        for graph in attribute.as_graphs():
+            yield from _in_graph(graph)
