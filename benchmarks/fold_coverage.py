@@ -275,7 +275,8 @@ def measure(source: Path, tools: Sequence[str], limit: float, cache: Path) -> Ro
             outcomes[tool] = bench.outcome(tool, before)
             if tool != peers.NORMFOLD and outcomes[tool].status != "missing":
                 record.write_text(json.dumps(asdict(outcomes[tool])))
-    return Row(source.stem, before.batch_norms, before.affine_chains, before.other_norms, outcomes)
+    name = f"garden/{source.stem}" if source.parent == GARDEN else source.stem
+    return Row(name, before.batch_norms, before.affine_chains, before.other_norms, outcomes)
 
 
 def as_json(rows: Sequence[Row]) -> dict[str, Any]:

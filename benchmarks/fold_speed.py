@@ -68,7 +68,7 @@ ONNXSIM: Final = Command("onnxsim", lambda a, b: [*module("onnxsim"), str(a), st
 ONNXSIM_BIG: Final = Command("onnxsim", lambda a, b: [*module("onnxsim"), str(a), str(b), "--save-as-external-data"])
 ONNXSLIM: Final = Command("onnxslim", lambda a, b: [*module("onnxslim"), str(a), str(b)])
 ONNXSLIM_BIG: Final = Command("onnxslim", lambda a, b: [*module("onnxslim"), str(a), str(b), "--save-as-external-data"])
-COPY: Final = Command("cp", lambda a, b: ["cp", *map(str, model_files(a)), str(b.parent)])
+COPY: Final = Command("cp", lambda a, b: ["cp", "--reflink=never", *map(str, model_files(a)), str(b.parent)])
 SMALL: Final = (FOLD, FOLD_ONLY, ONNXSIM, ONNXSLIM)
 BIG: Final = (COPY, FOLD_ONLY, FOLD, ONNXSIM_BIG, ONNXSLIM_BIG)
 
@@ -157,11 +157,12 @@ def compare(source: Path, commands: Sequence[Command], rounds: int, limit: float
 
 def summary(samples: Sequence[Sample], yardstick: str) -> dict[str, dict[str, Any]]:
     """Medians by command, and the median over rounds of its time over the yardstick's in the same round."""
-    base = {sample.round: sample.seconds for sample in samples if sample.command == yardstick}
+    done = [sample for sample in samples if sample.status == "done"]
+    base = {sample.round: sample.seconds for sample in done if sample.command == yardstick}
     figures: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(sample.command for sample in samples):
         mine = [sample for sample in samples if sample.command == name]
-        ratios = [sample.seconds / base[sample.round] for sample in mine if sample.round in base]
+        ratios = [s.seconds / base[s.round] for s in done if s.command == name and s.round in base]
         figures[name] = {
             "status": mine[-1].status,
             "rounds": len(mine),

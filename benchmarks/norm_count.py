@@ -167,7 +167,8 @@ class Body:
     def data_input(self, node: onnx.NodeProto) -> str:
         """Name of the operand of an affine node that is not its constant."""
         constant = self.constant_operand(node)
-        return next(name for name in node.input if name != constant)
+        data: str = next(name for name in node.input if name != constant)
+        return data
 
     def chains(self) -> Iterator[list[onnx.NodeProto]]:
         """Maximal runs of affine nodes, each read by the next one alone."""

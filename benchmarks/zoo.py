@@ -24,12 +24,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import light
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 FOLDER: Final = Path("out/zoo")
 OPSET: Final = 17
+LIGHT_SIZE: Final = 224
 SEED: Final = 20
 SMALLEST_VARIANCE: Final = 1e-3
 """Floor of a running variance, relative to the mean square of its running means."""
@@ -375,13 +378,24 @@ def last_line(text: str) -> str:
     return lines[-1] if lines else ""
 
 
-def copy_light(source: Path, folder: Path) -> Built:
-    """Copy one light model into the zoo."""
+def add_light(source: Path, folder: Path) -> Iterator[Built]:
+    """Copy one light model into the zoo; where it has norms, add a ``live_`` twin with random weights."""
+    import onnx
+
     target = folder / source.name
     if not target.is_file():
         shutil.copyfile(source, target)
     norms = count_batch_norms(target)
-    return Built(target.stem, "light", target.name, norms, norms, "onnx", 0.0)
+    yield Built(target.stem, "light", target.name, norms, norms, "onnx", 0.0)
+    if not norms:
+        return
+    twin = folder / source.name.replace("light_", "live_")
+    if not twin.is_file():
+        model = onnx.load(source)
+        light.revive(model)
+        onnx.save(model, twin)
+    sensitivity = check_output(twin, LIGHT_SIZE)
+    yield Built(twin.stem, "light", twin.name, norms, norms, "onnx", 0.0, round(sensitivity, 2))
 
 
 def build(folder: Path, only: Sequence[str] = (), limit: float = 240.0) -> Iterator[Built]:
@@ -395,7 +409,9 @@ def build(folder: Path, only: Sequence[str] = (), limit: float = 240.0) -> Itera
     if unknown := sorted(set(only) - known):
         raise ValueError(f"not in the zoo: {', '.join(unknown)}")
     wanted = set(only) or known
-    yield from (copy_light(path, folder) for path in lights if path.stem in wanted)
+    for path in lights:
+        if path.stem in wanted:
+            yield from add_light(path, folder)
     yield from (build_apart(a, folder, limit) for a in ARCHITECTURES if a.name in wanted)
 
 
