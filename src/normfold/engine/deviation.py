@@ -26,6 +26,8 @@ NARROW: Final = 0.1
 """A range below this part of the largest magnitude says nothing: the magnitude is the scale then."""
 SLICE_ELEMENTS: Final = 64
 SLICE_LOOSENESS: Final = 10.0
+SLICE_TOLERANCE: Final = 1e-3
+"""Channels are looked at up to this tolerance: a looser one is near the rounding that channels share."""
 SLICE_FLOOR: Final = 1e-3
 """A channel is never held to less than this part of the whole output's scale: dead ones hold rounding only."""
 
@@ -36,13 +38,15 @@ class Deviation:
 
     ``max_abs`` and ``max_rel`` are over the elements finite in both, None where nothing can be compared.
     ``excess`` is the deviation in multiples of the tolerance: at most 1 is equal. ``reason`` says what
-    differs where it is not a matter of degree.
+    differs where it is not a matter of degree. ``in_channel`` says that one channel is further off its own
+    range than the whole output is off its.
     """
 
     excess: float
     max_abs: float | None = None
     max_rel: float | None = None
     reason: str = ""
+    in_channel: bool = False
 
 
 def tolerance(dtype: np.dtype[Any], precision: str | None = None) -> float:
@@ -88,7 +92,8 @@ def _compare_floats(source: Array, result: Array, rtol: float) -> Deviation:
     if not np.array_equal(a[~comparable], b[~comparable], equal_nan=True):
         return Deviation(math.inf, largest, largest / scale, _elsewhere(a, b))
     whole = largest / (rtol * scale) if rtol else math.inf if largest else 0.0
-    return Deviation(max(whole, _slice_excess(a0, difference, rtol, scale)), largest, largest / scale)
+    part = _slice_excess(a0, difference, rtol, scale)
+    return Deviation(max(whole, part), largest, largest / scale, in_channel=part > whole)
 
 
 def _elsewhere(a: Array, b: Array) -> str:
@@ -106,7 +111,7 @@ def _scale(values: Array) -> float:
 
 def _slice_excess(values: Array, difference: Array, rtol: float, scale: float) -> float:
     """Largest excess of one channel, on axis 1 or the last one, over its own range."""
-    if values.ndim < 3 or not rtol:
+    if values.ndim < 3 or not 0 < rtol <= SLICE_TOLERANCE:
         return 0.0
     worst = 0.0
     for axis in {1, values.ndim - 1}:

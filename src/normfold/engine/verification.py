@@ -379,7 +379,9 @@ def _describe(finding: Finding, findings: Iterable[Finding], sourced: Sourced) -
     probe = next(iter(sourced.feeds[finding.probe].probes), None)
     where = f" on inputs {probe.made!r}" if probe else ""
     if not finding.deviation.reason:
-        return f"output {finding.output!r} deviates by {finding.deviation.max_rel:.2e} of its range{where}"
+        share = f"output {finding.output!r} deviates by {finding.deviation.max_rel:.2e} of its range"
+        channel = ", but by more than the small range of one channel allows" if finding.deviation.in_channel else ""
+        return f"{share}{channel}{where}"
     text = f"output {finding.output!r} {finding.deviation.reason}{where}"
     floats = [other for other in findings if not other.exact]
     if finding.exact and floats and all(other.agrees for other in floats):
