@@ -146,9 +146,9 @@ class WorkerClient:
         _remove(entries)
         if isinstance(reply, Failed):
             return reply
-        outputs = read(reply["results"])
+        values = read(reply["results"])
         _remove(reply["results"])
-        return Ran(outputs, reply["seconds"])
+        return Ran(values, reply["seconds"])
 
     def release(self) -> None:
         """Let go of the model held."""
