@@ -311,11 +311,11 @@ def _given(inputs: Shapes | None, feeds: Feeds | Path_ | None) -> Given:
 
 def _read_feeds(path: Path) -> dict[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise UsageError(
-                    "bad-input", f"{path} holds a single array.", "Save it with numpy.savez(file, name=array)."
-                )
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            hint = "Save it with numpy.savez(file, name=array)."
+            raise UsageError("bad-input", f"{path} holds a single array.", hint)
+        with archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise UsageError("bad-input", f"There is no file {path}.") from error

@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 
 from normfold.cli.answer import Answer
-from normfold.cli.options import FILE, Tell, verb
+from normfold.cli.options import Tell, file_name, verb
 
 
 @click.command("demo")
-@click.option("-o", "--output", type=FILE, help="Keep the folded network in this file.")
+@click.option("-o", "--output", type=file_name, metavar="FILE", help="Keep the folded network in this file.")
 @verb("demo")
 def command(*, output: str | None, tell: Tell, detail: int) -> Answer:
     """Fold the small trained network shipped with normfold, and show what that changes and what not."""

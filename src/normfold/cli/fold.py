@@ -9,14 +9,14 @@ from typing import Any
 import click
 
 from normfold.cli.answer import Answer
-from normfold.cli.options import CUSTOM_OPS, FEEDS, FILE, SEED, SHAPES, Tell, verb
+from normfold.cli.options import CUSTOM_OPS, FEEDS, SEED, SHAPES, Tell, file_name, verb
 from normfold.decisions import Decision, Verification
 from normfold.errors import UsageError
 
 
 @click.command("fold")
-@click.argument("model", type=FILE)
-@click.option("-o", "--output", type=FILE, help="Where to write the folded model.")
+@click.argument("model", type=file_name)
+@click.option("-o", "--output", type=file_name, metavar="FILE", help="Where to write the folded model.")
 @SHAPES
 @FEEDS
 @click.option("--only", multiple=True, metavar="GLOB", help="Fold norms whose site matches; repeatable.")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 
 from normfold.cli.answer import Answer
-from normfold.cli.options import FILE, Tell, verb
+from normfold.cli.options import Tell, file_name, verb
 
 
 @click.command("inspect")
-@click.argument("model", type=FILE)
+@click.argument("model", type=file_name)
 @verb("inspect")
 def command(*, model: str, tell: Tell, detail: int) -> Answer:
     """List the norms of MODEL, the health of their statistics, and what 'fold' would decide."""

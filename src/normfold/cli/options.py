@@ -6,7 +6,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 import click
 
@@ -17,43 +17,43 @@ Tell = Callable[[str], None]
 """Told what is being done at the moment."""
 
 
-class Shape(click.ParamType):
-    """``name=1x3x224x224`` to ``("name", (1, 3, 224, 224))``; ``name=`` is a scalar."""
+def shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """``name=1x3x224x224`` to ``("name", (1, 3, 224, 224))``; ``name=`` is a scalar.
 
-    name = "NAME=SHAPE"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, tuple[int, ...]]:
-        """Split at the last ``=``; sizes are whole numbers from 1."""
-        name, equals, sizes = str(value).rpartition("=")
-        words = sizes.split("x") if sizes else []
-        if not equals or not name or not all(word.isascii() and word.isdigit() and int(word) for word in words):
-            self.fail(f"{value!r} is not of the form name=1x3x224x224.", param, ctx)
-        return name, tuple(map(int, words))
+    The name ends at the last ``=``; sizes are whole numbers from 1.
+    """
+    name, equals, sizes = text.rpartition("=")
+    words = sizes.split("x") if sizes else []
+    if not equals or not name or not all(word.isascii() and word.isdigit() and int(word) for word in words):
+        raise click.BadParameter(f"{text!r} is not of the form name=1x3x224x224.")
+    return name, tuple(map(int, words))
 
 
-class FilePath(click.ParamType):
+def file_name(text: str) -> str:
     """A path; an option in its place (``-o --json``) is a forgotten value, not a file name."""
-
-    name = "FILE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Refuse the empty path and words that start with ``--``."""
-        path = str(value)
-        if not path or path.startswith("--"):
-            self.fail(f"expected a file name, got {path!r} (write ./{path} for a file of that name).", param, ctx)
-        return path
+    if not text or text.startswith("--"):
+        raise click.BadParameter(f"expected a file name, got {text!r} (write ./{text} for a file of that name).")
+    return text
 
 
-FILE: Final = FilePath()
 SHAPES = click.option(
-    "--input", "shapes", type=Shape(), multiple=True, help="Shape of an input with free sizes; repeatable."
+    "--input",
+    "shapes",
+    type=shape,
+    metavar="NAME=SHAPE",
+    multiple=True,
+    help="Shape of an input with free sizes, such as x=1x3x224x224; repeatable.",
 )
-FEEDS = click.option("--inputs", "feeds", type=FILE, help="An .npz of inputs to compare on, one array per input.")
+FEEDS = click.option(
+    "--inputs", "feeds", type=file_name, metavar="FILE", help="An .npz of inputs to compare on, one array per input."
+)
 SEED = click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of random inputs.")
 CUSTOM_OPS = click.option(
-    "--custom-ops", type=FILE, multiple=True, help="A library of custom operators, loaded to run the model; repeatable."
+    "--custom-ops",
+    type=file_name,
+    metavar="FILE",
+    multiple=True,
+    help="A library of custom operators, loaded to run the model; repeatable.",
 )
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import click
 
 from normfold.cli.answer import Answer
-from normfold.cli.options import CUSTOM_OPS, FEEDS, FILE, SEED, SHAPES, Tell, verb
+from normfold.cli.options import CUSTOM_OPS, FEEDS, SEED, SHAPES, Tell, file_name, verb
 from normfold.errors import EnvironmentUnavailableError
 
 
 @click.command("verify")
-@click.argument("a", type=FILE)
-@click.argument("b", type=FILE)
+@click.argument("a", type=file_name)
+@click.argument("b", type=file_name)
 @SHAPES
 @FEEDS
 @click.option("--rtol", type=click.FloatRange(min=0, min_open=True), help="Largest deviation, of the output's range.")

@@ -1,4 +1,7 @@
-"""The published JSON Schema of the documents; ``python -m normfold.report.schema`` brings its closed lists up to date."""
+"""The published JSON Schema of the documents.
+
+``python -m normfold.report.schema`` brings its closed lists up to date.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,168 @@
+"""The frame: exit codes, one document on stdout, errors in words."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import click
+import jsonschema
+import pytest
+
+from normfold import __version__
+from normfold.cli import frame
+from normfold.cli.answer import Answer
+from normfold.cli.frame import VERBS, run
+from normfold.cli.options import verb
+from normfold.errors import EnvironmentUnavailableError
+from normfold.report.schema import schema
+
+
+def document(captured: str) -> dict:
+    """The one document on stdout."""
+    assert captured.count("\n") == 1
+    parsed = json.loads(captured)
+    jsonschema.validate(parsed, schema())
+    return parsed
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Answer]], None]:
+    """Put a function in the place of ``env``'s work."""
+
+    def install(work: Callable[[], Answer]) -> None:
+        def job(*, tell, detail) -> Answer:
+            return work()
+
+        command = click.command("env")(verb("env")(job))
+        monkeypatch.setattr(frame.LazyGroup, "get_command", lambda self, ctx, name: command)
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["fold", "m.onnx", "--frobnicate", "--json"], "fold"),
+        (["fold", "--json"], "fold"),
+        (["fold", "m.onnx", "-o", "out.onnx", "--seed", "ten", "--json"], "fold"),
+        (["fold", "m.onnx", "-o", "out.onnx", "--external-data", "perhaps", "--json"], "fold"),
+        (["fold", "m.onnx", "-o", "out.onnx", "--input", "x=axb", "--json"], "fold"),
+        (["fold", "m.onnx", "-o", "--json"], "fold"),
+        (["verify", "a.onnx", "--json"], "verify"),
+        (["verify", "a.onnx", "b.onnx", "--rtol", "0", "--json"], "verify"),
+        (["melt", "--json"], None),
+        (["--json"], None),
+        (["--frobnicate", "--json"], None),
+    ],
+)
+def test_usage_errors_are_one_document(
+    arguments: list[str], command: str | None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    parsed = document(capfd.readouterr().out)
+    assert parsed["error"]["code"] == "usage"
+    assert parsed["command"] == command
+
+
+def test_usage_errors_in_words(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["fold", "--frobnicate"]) == 2
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == [
+        "Error [usage]: No such option '--frobnicate'.",
+        "Try 'normfold fold --help'.",
+    ]
+
+
+def test_json_after_two_dashes_is_a_file_name(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["melt", "--", "--json"]) == 2
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_has_help(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run([name, "--help"]) == 0
+    assert "--json" in capfd.readouterr().out
+
+
+def test_version(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capfd.readouterr().out == f"normfold {__version__}\n"
+    assert run(["--version", "--json"]) == 0
+    assert document(capfd.readouterr().out)["result"] == {"version": __version__}
+
+
+def test_a_bug_is_one_line(stub: Callable, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def work() -> Answer:
+        raise ZeroDivisionError("of\nlines")
+
+    monkeypatch.delenv("NORMFOLD_DEBUG", raising=False)
+    stub(work)
+    assert run(["env"]) == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].endswith("ZeroDivisionError: of lines")
+    assert "NORMFOLD_DEBUG=1" in lines[1]
+    assert run(["env", "--json"]) == 2
+    assert document(capfd.readouterr().out)["error"]["code"] == "internal"
+    monkeypatch.setenv("NORMFOLD_DEBUG", "1")
+    assert run(["env", "--json"]) == 2
+    captured = capfd.readouterr()
+    assert document(captured.out)["error"]["code"] == "internal"
+    assert "Traceback" in captured.err
+
+
+def test_a_missing_environment_is_exit_3(stub: Callable, capfd: pytest.CaptureFixture[str]) -> None:
+    def work() -> Answer:
+        raise EnvironmentUnavailableError("missing-package", "It is not here.", "Install it.")
+
+    stub(work)
+    assert run(["env", "--json"]) == 3
+    assert document(capfd.readouterr().out)["error"]["hint"] == "Install it."
+
+
+def test_what_libraries_print_stays_off_stdout(stub: Callable, capfd: pytest.CaptureFixture[str]) -> None:
+    def work() -> Answer:
+        sys.stdout.write("a library says hello\n")
+        os.write(1, b"so does one written in C\n")
+        subprocess.run([sys.executable, "-c", "print('and a child process')"], check=True)
+        return Answer("version", {"version": "1"})
+
+    stub(work)
+    assert run(["env", "--json"]) == 0
+    captured = capfd.readouterr()
+    assert document(captured.out)["ok"] is True
+    for words in ("a library says hello", "so does one written in C", "and a child process"):
+        assert words in captured.err
+
+
+def test_interruption(stub: Callable, capfd: pytest.CaptureFixture[str]) -> None:
+    def work() -> Answer:
+        raise KeyboardInterrupt
+
+    stub(work)
+    assert run(["env"]) == 130
+    assert "Interrupted" in capfd.readouterr().err
+
+
+def test_a_reader_that_leaves_is_no_crash() -> None:
+    script = "from normfold.cli import main; main(['env'])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == 141
+
+
+def test_no_colour_codes_in_a_pipe() -> None:
+    run_ = subprocess.run([sys.executable, "-m", "normfold", "env"], capture_output=True, check=True, timeout=60)
+    assert b"\x1b" not in run_.stdout
+    assert run_.stderr == b""
+    assert all(line == line.rstrip() for line in run_.stdout.splitlines())
