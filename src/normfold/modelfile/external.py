@@ -14,11 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
+from onnx_ir import serde
 
 from normfold.errors import ModelFileError
 
 MAX_FILES_SEARCHED: Final = 20_000
 """Files looked at to account for the hard links of a data file."""
+
+# The path is real already, so a link in its place was put there since; a pipe would block without O_NONBLOCK.
+_SAFELY: Final = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
 @dataclass(slots=True)
@@ -81,10 +85,9 @@ class MappedTensor(ir.ExternalTensor):
         if self.dtype.bitwidth >= 8:
             return np.frombuffer(self.buffer(), dtype=self.dtype.numpy().newbyteorder("<")).reshape(shape)
         packed = onnx.TensorProto(dims=shape, data_type=self.dtype.value, raw_data=self.tobytes())
-        unpacked: npt.NDArray[np.generic] = ir.from_proto(packed).numpy()
-        return unpacked
+        return serde.deserialize_tensor(packed).numpy()
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[np.generic]:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[np.generic]:  # noqa: FBT001
         return np.array(self.numpy(), dtype=dtype, copy=copy) if copy else np.asarray(self.numpy(), dtype=dtype)
 
     def tobytes(self) -> bytes:
@@ -115,6 +118,7 @@ class DataFolder:
         if path.is_symlink():
             self._folders.append(Path(os.path.realpath(path)).parent)
         self._roots = [Path(os.path.realpath(folder)) for folder in self._folders]
+        self._used: Path | None = None
         self._by_location: dict[str, DataFile] = {}
         self._by_path: dict[Path, DataFile] = {}
 
@@ -125,8 +129,8 @@ class DataFolder:
 
     @property
     def folder(self) -> Path:
-        """Folder in which the names of the opened tensors' files are resolved."""
-        return self.files[0].root if self._by_path else self._roots[0]
+        """Folder in which the names that the model file gives to its data files are found."""
+        return self._used or self._folders[0]
 
     def open(self, tensor: ir.ExternalTensor) -> MappedTensor:
         """Map one tensor.
@@ -146,10 +150,11 @@ class DataFolder:
 
     def _file(self, location: str, where: str) -> DataFile:
         check_location(location, where)
-        found = [real for folder in self._folders if os.path.lexists(real := os.path.realpath(folder / location))]
-        if not found:
+        folder = next((folder for folder in self._folders if os.path.lexists(folder / location)), None)
+        if folder is None:
             raise _missing(f"The data file {location!r} of {where} is not beside the model.")
-        real = Path(found[0])
+        self._used = self._used or folder
+        real = Path(os.path.realpath(folder / location))
         root = next((root for root in self._roots if real.is_relative_to(root)), None)
         if root is None:
             raise _unsafe(f"The data file {location!r} of {where} is a link to {real}, outside the model's folder.")
@@ -171,8 +176,7 @@ def check_location(location: str, where: str) -> None:
 
 def _open(real: Path, root: Path, where: str) -> DataFile:
     try:
-        # Without O_NONBLOCK a named pipe would wait for its other end for ever.
-        handle = os.open(real, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        handle = os.open(real, os.O_RDONLY | _SAFELY)
     except OSError as error:
         raise _missing(f"The data file {real.name!r} of {where} cannot be read: {error.strerror}.") from error
     try:

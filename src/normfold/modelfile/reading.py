@@ -6,11 +6,12 @@ import hashlib
 import os
 import stat
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from normfold.errors import ModelFileError
-from normfold.modelfile.structure import Findings, examine
+from normfold.modelfile.structure import examine
 
 if TYPE_CHECKING:
     import onnx
@@ -33,7 +34,7 @@ class ModelFile:
     file: Path
     """The file that ``path`` leads to, links resolved."""
     data_folder: Path
-    """Folder in which the names of the model's data files are resolved."""
+    """Folder in which the names that the file gives to its data files are found."""
     data_files: tuple[Path, ...]
     """The data files, links resolved."""
     sha256: str
@@ -142,7 +143,7 @@ def _read_bytes(path: Path) -> bytes:
 
 def _parse(data: bytes, path: Path) -> onnx.ModelProto:
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     proto = onnx.ModelProto()
     try:
@@ -200,14 +201,28 @@ def _map_external(model: onnx_ir.Model, folder: DataFolder) -> None:
 
 
 def _shield(model: onnx_ir.Model) -> None:
-    from onnx_ir.serde import TensorProtoTensor
+    """Give the tensors names of their own: onnx_ir would write theirs into the caller's proto when serialising."""
+    import onnx_ir
 
-    from normfold.modelfile.shield import ShieldedTensor
     from normfold.modelfile.slots import slots
 
     for slot in list(slots(model)):
-        if isinstance(slot.tensor, TensorProtoTensor):
-            slot.put(ShieldedTensor(slot.tensor))
+        tensor = slot.tensor
+        if isinstance(tensor, onnx_ir.TensorProtoTensor):
+            slot.put(
+                onnx_ir.LazyTensor(
+                    partial(_itself, tensor),
+                    dtype=tensor.dtype,
+                    shape=tensor.shape,
+                    name=tensor.name,
+                    doc_string=tensor.doc_string or None,
+                    metadata_props=dict(tensor.metadata_props) or None,
+                )
+            )
+
+
+def _itself(tensor: onnx_ir.TensorProtocol) -> onnx_ir.TensorProtocol:
+    return tensor
 
 
 def _not_a_file(path: Path) -> ModelFileError:

@@ -18,7 +18,8 @@ class Initializer:
     def tensor(self) -> ir.TensorProtocol:
         """The tensor held; a slot is only made for a value that has one."""
         tensor = self.value.const_value
-        assert tensor is not None
+        if tensor is None:
+            raise ValueError(f"initializer {self.value.name!r} has lost its constant")
         return tensor
 
     def put(self, tensor: ir.TensorProtocol) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx
-import onnx_ir as ir
+from onnx_ir import serde
 
 from normfold.errors import ModelFileError
 
@@ -52,8 +52,8 @@ def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
 
 def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
     name, dims = sparse.values.name, tuple(sparse.dims)
-    values = ir.from_proto(sparse.values).numpy()
-    indices = ir.from_proto(sparse.indices).numpy()
+    values = serde.deserialize_tensor(sparse.values).numpy()
+    indices = serde.deserialize_tensor(sparse.indices).numpy()
     dense = np.zeros(dims, dtype=values.dtype)
     try:
         flat = np.ravel_multi_index(tuple(indices.T), dims) if indices.ndim == 2 else indices
@@ -62,7 +62,8 @@ def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
         dense.reshape(-1)[flat] = values
     except (IndexError, ValueError) as error:
         raise ModelFileError(
-            "bad-tensor", f"The sparse tensor {name!r} has an index outside its dimensions {list(dims)}.",
+            "bad-tensor",
+            f"The sparse tensor {name!r} has an index outside its dimensions {list(dims)}.",
             "Export the model again; the file may be damaged.",
         ) from error
     return onnx.TensorProto(name=name, dims=dims, data_type=sparse.values.data_type, raw_data=dense.tobytes())

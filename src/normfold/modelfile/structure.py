@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from normfold.errors import ModelFileError
 from normfold.modelfile.tensors import check_sparse, check_tensor
@@ -74,6 +74,13 @@ def label(node: onnx.NodeProto) -> str:
     return f"the {node.op_type or 'nameless'} node with output {output!r}"
 
 
+class _Expansion(NamedTuple):
+    """A body with all that it calls put in place: nodes, and levels of calls."""
+
+    nodes: int
+    depth: int
+
+
 class _Checker:
     def __init__(self, proto: onnx.ModelProto) -> None:
         self.proto = proto
@@ -133,32 +140,28 @@ class _Checker:
         defined = scopes[-1]
         # A subgraph may reuse an outer name, but a use before that definition would silently change its meaning.
         later = {name for node in nodes for name in node.output} if len(scopes) > 1 else None
-        body, functions = self.body, self.functions
-        body.nodes += len(nodes)
+        self.body.nodes += len(nodes)
         for node in nodes:
-            op_type = node.op_type
-            if not op_type:
+            if not node.op_type:
                 raise _bad(f"{label(node)} names no operation.")
             for name in node.input:
-                if (
-                    name
-                    and name not in defined
-                    and (later is None or name in later or not any(name in scope for scope in scopes))
-                ):
+                if name and name not in defined and (later is None or name in later or not _in_any(name, scopes)):
                     raise _undefined(name, node, nodes)
             attributes = node.attribute
             if attributes:
                 self._attributes(node, attributes, scopes)
             for name in node.output:
-                if not name:
-                    continue
                 if name in defined:
                     raise _bad(f"{label(node)} defines {name!r}, which is already defined.")
-                defined.add(name)
-            if functions:
-                key = _key(node.domain, op_type, node.overload)
-                if key in functions:
-                    body.calls[key] += 1
+                if name:
+                    defined.add(name)
+            if self.functions:
+                self._count_call(node)
+
+    def _count_call(self, node: onnx.NodeProto) -> None:
+        key = _key(node.domain, node.op_type, node.overload)
+        if key in self.functions:
+            self.body.calls[key] += 1
 
     def _attributes(self, node: onnx.NodeProto, attributes: Sequence[onnx.AttributeProto], scopes: _Scopes) -> None:
         names = {attribute.name for attribute in attributes}
@@ -202,9 +205,7 @@ class _Checker:
             )
 
 
-_NESTED_KINDS: Final = frozenset(
-    {_UNDEFINED, _TENSOR, _GRAPH, _TENSORS, _GRAPHS, _SPARSE_TENSOR, _SPARSE_TENSORS}
-)
+_NESTED_KINDS: Final = frozenset({_UNDEFINED, _TENSOR, _GRAPH, _TENSORS, _GRAPHS, _SPARSE_TENSOR, _SPARSE_TENSORS})
 _MAIN: Final[FunctionKey] = ("", "", "")
 
 
@@ -214,6 +215,10 @@ def _key(domain: str, name: str, overload: str) -> FunctionKey:
 
 def _is_sparse_constant(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> bool:
     return node.op_type == "Constant" and attribute.type == _SPARSE_TENSOR and attribute.name == "sparse_value"
+
+
+def _in_any(name: str, scopes: _Scopes) -> bool:
+    return any(name in scope for scope in scopes)
 
 
 def _define(names: Iterable[str], defined: set[str], what: str) -> None:
@@ -249,7 +254,11 @@ def _check_versions(proto: onnx.ModelProto) -> None:
 def _check_opsets(imports: Sequence[onnx.OperatorSetIdProto], where: str) -> None:
     from onnx import defs
 
-    newest = {"": defs.onnx_opset_version(), "ai.onnx": defs.onnx_opset_version(), "ai.onnx.ml": defs.onnx_ml_opset_version()}
+    newest = {
+        "": defs.onnx_opset_version(),
+        "ai.onnx": defs.onnx_opset_version(),
+        "ai.onnx.ml": defs.onnx_ml_opset_version(),
+    }
     seen: set[str] = set()
     for opset in imports:
         _define((opset.domain or "ai.onnx",), seen, f"an operator set of {where}")
@@ -288,32 +297,44 @@ def _reaches(producers: dict[str, onnx.NodeProto], start: str, goals: set[str]) 
 
 def _check_calls(bodies: dict[FunctionKey, _Body]) -> None:
     """Refuse functions that call themselves, and calls that expand to an absurd size or depth."""
-    expanded: dict[FunctionKey, int] = {}
+    expanded: dict[FunctionKey, _Expansion] = {}
     path: list[FunctionKey] = []
     pending: list[tuple[FunctionKey, bool]] = [(key, False) for key in bodies]
     while pending:
-        key, done = pending.pop()
-        if done:
-            path.pop()
-            expanded[key] = bodies[key].nodes + sum(n * expanded[callee] for callee, n in bodies[key].calls.items())
-            if expanded[key] > MAX_EXPANDED_NODES:
-                raise ModelFileError(
-                    "too-large",
-                    f"With its local functions inlined the model has more than {MAX_EXPANDED_NODES} nodes.",
-                    "Export the model with fewer nested functions.",
-                )
+        key, entered = pending.pop()
+        if entered:
+            expanded[path.pop()] = _expand(key, bodies[key], expanded)
         elif key in path:
+            cycle = " > ".join(name for _, name, _ in (*path[path.index(key) :], key))
             raise ModelFileError(
                 "recursive-function",
-                f"The local function {key[1]!r} calls itself: {' > '.join(name for _, name, _ in path[path.index(key):])}.",
+                f"The local function {key[1]!r} calls itself: {cycle}.",
                 "ONNX forbids recursion; use a Loop.",
             )
+        elif len(path) > MAX_DEPTH:
+            raise _too_deep(key)
         elif key not in expanded:
-            if len(path) > MAX_DEPTH:
-                raise _bad(f"Local functions call each other more than {MAX_DEPTH} deep, down to {key[1]!r}.")
             path.append(key)
             pending.append((key, True))
             pending.extend((callee, False) for callee in bodies[key].calls)
+
+
+def _expand(key: FunctionKey, body: _Body, expanded: dict[FunctionKey, _Expansion]) -> _Expansion:
+    depth = 1 + max((expanded[callee].depth for callee in body.calls), default=0)
+    nodes = body.nodes + sum(times * expanded[callee].nodes for callee, times in body.calls.items())
+    if depth > MAX_DEPTH:
+        raise _too_deep(key)
+    if nodes > MAX_EXPANDED_NODES:
+        raise ModelFileError(
+            "too-large",
+            f"With its local functions inlined the model has more than {MAX_EXPANDED_NODES} nodes.",
+            "Export the model with fewer nested functions.",
+        )
+    return _Expansion(nodes, depth)
+
+
+def _too_deep(key: FunctionKey) -> ModelFileError:
+    return _bad(f"Local functions call each other more than {MAX_DEPTH} deep, around {key[1]!r}.")
 
 
 def _unsupported(what: str, known: int) -> ModelFileError:

@@ -10,17 +10,15 @@ import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-import onnx
 import onnx_ir as ir
-from google.protobuf.message import EncodeError
+from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 from onnx_ir import serde
 
 from normfold.errors import ModelFileError, OutputError
-from normfold.modelfile.datafile import Chunked, DataWriter, cannot_write
+from normfold.modelfile.datafile import DataWriter, cannot_write
 from normfold.modelfile.external import MappedTensor
 from normfold.modelfile.reading import MAX_PROTO_BYTES, ModelFile
 from normfold.modelfile.slots import Initializer, Slot, slots
@@ -55,17 +53,21 @@ class Staged:
 
         Raises `OutputError` ``output-not-writable``; the target is then as it was.
         """
-        outdated = [] if self.committed else _data_files_of(self._target)
-        if not self.committed:
-            try:
-                os.replace(self.file, self._target)
-            except OSError as error:
-                raise cannot_write(str(self._target), error) from error
-        self.committed = True
+        if self.committed:
+            return
+        outdated = _data_files_of(self._target)
+        self.committed = True  # first: an interrupt right after the rename must not remove the data file
+        try:
+            self.file.replace(self._target)
+        except OSError as error:
+            self.committed = False
+            raise cannot_write(str(self._target), error) from error
         _flush_folder(self._target.parent)
         for file in outdated:
             if file != self.data_file and Path(os.path.realpath(file)) not in self._keep:
-                file.unlink(missing_ok=True)
+                # The new model is in place and complete; a file left behind does not make that untrue.
+                with contextlib.suppress(OSError):
+                    file.unlink()
 
 
 @contextlib.contextmanager
@@ -99,13 +101,13 @@ def stage(
     target = Path(path)
     held = list(slots(model))
     models, data = _inputs(source, held)
-    _check_target(target, models, data, in_place)
+    _check_target(target, models, data, in_place=in_place)
     with contextlib.ExitStack() as scratch:
         mode = _mode(target)
         moved: dict[int, ir.ExternalTensor] = {}
         data_file = None
         if _wants_data_file(held, external, source):
-            data_file = _write_data(target, held, moved, data, mode, scratch)
+            data_file = _write_data(target, held, moved, mode, scratch)
         proto = _serialize(model, held, moved)
         file = _temporary(target)
         scratch.callback(file.unlink, missing_ok=True)
@@ -142,7 +144,7 @@ def _real(paths: Iterable[Path]) -> frozenset[Path]:
     return frozenset(Path(os.path.realpath(path)) for path in set(paths))
 
 
-def _check_target(target: Path, models: frozenset[Path], data: frozenset[Path], in_place: bool) -> None:
+def _check_target(target: Path, models: frozenset[Path], data: frozenset[Path], *, in_place: bool) -> None:
     try:
         if not target.parent.is_dir():
             raise _refused(f"The folder {target.parent} does not exist.", "Create it first.")
@@ -150,7 +152,9 @@ def _check_target(target: Path, models: frozenset[Path], data: frozenset[Path], 
             raise _refused(f"{target} is a directory or a special file.", "Name a file.")
         if not in_place and _same_as_any(target, models):
             raise OutputError(
-                "output-is-input", f"{target} is the model that was read.", "Choose another name, or ask for --in-place."
+                "output-is-input",
+                f"{target} is the model that was read.",
+                "Choose another name, or ask for --in-place.",
             )
         if _same_as_any(target, data):
             raise OutputError(
@@ -176,15 +180,13 @@ def _mode(target: Path) -> int | None:
 def _wants_data_file(held: Iterable[Slot], external: ExternalData, source: Source) -> bool:
     if external == "always":
         return True
-    total = sum(_nbytes(tensor) for tensor in {id(slot): slot.tensor for slot in held}.values())
+    total = sum(_nbytes(slot.tensor) for slot in held)
     if external == "never":
         if total > MAX_PROTO_BYTES:
             raise _too_large()
         return False
     had_data_file = isinstance(source, ModelFile) and source.external
-    return (
-        had_data_file or total > AUTO_LIMIT or any(isinstance(slot.tensor, ir.ExternalTensor) for slot in held)
-    )
+    return had_data_file or total > AUTO_LIMIT or any(isinstance(slot.tensor, ir.ExternalTensor) for slot in held)
 
 
 def _nbytes(tensor: ir.TensorProtocol) -> int:
@@ -216,7 +218,6 @@ def _write_data(
     target: Path,
     held: Iterable[Slot],
     moved: dict[int, ir.ExternalTensor],
-    inputs: frozenset[Path],
     mode: int | None,
     scratch: contextlib.ExitStack,
 ) -> Path | None:
@@ -233,7 +234,7 @@ def _write_data(
             if identity not in offsets:
                 offsets[identity] = writer.append(tensor)
         digest = writer.finish()
-    final = _take_name(target, temporary, digest, inputs, scratch)
+    final = _take_name(target, temporary, digest, scratch)
     for position, tensor in places.items():
         moved[position] = _reference(tensor, final, offsets[_identity(tensor)])
     return final
@@ -255,7 +256,7 @@ def _reference(tensor: ir.TensorProtocol, file: Path, offset: int) -> ir.Externa
         offset,
         tensor.nbytes,
         tensor.dtype,
-        shape=ir.Shape(tensor.shape),
+        shape=ir.Shape(tensor.shape.numpy()),
         name=tensor.name or "",
         doc_string=tensor.doc_string,
         metadata_props=dict(tensor.metadata_props) or None,
@@ -263,9 +264,7 @@ def _reference(tensor: ir.TensorProtocol, file: Path, offset: int) -> ir.Externa
     )
 
 
-def _take_name(
-    target: Path, temporary: Path, digest: str, inputs: frozenset[Path], scratch: contextlib.ExitStack
-) -> Path:
+def _take_name(target: Path, temporary: Path, digest: str, scratch: contextlib.ExitStack) -> Path:
     """Rename the data file by its digest, or give way to a file of that name with the same bytes.
 
     A file of that name with other bytes belongs to another model, so the next name is tried.
@@ -274,7 +273,7 @@ def _take_name(
         final = target.with_name(f"{target.stem}-{digest[:16]}.data")
         try:
             if not os.path.lexists(final):
-                os.replace(temporary, final)
+                temporary.replace(final)
                 scratch.callback(final.unlink, missing_ok=True)
                 return final
             if _same_bytes(temporary, final):
@@ -301,11 +300,13 @@ def _serialize(model: ir.Model, held: list[Slot], moved: dict[int, ir.ExternalTe
     try:
         for position, reference in moved.items():
             held[position].put(reference)
-        return serde.serialize_model(model).SerializeToString(deterministic=True)
+        data: bytes = serde.serialize_model(model).SerializeToString(deterministic=True)
     except (EncodeError, MemoryError) as error:
         raise _too_large() from error
     except (serde.SerdeError, TypeError, ValueError) as error:
         raise ModelFileError("invalid-model", f"The model cannot be serialised: {error}") from error
+    else:
+        return data
     finally:
         for position in moved:
             held[position].put(originals[position][1])
@@ -318,7 +319,7 @@ def _write_model(file: Path, proto: bytes, mode: int | None) -> None:
     with _created(file, mode) as handle:
         view = memoryview(proto)
         try:
-            while len(view):
+            while view:
                 view = view[os.write(handle, view) :]
             os.fsync(handle)
         except OSError as error:
@@ -331,10 +332,12 @@ def _created(file: Path, mode: int | None) -> Iterator[int]:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
         handle = os.open(file, flags, 0o666)
     except (OSError, ValueError) as error:
-        raise _refused(f"No file can be created in {file.parent}: {error}.", "Check your rights and the name.") from error
+        raise _refused(
+            f"No file can be created in {file.parent}: {error}.", "Check your rights and the name."
+        ) from error
     try:
         if mode is not None:
-            os.chmod(file, mode)
+            file.chmod(mode)
         yield handle
     finally:
         os.close(handle)
@@ -350,22 +353,30 @@ def _data_files_of(target: Path) -> list[Path]:
 
     None for a link, and for a file with other names: what is there stays in use.
     """
-    if target.is_symlink() or not target.is_file() or target.stat().st_nlink > 1 or not target.stat().st_size:
-        return []
     ours = re.compile(re.escape(target.stem) + r"-[0-9a-f]{16}\.data")
-    found = [file for file in target.parent.iterdir() if ours.fullmatch(file.name) and not file.is_symlink()]
-    if not found:
-        return []
-    with target.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return [data for data in found if content.find(os.fsencode(data.name)) >= 0]
+    try:
+        if target.is_symlink() or not target.is_file() or target.stat().st_nlink > 1 or not target.stat().st_size:
+            return []
+        found = [file for file in target.parent.iterdir() if ours.fullmatch(file.name) and not file.is_symlink()]
+        if not found:
+            return []
+        with target.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return [data for data in found if content.find(os.fsencode(data.name)) >= 0]
+    except PermissionError:
+        return []  # what may not be read cannot be known to be outdated
 
 
 def _flush_folder(folder: Path) -> None:
     """Make renames in ``folder`` survive a power cut, where the system lets folders be flushed."""
     if os.name != "posix":
         return
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return  # a folder may be open for writing but not for reading
     try:
         os.fsync(handle)
+    except OSError as error:
+        raise cannot_write(str(folder), error) from error
     finally:
         os.close(handle)
