@@ -116,11 +116,12 @@ def _read_bytes(path: Path) -> bytes:
     try:
         # Without O_NONBLOCK a named pipe would wait for its other end for ever.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except IsADirectoryError as error:
-        raise _not_a_file(path) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ModelFileError("file-not-found", f"{path} cannot be read: {reason}.", "Check the path.") from error
+    if stat.S_ISDIR(os.fstat(handle).st_mode):
+        os.close(handle)  # `fdopen` would raise on it, and leave it open
+        raise _not_a_file(path)
     with os.fdopen(handle, "rb", buffering=0) as file:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
