@@ -41,6 +41,8 @@ RANDOM: Final = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 )
 """Operators that answer differently each time."""
+MEASURED_BELOW: Final = 256 << 20
+"""Bytes of a model up to which the deviation at each norm is measured: it costs a second run of both."""
 COARSE: Final = ("bfloat16", "float16")
 """Types whose rounding decides how close two models can be, coarsest first."""
 
@@ -102,6 +104,11 @@ class _Source:
     """SHA-256 of the file's bytes; ``None`` for a model that never had any."""
     file: modelfile.ModelFile | None = None
     proto: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the model's files; 0 for one in memory."""
+        return self.file.nbytes if self.file else 0
 
     @contextmanager
     def runnable(self) -> Iterator[Runnable]:
@@ -259,7 +266,8 @@ class _Job:
         """Compare ``model`` as it would be written, and write it if it is equivalent."""
         with self._stage(model) as staged:
             self.tell("comparing with the source")
-            proof = comparison.finish(Runnable(staged.file, staged.data_folder), pairs)
+            runnable = Runnable(staged.file, staged.data_folder)
+            proof = comparison.finish(runnable, pairs, per_site=self.source.nbytes <= MEASURED_BELOW)
             if proof.status == "equivalent" and self.output is not None:
                 staged.commit()
         return proof
