@@ -21,7 +21,7 @@ from normfold.modelfile.external import MappedTensor
 ALIGNMENT: Final = 64
 """Bytes to which each tensor is aligned, so that a mapping of the file can be used by vector loads."""
 CHUNK: Final = 8 << 20
-FLUSH_EVERY: Final = 256 << 20
+FLUSH_EVERY: Final = 64 << 20
 _WORTH_A_THREAD: Final = 256 << 10
 
 
@@ -96,6 +96,7 @@ class DataWriter:
                 self.write(_bytes_of(chunk))
         elif isinstance(tensor, MappedTensor):
             self.write(tensor.buffer())
+            tensor.release()
         elif isinstance(tensor, ir.ExternalTensor):
             self._write_foreign(tensor)
         elif tensor.dtype.bitwidth < 8:

@@ -37,7 +37,18 @@ class DataFile:
     path: Path
     """Real path of the file."""
     size: int
-    bytes_: memoryview = field(repr=False)
+    mapping: mmap.mmap | None = field(repr=False)
+    """None for an empty file, which cannot be mapped."""
+
+    def view(self, start: int, length: int) -> memoryview:
+        """Bytes of the file, without a copy."""
+        return memoryview(self.mapping if self.mapping is not None else b"")[start : start + length]
+
+    def release(self, start: int, length: int) -> None:
+        """Take pages that were read out of this process's memory; they come back when they are read again."""
+        if self.mapping is not None and hasattr(mmap, "MADV_DONTNEED") and length:
+            first = start - start % mmap.PAGESIZE
+            self.mapping.madvise(mmap.MADV_DONTNEED, first, start + length - first)
 
 
 class MappedTensor(ir.ExternalTensor):
@@ -71,8 +82,7 @@ class MappedTensor(ir.ExternalTensor):
 
     def buffer(self) -> memoryview:
         """The tensor's bytes in the mapping, little endian and packed as the format prescribes; no copy."""
-        start = self.offset or 0
-        return self._data.bytes_[start : start + self.nbytes]
+        return self._data.view(self.offset or 0, self.nbytes)
 
     def numpy(self) -> npt.NDArray[np.generic]:
         """Return the values: a read-only view of the mapping, or unpacked for types below one byte."""
@@ -99,8 +109,9 @@ class MappedTensor(ir.ExternalTensor):
         file.write(self.buffer())  # type: ignore[attr-defined]
 
     def release(self) -> None:
-        """Forget the array; the mapping itself is shared and stays."""
+        """Give up the memory that reading has taken; the mapping is shared and stays."""
         self._view = None
+        self._data.release(self.offset or 0, self.nbytes)
 
 
 class DataFolder:
@@ -185,12 +196,12 @@ def _open(real: Path, root: Path, where: str) -> DataFile:
             raise _unsafe(f"The data file {real.name!r} of {where} is not a regular file.")
         if status.st_nlink > 1 and _links(root, status) < status.st_nlink:
             raise _unsafe(f"The data file {real.name!r} of {where} has hard links outside the model's folder.")
-        mapped = mmap.mmap(handle, 0, access=mmap.ACCESS_READ) if status.st_size else b""
+        mapped = mmap.mmap(handle, 0, access=mmap.ACCESS_READ) if status.st_size else None
     except OSError as error:
         raise _missing(f"The data file {real.name!r} of {where} cannot be mapped: {error.strerror}.") from error
     finally:
         os.close(handle)
-    return DataFile(root, real, status.st_size, memoryview(mapped))
+    return DataFile(root, real, status.st_size, mapped)
 
 
 def _links(root: Path, status: os.stat_result) -> int:
