@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -231,3 +234,24 @@ def test_a_folder_without_rights(ask: Ask, net: Path, tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
     code, parsed = ask("fold", net, "-o", tmp_path / "locked" / "out.onnx")
     assert (code, parsed["error"]["code"]) == (2, "output-not-writable")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: int, code: int) -> None:
+    folder, scratch = tmp_path / "out", tmp_path / "scratch"
+    folder.mkdir()
+    scratch.mkdir()
+    net = saved(tmp_path, "net.onnx", nets.conv_bn())
+    script = f"""
+import os, signal
+from normfold import api
+api.Comparison.finish = lambda *rest, **options: os.kill(os.getpid(), {int(number)})
+from normfold.cli import main
+main(["fold", {str(net)!r}, "-o", {str(folder / "out.onnx")!r}])
+"""
+    environment = os.environ | {"TMPDIR": str(scratch)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, check=False, timeout=60)
+    assert done.returncode == code
+    assert b"Traceback" not in done.stderr
+    assert list(folder.iterdir()) == []
+    assert list(scratch.iterdir()) == []
