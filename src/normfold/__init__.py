@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from normfold.errors import NormfoldError
@@ -30,9 +31,7 @@ def __getattr__(name: str) -> Any:
     """Load the verbs when one is first used: they bring NumPy and onnx_ir with them."""
     if name not in _VERBS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from normfold import api
-
-    return getattr(api, name)
+    return getattr(import_module("normfold.api"), name)
 
 
 def __dir__() -> list[str]:
