@@ -125,6 +125,18 @@ def test_a_missing_environment_is_exit_3(stub: Callable, capfd: pytest.CaptureFi
     assert document(capfd.readouterr().out)["error"]["hint"] == "Install it."
 
 
+@pytest.mark.parametrize(("name", "code"), [("onnxruntime.capi", 3), ("normfold.nonsense", 2), (None, 2)])
+def test_a_missing_package_is_exit_3(
+    stub: Callable, capfd: pytest.CaptureFixture[str], name: str | None, code: int
+) -> None:
+    def work() -> Answer:
+        raise ModuleNotFoundError("not here", name=name)
+
+    stub(work)
+    assert run(["env", "--json"]) == code
+    assert document(capfd.readouterr().out)["error"]["code"] == ("missing-package" if code == 3 else "internal")
+
+
 def test_what_libraries_print_stays_off_stdout(stub: Callable, capfd: pytest.CaptureFixture[str]) -> None:
     def work() -> Answer:
         sys.stdout.write("a library says hello\n")

@@ -14,7 +14,7 @@ import click
 
 from normfold import __version__
 from normfold.cli.answer import Answer
-from normfold.errors import NormfoldError, UsageError
+from normfold.errors import EnvironmentUnavailableError, NormfoldError, UsageError
 from normfold.report.words import printable
 
 if TYPE_CHECKING:
@@ -95,6 +95,8 @@ def guarded(command: str, job: Callable[[], Answer]) -> Answer:
             return job()
     except NormfoldError as error:
         return Answer(command=command, exit_code=error.exit_code, error=error)
+    except ModuleNotFoundError as error:
+        return _missing(command, error)
     except Exception as error:  # noqa: BLE001 - the last line of defence between a bug and the user
         return _bug(command, error)
 
@@ -117,6 +119,16 @@ def _usage(arguments: list[str], error: click.ClickException) -> Answer:
     path = context.command_path if context else "normfold"
     usage = UsageError("usage", error.format_message(), f"Try '{path} --help'.")
     return Answer(command=_named_verb(arguments), exit_code=2, error=usage)
+
+
+def _missing(command: str, error: ModuleNotFoundError) -> Answer:
+    package = (error.name or "").partition(".")[0]
+    if package in ("", "normfold"):
+        return _bug(command, error)
+    missing = EnvironmentUnavailableError(
+        "missing-package", f"The package {package} is not installed.", "Install normfold with its requirements again."
+    )
+    return Answer(command=command, exit_code=missing.exit_code, error=missing)
 
 
 def _bug(command: str | None, error: Exception) -> Answer:
