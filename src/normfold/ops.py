@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from normfold.algebra import Affine, Move, Weight
 from normfold.algebra.affine import Array
+from normfold.algebra.moves import Dim
 from normfold.decisions import Refusal
 
 Node = Hashable
@@ -98,3 +99,68 @@ class Moving(View):
     """
 
     moves: tuple[Move, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Homogeneous(View):
+    """``y = x`` for positive x, ``slope * x`` for negative: Relu, LeakyRelu, PRelu.
+
+    Positively homogeneous: ``f(a x) = a f(x)`` for every ``a >= 0``, whatever the slope.
+    """
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Clip(View):
+    """``y = min(max(x, low), high)`` with scalar bounds; infinite where there is none."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pool(View):
+    """A sum with weights that add up to one, or a maximum, over some axes: pooling, mean over axes, resizing.
+
+    ``axes`` (negative, of the input) are pooled; ``move`` is what happens to constants that do not vary along them.
+    ``maximum`` commutes with non-negative scales only. ``keeps_shift`` is false where zeros of a padding take part
+    in an average.
+    """
+
+    axes: tuple[int, ...]
+    move: Move
+    maximum: bool
+    keeps_shift: bool
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pad(View):
+    """Elements put around a value along ``axes`` (negative): copies of its own, or where ``value`` is set, that number."""
+
+    axes: tuple[int, ...]
+    value: float | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Concat(View):
+    """Values side by side along ``axis`` (negative), ``sizes`` of each."""
+
+    axis: int
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sum(View):
+    """``y = signs[0] * x0 + signs[1] * x1 + ...`` with broadcasting: Add, Sub, Sum of values that are not constant.
+
+    ``shapes`` are the dimensions of each term as far as they are known.
+    """
+
+    signs: tuple[int, ...]
+    shapes: tuple[tuple[Dim, ...] | None, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Product(View):
+    """``y = x0 * x1`` of two values that are not constant, of which one may broadcast: gates, squeeze and excitation."""
+
+    shapes: tuple[tuple[Dim, ...] | None, ...]

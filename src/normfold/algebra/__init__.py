@@ -1,7 +1,7 @@
 """Affine maps, canonical weights and channel moves: NumPy only, float64, no notion of a graph."""
 
 from normfold.algebra.affine import Affine, trim
-from normfold.algebra.moves import Move, Permute, Regroup, Take
+from normfold.algebra.moves import Chain, Crop, Move, Permute, Regroup, Take
 from normfold.algebra.weight import Weight
 
-__all__ = ["Affine", "Move", "Permute", "Regroup", "Take", "Weight", "trim"]
+__all__ = ["Affine", "Chain", "Crop", "Move", "Permute", "Regroup", "Take", "Weight", "trim"]

@@ -28,15 +28,20 @@ class Move(Protocol):
         """``array``, right-aligned with the input, as it is right-aligned with the output."""
         ...
 
-    def backward(self, array: Array) -> Array | None:
-        """``array``, right-aligned with the output, as it is right-aligned with the input."""
+    def backward(self, array: Array, neutral: float) -> Array | None:
+        """``array``, right-aligned with the output, as it is right-aligned with the input.
+
+        Elements that do not reach the output get ``neutral``.
+        """
         ...
 
 
 def carry(move: Move, affine: Affine, *, backward: bool) -> Affine | None:
     """``affine`` on the other side of ``move``."""
-    step = move.backward if backward else move.forward
-    scale, shift = step(affine.scale), step(affine.shift)
+    if backward:
+        scale, shift = move.backward(affine.scale, 1.0), move.backward(affine.shift, 0.0)
+    else:
+        scale, shift = move.forward(affine.scale), move.forward(affine.shift)
     return None if scale is None or shift is None else Affine(scale, shift)
 
 
@@ -50,7 +55,7 @@ class Permute:
         """Transpose the array, too."""
         return self._apply(array, self.order)
 
-    def backward(self, array: Array) -> Array | None:
+    def backward(self, array: Array, neutral: float = 1.0) -> Array | None:  # noqa: ARG002 - nothing is lost
         """Transpose the array back."""
         return self._apply(array, tuple(int(k) for k in np.argsort(self.order)))
 
@@ -97,18 +102,23 @@ class Regroup:
         """Regroup the array's axes like the value's."""
         return _regroup(array, self.runs)
 
-    def backward(self, array: Array) -> Array | None:
+    def backward(self, array: Array, neutral: float = 1.0) -> Array | None:  # noqa: ARG002 - nothing is lost
         """Regroup the array's axes back."""
         return _regroup(array, tuple((target, source) for source, target in self.runs))
 
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """Slice or one output of Split: the output holds ``indices`` of the input's ``axis`` (negative) of ``size``."""
+    """The output holds ``indices`` of the input's ``axis`` (negative) of ``size``; ``indices`` runs upwards.
+
+    ``shared`` says that others read what is not taken (Split, Concat), so that it must stay as it is; nobody reads
+    what a Slice leaves.
+    """
 
     axis: int
     size: int
     indices: range
+    shared: bool = True
 
     def forward(self, array: Array) -> Array | None:
         """The taken channels' constants."""
@@ -116,10 +126,55 @@ class Take:
             return array
         return trim(np.take(array, np.asarray(self.indices), axis=self.axis))
 
-    def backward(self, array: Array) -> Array | None:
-        """Nothing in general: what the channels that are not taken need is not known here."""
-        whole = len(self.indices) == self.size and self.indices.step == 1
-        return array if whole else None
+    def backward(self, array: Array, neutral: float) -> Array | None:
+        """The whole axis, ``neutral`` for what is not taken."""
+        rank = max(array.ndim, -self.axis)
+        full = array.reshape((1,) * (rank - array.ndim) + array.shape)
+        if full.shape[self.axis] == 1 and not self.shared:
+            return array
+        shape = list(full.shape)
+        shape[self.axis] = self.size
+        out = np.full(shape, neutral)
+        picked = [slice(None)] * rank
+        picked[self.axis] = slice(self.indices.start, self.indices.stop, self.indices.step)
+        out[tuple(picked)] = full
+        return trim(out)
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """A Slice along ``axes`` (negative) of unknown size: passes constants that do not vary along them."""
+
+    axes: tuple[int, ...]
+
+    def forward(self, array: Array) -> Array | None:
+        """The same constants."""
+        return array if all(array.ndim < -axis or array.shape[axis] == 1 for axis in self.axes) else None
+
+    def backward(self, array: Array, neutral: float) -> Array | None:  # noqa: ARG002 - nobody reads what is cropped
+        """The same constants."""
+        return self.forward(array)
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Several moves in a row."""
+
+    moves: tuple[Move, ...]
+
+    def forward(self, array: Array) -> Array | None:
+        """Each move's forward, first to last."""
+        out: Array | None = array
+        for move in self.moves:
+            out = None if out is None else move.forward(out)
+        return out
+
+    def backward(self, array: Array, neutral: float) -> Array | None:
+        """Each move's backward, last to first."""
+        out: Array | None = array
+        for move in reversed(self.moves):
+            out = None if out is None else move.backward(out, neutral)
+        return out
 
 
 def _named(dims: Sequence[Dim], side: str) -> tuple[Dim, ...]:

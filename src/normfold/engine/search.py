@@ -12,11 +12,13 @@ from dataclasses import dataclass, field, replace
 
 from normfold.decisions import Refusal
 from normfold.graph import Graph, Plan
-from normfold.ops import AffineOp, Linear, Node, View
+from normfold.ops import AffineOp, Node, View
 from normfold.rules import BACKWARD, FORWARD, RULES, Carry, Rule, Step, Target
 
 DEPTH = 64
 """Most operations on one route; real routes have a handful."""
+EFFORT = 2000
+"""Most steps tried for one norm: branches that refuse late would otherwise multiply."""
 
 
 @dataclass
@@ -25,6 +27,7 @@ class Search:
 
     graph: Graph
     refusals: list[Refusal] = field(default_factory=list)
+    effort: int = 0
 
     def ways_out(self, node: Node) -> Iterator[Plan]:
         """Plans that take the affine operation ``node`` out of the graph."""
@@ -39,8 +42,9 @@ class Search:
 
     def _follow(self, plan: Plan, target: Target, origin: Node, depth: int) -> Iterator[Plan]:
         """``plan`` completed so that ``target``'s map is absorbed beyond ``target``'s value."""
-        if depth == 0:
-            self._refuse(Refusal("short-route", f"the route from {self.graph.label(origin)} is longer than {DEPTH} operations"))
+        self.effort += 1
+        if depth == 0 or self.effort > EFFORT:
+            self._refuse(Refusal("short-route", f"the way from here through {self.graph.label(origin)} is too long to search"))
         elif target.direction == BACKWARD:
             yield from self._follow_back(plan, target, origin, depth)
         else:
@@ -78,6 +82,8 @@ class Search:
         if not readers:
             self._refuse(Refusal("linear-consumer", f"nothing reads the output of {graph.label(origin)}"))
             return
+        if origin not in plan.bypassed:
+            plan = replace(plan, changed=(*plan.changed, value))
         yield from self._into_all(plan, [node for node, _ in readers], target, depth)
 
     def _into_all(self, plan: Plan, readers: list[Node], target: Target, depth: int) -> Iterator[Plan]:
@@ -95,14 +101,14 @@ class Search:
         if view.refusals:
             self._refuse(*view.refusals)
             return
-        carry = Carry(self.graph, view, target.affine, port)
-        rules = [rule for rule in RULES if rule.direction == target.direction and isinstance(view, rule.view)]
+        carry = Carry(self.graph, view, target.direction, target.affine, port)
+        rules = [rule for rule in RULES if target.direction in rule.directions and isinstance(view, rule.view)]
         if not rules or port < 0:
             self._refuse(self._no_rule(view, target))
         for rule in rules:
             if port >= 0 and self._proven(rule, carry):
                 for step in rule.steps(carry):
-                    yield from self._take(plan, rule.name, view, step, depth)
+                    yield from self._take(replace(plan, rules=(*plan.rules, rule.name)), carry, step, depth)
 
     def _proven(self, rule: Rule[View], carry: Carry[View]) -> bool:
         for premise, check in rule.premises:
@@ -112,13 +118,15 @@ class Search:
                 return False
         return True
 
-    def _take(self, plan: Plan, rule: str, view: View, step: Step, depth: int) -> Iterator[Plan]:
-        plan = replace(plan, rules=(*plan.rules, rule), inserted=(*plan.inserted, *step.inserted))
+    def _take(self, plan: Plan, carry: Carry[View], step: Step, depth: int) -> Iterator[Plan]:
+        node = carry.view.node
+        plan = replace(plan, inserted=(*plan.inserted, *step.inserted))
         if step.view is not None:
-            plan = replace(plan.with_view(step.view), into=(*plan.into, view.node))
+            plan = replace(plan.with_view(step.view), into=(*plan.into, node))
         if step.remove:
-            plan = replace(plan, bypassed=(*plan.bypassed, view.node), replaced=plan.replaced | {view.node})
-        yield from self._follow_each(plan, list(step.onward), view.node, depth)
+            replaced = {node} if carry.direction == BACKWARD else set()
+            plan = replace(plan, bypassed=(*plan.bypassed, node), replaced=plan.replaced | replaced)
+        yield from self._follow_each(plan, list(step.onward), node, depth)
 
     def _follow_each(self, plan: Plan, targets: list[Target], origin: Node, depth: int) -> Iterator[Plan]:
         if not targets:
@@ -131,8 +139,6 @@ class Search:
         label = self.graph.label(view.node)
         if target.direction == BACKWARD:
             return Refusal("linear-producer", f"its input comes from {label}, which cannot take a scale and a shift")
-        if isinstance(view, Linear):
-            return Refusal("linear-consumer", f"{label} reads it, and folds into consumers are not made yet")
         return Refusal("linear-consumer", f"{label} reads it, which cannot take a scale and a shift")
 
     def _refuse(self, *refusals: Refusal) -> None:

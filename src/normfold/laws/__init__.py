@@ -6,13 +6,17 @@ its docstring names. It knows no graph; rules decide where it may be used.
 
 from __future__ import annotations
 
-from normfold.laws import backward, collapse, routes
+from normfold.laws import backward, collapse, forward, homogeneous, parallel, routes, sums
 from normfold.laws.law import Law
 
 LAWS: tuple[Law, ...] = (
     backward.LAW,
+    forward.LAW,
     collapse.LAW,
     routes.LAW,
+    sums.LAW,
+    homogeneous.LAW,
+    parallel.LAW,
 )
 
 __all__ = ["LAWS", "Law"]

@@ -6,19 +6,39 @@ or carried past it. The engine chains rules into a plan, from a norm to the line
 
 from __future__ import annotations
 
+from typing import Any
+
 from normfold.rules import (
-    carry_affine_back_through_move,
+    carry_affine_through_clip,
+    carry_affine_through_concat,
+    carry_affine_through_move,
+    carry_affine_through_pad,
+    carry_affine_through_pool,
+    carry_affine_through_sum,
+    carry_scale_through_activation,
+    carry_scale_through_product,
     compose_affine_into_affine,
     compose_affine_into_next_affine,
+    fold_affine_into_consumer,
     fold_affine_into_producer,
 )
 from normfold.rules.rule import BACKWARD, FORWARD, Carry, Direction, Rule, Step, Target
 
-RULES: tuple[Rule, ...] = (
+RULES: tuple[Rule[Any], ...] = (
+    # ends of a route
     fold_affine_into_producer.RULE,
+    fold_affine_into_consumer.RULE,
     compose_affine_into_affine.RULE,
     compose_affine_into_next_affine.RULE,
-    carry_affine_back_through_move.RULE,
+    # on the way
+    carry_affine_through_move.RULE,
+    carry_affine_through_pool.RULE,
+    carry_affine_through_pad.RULE,
+    carry_affine_through_concat.RULE,
+    carry_affine_through_sum.RULE,
+    carry_affine_through_clip.RULE,
+    carry_scale_through_activation.RULE,
+    carry_scale_through_product.RULE,
 )
 
 __all__ = ["BACKWARD", "FORWARD", "RULES", "Carry", "Direction", "Rule", "Step", "Target"]

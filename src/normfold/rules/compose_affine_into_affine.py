@@ -48,7 +48,7 @@ def _steps(carry: Carry[AffineOp]) -> Iterable[Step]:
 
 RULE = Rule(
     name="compose_affine_into_affine",
-    direction=BACKWARD,
+    directions=(BACKWARD,),
     view=AffineOp,
     premises=(("finite", finite), ("representable", _representable)),
     steps=_steps,

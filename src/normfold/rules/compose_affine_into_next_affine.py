@@ -1,17 +1,17 @@
 """Compose an affine map with the affine operation that consumes it.
 
 What it does:
-    A norm that no producer can take is absorbed by the affine operation after it, so that one remains of two.
+    Two affine maps in a row become one that travels on, so that both can end in a linear operation. Where the next
+    operation has room for the whole (a BatchNormalization, a Mul after a Mul, an Add after a shift), it ends there.
 
 When it holds:
-    The next operation has room for the composed map: a BatchNormalization, or a Mul after a Mul.
+    Always, for finite constants that the next operation's type can hold.
 
 Example:
     ``Mul -> BatchNormalization`` becomes ``BatchNormalization``.
 
 Refused when:
-    The next operation has no room for the composed map (``room``), a constant is not a number (``finite``), or the
-    composed constants exceed the type (``representable``).
+    A constant is not a number (``finite``) or the composed constants exceed the type (``representable``).
 
 Law: `normfold.laws.collapse`.
 """
@@ -26,12 +26,6 @@ from normfold.rules.premises import finite, held_by, in_range
 from normfold.rules.rule import FORWARD, Carry, Rule, Step
 
 
-def _room(carry: Carry[AffineOp]) -> str | None:
-    if held_by(carry.view, carry.view.affine.after(carry.affine)):
-        return None
-    return f"{carry.label} has no room for the composed scale and shift"
-
-
 def _representable(carry: Carry[AffineOp]) -> str | None:
     if in_range(carry.view, carry.view.affine.after(carry.affine)):
         return None
@@ -39,13 +33,16 @@ def _representable(carry: Carry[AffineOp]) -> str | None:
 
 
 def _steps(carry: Carry[AffineOp]) -> Iterable[Step]:
-    yield Step(view=replace(carry.view, affine=carry.view.affine.after(carry.affine)))
+    view, whole = carry.view, carry.view.affine.after(carry.affine)
+    if held_by(view, whole):
+        yield Step(view=replace(view, affine=whole))
+    yield Step(remove=True, onward=(Target(FORWARD, view.outputs[0], whole),))
 
 
 RULE = Rule(
     name="compose_affine_into_next_affine",
-    direction=FORWARD,
+    directions=(FORWARD,),
     view=AffineOp,
-    premises=(("finite", finite), ("room", _room), ("representable", _representable)),
+    premises=(("finite", finite), ("representable", _representable)),
     steps=_steps,
 )

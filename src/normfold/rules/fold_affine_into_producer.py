@@ -75,7 +75,7 @@ def _steps(carry: Carry[Linear]) -> Iterable[Step]:
 
 RULE = Rule(
     name="fold_affine_into_producer",
-    direction=BACKWARD,
+    directions=(BACKWARD,),
     view=Linear,
     premises=(
         ("finite", finite),

@@ -1,15 +1,16 @@
-"""Premises that several rules share."""
+"""Premises and steps that several rules share."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from normfold.algebra import Affine
+from normfold.algebra.moves import Dim
 from normfold.ops import AffineOp, View
-from normfold.rules.rule import Carry
+from normfold.rules.rule import BACKWARD, Carry, Step, Target, V
 
 
-def finite(carry: Carry[View]) -> str | None:
+def finite(carry: Carry[V]) -> str | None:
     """Every constant of the map is a number."""
     if carry.affine.finite:
         return None
@@ -31,3 +32,25 @@ def held_by(view: AffineOp, affine: Affine) -> bool:
 def in_range(view: AffineOp, affine: Affine) -> bool:
     """Whether the constants of ``affine`` fit the type of ``view``."""
     return all(float(np.abs(c).max(initial=0.0)) <= view.largest for c in (affine.scale, affine.shift))
+
+
+def scale_sign(carry: Carry[V]) -> str | None:
+    """No scale is negative."""
+    negative = int((carry.affine.scale < 0).sum())
+    if not negative:
+        return None
+    return f"{negative} of {carry.affine.scale.size} scales are negative, and {carry.label} does not commute with those"
+
+
+def fits(affine: Affine, shape: tuple[Dim, ...] | None) -> bool:
+    """Whether the constants of ``affine`` broadcast into a value of ``shape`` without enlarging it."""
+    wanted = affine.shape
+    if shape is None or len(wanted) > len(shape):
+        return not wanted and shape is not None
+    return all(size in (1, dim) for size, dim in zip(wanted, shape[len(shape) - len(wanted) :], strict=True))
+
+
+def onward(carry: Carry[V], affine: Affine, view: View | None = None) -> Step:
+    """The step that sends ``affine`` on to the other side of an operation with one input and one output."""
+    value = carry.view.inputs[0] if carry.direction == BACKWARD else carry.view.outputs[0]
+    return Step(view=view, onward=(Target(carry.direction, value, affine),))

@@ -15,6 +15,7 @@ BACKWARD: Final = "backward"
 """Towards the producer: the operation's output is to become ``affine(output)``."""
 FORWARD: Final = "forward"
 """Towards the consumers: the operation gets ``x`` where it used to get ``affine(x)``."""
+EITHER: Final[tuple[Direction, ...]] = (BACKWARD, FORWARD)
 
 V = TypeVar("V", bound=View)
 
@@ -28,6 +29,7 @@ class Carry(Generic[V]):
 
     graph: Graph
     view: V
+    direction: Direction
     affine: Affine
     port: int = 0
 
@@ -62,7 +64,7 @@ class Step:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Rule(Generic[V]):
-    """One rewrite: where it applies, what must be true, what it does.
+    """One rewrite: where it applies, from which side, what must be true, what it does.
 
     ``premises`` pairs each premise's name with its test: ``None`` where it holds, else a sentence that says what
     stands in the way. A test may rely on the premises before it. ``steps`` gives alternatives, best first; the
@@ -70,7 +72,7 @@ class Rule(Generic[V]):
     """
 
     name: str
-    direction: Direction
+    directions: tuple[Direction, ...]
     view: type[V]
     premises: tuple[tuple[str, Callable[[Carry[V]], str | None]], ...]
     steps: Callable[[Carry[V]], Iterable[Step]]

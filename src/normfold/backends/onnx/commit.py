@@ -12,7 +12,7 @@ from normfold.algebra.affine import Array
 from normfold.backends.onnx.lift.linear import bias_vector, gemm_bias
 from normfold.backends.onnx.tensors import Constants, ExactTensor, WeightTensor, exact
 from normfold.graph import Insertion
-from normfold.ops import AffineOp, Linear, View
+from normfold.ops import AffineOp, Clip, Linear, Pad, View
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Writer:
 
     model: ir.Model
     constants: Constants
+    opset: int
     fresh: Callable[[str], str]
 
     def view(self, view: View) -> None:
@@ -31,6 +32,11 @@ class Writer:
             self._batch_normalization(view)
         elif isinstance(view, AffineOp):
             self._arithmetic(view)
+        elif isinstance(view, Clip):
+            self._scalar(view, 1, "min", view.low)
+            self._scalar(view, 2, "max", view.high)
+        elif isinstance(view, Pad) and view.value is not None:
+            self._scalar(view, 2, "value", view.value)
         else:
             raise TypeError(f"{type(view).__name__} has no constants to write")
 
@@ -64,6 +70,21 @@ class Writer:
         for slot, values in ((1, scale * deviation), (2, shift + scale * mean)):
             name = _operand(node, slot).name or "constant"
             self._set(node, slot, ExactTensor(values, self._tensor(node, slot).dtype), name)
+
+    def _scalar(self, view: View, slot: int, attribute: str, number: float) -> None:
+        """A bound or a padding number, which opsets before 11 keep in an attribute."""
+        node = _native(view)
+        if self.opset < 11:
+            node.attributes[attribute] = ir.AttrFloat32(attribute, number)
+            return
+        if slot >= len(node.inputs) or node.inputs[slot] is None:
+            if not np.isfinite(number):
+                return
+            dtype = self._dtype(_operand(node, 0))
+        else:
+            dtype = self._tensor(node, slot).dtype
+        name = f"{node.name or node.outputs[0].name}_{attribute}"
+        self._set(node, slot, ExactTensor(np.asarray(number), dtype), name)
 
     def _tensor(self, node: ir.Node, slot: int) -> ir.TensorProtocol:
         found = self.constants.find(_operand(node, slot))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
-from normfold.backends.onnx.lift import affine, linear, moving, norms
+from normfold.backends.onnx.lift import affine, linear, moving, norms, pointwise, pooling
 from normfold.backends.onnx.lift.context import Context, NotLifted
 from normfold.decisions import Refusal
 from normfold.ops import Opaque, View
@@ -15,6 +15,8 @@ LIFTS: Mapping[tuple[str, str], Callable[[Context, ir.Node], View]] = {
     **{("", op): lift for op, lift in linear.LIFTS.items()},
     **{("", op): lift for op, lift in affine.LIFTS.items()},
     **{("", op): lift for op, lift in moving.LIFTS.items()},
+    **{("", op): lift for op, lift in pointwise.LIFTS.items()},
+    **{("", op): lift for op, lift in pooling.LIFTS.items()},
     **norms.LIFTS,
 }
 

@@ -12,7 +12,7 @@ from normfold.algebra.affine import Array
 from normfold.backends.onnx.lift.context import Context, NotLifted, data
 from normfold.backends.onnx.tensors import exact, largest
 from normfold.laws.collapse import inference_norm
-from normfold.ops import AffineOp, View
+from normfold.ops import AffineOp, Product, Sum, View
 
 
 def _batch_normalization(context: Context, node: ir.Node) -> View:
@@ -65,7 +65,7 @@ def _arithmetic(context: Context, node: ir.Node) -> View:
     left, right = data(node, 0), data(node, 1)
     side = next((k for k, value in ((1, right), (0, left)) if not isinstance(context.constants.find(value), str)), None)
     if side is None:
-        raise NotLifted("constant", f"neither operand of {label} is constant")
+        return _of_values(context, node, (left, right))
     tensor = context.tensor(node, side, "an operand")
     x = data(node, 1 - side)
     constant = exact(tensor)
@@ -81,6 +81,25 @@ def _arithmetic(context: Context, node: ir.Node) -> View:
         holds_shift=holds_shift,
         largest=largest(tensor.dtype),
     )
+
+
+def _of_values(context: Context, node: ir.Node, terms: tuple[ir.Value, ...]) -> View:
+    """Arithmetic on values of which none is constant."""
+    shapes = tuple(context.shape(term) for term in terms)
+    outputs = tuple(node.outputs)
+    if node.op_type == "Mul":
+        return Product(node=node, op=node.op_type, inputs=terms, outputs=outputs, shapes=shapes)
+    if node.op_type == "Div":
+        raise NotLifted("affine", f"{context.label(node)} divides by a value, which is not an affine map of it")
+    signs = (1, -1) if node.op_type == "Sub" else (1,) * len(terms)
+    return Sum(node=node, op=node.op_type, inputs=terms, outputs=outputs, signs=signs, shapes=shapes)
+
+
+def _sum(context: Context, node: ir.Node) -> View:
+    terms = tuple(data(node, k) for k in range(len(node.inputs)))
+    if any(not isinstance(context.constants.find(term), str) for term in terms):
+        raise NotLifted("affine", f"{context.label(node)} has a constant among its terms")
+    return _of_values(context, node, terms)
 
 
 def _meaning(label: str, op: str, k: Array, *, constant_first: bool) -> tuple[Affine, bool, bool]:
@@ -131,4 +150,5 @@ LIFTS: dict[str, Callable[[Context, ir.Node], View]] = {
     "Sub": _arithmetic,
     "Div": _arithmetic,
     "Neg": _negation,
+    "Sum": _sum,
 }

@@ -7,7 +7,7 @@ from math import prod
 
 import onnx_ir as ir
 
-from normfold.algebra import Move, Permute, Regroup
+from normfold.algebra import Chain, Crop, Move, Permute, Regroup, Take
 from normfold.algebra.moves import Dim
 from normfold.backends.onnx.lift.context import Context, NotLifted, data
 from normfold.ops import Moving, View
@@ -123,6 +123,38 @@ def _unsqueeze(context: Context, node: ir.Node) -> View:
     return _moving(node, Regroup.between(source, [1 if k in new else next(kept) for k in range(rank)]))
 
 
+def _slice(context: Context, node: ir.Node) -> View:
+    source = _source(context, node)
+    rank = len(source)
+    starts, ends = context.integers(node, "starts", 1), context.integers(node, "ends", 2)
+    if starts is None or ends is None:
+        raise NotLifted("well-formed", f"{context.label(node)} has no starts and ends")
+    axes = context.integers(node, "axes", 3) or list(range(len(starts)))
+    steps = context.integers(node, "steps", 4) or [1] * len(starts)
+    moves: list[Move] = []
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        negative = axis % rank - rank
+        size = source[negative]
+        if isinstance(size, int) and step > 0:
+            moves.append(Take(negative, size, range(size)[start:end:step], shared=False))
+        else:
+            moves.append(Crop((negative,)))
+    return _moving(node, Chain(tuple(moves)))
+
+
+def _split(context: Context, node: ir.Node) -> View:
+    source = _source(context, node)
+    axis = node.attributes.get_int("axis", 0) % len(source) - len(source)
+    size, count = source[axis], len(node.outputs)
+    if not isinstance(size, int):
+        raise NotLifted("static-reshape", f"the size that {context.label(node)} splits is not known")
+    part = -(-size // count)
+    sizes = context.integers(node, "split", 1) or [min(part, size - k * part) for k in range(count)]
+    starts = [sum(sizes[:k]) for k in range(count)]
+    takes = [Take(axis, size, range(start, start + length)) for start, length in zip(starts, sizes, strict=True)]
+    return _moving(node, *takes)
+
+
 LIFTS: dict[str, Callable[[Context, ir.Node], View]] = {
     "Identity": _identity,
     "Dropout": _dropout,
@@ -131,4 +163,6 @@ LIFTS: dict[str, Callable[[Context, ir.Node], View]] = {
     "Flatten": _flatten,
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,
+    "Slice": _slice,
+    "Split": _split,
 }

@@ -1,0 +1,79 @@
+"""Activations, Clip, Pad and Concat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from normfold.backends.onnx.lift.context import Context, NotLifted, data
+from normfold.ops import Clip, Concat, Homogeneous, Pad, View
+
+
+def _homogeneous(_: Context, node: ir.Node) -> View:
+    return Homogeneous(node=node, op=node.op_type, inputs=(data(node),), outputs=tuple(node.outputs))
+
+
+def _bound(context: Context, node: ir.Node, attribute: str, index: int, default: float) -> float:
+    if context.opset < 11:
+        return node.attributes.get_float(attribute, default)
+    if index >= len(node.inputs) or node.inputs[index] is None:
+        return default
+    values = context.constant(node, index)
+    if values is None or values.size != 1:
+        raise NotLifted("constant", f"the {attribute} of {context.label(node)} is computed at run time")
+    return float(values.reshape(()))
+
+
+def _clip(context: Context, node: ir.Node) -> View:
+    return Clip(
+        node=node,
+        op=node.op_type,
+        inputs=(data(node),),
+        outputs=tuple(node.outputs),
+        low=_bound(context, node, "min", 1, float("-inf")),
+        high=_bound(context, node, "max", 2, float("inf")),
+    )
+
+
+def _pad(context: Context, node: ir.Node) -> View:
+    rank = context.rank(data(node))
+    pads = list(node.attributes.get_ints("pads", ())) or context.integers(node, "pads", 1)
+    if rank is None or pads is None:
+        raise NotLifted("static-reshape", f"the rank of the input of {context.label(node)} or its pads are not known")
+    chosen = context.integers(node, "axes", 3) if context.opset >= 18 else None
+    axes = [axis % rank - rank for axis in (chosen or range(rank))]
+    half = len(pads) // 2
+    padded = tuple(axis for axis, begin, end in zip(axes, pads[:half], pads[half:], strict=True) if begin or end)
+    constant = node.attributes.get_string("mode", "constant") == "constant"
+    return Pad(
+        node=node,
+        op=node.op_type,
+        inputs=(data(node),),
+        outputs=tuple(node.outputs),
+        axes=padded,
+        value=_bound(context, node, "value", 2, 0.0) if constant else None,
+    )
+
+
+def _concat(context: Context, node: ir.Node) -> View:
+    values = tuple(data(node, k) for k in range(len(node.inputs)))
+    shapes = [context.shape(value) for value in values]
+    rank = next((len(shape) for shape in shapes if shape is not None), None)
+    if rank is None:
+        raise NotLifted("known-parts", f"the shapes of the parts of {context.label(node)} are not known")
+    axis = node.attributes.get_int("axis", 1) % rank - rank
+    dims = [None if shape is None else shape[axis] for shape in shapes]
+    sizes = tuple(dim if isinstance(dim, int) else 0 for dim in dims)
+    return Concat(node=node, op=node.op_type, inputs=values, outputs=tuple(node.outputs), axis=axis, sizes=sizes)
+
+
+LIFTS: dict[str, Callable[[Context, ir.Node], View]] = {
+    "Relu": _homogeneous,
+    "LeakyRelu": _homogeneous,
+    "PRelu": _homogeneous,
+    "Abs": _homogeneous,
+    "Clip": _clip,
+    "Pad": _pad,
+    "Concat": _concat,
+}

@@ -1,0 +1,91 @@
+"""Pooling, means over axes and resizing as `Pool`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from normfold.algebra import Move, Permute, Regroup
+from normfold.algebra.moves import Dim
+from normfold.backends.onnx.lift.context import Context, NotLifted, all_equal, data
+from normfold.ops import Pool, View
+
+
+def _rank(context: Context, node: ir.Node) -> int:
+    rank = context.rank(data(node))
+    if rank is None or rank < 2:
+        raise NotLifted("known-rank", f"the rank of the input of {context.label(node)} is not known")
+    return rank
+
+
+def _pool(
+    node: ir.Node, axes: tuple[int, ...], *, maximum: bool, keeps_shift: bool = True, move: Move | None = None
+) -> Pool:
+    return Pool(
+        node=node,
+        op=node.op_type,
+        inputs=(data(node),),
+        outputs=(node.outputs[0],),
+        axes=axes,
+        move=move or Permute(),
+        maximum=maximum,
+        keeps_shift=keeps_shift,
+    )
+
+
+def _window(context: Context, node: ir.Node) -> View:
+    """AveragePool and MaxPool."""
+    axes = tuple(range(2 - _rank(context, node), 0))
+    if node.op_type == "MaxPool":
+        if len(node.outputs) > 1 and node.outputs[1].uses():
+            raise NotLifted("single-use", f"{context.label(node)} also returns indices")
+        return _pool(node, axes, maximum=True)
+    padded = node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or not all_equal(
+        node.attributes.get_ints("pads", ()), 0
+    )
+    # Runtimes disagree on what the last, partial window of ceil_mode counts.
+    counted = bool(node.attributes.get_int("count_include_pad", 0))
+    return _pool(node, axes, maximum=False, keeps_shift=not (counted and (padded or node.attributes.get_int("ceil_mode", 0))))
+
+
+def _everywhere(context: Context, node: ir.Node) -> View:
+    """GlobalAveragePool and GlobalMaxPool."""
+    return _pool(node, tuple(range(2 - _rank(context, node), 0)), maximum=node.op_type == "GlobalMaxPool")
+
+
+def _reduction(context: Context, node: ir.Node) -> View:
+    """ReduceMean and ReduceMax."""
+    rank = context.rank(data(node))
+    axes = context.integers(node, "axes", 1)
+    if rank is None:
+        raise NotLifted("known-rank", f"the rank of the input of {context.label(node)} is not known")
+    if axes is None:
+        axes = [] if node.attributes.get_int("noop_with_empty_axes", 0) else list(range(rank))
+    negative = tuple(sorted(axis % rank - rank for axis in axes))
+    source: list[Dim] = [1 if k - rank in negative else f"kept {k}" for k in range(rank)]
+    kept = [dim for k, dim in enumerate(source) if k - rank not in negative]
+    move = Permute() if node.attributes.get_int("keepdims", 1) else Regroup.between(source, kept)
+    return _pool(node, negative, maximum=node.op_type == "ReduceMax", move=move)
+
+
+def _resize(context: Context, node: ir.Node) -> View:
+    rank = _rank(context, node)
+    before, after = context.shape(data(node)), context.shape(node.outputs[0])
+    if node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize":
+        raise NotLifted("every-tap", f"{context.label(node)} fills in a constant outside of its input")
+    if before is None or after is None or len(after) != rank or before[1] is None or before[1] != after[1]:
+        raise NotLifted("static-reshape", f"{context.label(node)} is not known to leave the channels alone")
+    return _pool(node, tuple(range(2 - rank, 0)), maximum=False)
+
+
+LIFTS: dict[str, Callable[[Context, ir.Node], View]] = {
+    "AveragePool": _window,
+    "MaxPool": _window,
+    "GlobalAveragePool": _everywhere,
+    "GlobalMaxPool": _everywhere,
+    "ReduceMean": _reduction,
+    "ReduceMax": _reduction,
+    "Resize": _resize,
+    "Upsample": _resize,
+}

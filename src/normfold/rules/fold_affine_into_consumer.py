@@ -1,0 +1,104 @@
+"""Fold an affine map into the linear operation that consumes its output.
+
+What it does:
+    Multiplies the input channels of the weight of a Conv, ConvTranspose, Gemm or MatMul by the map's scale, and adds
+    what the shift contributes to each output to the bias. A MatMul, which has no bias, passes that on to the Add after
+    it.
+
+When it holds:
+    The map varies along the operation's input channels only. For the shift, every output position sums every tap: no
+    padding.
+
+Example:
+    ``Relu -> BatchNormalization -> Gemm`` becomes ``Relu -> Gemm``.
+
+Refused when:
+    The map varies along another axis (``per-input-channel``), has a shift and the operation pads (``every-tap``), a
+    constant is not a number (``finite``), or the new weight does not fit its type (``representable``).
+
+Law: `normfold.laws.forward`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from normfold.algebra import Affine, trim
+from normfold.algebra.affine import Array
+from normfold.graph import Insertion
+from normfold.laws.backward import channel_vector
+from normfold.laws.forward import push_into_columns, spread
+from normfold.ops import Linear
+from normfold.rules.premises import finite
+from normfold.rules.rule import FORWARD, Carry, Rule, Step, Target
+
+
+def _columns(carry: Carry[Linear]) -> tuple[Array, Array] | None:
+    view = carry.view
+    scale = channel_vector(carry.affine.scale, view.in_axes, view.in_sizes)
+    shift = channel_vector(carry.affine.shift, view.in_axes, view.in_sizes)
+    return None if scale is None or shift is None else (scale, shift)
+
+
+def _per_input_channel(carry: Carry[Linear]) -> str | None:
+    if _columns(carry) is not None:
+        return None
+    return f"its constants do not follow the {carry.view.weight.in_channels} input channels of {carry.label}"
+
+
+def _every_tap(carry: Carry[Linear]) -> str | None:
+    if carry.view.whole_taps or not carry.affine.shifts:
+        return None
+    return f"{carry.label} pads with zeros, which the shift would not reach"
+
+
+def _folded(carry: Carry[Linear]) -> tuple[Linear, Array]:
+    """The operation with scaled columns, and the shift of its output, right-aligned with it."""
+    view, columns = carry.view, _columns(carry)
+    if columns is None:
+        raise ValueError("per-input-channel does not hold")
+    weight, added = push_into_columns(view.weight, *columns)
+    return replace(view, weight=weight), trim(spread(added, view.out_axes, view.out_sizes))
+
+
+def _representable(carry: Carry[Linear]) -> str | None:
+    view = carry.view
+    gain = float(np.abs(carry.affine.scale).max(initial=0.0))
+    if gain <= 1 and not carry.affine.shifts:
+        return None
+    folded, shift = _folded(carry)
+    largest_shift = float(np.abs(shift).max(initial=0.0))
+    at_risk = gain > view.largest**0.25
+    if largest_shift <= view.largest and not (at_risk and folded.weight.magnitude() > view.largest):
+        return None
+    return f"the folded constants of {carry.label} exceed {view.largest:.5g}, the largest number of their type"
+
+
+def _steps(carry: Carry[Linear]) -> Iterable[Step]:
+    view, added = _folded(carry)
+    if not carry.affine.shifts:
+        yield Step(view=view)
+        return
+    if view.bias_slot:
+        yield Step(view=replace(view, bias=trim(added if view.bias is None else view.bias + added)))
+        return
+    shift = Affine.of(shift=added)
+    yield Step(view=view, onward=(Target(FORWARD, view.outputs[0], shift),))
+    yield Step(view=view, inserted=(Insertion(view.outputs[0], shift),))
+
+
+RULE = Rule(
+    name="fold_affine_into_consumer",
+    directions=(FORWARD,),
+    view=Linear,
+    premises=(
+        ("finite", finite),
+        ("per-input-channel", _per_input_channel),
+        ("every-tap", _every_tap),
+        ("representable", _representable),
+    ),
+    steps=_steps,
+)
