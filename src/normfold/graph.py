@@ -40,17 +40,18 @@ class Insertion:
 class Plan:
     """All the edits of one fold, along its whole route; committed whole or not at all.
 
-    ``views`` holds the changed view of every node that gets new constants, ``bypassed`` the nodes that go
-    (their output becomes their input); those of them in ``replaced`` have an input that now holds what the output
-    held. ``changed`` are values whose content in the result is not that of the
-    value of the same name in the source. ``into`` are the nodes that absorbed something, ``rules`` the names
-    of the rules on the route.
+    ``views`` holds the changed view of every node that gets new constants. ``bypassed`` says of every node that
+    goes which value takes its output's place; for those in ``replaced``, that value now holds what the output held.
+    ``removed`` are nodes that go because nobody reads them any more. ``changed`` are values whose content in the
+    result is not that of the value of the same name in the source. ``into`` are the nodes that absorbed something,
+    ``rules`` the names of the rules on the route.
     """
 
     views: Mapping[Node, View] = field(default_factory=dict)
-    bypassed: tuple[Node, ...] = ()
+    bypassed: Mapping[Node, Value] = field(default_factory=dict)
     inserted: tuple[Insertion, ...] = ()
     replaced: frozenset[Node] = frozenset()
+    removed: tuple[Node, ...] = ()
     changed: tuple[Value, ...] = ()
     into: tuple[Node, ...] = ()
     rules: tuple[str, ...] = ()
@@ -62,6 +63,10 @@ class Plan:
 
 class Graph(Protocol):
     """A model as rules and the engine see it. Two backends implement it."""
+
+    def nodes(self) -> Sequence[Node]:
+        """Every operation, in topological order."""
+        ...
 
     def sites(self) -> Sequence[Site]:
         """Every norm, in topological order."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from normfold.algebra import Affine, Move, Weight
+from normfold.algebra import Affine, Move, Weight, Window
 from normfold.algebra.affine import Array
 from normfold.algebra.moves import Dim
 from normfold.decisions import Refusal
@@ -52,7 +52,8 @@ class Linear(View):
     ``in_axes`` of the input, of ``in_sizes``, likewise its input channels. ``bias`` is right-aligned with the
     output. ``whole_taps`` says whether every output position sums every tap (no padding), the premise for
     taking a shift from the input. ``bias_slot`` is false for MatMul, which has no place for a bias.
-    ``largest`` is the largest magnitude that the weight's type can hold.
+    ``largest`` is the largest magnitude that the weight's type can hold. ``window`` says where a Conv looks; other
+    operations have none.
     """
 
     weight: Weight
@@ -64,6 +65,7 @@ class Linear(View):
     whole_taps: bool
     bias_slot: bool
     largest: float
+    window: Window | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -3,5 +3,6 @@
 from normfold.algebra.affine import Affine, trim
 from normfold.algebra.moves import Chain, Crop, Move, Permute, Regroup, Take
 from normfold.algebra.weight import Weight
+from normfold.algebra.window import Window
 
-__all__ = ["Affine", "Chain", "Crop", "Move", "Permute", "Regroup", "Take", "Weight", "trim"]
+__all__ = ["Affine", "Chain", "Crop", "Move", "Permute", "Regroup", "Take", "Weight", "Window", "trim"]

@@ -6,12 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import islice
+from typing import Any
 
 from normfold.decisions import Decision, Outcome, Refusal, SiteReport
 from normfold.engine.search import Search
 from normfold.engine.verification import Pair
 from normfold.graph import Graph, Plan, Site
 from normfold.ops import AffineOp, Node
+from normfold.rules import REWRITES, Rewrite
 
 ALTERNATIVES = 8
 """Plans compared for one norm; the first that inserts nothing is taken at once."""
@@ -65,6 +67,7 @@ def fold(
             if record.excluded is None:
                 for node in record.left:
                     progress |= _try(graph, node, record, owner)
+        progress |= _rewrite(graph, owner)
     decisions = tuple(_decide(graph, record) for record in records)
     return Folding(decisions, tuple(_pairs(graph, records, set(before) & set(graph.values()))))
 
@@ -91,14 +94,43 @@ def _try(graph: Graph, node: Node, record: _Record, owner: Mapping[Node, _Record
     if plan is None:
         record.refusals[node] = search.refusals
         return False
-    for gone in plan.bypassed:
+    _book(plan, owner)
+    graph.commit(plan)
+    return True
+
+
+def _rewrite(graph: Graph, owner: Mapping[Node, _Record]) -> bool:
+    """Carry out every rewrite that makes the model smaller by itself."""
+    progress = False
+    for rule in REWRITES:
+        for node in graph.nodes():
+            while (plan := _next_plan(graph, rule, node)) is not None and _allowed(plan, owner):
+                _book(plan, owner)
+                graph.commit(plan)
+                progress = True
+                if node in plan.bypassed:
+                    break
+    return progress
+
+
+def _next_plan(graph: Graph, rule: Rewrite[Any], node: Node) -> Plan | None:
+    view = graph.view(node)
+    return next(iter(rule.plans(graph, view)), None) if isinstance(view, rule.view) else None
+
+
+def _allowed(plan: Plan, owner: Mapping[Node, _Record]) -> bool:
+    """Whether the plan leaves alone what the user left out."""
+    return all(node not in owner or owner[node].excluded is None for node in plan.removed)
+
+
+def _book(plan: Plan, owner: Mapping[Node, _Record]) -> None:
+    """Note in the records which of their nodes go, and where to."""
+    for gone in (*plan.bypassed, *plan.removed):
         holder = owner.get(gone)
         if holder is not None:
             holder.gone.add(gone)
             holder.into += [target for target in plan.into if target not in holder.into]
             holder.rules += [rule for rule in plan.rules if rule not in holder.rules]
-    graph.commit(plan)
-    return True
 
 
 def _best(graph: Graph, node: Node, search: Search) -> Plan | None:

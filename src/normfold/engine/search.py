@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from normfold.decisions import Refusal
 from normfold.graph import Graph, Plan
 from normfold.ops import AffineOp, Node, View
-from normfold.rules import BACKWARD, FORWARD, RULES, Carry, Rule, Step, Target
+from normfold.rules import BACKWARD, CARRIES, FORWARD, Carry, Rule, Step, Target
 
 DEPTH = 64
 """Most operations on one route; real routes have a handful."""
@@ -35,7 +35,7 @@ class Search:
         if view.refusals or not isinstance(view, AffineOp):
             self._refuse(*view.refusals)
             return
-        start = Plan(bypassed=(node,), rules=())
+        start = Plan(bypassed={node: view.inputs[0]})
         before = Target(BACKWARD, view.inputs[0], view.affine)
         yield from self._follow(replace(start, replaced=frozenset({node})), before, node, DEPTH)
         yield from self._follow(start, Target(FORWARD, view.outputs[0], view.affine), node, DEPTH)
@@ -102,7 +102,7 @@ class Search:
             self._refuse(*view.refusals)
             return
         carry = Carry(self.graph, view, target.direction, target.affine, port)
-        rules = [rule for rule in RULES if target.direction in rule.directions and isinstance(view, rule.view)]
+        rules = [rule for rule in CARRIES if target.direction in rule.directions and isinstance(view, rule.view)]
         if not rules or port < 0:
             self._refuse(self._no_rule(view, target))
         for rule in rules:
@@ -125,7 +125,8 @@ class Search:
             plan = replace(plan.with_view(step.view), into=(*plan.into, node))
         if step.remove:
             replaced = {node} if carry.direction == BACKWARD else set()
-            plan = replace(plan, bypassed=(*plan.bypassed, node), replaced=plan.replaced | replaced)
+            bypassed = {**plan.bypassed, node: carry.view.inputs[0]}
+            plan = replace(plan, bypassed=bypassed, replaced=plan.replaced | replaced)
         yield from self._follow_each(plan, list(step.onward), node, depth)
 
     def _follow_each(self, plan: Plan, targets: list[Target], origin: Node, depth: int) -> Iterator[Plan]:

@@ -21,10 +21,11 @@ from normfold.rules import (
     compose_affine_into_next_affine,
     fold_affine_into_consumer,
     fold_affine_into_producer,
+    merge_parallel_branches,
 )
-from normfold.rules.rule import BACKWARD, FORWARD, Carry, Direction, Rule, Step, Target
+from normfold.rules.rule import BACKWARD, FORWARD, Carry, Direction, Rewrite, Rule, Step, Target
 
-RULES: tuple[Rule[Any], ...] = (
+CARRIES: tuple[Rule[Any], ...] = (
     # ends of a route
     fold_affine_into_producer.RULE,
     fold_affine_into_consumer.RULE,
@@ -40,5 +41,19 @@ RULES: tuple[Rule[Any], ...] = (
     carry_scale_through_activation.RULE,
     carry_scale_through_product.RULE,
 )
+REWRITES: tuple[Rewrite[Any], ...] = (merge_parallel_branches.RULE,)
+RULES: tuple[Rule[Any] | Rewrite[Any], ...] = (*CARRIES, *REWRITES)
 
-__all__ = ["BACKWARD", "FORWARD", "RULES", "Carry", "Direction", "Rule", "Step", "Target"]
+__all__ = [
+    "BACKWARD",
+    "CARRIES",
+    "FORWARD",
+    "REWRITES",
+    "RULES",
+    "Carry",
+    "Direction",
+    "Rewrite",
+    "Rule",
+    "Step",
+    "Target",
+]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, Literal, TypeVar
 
 from normfold.algebra import Affine
-from normfold.graph import Graph, Insertion
+from normfold.graph import Graph, Insertion, Plan
 from normfold.ops import Value, View
 
 Direction = Literal["backward", "forward"]
@@ -76,3 +76,13 @@ class Rule(Generic[V]):
     view: type[V]
     premises: tuple[tuple[str, Callable[[Carry[V]], str | None]], ...]
     steps: Callable[[Carry[V]], Iterable[Step]]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Rewrite(Generic[V]):
+    """A rewrite around one operation that no travelling map asks for: it makes the model smaller by itself."""
+
+    name: str
+    view: type[V]
+    premises: tuple[tuple[str, Callable[..., str | None]], ...]
+    plans: Callable[[Graph, V], Iterable[Plan]]

@@ -11,7 +11,7 @@ from normfold.backends.onnx.canonical import inline_norms
 from normfold.backends.onnx.commit import Writer, bypass, position
 from normfold.backends.onnx.lift import Context, lift
 from normfold.backends.onnx.shapes import Shapes
-from normfold.backends.onnx.sites import NORM_OPERATORS, Labels, find_sites
+from normfold.backends.onnx.sites import NORM_OPERATORS, Labels, find_sites, walk_model
 from normfold.backends.onnx.tensors import Constants
 from normfold.graph import Plan, Site
 from normfold.ops import Node, Value, View
@@ -38,6 +38,10 @@ class OnnxGraph:
         self._views: dict[ir.Node, View] = {}
         self._names = {value.name for value in self._values()}
         self._writer = Writer(model, self._constants, self._context.opset, self.fresh_name)
+
+    def nodes(self) -> Sequence[ir.Node]:
+        """Every node, those of subgraphs and functions, too."""
+        return [node for node, _ in walk_model(self.model)]
 
     def sites(self) -> Sequence[Site]:
         """Every norm of the model, in topological order."""
@@ -96,7 +100,7 @@ class OnnxGraph:
 
     def commit(self, plan: Plan) -> None:
         """Carry out ``plan`` on the model."""
-        slots = [(_node(node), position(_node(node), self.view(node).inputs[0])) for node in plan.bypassed]
+        slots = [(_node(node), position(_node(node), value)) for node, value in plan.bypassed.items()]
         for view in plan.views.values():
             self._writer.view(view)
         for value in plan.changed:

@@ -1,0 +1,187 @@
+"""Merge convolutions of one input that are added: RepVGG, MobileOne, ``x + conv(x)``.
+
+What it does:
+    Takes a term of a sum (a convolution, a norm, or the value itself) into another term that is a convolution of the
+    same value: the smaller kernel is embedded in the larger one, the kernels and biases are added, and one addition
+    goes.
+
+When it holds:
+    Both convolutions have the same stride, groups and output size, every tap of the smaller one is a tap of the larger
+    one, and nothing else reads them.
+
+Example:
+    ``Add(Add(Conv3x3(x), Conv1x1(x)), BatchNormalization(x))`` becomes ``Conv3x3(x)``.
+
+Refused when:
+    The terms read different values (``same-input``), look at different places (``same-window``), or have another reader
+    (``single-use``).
+
+Law: `normfold.laws.parallel`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import permutations
+
+import numpy as np
+
+from normfold.algebra import Affine, Permute, Weight, Window, trim
+from normfold.algebra.affine import Array
+from normfold.graph import Graph, Plan
+from normfold.laws.backward import channel_vector
+from normfold.laws.parallel import diagonal, embed
+from normfold.ops import AffineOp, Linear, Moving, Node, Sum, Value, View
+from normfold.rules.rule import Rewrite
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One summand below a root: its value, its sign, the additions from the root down to the one that reads it."""
+
+    value: Value
+    sign: int
+    path: tuple[Sum, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """Values that are already there."""
+
+    values: Array
+
+    def numpy(self) -> Array:
+        """The values."""
+        return self.values
+
+
+def _terms(graph: Graph, root: Sum) -> Iterator[Term]:
+    yield from _below(graph, Term(root.outputs[0], 1, ()), root)
+
+
+def _below(graph: Graph, at: Term, view: Sum) -> Iterator[Term]:
+    for value, sign in zip(view.inputs, view.signs, strict=True):
+        term = Term(value, at.sign * sign, (*at.path, view))
+        producer = graph.producer(value)
+        inner = None if producer is None else graph.view(producer)
+        if isinstance(inner, Sum) and _private(graph, value) and inner.node is not view.node:
+            yield from _below(graph, term, inner)
+        else:
+            yield term
+
+
+def _private(graph: Graph, value: Value) -> bool:
+    """Whether one operation alone reads ``value``."""
+    return len(graph.consumers(value)) == 1 and graph.escapes(value) is None
+
+
+def _is_inner(graph: Graph, root: Sum) -> bool:
+    """Whether another sum will flatten ``root``."""
+    output = root.outputs[0]
+    if not _private(graph, output):
+        return False
+    return isinstance(graph.view(graph.consumers(output)[0][0]), Sum)
+
+
+def _linear(graph: Graph, term: Term) -> Linear | None:
+    """The convolution that makes ``term`` and nothing else."""
+    producer = graph.producer(term.value)
+    view = None if producer is None else graph.view(producer)
+    if not isinstance(view, Linear) or view.window is None or view.refusals or not _private(graph, term.value):
+        return None
+    return view if graph.same_scope(view.node, term.path[-1].node) else None
+
+
+def _guest(graph: Graph, term: Term, host: Linear) -> tuple[Array, Window, Array, Node | None] | None:
+    """``term`` as a kernel, its window and its bias over the input of ``host``, and the node that goes with it."""
+    if host.window is None:
+        return None
+    point = Window(*((n,) * len(host.window.kernel) for n in (1, 1, 1, 0, 0)))
+    if term.value is host.inputs[0]:
+        return _diagonal(host, Affine.of(), point, None)
+    producer = graph.producer(term.value)
+    view = None if producer is None else graph.view(producer)
+    if view is None or view.refusals or view.inputs[:1] != host.inputs or not _private(graph, term.value):
+        return None
+    if isinstance(view, Linear) and view.window is not None and _same_channels(view, host):
+        bias = np.zeros(()) if view.bias is None else view.bias
+        return view.weight.canonical(), view.window, bias, view.node
+    if isinstance(view, AffineOp) and view.affine.finite:
+        return _diagonal(host, view.affine, point, view.node)
+    if isinstance(view, Moving) and view.moves == (Permute(),):
+        return _diagonal(host, Affine.of(), point, view.node)
+    return None
+
+
+def _same_channels(view: View, host: Linear) -> bool:
+    return isinstance(view, Linear) and view.weight.split[:3] == host.weight.split[:3]
+
+
+def _diagonal(
+    host: Linear, affine: Affine, window: Window, node: Node | None
+) -> tuple[Array, Window, Array, Node | None] | None:
+    """``affine`` of the input as a kernel of one tap, where input and output channels correspond."""
+    weight = host.weight
+    scale = channel_vector(affine.scale, host.out_axes, host.out_sizes)
+    shift = channel_vector(affine.shift, host.out_axes, host.out_sizes)
+    if scale is None or shift is None or weight.in_channels != weight.out_channels:
+        return None
+    kernel = diagonal(scale, weight.groups, weight.out_channels)
+    return kernel.reshape(*kernel.shape, *window.kernel), window, affine.shift, node
+
+
+def _merged(host: Linear, term: Term, guest: tuple[Array, Window, Array, Node | None], sign: int) -> Linear | None:
+    """``host`` with the guest's kernel embedded in its own; ``None`` where the windows differ."""
+    kernel, window, bias, _ = guest
+    placement = None if host.window is None else host.window.placement(window)
+    if placement is None:
+        return None
+    total = host.weight.canonical() + sign * embed(kernel, placement, host.weight.taps)
+    if float(np.abs(total).max(initial=0.0)) > host.largest:
+        return None
+    weight = Weight(Dense(total), host.weight.split, "goi")
+    before = np.zeros(()) if host.bias is None else host.bias
+    joined = trim(before + sign * bias)
+    return replace(host, weight=weight, bias=joined if joined.any() or host.bias is not None else None)
+
+
+def _plan(graph: Graph, host: Linear, mine: Term, theirs: Term) -> Plan | None:
+    """The plan that takes ``theirs`` into ``host``, the convolution of ``mine``."""
+    guest = _guest(graph, theirs, host)
+    view = None if guest is None else _merged(host, theirs, guest, mine.sign * theirs.sign)
+    holder = theirs.path[-1]
+    rest = [(v, s) for v, s in zip(holder.inputs, holder.signs, strict=True) if v is not theirs.value]
+    if guest is None or view is None or len(rest) != 1:
+        return None
+    if rest[0][1] != 1:
+        if rest[0][0] is not host.outputs[0]:
+            return None
+        view = replace(view, weight=view.weight.scale_rows(-np.ones(())), bias=None if view.bias is None else -view.bias)
+    shared = sum(a is b for a, b in zip(mine.path, theirs.path, strict=False))
+    touched = [*mine.path[shared:], *theirs.path[shared:]]
+    values = [host.outputs[0], *(s.outputs[0] for s in touched if s is not holder)]
+    replaced = frozenset({holder.node}) if holder in mine.path else frozenset()
+    return Plan(
+        views={host.node: view},
+        bypassed={holder.node: rest[0][0]},
+        replaced=replaced,
+        removed=() if guest[3] is None else (guest[3],),
+        changed=tuple(values),
+        into=(host.node,),
+        rules=(RULE.name,),
+    )
+
+
+def _plans(graph: Graph, root: Sum) -> Iterable[Plan]:
+    if _is_inner(graph, root):
+        return
+    terms = list(_terms(graph, root))
+    for mine, theirs in permutations(terms, 2):
+        host = _linear(graph, mine)
+        plan = None if host is None else _plan(graph, host, mine, theirs)
+        if plan is not None:
+            yield plan
+
+
+RULE = Rewrite(name="merge_parallel_branches", view=Sum, premises=(), plans=_plans)
