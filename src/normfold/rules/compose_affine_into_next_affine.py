@@ -23,7 +23,7 @@ from dataclasses import replace
 
 from normfold.ops import AffineOp
 from normfold.rules.premises import finite, held_by, in_range
-from normfold.rules.rule import FORWARD, Carry, Rule, Step
+from normfold.rules.rule import FORWARD, Carry, Rule, Step, Target
 
 
 def _representable(carry: Carry[AffineOp]) -> str | None:

@@ -93,45 +93,51 @@ def _linear(graph: Graph, term: Term) -> Linear | None:
     return view if graph.same_scope(view.node, term.path[-1].node) else None
 
 
-def _guest(graph: Graph, term: Term, host: Linear) -> tuple[Array, Window, Array, Node | None] | None:
-    """``term`` as a kernel, its window and its bias over the input of ``host``, and the node that goes with it."""
+Guest = tuple[Array, Window, Array, tuple[Node, ...]]
+"""A term as a kernel over the host's input, its window and its bias, and the nodes that go with it."""
+
+
+def _guest(graph: Graph, term: Term, host: Linear) -> Guest | None:
     if host.window is None:
         return None
-    point = Window(*((n,) * len(host.window.kernel) for n in (1, 1, 1, 0, 0)))
-    if term.value is host.inputs[0]:
-        return _diagonal(host, Affine.of(), point, None)
     producer = graph.producer(term.value)
     view = None if producer is None else graph.view(producer)
-    if view is None or view.refusals or view.inputs[:1] != host.inputs or not _private(graph, term.value):
-        return None
-    if isinstance(view, Linear) and view.window is not None and _same_channels(view, host):
+    if isinstance(view, Linear):
+        if view.window is None or view.refusals or view.inputs != host.inputs or not _private(graph, term.value):
+            return None
         bias = np.zeros(()) if view.bias is None else view.bias
-        return view.weight.canonical(), view.window, bias, view.node
-    if isinstance(view, AffineOp) and view.affine.finite:
-        return _diagonal(host, view.affine, point, view.node)
-    if isinstance(view, Moving) and view.moves == (Permute(),):
-        return _diagonal(host, Affine.of(), point, view.node)
-    return None
+        return (view.weight.canonical(), view.window, bias, (view.node,)) if _same_channels(view, host) else None
+    return _diagonal(graph, term.value, host, Window(*((n,) * len(host.window.kernel) for n in (1, 1, 1, 0, 0))))
 
 
 def _same_channels(view: View, host: Linear) -> bool:
     return isinstance(view, Linear) and view.weight.split[:3] == host.weight.split[:3]
 
 
-def _diagonal(
-    host: Linear, affine: Affine, window: Window, node: Node | None
-) -> tuple[Array, Window, Array, Node | None] | None:
-    """``affine`` of the input as a kernel of one tap, where input and output channels correspond."""
+def _diagonal(graph: Graph, value: Value, host: Linear, point: Window) -> Guest | None:
+    """``value`` as a kernel of one tap, where it is an affine map of the host's input, channel by channel."""
+    affine, nodes = Affine.of(), []
+    while value is not host.inputs[0]:
+        producer = graph.producer(value)
+        view = None if producer is None else graph.view(producer)
+        if view is None or view.refusals or not _private(graph, value):
+            return None
+        if isinstance(view, AffineOp):
+            affine = affine.after(view.affine)
+        elif not (isinstance(view, Moving) and view.moves == (Permute(),)):
+            return None
+        nodes.append(view.node)
+        value = view.inputs[0]
     weight = host.weight
     scale = channel_vector(affine.scale, host.out_axes, host.out_sizes)
     shift = channel_vector(affine.shift, host.out_axes, host.out_sizes)
-    if scale is None or shift is None or weight.in_channels != weight.out_channels:
+    if scale is None or shift is None or not affine.finite or weight.in_channels != weight.out_channels:
         return None
     kernel = diagonal(scale, weight.groups, weight.out_channels)
-    return kernel.reshape(*kernel.shape, *window.kernel), window, affine.shift, node
+    return kernel.reshape(*kernel.shape, *point.kernel), point, affine.shift, tuple(nodes)
 
 
-def _merged(host: Linear, term: Term, guest: tuple[Array, Window, Array, Node | None], sign: int) -> Linear | None:
+def _merged(host: Linear, guest: Guest, sign: int) -> Linear | None:
     """``host`` with the guest's kernel embedded in its own; ``None`` where the windows differ."""
     kernel, window, bias, _ = guest
     placement = None if host.window is None else host.window.placement(window)
@@ -149,7 +155,7 @@ def _merged(host: Linear, term: Term, guest: tuple[Array, Window, Array, Node | 
 def _plan(graph: Graph, host: Linear, mine: Term, theirs: Term) -> Plan | None:
     """The plan that takes ``theirs`` into ``host``, the convolution of ``mine``."""
     guest = _guest(graph, theirs, host)
-    view = None if guest is None else _merged(host, theirs, guest, mine.sign * theirs.sign)
+    view = None if guest is None else _merged(host, guest, mine.sign * theirs.sign)
     holder = theirs.path[-1]
     rest = [(v, s) for v, s in zip(holder.inputs, holder.signs, strict=True) if v is not theirs.value]
     if guest is None or view is None or len(rest) != 1:
@@ -166,7 +172,7 @@ def _plan(graph: Graph, host: Linear, mine: Term, theirs: Term) -> Plan | None:
         views={host.node: view},
         bypassed={holder.node: rest[0][0]},
         replaced=replaced,
-        removed=() if guest[3] is None else (guest[3],),
+        removed=guest[3],
         changed=tuple(values),
         into=(host.node,),
         rules=(RULE.name,),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from normfold.algebra.affine import Array
+from normfold.algebra.moves import Dim
+from normfold.backends.onnx import gemm
 from normfold.backends.onnx.lift.linear import bias_vector, gemm_bias
 from normfold.backends.onnx.tensors import Constants, ExactTensor, WeightTensor, exact
 from normfold.graph import Insertion
@@ -22,6 +24,7 @@ class Writer:
     model: ir.Model
     constants: Constants
     opset: int
+    shape: Callable[[ir.Value], tuple[Dim, ...] | None]
     fresh: Callable[[str], str]
 
     def view(self, view: View) -> None:
@@ -124,9 +127,32 @@ class Writer:
         value, affine = insertion.value, insertion.affine
         if not isinstance(value, ir.Value):
             raise TypeError(f"not an ONNX value: {value!r}")
+        if not affine.scales and self._into_gemm(value, affine.shift):
+            return
         for op, operand, needed in (("Mul", affine.scale, affine.scales), ("Add", affine.shift, affine.shifts)):
             if needed:
                 value = self._insert_one(value, op, operand)
+
+    def _into_gemm(self, value: ir.Value, shift: Array) -> bool:
+        """Give the MatMul that makes ``value`` the shift as a bias, where it can become a Gemm."""
+        node = value.producer()
+        if node is None or node.op_type != "MatMul" or shift.ndim > 1:
+            return False
+        weight = self.constants.find(_operand(node, 1))
+        if isinstance(weight, str) or len(weight.shape) != 2 or not gemm.flatten_before(
+            node, self.shape, self._replaced, self.fresh
+        ):
+            return False
+        node.op_type = "Gemm"
+        bias = np.broadcast_to(shift, (weight.shape[1],))
+        name = _bias_name(_operand(node, 1).name or "weight")
+        self._set(node, 2, ExactTensor(np.ascontiguousarray(bias), weight.dtype), name)
+        return True
+
+    def _replaced(self, node: ir.Node, slot: int, integers: Sequence[int]) -> None:
+        """Make ``integers`` what ``node`` reads at ``slot``."""
+        name = _operand(node, slot).name or "shape"
+        self._set(node, slot, ir.tensor(np.asarray(integers, dtype=np.int64)), name)
 
     def _insert_one(self, value: ir.Value, op: str, operand: Array) -> ir.Value:
         before = value.producer()

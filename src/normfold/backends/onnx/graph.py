@@ -37,7 +37,7 @@ class OnnxGraph:
         )
         self._views: dict[ir.Node, View] = {}
         self._names = {value.name for value in self._values()}
-        self._writer = Writer(model, self._constants, self._context.opset, self.fresh_name)
+        self._writer = Writer(model, self._constants, self._context.opset, self._shapes.of, self.fresh_name)
 
     def nodes(self) -> Sequence[ir.Node]:
         """Every node, those of subgraphs and functions, too."""
