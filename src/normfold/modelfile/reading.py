@@ -6,7 +6,6 @@ import hashlib
 import os
 import stat
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -205,25 +204,12 @@ def _shield(model: onnx_ir.Model) -> None:
     """Give the tensors names of their own: onnx_ir would write theirs into the caller's proto when serialising."""
     import onnx_ir
 
-    from normfold.modelfile.slots import slots
+    from normfold.modelfile.slots import detached, slots
 
     for slot in list(slots(model)):
         tensor = slot.tensor
         if isinstance(tensor, onnx_ir.TensorProtoTensor):
-            slot.put(
-                onnx_ir.LazyTensor(
-                    partial(_itself, tensor),
-                    dtype=tensor.dtype,
-                    shape=tensor.shape,
-                    name=tensor.name,
-                    doc_string=tensor.doc_string or None,
-                    metadata_props=dict(tensor.metadata_props) or None,
-                )
-            )
-
-
-def _itself(tensor: onnx_ir.TensorProtocol) -> onnx_ir.TensorProtocol:
-    return tensor
+            slot.put(detached(tensor))
 
 
 def _not_a_file(path: Path) -> ModelFileError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import onnx_ir as ir
 
@@ -83,3 +84,19 @@ def _in_attribute(node: ir.Node, attribute: ir.Attr) -> Iterator[Slot]:
     elif attribute.type == ir.AttributeType.GRAPHS:
         for graph in attribute.as_graphs():
             yield from _in_graph(graph)
+
+
+def detached(tensor: ir.TensorProtocol) -> ir.LazyTensor:
+    """The bytes of ``tensor``, read when they are needed, under a name of its own and in no other file."""
+    return ir.LazyTensor(
+        partial(_itself, tensor),
+        dtype=tensor.dtype,
+        shape=ir.Shape(tensor.shape.numpy(), frozen=True),
+        name=tensor.name,
+        doc_string=tensor.doc_string or None,
+        metadata_props=dict(tensor.metadata_props) or None,
+    )
+
+
+def _itself(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    return tensor

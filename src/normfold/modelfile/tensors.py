@@ -141,13 +141,12 @@ def _check_raw(tensor: onnx.TensorProto, nbytes: int, where: str) -> None:
 
 
 def _check_typed(tensor: onnx.TensorProto, storage: _Storage, size: int, where: str) -> None:
-    expected = storage.count(size)
     for name in _DATA_FIELDS:
-        stored = len(getattr(tensor, name))
-        if name != storage.field and stored:
+        if name != storage.field and len(getattr(tensor, name)):
             raise _bad(f"{where} holds its data as {name}, which does not fit its element type.")
-        if name == storage.field and stored != expected:
-            raise _bad(f"{where} holds {stored} values but its dimensions {list(tensor.dims)} need {expected}.")
+    stored, expected = len(getattr(tensor, storage.field)), storage.count(size)
+    if stored != expected:
+        raise _bad(f"{where} holds {stored} values but its dimensions {list(tensor.dims)} need {expected}.")
 
 
 def _check_six_bit(tensor: onnx.TensorProto, where: str) -> None:

@@ -21,7 +21,7 @@ from normfold.errors import ModelFileError, OutputError
 from normfold.modelfile.datafile import DataWriter, cannot_write
 from normfold.modelfile.external import MappedTensor
 from normfold.modelfile.reading import MAX_PROTO_BYTES, ModelFile
-from normfold.modelfile.slots import Initializer, Slot, slots
+from normfold.modelfile.slots import Initializer, Slot, detached, slots
 
 ExternalData = Literal["auto", "always", "never"]
 Source = ModelFile | Path | Iterable[Path] | None
@@ -104,7 +104,11 @@ def stage(
     _check_target(target, models, data, in_place=in_place)
     with contextlib.ExitStack() as scratch:
         mode = _mode(target)
-        moved: dict[int, ir.ExternalTensor] = {}
+        moved: dict[int, ir.TensorProtocol] = {
+            position: detached(slot.tensor)
+            for position, slot in enumerate(held)
+            if isinstance(slot.tensor, ir.ExternalTensor)
+        }
         data_file = None
         if _wants_data_file(held, external, source):
             data_file = _write_data(target, held, moved, mode, scratch)
@@ -145,6 +149,8 @@ def _real(paths: Iterable[Path]) -> frozenset[Path]:
 
 
 def _check_target(target: Path, models: frozenset[Path], data: frozenset[Path], *, in_place: bool) -> None:
+    if "\0" in os.fspath(target):
+        raise _refused("A path cannot have a NUL in it.", "Choose another name.")
     try:
         if not target.parent.is_dir():
             raise _refused(f"The folder {target.parent} does not exist.", "Create it first.")
@@ -160,7 +166,7 @@ def _check_target(target: Path, models: frozenset[Path], data: frozenset[Path], 
             raise OutputError(
                 "output-is-input", f"{target} is a data file of the model that was read.", "Choose another name."
             )
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise _refused(f"{target} cannot be used: {error}.", "Check the path and your rights on it.") from error
 
 
@@ -217,7 +223,7 @@ def _moves(slot: Slot) -> bool:
 def _write_data(
     target: Path,
     held: Iterable[Slot],
-    moved: dict[int, ir.ExternalTensor],
+    moved: dict[int, ir.TensorProtocol],
     mode: int | None,
     scratch: contextlib.ExitStack,
 ) -> Path | None:
@@ -294,7 +300,7 @@ def _same_bytes(one: Path, other: Path) -> bool:
     return True
 
 
-def _serialize(model: ir.Model, held: list[Slot], moved: dict[int, ir.ExternalTensor]) -> bytes:
+def _serialize(model: ir.Model, held: list[Slot], moved: dict[int, ir.TensorProtocol]) -> bytes:
     """Serialise ``model`` with the tensors of ``moved`` in place of its own, which are put back afterwards."""
     originals = [(slot, slot.tensor, slot.tensor.name) for slot in held]
     try:
@@ -331,7 +337,7 @@ def _created(file: Path, mode: int | None) -> Iterator[int]:
     try:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
         handle = os.open(file, flags, 0o666)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise _refused(
             f"No file can be created in {file.parent}: {error}.", "Check your rights and the name."
         ) from error
