@@ -173,12 +173,13 @@ def _deserialize(proto: onnx.ModelProto) -> onnx_ir.Model:
     except (serde.SerdeError, ValueError, TypeError, KeyError, NotImplementedError) as error:
         raise ModelFileError(
             "bad-structure",
-            f"The model cannot be represented: {_root_cause(error)}",
+            f"The model cannot be represented: {root_cause(error)}",
             "Export the model again; onnx.checker.check_model may say more.",
         ) from error
 
 
-def _root_cause(error: BaseException) -> str:
+def root_cause(error: BaseException) -> str:
+    """The first line of the error behind onnx_ir's chain of them, which quotes whole protos."""
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).split("\n", 1)[0][:300]

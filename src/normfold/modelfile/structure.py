@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from normfold.errors import ModelFileError
-from normfold.modelfile.tensors import check_sparse, check_tensor
+from normfold.modelfile.tensors import check_properties, check_sparse, check_tensor, check_text
 
 if TYPE_CHECKING:
     import onnx
@@ -87,8 +87,8 @@ class _Checker:
         proto = self.proto
         if not proto.HasField("graph"):
             raise _bad("The model has no graph.")
-        _check_text(proto.producer_name, proto.producer_version, proto.domain, proto.doc_string)
-        _check_properties(proto.metadata_props)
+        check_text(proto.producer_name, proto.producer_version, proto.domain, proto.doc_string)
+        check_properties(proto.metadata_props)
         _check_versions(proto)
         if len(self.functions) != len(proto.functions):
             raise _bad("Two local functions have the same domain and name.")
@@ -103,8 +103,8 @@ class _Checker:
         where = f"the local function {function.name!r}"
         if not function.name:
             raise _bad("A local function has no name.")
-        _check_text(function.name, function.domain, function.overload, function.doc_string)
-        _check_properties(function.metadata_props)
+        check_text(function.name, function.domain, function.overload, function.doc_string)
+        check_properties(function.metadata_props)
         _check_opsets(function.opset_import, where)
         self.body = _Body()
         defined: set[str] = set()
@@ -113,15 +113,15 @@ class _Checker:
             self._attribute(default, where, ())
         self._nodes(function.node, (defined,))
         _check_outputs(function.output, defined, where)
-        _check_text(*defined)
+        check_text(*defined)
         return self.body
 
     def _graph(self, graph: onnx.GraphProto, outer: _Scopes) -> None:
         if len(outer) >= MAX_DEPTH:
             raise _bad(f"Graph {graph.name!r} is nested deeper than {MAX_DEPTH} subgraphs.")
         where = f"graph {graph.name!r}"
-        _check_text(graph.name, graph.doc_string)
-        _check_properties(graph.metadata_props)
+        check_text(graph.name, graph.doc_string)
+        check_properties(graph.metadata_props)
         defined: set[str] = set()
         _define([value.name for value in graph.input], defined, f"an input of {where}")
         initialised: set[str] = set()
@@ -137,7 +137,7 @@ class _Checker:
         defined |= initialised
         self._nodes(graph.node, (*outer, defined))
         _check_outputs([value.name for value in graph.output], defined, where)
-        _check_text(*defined)
+        check_text(*defined)
 
     def _nodes(self, nodes: Sequence[onnx.NodeProto], scopes: _Scopes) -> None:
         defined = scopes[-1]
@@ -147,7 +147,7 @@ class _Checker:
         for node in nodes:
             if not node.op_type:
                 raise _bad(f"{label(node)} names no operation.")
-            _check_text(node.op_type, node.domain, node.name, node.doc_string)
+            check_text(node.op_type, node.domain, node.name, node.doc_string)
             for name in node.input:
                 if name and name not in defined and (later is None or name in later or not _in_any(name, scopes)):
                     raise _undefined(name, node, nodes)
@@ -171,7 +171,7 @@ class _Checker:
         names = {attribute.name for attribute in attributes}
         if len(names) != len(attributes):
             raise _bad(f"{label(node)} has two attributes of one name.")
-        _check_text(*names)
+        check_text(*names)
         for attribute in attributes:
             kind = attribute.type
             if kind in _NESTED_KINDS:
@@ -220,19 +220,6 @@ def _key(domain: str, name: str, overload: str) -> FunctionKey:
 
 def _is_sparse_constant(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> bool:
     return node.op_type == "Constant" and attribute.type == _SPARSE_TENSOR and attribute.name == "sparse_value"
-
-
-def _check_text(*texts: str) -> None:
-    # protobuf hands out strings that are not UTF-8 as bytes, whatever its type hints say
-    if any(type(text) is not str for text in texts):
-        raise ModelFileError(
-            "not-onnx", "A name in the model is not UTF-8 text.", "The file may be damaged; export the model again."
-        )
-
-
-def _check_properties(properties: Iterable[onnx.StringStringEntryProto]) -> None:
-    for entry in properties:
-        _check_text(entry.key, entry.value)
 
 
 def _in_any(name: str, scopes: _Scopes) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -72,12 +73,28 @@ _STORAGE: Final[dict[int, _Storage]] = {
 }
 
 
+def check_text(*texts: str) -> None:
+    """Raise `ModelFileError` ``not-onnx`` for bytes: protobuf hands them out where a string is not UTF-8."""
+    if any(type(text) is not str for text in texts):
+        raise ModelFileError(
+            "not-onnx", "A name in the model is not UTF-8 text.", "The file may be damaged; export the model again."
+        )
+
+
+def check_properties(properties: Iterable[onnx.StringStringEntryProto]) -> None:
+    """Apply `check_text` to keys and values."""
+    for entry in properties:
+        check_text(entry.key, entry.value)
+
+
 def check_tensor(tensor: onnx.TensorProto, where: str) -> bool:
     """Check one tensor and tell whether its data is external.
 
     ``where`` names the tensor in messages. Raises `ModelFileError` ``bad-tensor`` when dimensions,
     type and data do not fit together, ``unsafe-external-data`` for entries that are not understood.
     """
+    check_text(tensor.name, tensor.doc_string)
+    check_properties(tensor.metadata_props)
     size = _size(tensor, where)
     storage = _STORAGE.get(tensor.data_type)
     if storage is None:
@@ -159,6 +176,7 @@ def _check_six_bit(tensor: onnx.TensorProto, where: str) -> None:
 
 
 def _check_external(tensor: onnx.TensorProto, nbytes: int, where: str) -> None:
+    check_properties(tensor.external_data)
     keys = [entry.key for entry in tensor.external_data]
     unknown = sorted(set(keys) - EXTERNAL_KEYS)
     if unknown or len(set(keys)) != len(keys):

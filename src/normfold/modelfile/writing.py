@@ -20,7 +20,7 @@ from onnx_ir import serde
 from normfold.errors import ModelFileError, OutputError
 from normfold.modelfile.datafile import DataWriter, cannot_write
 from normfold.modelfile.external import MappedTensor
-from normfold.modelfile.reading import MAX_PROTO_BYTES, ModelFile
+from normfold.modelfile.reading import MAX_PROTO_BYTES, ModelFile, root_cause
 from normfold.modelfile.slots import Initializer, Slot, detached, slots
 
 ExternalData = Literal["auto", "always", "never"]
@@ -310,7 +310,7 @@ def _serialize(model: ir.Model, held: list[Slot], moved: dict[int, ir.TensorProt
     except (EncodeError, MemoryError) as error:
         raise _too_large() from error
     except (serde.SerdeError, TypeError, ValueError) as error:
-        raise ModelFileError("invalid-model", f"The model cannot be serialised: {error}") from error
+        raise ModelFileError("invalid-model", f"The model cannot be serialised: {root_cause(error)}") from error
     else:
         return data
     finally:
