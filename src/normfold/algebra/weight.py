@@ -82,6 +82,12 @@ class Weight:
         """Whether a scale waits to be applied."""
         return self.rows is not None or self.columns is not None
 
+    @property
+    def gain(self) -> float:
+        """How many times larger than the base the pending scales make the weight at most."""
+        pending = (scale for scale in (self.rows, self.columns) if scale is not None)
+        return prod(float(np.abs(scale).max(initial=0.0)) for scale in pending)
+
     def scale_rows(self, factor: Array) -> Weight:
         """This weight with output channel ``o`` multiplied by ``factor[o]``; ``factor`` is [out] or []."""
         return replace(self, rows=_times(self.rows, factor, self.out_channels))
@@ -99,6 +105,8 @@ class Weight:
         """``sum over inputs and taps of W[o, i, taps] * vector[i]``: [in] or [] to [out]."""
         full = np.broadcast_to(vector, (self.in_channels,)).reshape(self.groups, self.in_per_group)
         out = np.zeros((self.groups, self.out_per_group))
+        if not full.any():
+            return out.reshape(-1)
         for start, block in self._blocks():
             sums = block.reshape(*block.shape[:3], -1).sum(axis=3)
             stop = start + block.shape[1]

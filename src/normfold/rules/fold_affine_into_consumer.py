@@ -24,15 +24,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-import numpy as np
-
 from normfold.algebra import Affine, trim
 from normfold.algebra.affine import Array
 from normfold.graph import Insertion
 from normfold.laws.backward import channel_vector
 from normfold.laws.forward import push_into_columns, spread
 from normfold.ops import Linear
-from normfold.rules.premises import finite
+from normfold.rules.premises import finite, linear_in_range
 from normfold.rules.rule import FORWARD, Carry, Rule, Step, Target
 
 
@@ -64,17 +62,14 @@ def _folded(carry: Carry[Linear]) -> tuple[Linear, Array]:
     return replace(view, weight=weight), trim(spread(added, view.out_axes, view.out_sizes))
 
 
+def _shifted(view: Linear, added: Array) -> Linear:
+    return replace(view, bias=trim(added if view.bias is None else view.bias + added))
+
+
 def _representable(carry: Carry[Linear]) -> str | None:
-    view = carry.view
-    gain = float(np.abs(carry.affine.scale).max(initial=0.0))
-    if gain <= 1 and not carry.affine.shifts:
+    if linear_in_range(_shifted(*_folded(carry))):
         return None
-    folded, shift = _folded(carry)
-    largest_shift = float(np.abs(shift).max(initial=0.0))
-    at_risk = gain > view.largest**0.25
-    if largest_shift <= view.largest and not (at_risk and folded.weight.magnitude() > view.largest):
-        return None
-    return f"the folded constants of {carry.label} exceed {view.largest:.5g}, the largest number of their type"
+    return f"the folded constants of {carry.label} exceed {carry.view.largest:.5g}, the largest number of their type"
 
 
 def _steps(carry: Carry[Linear]) -> Iterable[Step]:
@@ -83,7 +78,7 @@ def _steps(carry: Carry[Linear]) -> Iterable[Step]:
         yield Step(view=view)
         return
     if view.bias_slot:
-        yield Step(view=replace(view, bias=trim(added if view.bias is None else view.bias + added)))
+        yield Step(view=_shifted(view, added))
         return
     shift = Affine.of(shift=added)
     yield Step(view=view, onward=(Target(FORWARD, view.outputs[0], shift),))

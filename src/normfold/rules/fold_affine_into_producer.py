@@ -23,13 +23,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-import numpy as np
-
 from normfold.algebra import Affine, trim
 from normfold.graph import Insertion
 from normfold.laws.backward import channel_vector, push_into_rows
 from normfold.ops import Linear
-from normfold.rules.premises import finite
+from normfold.rules.premises import finite, linear_in_range
 from normfold.rules.rule import BACKWARD, Carry, Rule, Step
 
 
@@ -51,17 +49,9 @@ def _folded(carry: Carry[Linear]) -> Linear:
 
 
 def _representable(carry: Carry[Linear]) -> str | None:
-    view = carry.view
-    gain = float(np.abs(carry.affine.scale).max(initial=0.0))
-    if gain <= 1 and not carry.affine.shifts:
+    if linear_in_range(_folded(carry)):
         return None
-    folded = _folded(carry)
-    largest_bias = 0.0 if folded.bias is None else float(np.abs(folded.bias).max(initial=0.0))
-    # Reading a large float32 weight only to see that it is far from 1e38 would cost more than the fold.
-    weight_at_risk = gain > view.largest**0.25
-    if largest_bias <= view.largest and not (weight_at_risk and folded.weight.magnitude() > view.largest):
-        return None
-    return f"the folded constants of {carry.label} exceed {view.largest:.5g}, the largest number of their type"
+    return f"the folded constants of {carry.label} exceed {carry.view.largest:.5g}, the largest number of their type"
 
 
 def _steps(carry: Carry[Linear]) -> Iterable[Step]:

@@ -6,8 +6,12 @@ import numpy as np
 
 from normfold.algebra import Affine
 from normfold.algebra.moves import Dim
-from normfold.ops import AffineOp, View
+from normfold.ops import AffineOp, Linear, View
 from normfold.rules.rule import BACKWARD, Carry, Step, Target, V
+
+
+UNSEEN = 1e30
+"""No trained weight is as large as this: one need not be read to see that it stays below a far larger number."""
 
 
 def finite(carry: Carry[V]) -> str | None:
@@ -32,6 +36,14 @@ def held_by(view: AffineOp, affine: Affine) -> bool:
 def in_range(view: AffineOp, affine: Affine) -> bool:
     """Whether the constants of ``affine`` fit the type of ``view``."""
     return all(float(np.abs(c).max(initial=0.0)) <= view.largest for c in (affine.scale, affine.shift))
+
+
+def linear_in_range(view: Linear) -> bool:
+    """Whether the weight and bias of ``view`` fit the weight's type."""
+    if view.bias is not None and float(np.abs(view.bias).max(initial=0.0)) > view.largest:
+        return False
+    gain = view.weight.gain
+    return gain <= 1 or gain * UNSEEN <= view.largest or view.weight.magnitude() <= view.largest
 
 
 def scale_sign(carry: Carry[V]) -> str | None:

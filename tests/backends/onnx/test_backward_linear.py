@@ -5,6 +5,7 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
+
 from folding import array, model, norm, only_fold, proven_fold, statistics
 
 CONVOLUTIONS = {
@@ -175,10 +176,17 @@ def test_norm_over_the_rows_of_a_constant_first_operand() -> None:
 
 
 def test_norm_after_matmul_leaves_its_shift_as_one_addition() -> None:
-    body = ["[linear] h = MatMul(x, w)", norm("h", "y")]
-    folded = proven_fold(model("float[5, 4] x", body, {"w": array(4, 3), **statistics(3)}))
+    body = ["[linear] h = MatMul(x, w)", "[scale] t = Mul(h, k)", "y = Add(t, d)"]
+    folded = proven_fold(model("float[2, 5, 4] x", body, {"w": array(4, 3), "k": array(3, seed=2), "d": array(3)}))
     assert folded.operators == ["MatMul", "Add"]
     assert folded.decision.outcome == "folded"
+
+
+def test_norm_after_matmul_of_matrices_makes_it_a_gemm() -> None:
+    body = ["[linear] h = MatMul(x, w)", norm("h", "y")]
+    folded = proven_fold(model("float[N, 4] x", body, {"w": array(4, 3), **statistics(3)}))
+    assert folded.operators == ["Gemm"]
+    assert folded.decision.into == ("linear",)
 
 
 def test_norm_after_matmul_and_add() -> None:
@@ -217,7 +225,7 @@ def test_every_floating_type(op: str, kind: str) -> None:
     body = [f"[linear] h = {op}(x, w)", norm("h", "y")]
     source = model(f"{kind}[{shape}] x", body, constants, outputs=f"{kind}[] y", opset=22 if kind == "bfloat16" else 17)
     folded = proven_fold(source, reference=kind in ("double", "bfloat16"))
-    assert folded.operators == (["MatMul", "Add"] if op == "MatMul" else [op])
+    assert folded.operators == (["Gemm" if op == "MatMul" else op])
     assert {t.data_type for t in folded.result.graph.initializer} == {source.graph.input[0].type.tensor_type.elem_type}
 
 
@@ -231,7 +239,7 @@ def test_half_precision_data_with_single_precision_statistics(op: str, kind: str
     body = [f"[linear] h = {op}(x, w)", norm("h", "y")]
     source = model(f"{kind}[{shape}] x", body, constants, outputs=f"{kind}[] y", opset=22 if kind == "bfloat16" else 17)
     folded = proven_fold(source, reference=True)
-    assert folded.operators == (["MatMul", "Add"] if op == "MatMul" else [op])
+    assert folded.operators == (["Gemm" if op == "MatMul" else op])
     assert {t.data_type for t in folded.result.graph.initializer} == {source.graph.input[0].type.tensor_type.elem_type}
 
 

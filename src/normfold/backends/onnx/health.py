@@ -22,6 +22,9 @@ def batch_normalization_health(node: ir.Node, constants: Constants) -> Iterator[
     if len(arrays) < 4 or any(array is None for array in arrays):
         yield "running statistics are not constants"
         return
+    if len({array.shape for array in arrays if array is not None}) > 1:
+        yield "constants have different lengths"
+        return
     gamma, beta, mean, variance = (array for array in arrays if array is not None)
     yield from _remarks(gamma, beta, mean, variance, node.attributes.get_float("epsilon", 1e-5))
 
