@@ -37,6 +37,7 @@ PREMISES: Final[dict[str, str]] = {
     "per-input-channel": "The map varies along the input channels of the linear operation only.",
     "per-output-channel": "The map varies along the output channels of the linear operation only.",
     "representable": "The new constants fit the type they are stored in.",
+    "room": "A norm's own scale and bias have room for the map: they vary along its axes, and there is a bias for a shift.",
     "same-input": "Branches that are merged read the same value.",
     "same-opset": "A local function that holds norms uses the model's own opset, so that it can be inlined.",
     "same-scope": "Norm and linear operation stand in the same graph body, not one inside a branch or a loop.",

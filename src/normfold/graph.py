@@ -8,6 +8,7 @@ from typing import Protocol
 
 from normfold.algebra import Affine
 from normfold.algebra.moves import Dim
+from normfold.decisions import Refusal
 from normfold.ops import Node, Value, View
 
 
@@ -26,6 +27,8 @@ class Site:
     output: str
     """Name of the value that the norm makes."""
     health: tuple[str, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    """Why it stays, where that is known without looking for a way out."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -87,10 +87,14 @@ class AffineOp(View):
 class Norm(View):
     """A normalisation by live statistics, ``tail`` o core: LayerNorm, RMSNorm, GroupNorm, InstanceNorm.
 
-    ``tail`` is ``None`` for a norm that cannot be read (its refusals say why).
+    ``core`` says why the norm as a whole stays. ``tail`` is ``None`` where its scale and bias are not read;
+    ``holds_shift`` says whether it has a bias at all.
     """
 
+    core: Refusal
     tail: Affine | None
+    holds_shift: bool
+    largest: float
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

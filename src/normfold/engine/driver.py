@@ -12,7 +12,7 @@ from normfold.decisions import Decision, Outcome, Refusal, SiteReport
 from normfold.engine.search import Search
 from normfold.engine.verification import Pair
 from normfold.graph import Graph, Plan, Site
-from normfold.ops import AffineOp, Node
+from normfold.ops import AffineOp, Node, Norm
 from normfold.rules import REWRITES, Rewrite
 
 ALTERNATIVES = 8
@@ -33,6 +33,7 @@ class _Record:
 
     site: Site
     gone: set[Node] = field(default_factory=set)
+    partly: bool = False
     into: list[Node] = field(default_factory=list)
     rules: list[str] = field(default_factory=list)
     refusals: dict[Node, list[Refusal]] = field(default_factory=dict)
@@ -64,7 +65,7 @@ def fold(
     while progress:
         progress = False
         for record in records:
-            if record.excluded is None:
+            if record.excluded is None and not record.site.refusals:
                 for node in record.left:
                     progress |= _try(graph, node, record, owner)
         progress |= _rewrite(graph, owner)
@@ -125,10 +126,12 @@ def _allowed(plan: Plan, owner: Mapping[Node, _Record]) -> bool:
 
 def _book(plan: Plan, owner: Mapping[Node, _Record]) -> None:
     """Note in the records which of their nodes go, and where to."""
-    for gone in (*plan.bypassed, *plan.removed):
-        holder = owner.get(gone)
+    tails = {node for node, view in plan.views.items() if isinstance(view, Norm) and node not in plan.into}
+    for node in (*plan.bypassed, *plan.removed, *tails):
+        holder = owner.get(node)
         if holder is not None:
-            holder.gone.add(gone)
+            holder.gone |= {node} - tails
+            holder.partly |= node in tails
             holder.into += [target for target in plan.into if target not in holder.into]
             holder.rules += [rule for rule in plan.rules if rule not in holder.rules]
 
@@ -136,13 +139,13 @@ def _book(plan: Plan, owner: Mapping[Node, _Record]) -> None:
 def _best(graph: Graph, node: Node, search: Search) -> Plan | None:
     """The first plan that inserts nothing, else the one that inserts least, if it pays."""
     best: Plan | None = None
+    view = graph.view(node)
     for plan in islice(search.ways_out(node), ALTERNATIVES):
         if not plan.inserted:
             return plan
         if best is None or len(plan.inserted) < len(best.inserted):
             best = plan
-    view = graph.view(node)
-    if best is not None and isinstance(view, AffineOp) and not view.affine.scales:
+    if best is not None and not (isinstance(view, AffineOp) and view.affine.scales):
         search.refusals.append(Refusal("does-not-pay", f"{graph.label(node)} would only be replaced by another addition"))
         return None
     return best
@@ -153,7 +156,7 @@ def _decide(graph: Graph, record: _Record) -> Decision:
     refused = () if record.excluded is None else (record.excluded,)
     if record.excluded is None:
         kept = [refusal for node in record.left for refusal in record.refusals.get(node, ())]
-        refused = tuple(dict.fromkeys(kept))
+        refused = tuple(dict.fromkeys([*site.refusals, *kept]))
     outcome = _outcome(graph, record)
     into = tuple(graph.name(node) for node in record.into)
     return Decision(site.name, site.norm, outcome, into, tuple(record.rules), () if outcome == "folded" else refused)
@@ -161,7 +164,7 @@ def _decide(graph: Graph, record: _Record) -> Decision:
 
 def _outcome(graph: Graph, record: _Record) -> Outcome:
     if not record.gone:
-        return "kept"
+        return "part-folded" if record.partly else "kept"
     scaling = [node for node in record.left if not _only_shifts(graph, node)]
     return "part-folded" if scaling else "folded"
 
@@ -176,7 +179,7 @@ def _pairs(graph: Graph, records: Sequence[_Record], shared: Collection[str]) ->
     """For every norm that went, the first values after it that both models have."""
     out = []
     for record in records:
-        if record.gone:
+        if record.gone or record.partly:
             after = [graph.value_name(value) for node in record.into for value in graph.view(node).outputs]
             names = [record.site.output] if record.site.output in shared else [name for name in after if name in shared]
             out += [Pair(name, name, (record.site.name,)) for name in names]

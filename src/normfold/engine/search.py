@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from normfold.algebra import Affine
 from normfold.decisions import Refusal
 from normfold.graph import Graph, Plan
-from normfold.ops import AffineOp, Node, View
+from normfold.ops import AffineOp, Node, Norm, View
 from normfold.rules import BACKWARD, CARRIES, FORWARD, Carry, Rule, Step, Target
 
 DEPTH = 64
@@ -30,15 +31,21 @@ class Search:
     effort: int = 0
 
     def ways_out(self, node: Node) -> Iterator[Plan]:
-        """Plans that take the affine operation ``node`` out of the graph."""
+        """Plans that take the affine operation ``node`` out of the graph, or the scale and shift out of a norm."""
         view = self.graph.view(node)
-        if view.refusals or not isinstance(view, AffineOp):
-            self._refuse(*view.refusals)
+        self._refuse(*view.refusals)
+        if view.refusals:
             return
-        start = Plan(bypassed={node: view.inputs[0]})
-        before = Target(BACKWARD, view.inputs[0], view.affine)
-        yield from self._follow(replace(start, replaced=frozenset({node})), before, node, DEPTH)
-        yield from self._follow(start, Target(FORWARD, view.outputs[0], view.affine), node, DEPTH)
+        if isinstance(view, AffineOp):
+            start = Plan(bypassed={node: view.inputs[0]})
+            before = Target(BACKWARD, view.inputs[0], view.affine)
+            yield from self._follow(replace(start, replaced=frozenset({node})), before, node, DEPTH)
+            yield from self._follow(start, Target(FORWARD, view.outputs[0], view.affine), node, DEPTH)
+        if isinstance(view, Norm):
+            self._refuse(view.core)
+            if view.tail is not None and (view.tail.scales or view.tail.shifts):
+                start = Plan().with_view(replace(view, tail=Affine.of()))
+                yield from self._follow(start, Target(FORWARD, view.outputs[0], view.tail), node, DEPTH)
 
     def _follow(self, plan: Plan, target: Target, origin: Node, depth: int) -> Iterator[Plan]:
         """``plan`` completed so that ``target``'s map is absorbed beyond ``target``'s value."""

@@ -19,6 +19,7 @@ from normfold.rules import (
     carry_scale_through_product,
     compose_affine_into_affine,
     compose_affine_into_next_affine,
+    compose_affine_into_tail,
     fold_affine_into_consumer,
     fold_affine_into_producer,
     merge_parallel_branches,
@@ -31,6 +32,7 @@ CARRIES: tuple[Rule[Any], ...] = (
     fold_affine_into_consumer.RULE,
     compose_affine_into_affine.RULE,
     compose_affine_into_next_affine.RULE,
+    compose_affine_into_tail.RULE,
     # on the way
     carry_affine_through_move.RULE,
     carry_affine_through_pool.RULE,

@@ -14,7 +14,7 @@ from normfold.backends.onnx import gemm
 from normfold.backends.onnx.lift.linear import bias_vector, gemm_bias
 from normfold.backends.onnx.tensors import Constants, ExactTensor, WeightTensor, exact
 from normfold.graph import Insertion
-from normfold.ops import AffineOp, Clip, Linear, Pad, View
+from normfold.ops import AffineOp, Clip, Linear, Norm, Pad, View
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Writer:
             self._batch_normalization(view)
         elif isinstance(view, AffineOp):
             self._arithmetic(view)
+        elif isinstance(view, Norm):
+            self._tail(view)
         elif isinstance(view, Clip):
             self._scalar(view, 1, "min", view.low)
             self._scalar(view, 2, "max", view.high)
@@ -73,6 +75,20 @@ class Writer:
         for slot, values in ((1, scale * deviation), (2, shift + scale * mean)):
             name = _operand(node, slot).name or "constant"
             self._set(node, slot, ExactTensor(values, self._tensor(node, slot).dtype), name)
+
+    def _tail(self, view: Norm) -> None:
+        """Scale and bias of a norm, in the shapes that they have."""
+        node, tail = _native(view), view.tail
+        if tail is None:
+            raise TypeError(f"the tail of {node.op_type} was not read")
+        old = self._tensor(node, 1)
+        shape = tuple(old.shape.numpy())
+        for slot, values in ((1, tail.scale), (2, tail.shift)):
+            if slot < len(node.inputs) and node.inputs[slot] is not None:
+                per_channel = node.op_type in ("InstanceNormalization", "GroupNormalization")
+                full = np.broadcast_to(values.reshape(-1) if per_channel else values, shape)
+                name = _operand(node, slot).name or "constant"
+                self._set(node, slot, ExactTensor(np.ascontiguousarray(full), old.dtype), name)
 
     def _scalar(self, view: View, slot: int, attribute: str, number: float) -> None:
         """A bound or a padding number, which opsets before 11 keep in an attribute."""

@@ -16,11 +16,16 @@ from normfold.backends.onnx.tensors import Constants
 
 @dataclass(frozen=True)
 class Decomposition:
-    """One recognised norm: its kind, its nodes in topological order, the node it is named after."""
+    """One recognised norm: its kind, its nodes in topological order, the node it is named after.
+
+    ``tail`` are those of its nodes that multiply and add constants. Runtimes recognise the whole pattern and run it
+    as one kernel, which a norm without its tail would lose.
+    """
 
     norm: str
     nodes: tuple[ir.Node, ...]
     named: ir.Node
+    tail: tuple[ir.Node, ...] = ()
 
 
 def find_decompositions(nodes: Iterable[ir.Node], constants: Constants) -> Iterator[Decomposition]:
@@ -33,7 +38,8 @@ def find_decompositions(nodes: Iterable[ir.Node], constants: Constants) -> Itera
         elif node.op_type == "InstanceNormalization":
             found = _group_norm(node, constants)
         if found is not None:
-            yield Decomposition(found.norm, tuple(sorted(set(found.nodes), key=order.__getitem__)), found.named)
+            nodes = tuple(sorted(set(found.nodes), key=order.__getitem__))
+            yield Decomposition(found.norm, nodes, found.named, found.tail)
 
 
 def _is(constants: Constants, value: ir.Value | None, number: float) -> bool:
@@ -62,7 +68,8 @@ def _by_deviation(root: ir.Node, constants: Constants) -> Decomposition | None:
         if centre is not None and centre.inputs[0] is centred.inputs[0]:
             nodes += [centre, centred]
             norm = "LayerNormalization"
-    return Decomposition(f"{norm} (decomposed)", (*nodes, *_tail(divided[-1], constants)), divided[-1])
+    tail = tuple(_tail(divided[-1], constants))
+    return Decomposition(f"{norm} (decomposed)", (*nodes, *tail), divided[-1], tail)
 
 
 def _squares(node: ir.Node, constants: Constants) -> bool:
@@ -85,9 +92,8 @@ def _group_norm(node: ir.Node, constants: Constants) -> Decomposition | None:
     after = _only_reader(node.outputs[0])
     if before is None or after is None or after.op_type != "Reshape":
         return None
-    return Decomposition(
-        "GroupNormalization (decomposed)", (before, node, after, *_tail(after, constants)), node
-    )
+    tail = tuple(_tail(after, constants))
+    return Decomposition("GroupNormalization (decomposed)", (before, node, after, *tail), node, tail)
 
 
 def _tail(node: ir.Node, constants: Constants) -> Iterator[ir.Node]:

@@ -13,7 +13,7 @@ from normfold.algebra import Permute
 from normfold.backends.onnx.canonical import NAME, PATH
 from normfold.backends.onnx.decompositions import Decomposition, find_decompositions
 from normfold.backends.onnx.health import batch_normalization_health
-from normfold.backends.onnx.lift.norms import KINDS
+from normfold.backends.onnx.lift.norms import KINDS, live_statistics
 from normfold.backends.onnx.tensors import Constants
 from normfold.graph import Site
 from normfold.ops import AffineOp, Linear, Moving, View
@@ -100,7 +100,7 @@ class _Finder:
         """The site that begins at ``node``, if one does."""
         if node in self.decomposed:
             found = self.decomposed[node]
-            yield self._site(found.nodes, found.norm, named=found.named)
+            yield self._site(found.nodes, found.norm, named=found.named, whole=True)
         elif node in self.claimed:
             return
         elif (("" if node.domain == "ai.onnx" else node.domain), node.op_type) in NORM_OPERATORS:
@@ -110,11 +110,18 @@ class _Finder:
             yield from self._chain(node)
 
     def _site(
-        self, nodes: Sequence[ir.Node], norm: str, *, named: ir.Node | None = None, health: Iterable[str] = ()
+        self,
+        nodes: Sequence[ir.Node],
+        norm: str,
+        *,
+        named: ir.Node | None = None,
+        health: Iterable[str] = (),
+        whole: bool = False,
     ) -> Site:
         name = self.labels.name(named or nodes[0])
         output = nodes[-1].outputs[0]
-        return Site(name, norm, tuple(nodes), self.graph.shape(output), output.name or "", tuple(health))
+        refusals = (live_statistics(repr(name), norm),) if whole else ()
+        return Site(name, norm, tuple(nodes), self.graph.shape(output), output.name or "", tuple(health), refusals)
 
     def _constant_map(self, node: ir.Node) -> AffineOp | None:
         """``node`` as arithmetic by constants, which a BatchNormalization is not."""
