@@ -43,9 +43,9 @@ class Folded:
         return {refusal.premise for refusal in self.decision.refused_by}
 
     def because(self, premise: str) -> str:
-        """The sentence with which the only norm failed ``premise``."""
-        (refusal,) = (refusal for refusal in self.decision.refused_by if refusal.premise == premise)
-        return refusal.because
+        """The sentences with which the only norm failed ``premise``."""
+        assert premise in self.refused
+        return "; ".join(refusal.because for refusal in self.decision.refused_by if refusal.premise == premise)
 
     @property
     def operators(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Dimensions of values: as the model states them, as a convolution implies them, or as inference finds them."""
+"""Dimensions of values: as the model states them, as inference finds them, or as a convolution implies them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,12 @@ class Shapes:
 
     def of(self, value: ir.Value) -> tuple[Dim, ...] | None:
         """The dimensions of ``value``: sizes, names, ``None`` each where unknown; ``None`` where the rank is."""
-        known = _stated(value) or _after_convolution(value)
-        if known is not None or self._inferred:
-            return known
-        self._inferred = True
-        # Inference that fails leaves the model as it was; the premises that need shapes then say so.
-        logging.getLogger("onnx_ir.passes.common.shape_inference").setLevel(logging.CRITICAL)
-        ShapeInferencePass(check_type=False, strict_mode=False)(self._model)
-        return _stated(value)
+        if value.shape is None and not self._inferred:
+            self._inferred = True
+            # Inference that fails leaves the model as it was; the premises that need shapes then say so.
+            logging.getLogger("onnx_ir.passes.common.shape_inference").setLevel(logging.CRITICAL)
+            ShapeInferencePass(check_type=False, strict_mode=False)(self._model)
+        return _stated(value) or _after_convolution(value)
 
 
 def _stated(value: ir.Value) -> tuple[Dim, ...] | None:

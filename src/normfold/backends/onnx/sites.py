@@ -124,11 +124,14 @@ class _Finder:
         return Site(name, norm, tuple(nodes), self.graph.shape(output), output.name or "", tuple(health), refusals)
 
     def _constant_map(self, node: ir.Node) -> AffineOp | None:
-        """``node`` as arithmetic by constants, which a BatchNormalization is not."""
+        """``node`` as arithmetic of a value by constants; not a BatchNormalization, nor arithmetic of constants alone."""
         if node.op_type not in ("Mul", "Add", "Sub", "Div", "Neg"):
             return None
         view = self.graph.view(node)
-        return view if isinstance(view, AffineOp) else None
+        if not isinstance(view, AffineOp):
+            return None
+        computed = any(value is not None and isinstance(self.constants.find(value), str) for value in node.inputs)
+        return view if computed else None
 
     def _chain(self, first: ir.Node) -> Iterator[Site]:
         run = list(self._run(first))
