@@ -87,6 +87,10 @@ class Graph(Protocol):
         """The nodes that read the elements of ``value``, each with the input's index; shape readers are left out."""
         ...
 
+    def normalised_by(self, node: Node) -> Sequence[Node]:
+        """The operations that compute the weight of ``node`` from constants, where it is normalised on the way."""
+        ...
+
     def escapes(self, value: Value) -> str | None:
         """Why ``value`` is seen from outside its graph (an output, a captured value), or ``None``."""
         ...

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from normfold.rules import (
+    bake_normalised_weight,
     carry_affine_through_clip,
     carry_affine_through_concat,
     carry_affine_through_move,
@@ -43,7 +44,7 @@ CARRIES: tuple[Rule[Any], ...] = (
     carry_scale_through_activation.RULE,
     carry_scale_through_product.RULE,
 )
-REWRITES: tuple[Rewrite[Any], ...] = (merge_parallel_branches.RULE,)
+REWRITES: tuple[Rewrite[Any], ...] = (bake_normalised_weight.RULE, merge_parallel_branches.RULE)
 RULES: tuple[Rule[Any] | Rewrite[Any], ...] = (*CARRIES, *REWRITES)
 
 __all__ = [

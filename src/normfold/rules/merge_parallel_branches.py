@@ -190,4 +190,4 @@ def _plans(graph: Graph, root: Sum) -> Iterable[Plan]:
             yield plan
 
 
-RULE = Rewrite(name="merge_parallel_branches", view=Sum, premises=(), plans=_plans)
+RULE = Rewrite(name="merge_parallel_branches", view=Sum, plans=_plans)

@@ -84,5 +84,4 @@ class Rewrite(Generic[V]):
 
     name: str
     view: type[V]
-    premises: tuple[tuple[str, Callable[..., str | None]], ...]
     plans: Callable[[Graph, V], Iterable[Plan]]

@@ -6,22 +6,20 @@ Results above `LIMIT` elements are not computed: a few bytes of model can ask fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from normfold.algebra.affine import Array
-from normfold.backends.onnx.tensors import FLOATS, ExactTensor, exact
+from normfold.backends.onnx.tensors import FLOATS, Arguments, ExactTensor, Expression, exact
+from normfold.laws.collapse import inference_norm
 
 LIMIT = 1 << 29
 """Most elements that a constant expression may make."""
-
-Arguments = Sequence[ir.TensorProtocol | None]
-Expression = Callable[[ir.Node, Arguments], "ir.TensorProtocol | None"]
-
 
 def _arithmetic(function: Callable[..., NDArray[np.generic]]) -> Expression:
     def evaluate(_: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
@@ -92,6 +90,12 @@ def _cast(node: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
     return ir.Tensor(tensor.numpy().astype(target.numpy()), dtype=target)
 
 
+def _shape(node: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
+    if arguments[0] is None or node.attributes:
+        return None
+    return ir.tensor(np.asarray(arguments[0].shape.numpy(), dtype=np.int64))
+
+
 def _filled(node: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
     if arguments[0] is None:
         return None
@@ -103,9 +107,54 @@ def _filled(node: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
     return ir.Tensor(np.broadcast_to(tensor.numpy().reshape(()), shape), dtype=tensor.dtype)
 
 
+def _reduction(function: Callable[..., Array]) -> Expression:
+    def evaluate(node: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
+        tensor = arguments[0]
+        if tensor is None or tensor.dtype not in FLOATS:
+            return None
+        integers = [int(k) for t in arguments[1:] if t is not None for k in np.ravel(t.numpy())]
+        axes = tuple(_axes(node, integers)) or None
+        if axes is None and node.attributes.get_int("noop_with_empty_axes", 0):
+            return tensor
+        keep = bool(node.attributes.get_int("keepdims", 1))
+        return ExactTensor(np.asarray(function(exact(tensor), axis=axes, keepdims=keep)), tensor.dtype)
+
+    return evaluate
+
+
+def _l2(values: Array, **axes: Any) -> Array:
+    return np.sqrt(np.square(values).sum(**axes))
+
+
+def _batch_normalization(node: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
+    """Weight standardisation: exporters write it as a BatchNormalization of the weight by its own statistics."""
+    if len(arguments) != 5 or any(t is None or t.dtype not in FLOATS for t in arguments):
+        return None
+    tensors = [t for t in arguments if t is not None]
+    x, scale, bias, mean, variance = map(exact, tensors)
+    if node.attributes.get_int("training_mode", 0):
+        axes = tuple(k for k in range(x.ndim) if k != 1)
+        mean, variance = x.mean(axis=axes), x.var(axis=axes)
+    spread = (-1, *[1] * (x.ndim - 2))
+    epsilon = node.attributes.get_float("epsilon", 1e-5)
+    map_ = inference_norm(*(c.reshape(spread) for c in (scale, bias, mean, variance)), epsilon)
+    return ExactTensor(map_.scale * x + map_.shift, tensors[0].dtype)
+
+
+def _matrix_product(_: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
+    left, right = arguments
+    if left is None or right is None or left.dtype not in FLOATS or left.size * right.size > LIMIT:
+        return None
+    return ExactTensor(np.matmul(exact(left), exact(right)), left.dtype)
+
+
+STATISTICS = frozenset({"BatchNormalization", "ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare"})
+"""Operators by which a weight normalises itself: weight norm, spectral norm, weight standardisation."""
+
 EXPRESSIONS: dict[str, Expression] = {
     "Identity": _identity,
     "Cast": _cast,
+    "Shape": _shape,
     "ConstantOfShape": _filled,
     "Transpose": _rearranged(_transpose),
     "Reshape": _rearranged(_reshape),
@@ -120,4 +169,14 @@ EXPRESSIONS: dict[str, Expression] = {
     "Sqrt": _arithmetic(np.sqrt),
     "Reciprocal": _arithmetic(np.reciprocal),
     "Pow": _arithmetic(np.power),
+    "Exp": _arithmetic(np.exp),
+    "Abs": _arithmetic(np.abs),
+    "Max": _arithmetic(lambda *values: np.maximum.reduce(np.broadcast_arrays(*values))),
+    "Min": _arithmetic(lambda *values: np.minimum.reduce(np.broadcast_arrays(*values))),
+    "ReduceL2": _reduction(_l2),
+    "ReduceMean": _reduction(np.mean),
+    "ReduceSum": _reduction(np.sum),
+    "ReduceSumSquare": _reduction(lambda values, **axes: np.square(values).sum(**axes)),
+    "MatMul": _matrix_product,
+    "BatchNormalization": _batch_normalization,
 }

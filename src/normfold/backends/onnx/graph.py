@@ -9,6 +9,7 @@ import onnx_ir as ir
 from normfold.algebra.moves import Dim
 from normfold.backends.onnx.canonical import inline_norms
 from normfold.backends.onnx.commit import Writer, bypass, position
+from normfold.backends.onnx.expressions import EXPRESSIONS, STATISTICS
 from normfold.backends.onnx.lift import Context, lift
 from normfold.backends.onnx.shapes import Shapes
 from normfold.backends.onnx.sites import NORM_OPERATORS, Labels, find_sites, walk_model
@@ -30,7 +31,7 @@ class OnnxGraph:
         self.model = model
         inline_norms(model, NORM_OPERATORS)
         self._labels = Labels(model)
-        self._constants = Constants(self._overridable)
+        self._constants = Constants(self._overridable, EXPRESSIONS)
         self._shapes = Shapes(model)
         self._context = Context(
             self._constants, self._shapes.of, model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1)), self.label
@@ -61,6 +62,13 @@ class OnnxGraph:
     def consumers(self, value: Value) -> Sequence[tuple[ir.Node, int]]:
         """The nodes that read the elements of ``value``, in subgraphs, too."""
         return [(node, index) for node, index in _value(value).uses() if node.op_type not in SHAPE_READERS]
+
+    def normalised_by(self, node: Node) -> Sequence[ir.Node]:
+        """The nodes that compute the weight of ``node`` from constants, where it is normalised on the way."""
+        native = _node(node)
+        weight = native.inputs[1] if len(native.inputs) > 1 else None
+        made = [] if weight is None else self._constants.computing(weight)
+        return made if any(one.op_type in STATISTICS for one in made) else []
 
     def escapes(self, value: Value) -> str | None:
         """Why ``value`` is seen from outside its graph."""
@@ -109,6 +117,7 @@ class OnnxGraph:
             bypass(node, slot, replaced=node in plan.replaced)
         for insertion in plan.inserted:
             self._writer.insert(insertion)
+        self._constants.forget_expressions()
         self._views.clear()
 
     def fresh_name(self, wanted: str) -> str:

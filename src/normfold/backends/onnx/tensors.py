@@ -6,7 +6,7 @@ folds into one constant round once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import ml_dtypes
 import numpy as np
@@ -56,6 +56,11 @@ def largest(dtype: ir.DataType) -> float:
     return float(ml_dtypes.finfo(dtype.numpy()).max)
 
 
+Arguments = Sequence[ir.TensorProtocol | None]
+Expression = Callable[[ir.Node, Arguments], ir.TensorProtocol | None]
+"""What a constant node makes of its constant operands; ``None`` where it is not read here."""
+
+
 class Constants:
     """Reads values that are known before the model runs.
 
@@ -63,13 +68,18 @@ class Constants:
     (Identity, Transpose, Reshape, Cast, arithmetic: what exporters put in front of weights).
     """
 
-    def __init__(self, overridable: Callable[[ir.Value], bool]) -> None:
+    def __init__(self, overridable: Callable[[ir.Value], bool], expressions: Mapping[str, Expression]) -> None:
         self._overridable = overridable
+        self._expressions = expressions
         self._cache: dict[ir.Value, ir.TensorProtocol | str] = {}
 
     def forget(self, value: ir.Value) -> None:
         """Drop what is known of ``value`` after it was replaced."""
         self._cache.pop(value, None)
+
+    def forget_expressions(self) -> None:
+        """Drop every computed tensor: together they can be many times the size of the model."""
+        self._cache = {value: found for value, found in self._cache.items() if value.producer() is None}
 
     def find(self, value: ir.Value) -> ir.TensorProtocol | str:
         """The tensor behind ``value``, or why there is none."""
@@ -83,6 +93,14 @@ class Constants:
         if tensor is None or isinstance(tensor, str) or tensor.dtype == ir.DataType.STRING:
             return None
         return exact(tensor)
+
+    def computing(self, value: ir.Value) -> list[ir.Node]:
+        """The nodes of the constant expression that makes ``value``, its own last."""
+        node = value.producer()
+        if node is None or node.op_type == "Constant" or isinstance(self.find(value), str):
+            return []
+        before = [made for operand in node.inputs if operand is not None for made in self.computing(operand)]
+        return list(dict.fromkeys([*before, node]))
 
     def _find(self, value: ir.Value) -> ir.TensorProtocol | str:
         if value.is_initializer() and value.const_value is not None:
@@ -98,10 +116,8 @@ class Constants:
         return self._evaluate(node, value)
 
     def _evaluate(self, node: ir.Node, value: ir.Value) -> ir.TensorProtocol | str:
-        from normfold.backends.onnx.expressions import EXPRESSIONS  # noqa: PLC0415 - expressions need this module
-
-        expression = EXPRESSIONS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-        if expression is None or len(node.outputs) != 1:
+        expression = self._expressions.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        if expression is None or any(output.uses() for output in node.outputs[1:]):
             return f"{value.name!r} is computed at run time by {node.op_type}"
         arguments: list[ir.TensorProtocol | None] = []
         for operand in node.inputs:
