@@ -220,6 +220,7 @@ def pictures(count: int, size: int) -> torch.Tensor:
 
 def randomise_parameters(model: nn.Module) -> None:
     """Randomise affines and LayerScales, and give weights that start at zero a value."""
+    import torch
     from torch import nn
     from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -231,6 +232,10 @@ def randomise_parameters(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, (_BatchNorm, nn.LayerNorm, nn.GroupNorm)):
             randomise_affine(module)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if bool((parameter == 1).all()):  # the scale of a norm with a class of its own
+                randomise_scale(parameter)
 
 
 def is_layer_scale(name: str) -> bool:
@@ -246,10 +251,17 @@ def randomise_affine(norm: Any) -> None:
     if norm.weight is None:
         return
     with torch.no_grad():
-        norm.weight.uniform_(0.5, 1.5)
-        norm.weight.mul_(torch.where(torch.rand_like(norm.weight) < 0.1, -1.0, 1.0))
+        randomise_scale(norm.weight)
         if norm.bias is not None:
             norm.bias.normal_(0.0, 0.2)
+
+
+def randomise_scale(scale: torch.Tensor) -> None:
+    """Fill a scale with values uniform in 0.5..1.5, one in ten negative."""
+    import torch
+
+    scale.uniform_(0.5, 1.5)
+    scale.mul_(torch.where(torch.rand_like(scale) < 0.1, -1.0, 1.0))
 
 
 def silence_randomness(model: nn.Module) -> None:
