@@ -41,7 +41,7 @@ RANDOM: Final = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 )
 """Operators that answer differently each time."""
-MEASURED_BELOW: Final = 256 << 20
+MEASURED_BELOW: Final = 32 << 20
 """Bytes of a model up to which the deviation at each norm is measured: it costs a second run of both."""
 COARSE: Final = ("bfloat16", "float16")
 """Types whose rounding decides how close two models can be, coarsest first."""

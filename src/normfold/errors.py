@@ -15,7 +15,7 @@ CODES: Final[dict[str, str]] = {
     "empty-file": "The model file has no bytes.",
     "not-onnx": "The file is not an ONNX model: it cannot be parsed, or it was cut short.",
     "too-large": "The model, or a tensor in it, is larger than the format or this machine allows.",
-    "bad-structure": "The model's graph is not well formed: a cycle, a value without a definition, a node without a graph.",
+    "bad-structure": "The model's graph is not well formed: a cycle, or a value without a definition.",
     "recursive-function": "A local function calls itself, directly or through others.",
     "bad-tensor": "A tensor's dimensions, type and data do not fit together.",
     "missing-external-data": "The model refers to a data file that is not there or is too short.",

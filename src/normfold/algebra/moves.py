@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import Protocol
 
@@ -95,7 +96,7 @@ class Regroup:
                     cuts.append((i, j))
         if cuts[-1] != (len(source), len(target)):
             cuts.append((len(source), len(target)))
-        runs = tuple((source[i:k], target[j:m]) for (i, j), (k, m) in zip(cuts, cuts[1:], strict=False))
+        runs = tuple((source[i:k], target[j:m]) for (i, j), (k, m) in pairwise(cuts))
         return Regroup(runs)
 
     def forward(self, array: Array) -> Array | None:

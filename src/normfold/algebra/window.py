@@ -19,7 +19,7 @@ class Window:
         """Input positions that each tap sees, relative to ``stride * output position``."""
         return [tap * self.dilations[axis] - self.begins[axis] for tap in range(self.kernel[axis])]
 
-    def extra(self, axis: int) -> int:
+    def surplus(self, axis: int) -> int:
         """Padding minus reach: with the input's size and the stride, this makes the output's size."""
         return self.begins[axis] + self.ends[axis] - self.dilations[axis] * (self.kernel[axis] - 1)
 
@@ -28,7 +28,7 @@ class Window:
         axes = range(len(self.kernel))
         if len(small.kernel) != len(self.kernel) or small.strides != self.strides:
             return None
-        if any(self.extra(axis) != small.extra(axis) for axis in axes):
+        if any(self.surplus(axis) != small.surplus(axis) for axis in axes):
             return None
         placed = []
         for axis in axes:

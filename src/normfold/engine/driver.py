@@ -146,14 +146,16 @@ def _best(graph: Graph, node: Node, search: Search) -> Plan | None:
         if best is None or len(plan.inserted) < len(best.inserted):
             best = plan
     if best is not None and not (isinstance(view, AffineOp) and view.affine.scales):
-        search.refusals.append(Refusal("does-not-pay", f"{graph.label(node)} would only be replaced by another addition"))
+        search.refusals.append(
+            Refusal("does-not-pay", f"{graph.label(node)} would only be replaced by another addition")
+        )
         return None
     return best
 
 
 def _decide(graph: Graph, record: _Record) -> Decision:
     site = record.site
-    refused = () if record.excluded is None else (record.excluded,)
+    refused: tuple[Refusal, ...] = () if record.excluded is None else (record.excluded,)
     if record.excluded is None:
         kept = [refusal for node in record.left for refusal in record.refusals.get(node, ())]
         refused = tuple(dict.fromkeys([*site.refusals, *kept]))

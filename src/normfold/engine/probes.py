@@ -32,7 +32,7 @@ LENGTHS: Final = (16, 8, 32, 64, 128, 1, 2, 224)
 """Sizes to try for dimensions left open, the likeliest first."""
 
 MAX_ATTEMPTS: Final = 40
-TIME_BUDGET: Final = 2.0
+TIME_BUDGET: Final = 0.4
 """Seconds that all the probes of one model may take together, where more than two are made."""
 INDICES: Final = 100
 """Integers are drawn below this: most are indices into a vocabulary."""

@@ -51,7 +51,9 @@ class Search:
         """``plan`` completed so that ``target``'s map is absorbed beyond ``target``'s value."""
         self.effort += 1
         if depth == 0 or self.effort > EFFORT:
-            self._refuse(Refusal("short-route", f"the way from here through {self.graph.label(origin)} is too long to search"))
+            self._refuse(
+                Refusal("short-route", f"the way from here through {self.graph.label(origin)} is too long to search")
+            )
         elif target.direction == BACKWARD:
             yield from self._follow_back(plan, target, origin, depth)
         else:
@@ -68,12 +70,12 @@ class Search:
             who = ", ".join(graph.label(node) for node in others[:3]) or graph.label(origin)
             self._refuse(Refusal("single-use", f"the output of {graph.label(producer)} is also read by {who}"))
             return
+        if not graph.same_scope(producer, origin):
+            self._refuse(Refusal("same-scope", f"{graph.label(producer)} stands in another graph body"))
+            return
         escape = graph.escapes(value)
         if escape is not None:
             self._refuse(Refusal("not-output", escape))
-            return
-        if not graph.same_scope(producer, origin):
-            self._refuse(Refusal("same-scope", f"{graph.label(producer)} stands in another graph body"))
             return
         view = plan.views.get(producer) or graph.view(producer)
         port = view.outputs.index(value) if value in view.outputs else -1
@@ -99,7 +101,9 @@ class Search:
             return
         view = plan.views.get(readers[0]) or self.graph.view(readers[0])
         if list(view.inputs).count(target.value) != 1:
-            self._refuse(Refusal("linear-consumer", f"{self.graph.label(view.node)} does not read it as its one data input"))
+            self._refuse(
+                Refusal("linear-consumer", f"{self.graph.label(view.node)} does not read it as its one data input")
+            )
             return
         for one in self._arrive(plan, view, view.inputs.index(target.value), target, depth):
             yield from self._into_all(one, readers[1:], target, depth)

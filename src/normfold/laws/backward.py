@@ -46,9 +46,7 @@ def channel_vector(array: Array, axes: tuple[int, ...], sizes: tuple[int, ...]) 
     return np.broadcast_to(picked, sizes).reshape(-1)
 
 
-def push_into_rows(
-    weight: Weight, bias: Array | None, affine: Affine, rows: Array
-) -> tuple[Weight, Array | None]:
+def push_into_rows(weight: Weight, bias: Array | None, affine: Affine, rows: Array) -> tuple[Weight, Array | None]:
     """The weight and bias of ``affine o (W x + bias)``.
 
     ``rows`` is the affine's scale for each output channel (see `channel_vector`); ``bias`` is right-aligned with

@@ -12,6 +12,8 @@ Source: Ding et al. 2021, arXiv 2101.03697, section 3.3 (RepVGG).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from normfold.algebra.affine import Array
@@ -28,7 +30,8 @@ LAW = Law(
 def embed(kernel: Array, placement: list[list[int]], taps: tuple[int, ...]) -> Array:
     """``kernel`` [group, out, in, *small taps] among zeros in a kernel with ``taps``."""
     out = np.zeros((*kernel.shape[:3], *taps))
-    out[(slice(None), slice(None), slice(None), *np.ix_(*placement))] = kernel
+    place: tuple[Any, ...] = (slice(None), slice(None), slice(None), *np.ix_(*placement))
+    out[place] = kernel
     return out
 
 

@@ -163,7 +163,9 @@ def _plan(graph: Graph, host: Linear, mine: Term, theirs: Term) -> Plan | None:
     if rest[0][1] != 1:
         if rest[0][0] is not host.outputs[0]:
             return None
-        view = replace(view, weight=view.weight.scale_rows(-np.ones(())), bias=None if view.bias is None else -view.bias)
+        view = replace(
+            view, weight=view.weight.scale_rows(-np.ones(())), bias=None if view.bias is None else -view.bias
+        )
     shared = sum(a is b for a, b in zip(mine.path, theirs.path, strict=False))
     touched = [*mine.path[shared:], *theirs.path[shared:]]
     values = [host.outputs[0], *(s.outputs[0] for s in touched if s is not holder)]

@@ -9,7 +9,6 @@ from normfold.algebra.moves import Dim
 from normfold.ops import AffineOp, Linear, View
 from normfold.rules.rule import BACKWARD, Carry, Step, Target, V
 
-
 UNSEEN = 1e30
 """No trained weight is as large as this: one need not be read to see that it stays below a far larger number."""
 
@@ -28,7 +27,9 @@ def held_by(view: AffineOp, affine: Affine) -> bool:
     if view.axis is None:
         return True
     return all(
-        size == 1 for constant in (affine.scale, affine.shift) for k, size in enumerate(constant.shape, -constant.ndim)
+        size == 1
+        for constant in (affine.scale, affine.shift)
+        for k, size in enumerate(constant.shape, -constant.ndim)
         if k != view.axis
     )
 

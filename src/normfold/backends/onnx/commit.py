@@ -117,7 +117,7 @@ class Writer:
         if old is not None and old.is_initializer() and len(old.uses()) == 1 and not old.is_graph_output():
             tensor.name = old.name
             old.const_value = tensor
-            old.shape, old.type = ir.Shape(tensor.shape), ir.TensorType(tensor.dtype)
+            old.shape, old.type = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
             self.constants.forget(old)
             return
         if slot >= len(node.inputs):
@@ -128,7 +128,9 @@ class Writer:
 
     def _constant(self, user: ir.Node, tensor: ir.TensorProtocol, name: str) -> ir.Value:
         """A new initializer of the graph that ``user`` stands in."""
-        value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        value = ir.Value(
+            name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
         tensor.name = name
         graph = user.graph
         if not isinstance(graph, ir.Graph):
@@ -155,12 +157,14 @@ class Writer:
         if node is None or node.op_type != "MatMul" or shift.ndim > 1:
             return False
         weight = self.constants.find(_operand(node, 1))
-        if isinstance(weight, str) or len(weight.shape) != 2 or not gemm.flatten_before(
-            node, self.shape, self._replaced, self.fresh
+        if (
+            isinstance(weight, str)
+            or len(weight.shape) != 2
+            or not gemm.flatten_before(node, self.shape, self._replaced, self.fresh)
         ):
             return False
         node.op_type = "Gemm"
-        bias = np.broadcast_to(shift, (weight.shape[1],))
+        bias = np.broadcast_to(shift, tuple(weight.shape.numpy())[1:])
         name = _bias_name(_operand(node, 1).name or "weight")
         self._set(node, 2, ExactTensor(np.ascontiguousarray(bias), weight.dtype), name)
         return True

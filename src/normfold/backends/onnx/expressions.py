@@ -21,6 +21,7 @@ from normfold.laws.collapse import inference_norm
 LIMIT = 1 << 29
 """Most elements that a constant expression may make."""
 
+
 def _arithmetic(function: Callable[..., NDArray[np.generic]]) -> Expression:
     def evaluate(_: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
         tensors = [t for t in arguments if t is not None]
@@ -34,7 +35,9 @@ def _arithmetic(function: Callable[..., NDArray[np.generic]]) -> Expression:
     return evaluate
 
 
-def _rearranged(function: Callable[[ir.Node, NDArray[np.generic], list[int]], NDArray[np.generic] | None]) -> Expression:
+def _rearranged(
+    function: Callable[[ir.Node, NDArray[np.generic], list[int]], NDArray[np.generic] | None],
+) -> Expression:
     def evaluate(node: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
         tensor = arguments[0]
         if tensor is None:
@@ -44,8 +47,10 @@ def _rearranged(function: Callable[[ir.Node, NDArray[np.generic], list[int]], ND
         moved = function(node, values, integers)
         if moved is None:
             return None
-        return ExactTensor(np.asarray(moved), tensor.dtype) if isinstance(tensor, ExactTensor) else ir.Tensor(
-            moved, dtype=tensor.dtype
+        return (
+            ExactTensor(np.asarray(moved), tensor.dtype)
+            if isinstance(tensor, ExactTensor)
+            else ir.Tensor(moved, dtype=tensor.dtype)
         )
 
     return evaluate
@@ -123,7 +128,7 @@ def _reduction(function: Callable[..., Array]) -> Expression:
 
 
 def _l2(values: Array, **axes: Any) -> Array:
-    return np.sqrt(np.square(values).sum(**axes))
+    return np.asarray(np.sqrt(np.square(values).sum(**axes)))
 
 
 def _batch_normalization(node: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
@@ -137,8 +142,9 @@ def _batch_normalization(node: ir.Node, arguments: Arguments) -> ir.TensorProtoc
         mean, variance = x.mean(axis=axes), x.var(axis=axes)
     spread = (-1, *[1] * (x.ndim - 2))
     epsilon = node.attributes.get_float("epsilon", 1e-5)
-    map_ = inference_norm(*(c.reshape(spread) for c in (scale, bias, mean, variance)), epsilon)
-    return ExactTensor(map_.scale * x + map_.shift, tensors[0].dtype)
+    scale, bias, mean, variance = (constant.reshape(spread) for constant in (scale, bias, mean, variance))
+    norm = inference_norm(scale, bias, mean, variance, epsilon)
+    return ExactTensor(norm.scale * x + norm.shift, tensors[0].dtype)
 
 
 def _matrix_product(_: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:

@@ -1,6 +1,7 @@
-"""How a MatMul comes to have a place for a bias: a Gemm takes matrices only, so what flattens its output moves before it.
+"""How a MatMul comes to have a place for a bias: as a Gemm, which takes matrices only.
 
-``Reshape(x W, [m, n]) = Reshape(x, [m, k]) W``: rows of a matrix product do not see each other.
+What flattens the product moves before it, ``Reshape(x W, [m, n]) = Reshape(x, [m, k]) W``, since the rows of a matrix
+product do not see each other.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def flatten_before(node: ir.Node, shape: Shapes, write: Write, fresh: Callable[[
     sizes = [dim if isinstance(dim, int) else -1 for dim in after]
     if not all(_can_state(reader, sizes) for reader in asking):
         return False
-    if any(set(reader.attributes) & {"start", "end"} or reader.graph is not node.graph for reader in [*readers, *asking]):
+    if any(
+        set(reader.attributes) & {"start", "end"} or reader.graph is not node.graph for reader in [*readers, *asking]
+    ):
         return False
     _swap(node, readers[0], write, before[-1], fresh)
     for reader in asking:

@@ -7,13 +7,15 @@ from collections.abc import Iterator, Sequence
 import onnx_ir as ir
 
 from normfold.algebra.moves import Dim
-from normfold.backends.onnx.canonical import inline_norms
+from normfold.backends.onnx.canonical import foreign_nodes, inline_norms
 from normfold.backends.onnx.commit import Writer, bypass, position
 from normfold.backends.onnx.expressions import EXPRESSIONS, STATISTICS
-from normfold.backends.onnx.lift import Context, lift
+from normfold.backends.onnx.lift import lift, opaque
+from normfold.backends.onnx.lift.context import Context
 from normfold.backends.onnx.shapes import Shapes
-from normfold.backends.onnx.sites import NORM_OPERATORS, Labels, find_sites, walk_model
+from normfold.backends.onnx.sites import Labels, find_sites, may_hold_norm, walk_model
 from normfold.backends.onnx.tensors import Constants
+from normfold.decisions import Refusal
 from normfold.graph import Plan, Site
 from normfold.ops import Node, Value, View
 
@@ -29,12 +31,16 @@ class OnnxGraph:
 
     def __init__(self, model: ir.Model) -> None:
         self.model = model
-        inline_norms(model, NORM_OPERATORS)
+        inline_norms(model, may_hold_norm)
+        self._foreign = foreign_nodes(model)
         self._labels = Labels(model)
         self._constants = Constants(self._overridable, EXPRESSIONS)
         self._shapes = Shapes(model)
         self._context = Context(
-            self._constants, self._shapes.of, model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1)), self.label
+            self._constants,
+            self._shapes.of,
+            model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1)),
+            self.label,
         )
         self._views: dict[ir.Node, View] = {}
         self._names = {value.name for value in self._values()}
@@ -52,8 +58,17 @@ class OnnxGraph:
         """``node`` as a view, lifted once until a commit touches it."""
         native = _node(node)
         if native not in self._views:
-            self._views[native] = lift(self._context, native)
+            self._views[native] = self._foreign_view(native) or lift(self._context, native)
         return self._views[native]
+
+    def _foreign_view(self, node: ir.Node) -> View | None:
+        function = self._foreign.get(node)
+        if function is None:
+            return None
+        because = (
+            f"{self.label(node)} is part of the function {function!r}, which uses another opset, or whose caller does"
+        )
+        return opaque(node, Refusal("same-opset", because))
 
     def producer(self, value: Value) -> ir.Node | None:
         """The node that makes ``value``."""
@@ -151,6 +166,3 @@ def _value(value: Value) -> ir.Value:
     if not isinstance(value, ir.Value):
         raise TypeError(f"not an ONNX value: {value!r}")
     return value
-
-
-

@@ -30,7 +30,7 @@ class Shapes:
 def _stated(value: ir.Value) -> tuple[Dim, ...] | None:
     shape = value.shape
     if shape is None and value.const_value is not None:
-        return value.const_value.shape.numpy()
+        return tuple(value.const_value.shape.numpy())
     if shape is None:
         return None
     return tuple(dim if isinstance(dim, int) else dim.value for dim in shape)

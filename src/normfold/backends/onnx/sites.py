@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 BATCH_NORMALIZATION = ("", "BatchNormalization")
 NORM_OPERATORS = KINDS | {BATCH_NORMALIZATION}
 LINEAR_OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+def may_hold_norm(operators: Collection[tuple[str, str]]) -> bool:
+    """Whether a body made of these operators, each with its domain, may contain a norm."""
+    names = {name for domain, name in operators if not domain}
+    decomposed = "ReduceMean" in names and not names.isdisjoint({"Sqrt", "Pow"})
+    chain = not names.isdisjoint(LINEAR_OPERATORS) and not names.isdisjoint({"Mul", "Div"})
+    return decomposed or chain or not NORM_OPERATORS.isdisjoint(operators)
 
 
 def walk(graph: ir.Graph | ir.Function, path: str = "") -> Iterator[tuple[ir.Node, str]]:
@@ -124,7 +132,7 @@ class _Finder:
         return Site(name, norm, tuple(nodes), self.graph.shape(output), output.name or "", tuple(health), refusals)
 
     def _constant_map(self, node: ir.Node) -> AffineOp | None:
-        """``node`` as arithmetic of a value by constants; not a BatchNormalization, nor arithmetic of constants alone."""
+        """``node`` as arithmetic of a value by constants: no BatchNormalization, no constant expression."""
         if node.op_type not in ("Mul", "Add", "Sub", "Div", "Neg"):
             return None
         view = self.graph.view(node)

@@ -7,6 +7,7 @@ folds into one constant round once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -31,12 +32,12 @@ class WeightTensor(ir.LazyTensor):
         """The elements in order, cast once, in C-contiguous pieces."""
         return self.weight.write_chunks(self.dtype.numpy())
 
-    def _whole(self) -> ir.Tensor:
+    def _whole(self) -> ir.Tensor[Any]:
         flat = np.concatenate([chunk.reshape(-1) for chunk in self.chunks()])
         return ir.Tensor(flat.reshape(self.shape.numpy()), dtype=self.dtype)
 
 
-class ExactTensor(ir.Tensor):
+class ExactTensor(ir.Tensor[Any]):
     """A small constant that remembers its float64 values (``exact``) beside those of its type."""
 
     exact: Array
@@ -53,12 +54,16 @@ def exact(tensor: ir.TensorProtocol) -> Array:
 
 def largest(dtype: ir.DataType) -> float:
     """The largest finite number of a floating type."""
-    return float(ml_dtypes.finfo(dtype.numpy()).max)
+    return float(ml_dtypes.finfo(dtype.numpy()).max)  # type: ignore[no-untyped-call]
 
 
 Arguments = Sequence[ir.TensorProtocol | None]
 Expression = Callable[[ir.Node, Arguments], ir.TensorProtocol | None]
 """What a constant node makes of its constant operands; ``None`` where it is not read here."""
+
+
+OVERRIDABLE = "is also a model input, so a caller can override it"
+"""How the reason ends why an initializer is no constant."""
 
 
 class Constants:
@@ -105,7 +110,7 @@ class Constants:
     def _find(self, value: ir.Value) -> ir.TensorProtocol | str:
         if value.is_initializer() and value.const_value is not None:
             if self._overridable(value):
-                return f"{value.name!r} is also a model input, so a caller can override it"
+                return f"{value.name!r} {OVERRIDABLE}"
             return value.const_value
         node = value.producer()
         if node is None:
@@ -125,4 +130,8 @@ class Constants:
             if isinstance(tensor, str):
                 return tensor
             arguments.append(tensor)
-        return expression(node, arguments) or f"{value.name!r} is computed by {node.op_type} in a way not read here"
+        try:
+            found = expression(node, arguments)
+        except ValueError as error:
+            return f"{value.name!r} cannot be computed by {node.op_type}: {error}"
+        return found or f"{value.name!r} is computed by {node.op_type} in a way not read here"

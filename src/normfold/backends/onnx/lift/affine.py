@@ -14,16 +14,22 @@ from normfold.backends.onnx.tensors import exact, largest
 from normfold.laws.collapse import inference_norm
 from normfold.ops import AffineOp, Product, Sum, View
 
+EXPORT = "export the model for inference"
+
 
 def _batch_normalization(context: Context, node: ir.Node) -> View:
     label = context.label(node)
     _refuse_training(context, node)
     if context.opset < 9 and node.attributes.get_int("spatial", 1) == 0:
-        raise NotLifted("per-channel-statistics", f"{label} has spatial=0: its statistics are per element, not per channel")
+        raise NotLifted(
+            "per-channel-statistics", f"{label} has spatial=0: its statistics are per element, not per channel"
+        )
     x = data(node)
     rank = context.rank(x)
     if rank is None or rank < 2:
-        raise NotLifted("known-rank", f"the rank of the input of {label} is not known; run shape inference on the model")
+        raise NotLifted(
+            "known-rank", f"the rank of the input of {label} is not known; run shape inference on the model"
+        )
     roles = ("scale", "bias", "mean", "variance")
     tensors = [context.tensor(node, 1 + k, f"the {role}") for k, role in enumerate(roles)]
     size = {t.shape.numpy() for t in tensors}
@@ -34,7 +40,10 @@ def _batch_normalization(context: Context, node: ir.Node) -> View:
     with np.errstate(all="ignore"):
         affine = inference_norm(scale, bias, mean, variance, epsilon)
     if not affine.finite:
-        raise NotLifted("finite", f"variance + epsilon of {label} is zero or negative in some channel, or a constant is not a number")
+        raise NotLifted(
+            "finite",
+            f"variance + epsilon of {label} is zero or negative in some channel, or a constant is not a number",
+        )
     return AffineOp(
         node=node,
         op=node.op_type,
@@ -52,12 +61,18 @@ def _refuse_training(context: Context, node: ir.Node) -> None:
     label = context.label(node)
     if context.opset < 7:
         if not node.attributes.get_int("is_test", 0):
-            raise NotLifted("inference-mode", f"{label} (opset {context.opset}) is in training mode; export the model for inference")
+            raise NotLifted(
+                "inference-mode", f"{label} (opset {context.opset}) is in training mode; export the model for inference"
+            )
         return
     if node.attributes.get_int("training_mode", 0):
-        raise NotLifted("inference-mode", f"{label} has training_mode=1: it normalises by the batch; export the model for inference")
+        raise NotLifted(
+            "inference-mode", f"{label} has training_mode=1: it normalises by the batch; export the model for inference"
+        )
     if sum(bool(output.name) for output in node.outputs) > 1:
-        raise NotLifted("inference-mode", f"{label} also returns statistics: its training form; export the model for inference")
+        raise NotLifted(
+            "inference-mode", f"{label} also returns statistics: its training form; export the model for inference"
+        )
 
 
 def _arithmetic(context: Context, node: ir.Node) -> View:

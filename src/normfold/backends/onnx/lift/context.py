@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from normfold.algebra.affine import Array
 from normfold.algebra.moves import Dim
-from normfold.backends.onnx.tensors import FLOATS, Constants
+from normfold.backends.onnx.tensors import FLOATS, OVERRIDABLE, Constants
 from normfold.decisions import Refusal
 
 
@@ -39,7 +39,7 @@ class Context:
         value = node.inputs[index]
         found = f"{role} is missing" if value is None else self.constants.find(value)
         if isinstance(found, str):
-            premise = "not-overridable" if "override" in found else "constant"
+            premise = "not-overridable" if found.endswith(OVERRIDABLE) else "constant"
             raise NotLifted(premise, f"{role} of {self.label(node)} is not constant: {found}")
         if found.dtype not in FLOATS:
             raise NotLifted("floating-point", f"{role} of {self.label(node)} is {found.dtype}, not a floating type")

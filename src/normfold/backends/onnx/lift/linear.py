@@ -28,7 +28,7 @@ def _weight(tensor: ir.TensorProtocol, split: tuple[int, ...], order: Order) -> 
 def _convolution(context: Context, node: ir.Node) -> View:
     transposed = node.op_type == "ConvTranspose"
     tensor = context.tensor(node, 1, "the weight")
-    native = tensor.shape.numpy()
+    native = tuple(tensor.shape.numpy())
     spatial = len(native) - 2
     groups = node.attributes.get_int("group", 1)
     if spatial < 1 or groups < 1 or native[0] % groups:
@@ -109,7 +109,7 @@ def _gemm(context: Context, node: ir.Node) -> View:
         op=node.op_type,
         inputs=(data(node, 1 - side),),
         outputs=tuple(node.outputs),
-        weight=weight if alpha == 1 else weight.scale_rows(np.float64(alpha)),
+        weight=weight if alpha == 1 else weight.scale_rows(np.asarray(alpha)),
         bias=None if bias is None else trim(beta * exact(bias)),
         out_axes=(-1 if side else -2,),
         out_sizes=(weight.out_channels,),
@@ -123,7 +123,7 @@ def _gemm(context: Context, node: ir.Node) -> View:
 
 def _matmul(context: Context, node: ir.Node) -> View:
     side, tensor = _constant_side(context, node)
-    native, x = tensor.shape.numpy(), data(node, 1 - side)
+    native, x = tuple(tensor.shape.numpy()), data(node, 1 - side)
     rank = context.rank(x)
     if len(native) < 2 or (not side and (rank is None or rank < 2)):
         raise NotLifted("matrix", f"an operand of {context.label(node)} is a vector, or its rank is not known")
