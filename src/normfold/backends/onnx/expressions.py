@@ -119,7 +119,7 @@ def _reduction(function: Callable[..., Array]) -> Expression:
             return None
         integers = [int(k) for t in arguments[1:] if t is not None for k in np.ravel(t.numpy())]
         axes = tuple(_axes(node, integers)) or None
-        if axes is None and node.attributes.get_int("noop_with_empty_axes", 0):
+        if axes is None and node.attributes.get_int("noop_with_empty_axes", 0) == 1:
             return tensor
         keep = bool(node.attributes.get_int("keepdims", 1))
         return ExactTensor(np.asarray(function(exact(tensor), axis=axes, keepdims=keep)), tensor.dtype)

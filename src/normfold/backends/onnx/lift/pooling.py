@@ -47,7 +47,10 @@ def _window(context: Context, node: ir.Node) -> View:
     # Runtimes disagree on what the last, partial window of ceil_mode counts.
     counted = bool(node.attributes.get_int("count_include_pad", 0))
     return _pool(
-        node, axes, maximum=False, keeps_shift=not (counted and (padded or node.attributes.get_int("ceil_mode", 0)))
+        node,
+        axes,
+        maximum=False,
+        keeps_shift=not (counted and (padded or node.attributes.get_int("ceil_mode", 0) == 1)),
     )
 
 
