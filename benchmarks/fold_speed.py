@@ -33,6 +33,8 @@ CHANNELS: Final = 8192
 BLOCKS: Final = 16
 SAMPLE_SECONDS: Final = 0.01
 MIB: Final = 1 << 20
+MEMORY_PART: Final = 0.6
+"""Part of the machine's memory that a command may allocate before it is stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,24 +116,26 @@ def run(command: Command, source: Path, place: int, limit: float) -> Sample:
         process = subprocess.Popen(
             arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=peers.environment()
         )
-        peak, anonymous, late = watch(process, started + limit)
+        peak, anonymous, stopped = watch(process, started + limit)
         seconds = time.perf_counter() - started
-        status = "timeout" if late else "done" if process.returncode == 0 else f"exit {process.returncode}"
+        status = stopped or ("done" if process.returncode == 0 else f"exit {process.returncode}")
         return Sample(command.name, place, round(seconds, 3), round(peak, 1), round(anonymous, 1), status)
 
 
-def watch(process: subprocess.Popen[bytes], deadline: float) -> tuple[float, float, bool]:
-    """Wait for ``process`` and return its peak memory, its peak anonymous memory and whether it ran late."""
+def watch(process: subprocess.Popen[bytes], deadline: float) -> tuple[float, float, str]:
+    """Wait for ``process``; return its peak memory, its peak anonymous memory and why it was stopped, if it was."""
     peak = anonymous = 0.0
+    ceiling = MEMORY_PART * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / MIB
     while process.poll() is None:
         resident, own = memory_of(process.pid)
         peak, anonymous = max(peak, resident), max(anonymous, own)
-        if time.perf_counter() > deadline:
+        late, greedy = time.perf_counter() > deadline, own > ceiling
+        if late or greedy:
             process.kill()
             process.wait()
-            return peak, anonymous, True
+            return peak, anonymous, "timeout" if late else "out of memory"
         time.sleep(SAMPLE_SECONDS)
-    return peak, anonymous, False
+    return peak, anonymous, ""
 
 
 def compare(source: Path, commands: Sequence[Command], rounds: int, limit: float) -> list[Sample]:
