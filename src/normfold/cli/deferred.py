@@ -9,22 +9,47 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
 
 class _Deferred(ModuleType):
-    """Stands for a module until the first look at one of its attributes."""
+    """Stands for a module that is imported when one of its attributes is used.
 
-    def __getattr__(self, name: str) -> Any:
+    While other modules are being imported (``waiting``), an attribute is a function that passes its call on: what
+    they put into their tables works later, and nothing is imported for it.
+    """
+
+    waiting = True
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - a module's attribute can be anything
         if name.startswith("__"):
             raise AttributeError(name)
-        del sys.modules[self.__name__]
-        self.__dict__.update(importlib.import_module(self.__name__).__dict__)
-        return self.__dict__[name]
+        return self._passed_on(name) if self.waiting else getattr(self._load(), name)
+
+    def _passed_on(self, name: str) -> Callable[..., Any]:
+        return lambda *arguments, **options: getattr(self._load(), name)(*arguments, **options)
+
+    def _load(self) -> ModuleType:
+        if sys.modules[self.__name__] is self:
+            del sys.modules[self.__name__]
+            self.__dict__.update(importlib.import_module(self.__name__).__dict__)
+        return sys.modules[self.__name__]
 
 
-def defer(name: str) -> None:
-    """Import ``name`` when something of it is first used; do nothing if it is there already or not installed."""
-    if name not in sys.modules and importlib.util.find_spec(name) is not None:
-        sys.modules[name] = _Deferred(name)
+@contextmanager
+def deferring(name: str) -> Iterator[None]:
+    """While this lasts, an import of ``name`` costs nothing; afterwards its first use does.
+
+    Nothing is changed where ``name`` is there already or not installed.
+    """
+    if name in sys.modules or importlib.util.find_spec(name) is None:
+        yield
+        return
+    module = sys.modules[name] = _Deferred(name)
+    try:
+        yield
+    finally:
+        module.waiting = False
