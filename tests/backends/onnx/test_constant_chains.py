@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -171,7 +173,7 @@ def test_a_shift_alone_after_a_matmul_is_no_norm() -> None:
 def test_a_long_row_of_additions_ends() -> None:
     """Each addition may go or stay, which must not multiply."""
     names = ["h", *(f"a{k}" for k in range(40)), "y"]
-    body = ["h = Sigmoid(x)", *(f"{after} = Add({before}, d)" for before, after in zip(names, names[1:], strict=False))]
+    body = ["h = Sigmoid(x)", *(f"{after} = Add({before}, d)" for before, after in pairwise(names))]
     body[-1] = f"y = BatchNormalization({names[-2]}, s, b, m, v)"
     folded = only_fold(model("float[1, 3, 5, 5] x", body, {"d": array(3, 1, 1), **statistics(3)}))
     assert len(folded.decisions) == 1

@@ -220,18 +220,17 @@ def bypass(node: ir.Node, slot: int, *, replaced: bool) -> None:
 
 def sweep(value: ir.Value) -> None:
     """Remove what made ``value`` if nobody reads it any more, and then what made that."""
-    if value.uses() or value.is_graph_output():
-        return
-    node = value.producer()
-    if node is None:
-        _drop_initializer(value)
-        return
-    if node.graph is None or any(output.uses() or output.is_graph_output() for output in node.outputs):
-        return
-    operands = [v for v in node.inputs if v is not None]
-    node.graph.remove(node, safe=True)
-    for operand in operands:
-        sweep(operand)
+    pending = [value]
+    while pending:
+        unread = pending.pop()
+        node = unread.producer()
+        if unread.uses() or unread.is_graph_output():
+            continue
+        if node is None:
+            _drop_initializer(unread)
+        elif node.graph is not None and not any(output.uses() or output.is_graph_output() for output in node.outputs):
+            pending += [operand for operand in node.inputs if operand is not None]
+            node.graph.remove(node, safe=True)
 
 
 def _drop_initializer(value: ir.Value) -> None:

@@ -88,9 +88,26 @@ class Constants:
 
     def find(self, value: ir.Value) -> ir.TensorProtocol | str:
         """The tensor behind ``value``, or why there is none."""
-        if value not in self._cache:
-            self._cache[value] = self._find(value)
+        pending, opened = [value], {value}
+        while pending:
+            operands = [] if pending[-1] in self._cache else self._operands(pending[-1])
+            missing = next((operand for operand in operands if operand not in self._cache), None)
+            blocked = any(isinstance(self._cache.get(operand), str) for operand in operands)
+            if missing is not None and missing not in opened and not blocked:
+                pending.append(missing)
+                opened.add(missing)
+                continue
+            done = pending.pop()
+            if done not in self._cache:
+                self._cache[done] = self._find(done)
         return self._cache[value]
+
+    def _operands(self, value: ir.Value) -> list[ir.Value]:
+        """What the constant expression that makes ``value`` reads."""
+        node = value.producer()
+        if node is None or node.op_type not in self._expressions:
+            return []
+        return [operand for operand in node.inputs if operand is not None]
 
     def array(self, value: ir.Value | None) -> Array | None:
         """The float64 values behind ``value``; ``None`` where it is not a constant number."""
@@ -101,11 +118,15 @@ class Constants:
 
     def computing(self, value: ir.Value) -> list[ir.Node]:
         """The nodes of the constant expression that makes ``value``, its own last."""
-        node = value.producer()
-        if node is None or node.op_type == "Constant" or isinstance(self.find(value), str):
-            return []
-        before = [made for operand in node.inputs if operand is not None for made in self.computing(operand)]
-        return list(dict.fromkeys([*before, node]))
+        made: dict[ir.Node, None] = {}
+        pending = [value]
+        while pending:
+            at = pending.pop()
+            node = at.producer()
+            if node is not None and node not in made and node.op_type != "Constant" and not isinstance(self.find(at), str):
+                made[node] = None
+                pending += [operand for operand in node.inputs if operand is not None]
+        return list(made)[::-1]
 
     def _find(self, value: ir.Value) -> ir.TensorProtocol | str:
         if value.is_initializer() and value.const_value is not None:
@@ -126,7 +147,7 @@ class Constants:
             return f"{value.name!r} is computed at run time by {node.op_type}"
         arguments: list[ir.TensorProtocol | None] = []
         for operand in node.inputs:
-            tensor = None if operand is None else self.find(operand)
+            tensor = None if operand is None else self._cache.get(operand, f"{operand.name!r} depends on itself")
             if isinstance(tensor, str):
                 return tensor
             arguments.append(tensor)
