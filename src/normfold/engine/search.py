@@ -7,7 +7,7 @@ when every branch of it ends in an absorption.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 
 from normfold.algebra import Affine
@@ -24,9 +24,10 @@ EFFORT = 2000
 
 @dataclass
 class Search:
-    """One norm's search; ``refusals`` collects every premise that failed on the way."""
+    """One norm's search; ``refusals`` collects every premise that failed on the way. Nodes in ``kept`` must stay."""
 
     graph: Graph
+    kept: Collection[Node] = ()
     refusals: list[Refusal] = field(default_factory=list)
     effort: int = 0
 
@@ -112,6 +113,10 @@ class Search:
         if view.refusals:
             self._refuse(*view.refusals)
             return
+        if view.node in plan.bypassed:
+            # Its own map has gone on with what arrived first; it must not do so again.
+            self._refuse(Refusal("single-use", f"{self.graph.label(view.node)} is reached on two ways and can go only once"))
+            return
         carry = Carry(self.graph, view, target.direction, target.affine, port)
         rules = [rule for rule in CARRIES if target.direction in rule.directions and isinstance(view, rule.view)]
         if not rules or port < 0:
@@ -134,6 +139,9 @@ class Search:
         plan = replace(plan, inserted=(*plan.inserted, *step.inserted))
         if step.view is not None:
             plan = replace(plan.with_view(step.view), into=(*plan.into, node))
+        if step.remove and node in self.kept:
+            self._refuse(Refusal("selected", f"{carry.label}, which was left out, would have to go with it"))
+            return
         if step.remove:
             replaced = {node} if carry.direction == BACKWARD else set()
             bypassed = {**plan.bypassed, node: carry.view.inputs[0]}

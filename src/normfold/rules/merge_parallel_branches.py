@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import permutations
 
 import numpy as np
 
@@ -57,18 +56,21 @@ class Dense:
 
 
 def _terms(graph: Graph, root: Sum) -> Iterator[Term]:
-    yield from _below(graph, Term(root.outputs[0], 1, ()), root)
-
-
-def _below(graph: Graph, at: Term, view: Sum) -> Iterator[Term]:
-    for value, sign in zip(view.inputs, view.signs, strict=True):
-        term = Term(value, at.sign * sign, (*at.path, view))
-        producer = graph.producer(value)
+    pending = _summands(Term(root.outputs[0], 1, ()), root)
+    while pending:
+        term = pending.pop()
+        producer = graph.producer(term.value)
         inner = None if producer is None else graph.view(producer)
-        if isinstance(inner, Sum) and _private(graph, value) and inner.node is not view.node:
-            yield from _below(graph, term, inner)
+        if isinstance(inner, Sum) and _private(graph, term.value):
+            pending += _summands(term, inner)
         else:
             yield term
+
+
+def _summands(at: Term, view: Sum) -> list[Term]:
+    """The terms of ``view``, which makes ``at``, last to first."""
+    terms = [Term(v, at.sign * sign, (*at.path, view)) for v, sign in zip(view.inputs, view.signs, strict=True)]
+    return terms[::-1]
 
 
 def _private(graph: Graph, value: Value) -> bool:
@@ -185,11 +187,12 @@ def _plans(graph: Graph, root: Sum) -> Iterable[Plan]:
     if _is_inner(graph, root):
         return
     terms = list(_terms(graph, root))
-    for mine, theirs in permutations(terms, 2):
+    for mine in terms:
         host = _linear(graph, mine)
-        plan = None if host is None else _plan(graph, host, mine, theirs)
-        if plan is not None:
-            yield plan
+        for theirs in terms if host is not None else ():
+            plan = None if host is None or theirs is mine else _plan(graph, host, mine, theirs)
+            if plan is not None:
+                yield plan
 
 
 RULE = Rewrite(name="merge_parallel_branches", view=Sum, plans=_plans)
