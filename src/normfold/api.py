@@ -19,7 +19,11 @@ from typing import Final, Literal
 
 import numpy as np
 import onnx
-import onnx_ir
+
+from normfold.deferred import deferring
+
+with deferring("sympy"):
+    import onnx_ir
 
 from normfold import __version__, engine, modelfile
 from normfold.backends.onnx import OnnxGraph

@@ -14,7 +14,6 @@ import click
 
 from normfold import __version__
 from normfold.cli.answer import Answer
-from normfold.cli.deferred import deferring
 from normfold.errors import EnvironmentUnavailableError, NormfoldError, UsageError
 from normfold.report.words import printable
 
@@ -38,8 +37,7 @@ class LazyGroup(click.Group):
         """Load ``normfold.cli.<verb>`` and take its ``command``."""
         if cmd_name not in VERBS:
             return None
-        with deferring("sympy"):
-            module = importlib.import_module(f"normfold.cli.{cmd_name}")
+        module = importlib.import_module(f"normfold.cli.{cmd_name}")
         command: click.Command = module.command
         return command
 

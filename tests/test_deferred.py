@@ -7,7 +7,7 @@ import sys
 
 PROGRAM = """
 import sys
-from normfold.cli.deferred import deferring
+from normfold.deferred import deferring
 with deferring("colorsys"):
     import colorsys
     table = {"convert": colorsys.rgb_to_hls}
