@@ -57,10 +57,18 @@ def fold(
     The graph is changed in place, one whole plan at a time.
     """
     before = graph.values()
-    records = [_Record(site) for site in graph.sites()]
-    owner = {node: record for record in records for node in record.site.nodes}
-    for record in records:
-        record.excluded = _excluded(record.site.name, only, skip, exclude or {})
+    owner: dict[Node, _Record] = {}
+
+    def enlist() -> list[_Record]:
+        """The norms in sight that were not before: merging branches uncovers the scale behind them."""
+        found = [_Record(site) for site in graph.sites() if owner.keys().isdisjoint(site.nodes)]
+        for record in found:
+            record.excluded = _excluded(record.site.name, only, skip, exclude or {})
+            owner.update(dict.fromkeys(record.site.nodes, record))
+        return found
+
+    records = enlist()
+    stated = len(records)
     progress = True
     while progress:
         progress = False
@@ -69,6 +77,9 @@ def fold(
                 for node in record.left:
                     progress |= _try(graph, node, record, owner)
         progress |= _rewrite(graph, owner)
+        records += enlist()
+    # What only the folds made a norm is no norm of the model's where it stays.
+    records = [record for k, record in enumerate(records) if k < stated or record.gone]
     decisions = tuple(_decide(graph, record) for record in records)
     return Folding(decisions, tuple(_pairs(graph, records, set(before) & set(graph.values()))))
 
@@ -90,7 +101,7 @@ def _excluded(name: str, only: Sequence[str], skip: Sequence[str], exclude: Mapp
 
 
 def _try(graph: Graph, node: Node, record: _Record, owner: Mapping[Node, _Record]) -> bool:
-    search = Search(graph)
+    search = Search(graph, frozenset(other for other, holder in owner.items() if holder.excluded is not None))
     plan = _best(graph, node, search)
     if plan is None:
         record.refusals[node] = search.refusals

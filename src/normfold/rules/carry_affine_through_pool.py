@@ -31,13 +31,16 @@ from normfold.rules.rule import BACKWARD, EITHER, Carry, Rule, Step
 
 def _moved(carry: Carry[Pool]) -> Affine | None:
     """The map beyond the pooling; ``None`` where it varies along a pooled axis."""
-    back = carry.direction == BACKWARD
-    moved = carried(carry.view.move, carry.affine, backward=back)
-    before = moved if back else carry.affine
-    if moved is None or before is None:
-        return None
-    sizes = before.shape
-    return moved if all(-axis > len(sizes) or sizes[axis] == 1 for axis in carry.view.axes) else None
+    view, affine = carry.view, carry.affine
+    if carry.direction == BACKWARD:
+        before = carried(view.move, affine, backward=True)
+        return before if before is not None and _constant_along(before, view.axes) else None
+    return carried(view.move, affine, backward=False) if _constant_along(affine, view.axes) else None
+
+
+def _constant_along(affine: Affine, axes: tuple[int, ...]) -> bool:
+    sizes = affine.shape
+    return all(-axis > len(sizes) or sizes[axis] == 1 for axis in axes)
 
 
 def _not_pooled_axis(carry: Carry[Pool]) -> str | None:
