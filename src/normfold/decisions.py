@@ -14,6 +14,8 @@ Status = Literal["equivalent", "different", "skipped", "unavailable"]
 
 PREMISES: Final[dict[str, str]] = {
     "affine": "The operation is an affine map of its input: `k / x` is not.",
+    "bias-range": "A quantised bias leaves room in int32 for the sum that it is added to: it has at most 2^30 steps.",
+    "code-range": "A quantised weight's mirrored codes fit their type: that of -128 is not in int8.",
     "constant": "Weights and constants are known before the model runs: stored, or arithmetic on stored ones.",
     "does-not-pay": "The fold inserts nothing that costs more than what it removes.",
     "every-tap": "Every output position sums every tap: no zeros of a padding take part where a shift has to pass.",
@@ -29,20 +31,25 @@ PREMISES: Final[dict[str, str]] = {
     "no-scale": "Only a shift passes an addition whose other branch does not have the same scale.",
     "no-shift": "Only a scale passes an activation or a product.",
     "non-negative-scale": "No scale is negative where an activation or a maximum lies on the route.",
+    "normal-scale": "The new scale of a quantised weight is a normal number of its type.",
     "not-output": "A value whose content changes is not an output of its graph and is not read inside a subgraph.",
     "not-overridable": "An initializer is not at the same time a model input, which a caller could override.",
     "not-padded-axis": "The map does not vary along an axis that a Pad pads.",
     "not-pooled-axis": "The map does not vary along an axis that is pooled.",
+    "per-axis-scale": "A quantised weight may have a scale for each channel (opset 13 or newer), or needs one only.",
     "per-channel-statistics": "A BatchNormalization has statistics for each channel, not for each element (spatial=0).",
     "per-input-channel": "The map varies along the input channels of the linear operation only.",
     "per-output-channel": "The map varies along the output channels of the linear operation only.",
     "representable": "The new constants fit the type they are stored in.",
     "room": "A norm's own scale and bias have room for the map: its axes, and a bias for a shift.",
+    "same-codes": "A quantised weight gets one scale for all input channels that meet in an output.",
+    "same-group": "A channel that changes places stays in its group.",
     "same-input": "Branches that are merged read the same value.",
     "same-opset": "A local function that holds norms uses the model's own opset, so that it can be inlined.",
     "same-scope": "Norm and linear operation stand in the same graph body, not one inside a branch or a loop.",
     "same-shape": "A constant broadcasts against the value without enlarging it.",
     "same-window": "Branches that are merged look at the same places: each tap of one is a tap of the other.",
+    "scale-axis": "The scales of a quantised weight follow its output channels; groups that share scales get the same.",
     "selected": "The norm was not left out by --only or --skip.",
     "short-route": "The route from the norm to what absorbs it has a bounded number of operations.",
     "single-use": "Nothing else reads a value whose content changes.",
@@ -51,6 +58,7 @@ PREMISES: Final[dict[str, str]] = {
     "uniform-padding": "A Pad gets the same new number for every channel.",
     "verification-failed": "The folded model agreed with its source when this norm was folded.",
     "well-formed": "The shapes of an operation's constants fit together.",
+    "whole-codes": "A quantised weight is made of whole numbers of 4, 8 or 16 bits, its quantised bias of 32 bits.",
 }
 """Premise name to what it states; a closed list."""
 

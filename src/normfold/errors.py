@@ -25,6 +25,7 @@ CODES: Final[dict[str, str]] = {
     "output-is-input": "The output would overwrite the input.",
     "output-not-writable": "The output cannot be written: a missing folder, missing rights, a full disk.",
     "bad-input": "An input given for verification does not fit the model.",
+    "bad-preprocess": "The preprocessing asked for makes no sense, or does not fit the model's input.",
     "unverified": "No evaluator could run the model, so the result was not written.",
     "result-differs": "The folded model differs from its source, so the result was not written.",
     "custom-ops": "The library of custom operators cannot be loaded.",

@@ -1,8 +1,9 @@
 """Affine maps, canonical weights and channel moves: NumPy only, float64, no notion of a graph."""
 
 from normfold.algebra.affine import Affine, trim
-from normfold.algebra.moves import Chain, Crop, Move, Permute, Regroup, Take
+from normfold.algebra.codes import Codes
+from normfold.algebra.moves import Chain, Crop, Move, Permute, Regroup, Shuffle, Take
 from normfold.algebra.weight import Weight
 from normfold.algebra.window import Window
 
-__all__ = ["Affine", "Chain", "Crop", "Move", "Permute", "Regroup", "Take", "Weight", "Window", "trim"]
+__all__ = ["Affine", "Chain", "Codes", "Crop", "Move", "Permute", "Regroup", "Shuffle", "Take", "Weight", "Window", "trim"]

@@ -143,6 +143,29 @@ class Take:
 
 
 @dataclass(frozen=True, slots=True)
+class Shuffle:
+    """Output element ``k`` along ``axis`` (negative) is input element ``order[k]``: each is taken once."""
+
+    axis: int
+    order: tuple[int, ...]
+
+    @property
+    def inverse(self) -> Shuffle:
+        """The shuffle that puts everything back."""
+        return Shuffle(self.axis, tuple(int(k) for k in np.argsort(self.order)))
+
+    def forward(self, array: Array) -> Array | None:
+        """The constants in the new order."""
+        if array.ndim < -self.axis or array.shape[self.axis] == 1:
+            return array
+        return trim(np.take(array, self.order, axis=self.axis))
+
+    def backward(self, array: Array, neutral: float = 1.0) -> Array | None:  # noqa: ARG002 - nothing is lost
+        """The constants in the old order."""
+        return self.inverse.forward(array)
+
+
+@dataclass(frozen=True, slots=True)
 class Crop:
     """A Slice along ``axes`` (negative) of unknown size: passes constants that do not vary along them."""
 

@@ -96,6 +96,14 @@ class Weight:
         """This weight with input channel ``i`` multiplied by ``factor[i]``; ``factor`` is [in] or []."""
         return replace(self, columns=_times(self.columns, factor, self.in_channels))
 
+    def take_columns(self, order: NDArray[np.intp]) -> Weight | None:
+        """This weight with input channel ``order[i]`` where channel ``i`` was; ``None`` if one leaves its group."""
+        groups, places = np.divmod(order.reshape(self.groups, self.in_per_group), self.in_per_group)
+        if bool((groups != np.arange(self.groups)[:, None]).any()):
+            return None
+        columns = None if self.columns is None else self.columns[order]
+        return replace(self, base=_Reordered(self.base, self.split, self.order.index("i"), places), columns=columns)
+
     def canonical(self) -> Array:
         """The whole weight as float64 ``[group, out/group, in/group, *taps]``."""
         out = np.concatenate([block for _, block in self._blocks()], axis=1)
@@ -155,6 +163,22 @@ class Weight:
             shape = (1, self.in_per_group) if self.order == "goi" else (self.in_per_group, 1)
             out.append(self.columns.reshape(self.groups, *shape, *tail))
         return out
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Reordered:
+    """``base`` with the input channels of each group, along ``axis`` of ``split``, in the order of ``places``."""
+
+    base: Source
+    split: tuple[int, ...]
+    axis: int
+    places: NDArray[np.intp]
+
+    def numpy(self) -> NDArray[np.generic]:
+        """The values, in the shape of ``split``."""
+        shape = [1] * len(self.split)
+        shape[0], shape[self.axis] = self.places.shape
+        return np.take_along_axis(self.base.numpy().reshape(self.split), self.places.reshape(shape), axis=self.axis)
 
 
 def _times(pending: Array | None, factor: Array, size: int) -> Array:

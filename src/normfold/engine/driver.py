@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import islice
@@ -12,7 +12,7 @@ from normfold.decisions import Decision, Outcome, Refusal, SiteReport
 from normfold.engine.search import Search
 from normfold.engine.verification import Pair
 from normfold.graph import Graph, Plan, Site
-from normfold.ops import AffineOp, Node, Norm
+from normfold.ops import AffineOp, Linear, Moving, Node, Norm, QuantizedLinear, View
 from normfold.rules import REWRITES, Rewrite
 
 ALTERNATIVES = 8
@@ -104,7 +104,7 @@ def _try(graph: Graph, node: Node, record: _Record, owner: Mapping[Node, _Record
     search = Search(graph, frozenset(other for other, holder in owner.items() if holder.excluded is not None))
     plan = _best(graph, node, search)
     if plan is None:
-        record.refusals[node] = search.refusals
+        record.refusals[node] = [*search.refusals, *_objections(graph, node)]
         return False
     _book(plan, owner)
     graph.commit(plan)
@@ -126,13 +126,23 @@ def _rewrite(graph: Graph, owner: Mapping[Node, _Record]) -> bool:
 
 
 def _next_plan(graph: Graph, rule: Rewrite[Any], node: Node) -> Plan | None:
+    return next((plan for plan in _answers(graph, rule, node) if isinstance(plan, Plan)), None)
+
+
+def _objections(graph: Graph, node: Node) -> list[Refusal]:
+    """Why no rewrite takes ``node`` out, as far as they say."""
+    return [no for rule in REWRITES for no in _answers(graph, rule, node) if isinstance(no, Refusal)]
+
+
+def _answers(graph: Graph, rule: Rewrite[Any], node: Node) -> Iterable[Plan | Refusal]:
     view = graph.view(node)
-    return next(iter(rule.plans(graph, view)), None) if isinstance(view, rule.view) else None
+    return rule.plans(graph, view) if isinstance(view, rule.view) else ()
 
 
 def _allowed(plan: Plan, owner: Mapping[Node, _Record]) -> bool:
     """Whether the plan leaves alone what the user left out."""
-    return all(node not in owner or owner[node].excluded is None for node in plan.removed)
+    touched = (*plan.removed, *plan.bypassed, *plan.views)
+    return all(node not in owner or owner[node].excluded is None for node in touched)
 
 
 def _book(plan: Plan, owner: Mapping[Node, _Record]) -> None:
@@ -185,7 +195,15 @@ def _outcome(graph: Graph, record: _Record) -> Outcome:
 def _only_shifts(graph: Graph, node: Node) -> bool:
     """Whether ``node`` is an addition, which serves the linear operation before it as its bias."""
     view = graph.view(node)
-    return isinstance(view, AffineOp) and not view.affine.scales and not view.holds_scale
+    if not isinstance(view, AffineOp) or view.affine.scales or view.holds_scale:
+        return False
+    before: View = view
+    while isinstance(before, AffineOp | Moving):
+        producer = graph.producer(before.inputs[0])
+        if producer is None:
+            return False
+        before = graph.view(producer)
+    return isinstance(before, Linear | QuantizedLinear)
 
 
 def _pairs(graph: Graph, records: Sequence[_Record], shared: Collection[str]) -> list[Pair]:

@@ -6,7 +6,7 @@ its docstring names. It knows no graph; rules decide where it may be used.
 
 from __future__ import annotations
 
-from normfold.laws import backward, collapse, forward, homogeneous, parallel, routes, sums
+from normfold.laws import backward, collapse, forward, homogeneous, parallel, permutation, quantized, routes, sums
 from normfold.laws.law import Law
 
 LAWS: tuple[Law, ...] = (
@@ -17,6 +17,8 @@ LAWS: tuple[Law, ...] = (
     sums.LAW,
     homogeneous.LAW,
     parallel.LAW,
+    permutation.LAW,
+    quantized.LAW,
 )
 
 __all__ = ["LAWS", "Law"]

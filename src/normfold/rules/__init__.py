@@ -23,6 +23,9 @@ from normfold.rules import (
     compose_affine_into_tail,
     fold_affine_into_consumer,
     fold_affine_into_producer,
+    fold_shuffle_into_consumer,
+    fold_affine_into_quantized_producer,
+    fold_scale_into_quantized_consumer,
     merge_parallel_branches,
 )
 from normfold.rules.rule import BACKWARD, FORWARD, Carry, Direction, Rewrite, Rule, Step, Target
@@ -31,6 +34,8 @@ CARRIES: tuple[Rule[Any], ...] = (
     # ends of a route
     fold_affine_into_producer.RULE,
     fold_affine_into_consumer.RULE,
+    fold_affine_into_quantized_producer.RULE,
+    fold_scale_into_quantized_consumer.RULE,
     compose_affine_into_affine.RULE,
     compose_affine_into_next_affine.RULE,
     compose_affine_into_tail.RULE,
@@ -44,7 +49,11 @@ CARRIES: tuple[Rule[Any], ...] = (
     carry_scale_through_activation.RULE,
     carry_scale_through_product.RULE,
 )
-REWRITES: tuple[Rewrite[Any], ...] = (bake_normalised_weight.RULE, merge_parallel_branches.RULE)
+REWRITES: tuple[Rewrite[Any], ...] = (
+    bake_normalised_weight.RULE,
+    merge_parallel_branches.RULE,
+    fold_shuffle_into_consumer.RULE,
+)
 RULES: tuple[Rule[Any] | Rewrite[Any], ...] = (*CARRIES, *REWRITES)
 
 __all__ = [

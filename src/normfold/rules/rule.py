@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, Literal, TypeVar
 
 from normfold.algebra import Affine
+from normfold.decisions import Refusal
 from normfold.graph import Graph, Insertion, Plan
 from normfold.ops import Value, View
 
@@ -80,8 +81,11 @@ class Rule(Generic[V]):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Rewrite(Generic[V]):
-    """A rewrite around one operation that no travelling map asks for: it makes the model smaller by itself."""
+    """A rewrite around one operation that no travelling map asks for: it makes the model smaller by itself.
+
+    Among its plans it may say why there is none.
+    """
 
     name: str
     view: type[V]
-    plans: Callable[[Graph, V], Iterable[Plan]]
+    plans: Callable[[Graph, V], Iterable[Plan | Refusal]]

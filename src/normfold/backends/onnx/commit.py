@@ -12,9 +12,10 @@ from normfold.algebra.affine import Array
 from normfold.algebra.moves import Dim
 from normfold.backends.onnx import gemm
 from normfold.backends.onnx.lift.linear import bias_vector, gemm_bias
+from normfold.backends.onnx.quantized import QuantizedWriter
 from normfold.backends.onnx.tensors import Constants, ExactTensor, WeightTensor, exact
 from normfold.graph import Insertion
-from normfold.ops import AffineOp, Clip, Linear, Norm, Pad, View
+from normfold.ops import AffineOp, Clip, Linear, Norm, Pad, QuantizedLinear, View
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Writer:
         """Write the constants of a changed ``view`` into its node."""
         if isinstance(view, Linear):
             self._linear(view)
+        elif isinstance(view, QuantizedLinear):
+            QuantizedWriter(self.constants, self._set, self.fresh).write(view)
         elif isinstance(view, AffineOp) and view.op == "BatchNormalization":
             self._batch_normalization(view)
         elif isinstance(view, AffineOp):
@@ -128,17 +131,9 @@ class Writer:
 
     def _constant(self, user: ir.Node, tensor: ir.TensorProtocol, name: str) -> ir.Value:
         """A new initializer of the graph that ``user`` stands in."""
-        value = ir.Value(
-            name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-        tensor.name = name
-        graph = user.graph
-        if not isinstance(graph, ir.Graph):
+        if not isinstance(user.graph, ir.Graph):
             raise TypeError("a function body has no initializers")
-        graph.register_initializer(value)
-        if (self.model.ir_version or 4) < 4 and graph is self.model.graph:
-            graph.inputs.append(value)  # IR versions before 4 want every initializer listed
-        return value
+        return add_constant(self.model, user.graph, tensor, name)
 
     def insert(self, insertion: Insertion) -> None:
         """Put a Mul and an Add by constants between a value and all who read it, as far as they say anything."""
@@ -196,6 +191,18 @@ class Writer:
         producer = value.producer()
         tensors = (self.constants.find(v) for v in (producer.inputs if producer else ()) if v is not None)
         return next(tensor.dtype for tensor in tensors if not isinstance(tensor, str))
+
+
+def add_constant(model: ir.Model, graph: ir.Graph, tensor: ir.TensorProtocol, name: str) -> ir.Value:
+    """A new initializer of ``graph``, which belongs to ``model``."""
+    value = ir.Value(
+        name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    tensor.name = name
+    graph.register_initializer(value)
+    if (model.ir_version or 4) < 4 and graph is model.graph:
+        graph.inputs.append(value)  # IR versions before 4 want every initializer listed
+    return value
 
 
 def bypass(node: ir.Node, slot: int, *, replaced: bool) -> None:

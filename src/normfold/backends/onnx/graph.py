@@ -12,12 +12,14 @@ from normfold.backends.onnx.commit import Writer, bypass, position
 from normfold.backends.onnx.expressions import EXPRESSIONS, STATISTICS
 from normfold.backends.onnx.lift import lift, opaque
 from normfold.backends.onnx.lift.context import Context
+from normfold.backends.onnx.preprocessing import STAGE, insert
 from normfold.backends.onnx.shapes import Shapes
 from normfold.backends.onnx.sites import Labels, find_sites, may_hold_norm, walk_model
 from normfold.backends.onnx.tensors import Constants
 from normfold.decisions import Refusal
 from normfold.graph import Plan, Site
 from normfold.ops import Node, Value, View
+from normfold.preprocess import Stage
 
 SHAPE_READERS = frozenset({"Shape", "Size"})
 """Operators that read a value's dimensions, not its elements."""
@@ -26,12 +28,16 @@ SHAPE_READERS = frozenset({"Shape", "Size"})
 class OnnxGraph:
     """The model's graph, subgraphs and remaining functions, as rules and the engine see them.
 
-    The graph owns ``model`` and changes it; hand over a copy where the original is needed.
+    The graph owns ``model`` and changes it; hand over a copy where the original is needed. With a ``stage``, the model
+    takes a raw picture from here on.
     """
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, stage: Stage | None = None) -> None:
         self.model = model
         inline_norms(model, may_hold_norm)
+        self._names = {value.name for value in self._values()}
+        if stage is not None:
+            insert(model, stage, self.fresh_name)
         self._foreign = foreign_nodes(model)
         self._labels = Labels(model)
         self._constants = Constants(self._overridable, EXPRESSIONS)
@@ -43,7 +49,6 @@ class OnnxGraph:
             self.label,
         )
         self._views: dict[ir.Node, View] = {}
-        self._names = {value.name for value in self._values()}
         self._writer = Writer(model, self._constants, self._context.opset, self._shapes.of, self.fresh_name)
 
     def nodes(self) -> Sequence[ir.Node]:
@@ -118,8 +123,9 @@ class OnnxGraph:
         return _value(value).name or ""
 
     def values(self) -> frozenset[str]:
-        """Names of all values that nodes of the main graph make."""
-        return frozenset(output.name for node in self.model.graph for output in node.outputs if output.name)
+        """Names of all values that nodes of the main graph make, those of a preprocessing put in left out."""
+        own = (node for node in self.model.graph if STAGE not in node.meta)
+        return frozenset(output.name for node in own for output in node.outputs if output.name)
 
     def commit(self, plan: Plan) -> None:
         """Carry out ``plan`` on the model."""

@@ -14,9 +14,10 @@ from normfold.backends.onnx.canonical import NAME, PATH
 from normfold.backends.onnx.decompositions import Decomposition, find_decompositions
 from normfold.backends.onnx.health import batch_normalization_health
 from normfold.backends.onnx.lift.norms import KINDS, live_statistics
+from normfold.backends.onnx.preprocessing import STAGE, preprocessing
 from normfold.backends.onnx.tensors import Constants
 from normfold.graph import Site
-from normfold.ops import AffineOp, Linear, Moving, View
+from normfold.ops import AffineOp, Linear, Moving, QuantizedLinear, Value, View
 
 if TYPE_CHECKING:
     from normfold.backends.onnx.graph import OnnxGraph
@@ -89,7 +90,9 @@ def find_sites(model: ir.Model, graph: OnnxGraph, labels: Labels, constants: Con
     nodes = [node for node, _ in walk_model(model)]
     for decomposition in find_decompositions(nodes, constants):
         finder.claim(decomposition)
-    return tuple(site for node in nodes for site in finder.at(node))
+    put_in = preprocessing(nodes)
+    first = (finder.site(put_in, "Preprocess"),) if put_in else ()
+    return (*first, *(site for node in nodes for site in finder.at(node)))
 
 
 @dataclass
@@ -106,18 +109,20 @@ class _Finder:
 
     def at(self, node: ir.Node) -> Iterator[Site]:
         """The site that begins at ``node``, if one does."""
+        if STAGE in node.meta:
+            return
         if node in self.decomposed:
             found = self.decomposed[node]
-            yield self._site(found.nodes, found.norm, named=found.named, whole=True)
+            yield self.site(found.nodes, found.norm, named=found.named, whole=True)
         elif node in self.claimed:
             return
         elif (("" if node.domain == "ai.onnx" else node.domain), node.op_type) in NORM_OPERATORS:
             health = batch_normalization_health(node, self.constants) if node.op_type == "BatchNormalization" else ()
-            yield self._site((node,), node.op_type, health=health)
+            yield self.site((node,), node.op_type, health=health)
         elif self._constant_map(node) is not None:
             yield from self._chain(node)
 
-    def _site(
+    def site(
         self,
         nodes: Sequence[ir.Node],
         norm: str,
@@ -126,6 +131,7 @@ class _Finder:
         health: Iterable[str] = (),
         whole: bool = False,
     ) -> Site:
+        """The norm made up of ``nodes``."""
         name = self.labels.name(named or nodes[0])
         output = nodes[-1].outputs[0]
         refusals = (live_statistics(repr(name), norm),) if whole else ()
@@ -150,13 +156,18 @@ class _Finder:
             return
         scalar = not any(views[node].affine.scale.ndim for node in scaling)
         before, after = self._linear_before(run[0], sole=scalar), self._linear_after(run[-1], sole=scalar)
-        at_input = run[0].inputs and self.graph.producer(self.graph.view(run[0]).inputs[0]) is None
+        at_input = run[0].inputs and self._is_input(self.graph.view(run[0]).inputs[0])
         if before is None and not (after and (not scalar or at_input)):
             return
         # A shift between a matrix product and the first scale is the product's bias, not part of the norm.
         biased = before is not None and not (isinstance(before, Linear) and before.bias_slot)
         nodes = run[run.index(scaling[0]) :] if biased else run
-        yield self._site(nodes, "+".join(node.op_type for node in nodes if node in views), named=scaling[0])
+        yield self.site(nodes, "+".join(node.op_type for node in nodes if node in views), named=scaling[0])
+
+    def _is_input(self, value: Value) -> bool:
+        """Whether ``value`` is an input of the model, or what a preprocessing made of it."""
+        producer = self.graph.producer(value)
+        return producer is None or STAGE in producer.meta
 
     def _run(self, node: ir.Node) -> Iterator[ir.Node]:
         """The longest row of constant maps from ``node`` on, past identities, each read by the next alone."""
@@ -180,7 +191,7 @@ class _Finder:
         while (producer := self.graph.producer(value)) is not None:
             if sole and len(self.graph.consumers(value)) != 1:
                 return None
-            view = self.graph.view(producer)
+            view = _unquantized(self.graph.view(producer))
             if isinstance(view, Linear):
                 return view
             if producer.op_type in ("Conv", "ConvTranspose"):
@@ -196,12 +207,16 @@ class _Finder:
         if sole and len(readers) != 1:
             return False
         for reader, _ in readers:
-            view = self.graph.view(reader)
+            view = _unquantized(self.graph.view(reader))
             if isinstance(view, Linear):
                 return view.inputs[0] is node.outputs[0]
             if (isinstance(view, AffineOp) or _is_identity(view)) and self._linear_after(reader, sole=sole):
                 return True
         return False
+
+
+def _unquantized(view: View) -> View:
+    return view.linear if isinstance(view, QuantizedLinear) else view
 
 
 def _is_identity(view: View) -> bool:

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
-from normfold.backends.onnx.lift import affine, linear, moving, norms, pointwise, pooling
-from normfold.backends.onnx.lift.context import Context, NotLifted
-from normfold.decisions import Refusal
-from normfold.ops import Opaque, View
+from normfold.backends.onnx.lift import affine, moving, norms, pointwise, pooling, quantized
+from normfold.backends.onnx.lift.context import Context, NotLifted, opaque
+from normfold.ops import View
 
 LIFTS: Mapping[tuple[str, str], Callable[[Context, ir.Node], View]] = {
-    **{("", op): lift for op, lift in linear.LIFTS.items()},
+    **{("", op): lift for op, lift in quantized.LIFTS.items()},
     **{("", op): lift for op, lift in affine.LIFTS.items()},
     **{("", op): lift for op, lift in moving.LIFTS.items()},
     **{("", op): lift for op, lift in pointwise.LIFTS.items()},
@@ -30,14 +29,3 @@ def lift(context: Context, node: ir.Node) -> View:
         return function(context, node)
     except NotLifted as reason:
         return opaque(node, reason.refusal)
-
-
-def opaque(node: ir.Node, *refusals: Refusal) -> Opaque:
-    """``node`` as a barrier."""
-    return Opaque(
-        node=node,
-        op=node.op_type,
-        inputs=tuple(v for v in node.inputs if v is not None),
-        outputs=tuple(node.outputs),
-        refusals=refusals,
-    )

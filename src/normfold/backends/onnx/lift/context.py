@@ -11,6 +11,7 @@ from normfold.algebra.affine import Array
 from normfold.algebra.moves import Dim
 from normfold.backends.onnx.tensors import FLOATS, OVERRIDABLE, Constants
 from normfold.decisions import Refusal
+from normfold.ops import Opaque
 
 
 class NotLifted(Exception):  # noqa: N818 - control flow between lift functions, not an error
@@ -83,3 +84,14 @@ def data(node: ir.Node, index: int = 0) -> ir.Value:
 def all_equal(values: Sequence[int], wanted: int) -> bool:
     """Whether every value is ``wanted``."""
     return all(value == wanted for value in values)
+
+
+def opaque(node: ir.Node, *refusals: Refusal) -> Opaque:
+    """``node`` as a barrier."""
+    return Opaque(
+        node=node,
+        op=node.op_type,
+        inputs=tuple(v for v in node.inputs if v is not None),
+        outputs=tuple(node.outputs),
+        refusals=refusals,
+    )

@@ -7,9 +7,9 @@ from math import prod
 
 import onnx_ir as ir
 
-from normfold.algebra import Chain, Crop, Move, Permute, Regroup, Take
+from normfold.algebra import Chain, Crop, Move, Permute, Regroup, Shuffle, Take
 from normfold.algebra.moves import Dim
-from normfold.backends.onnx.lift.context import Context, NotLifted, data
+from normfold.backends.onnx.lift.context import Context, NotLifted, data, opaque
 from normfold.ops import Moving, View
 
 
@@ -155,12 +155,27 @@ def _split(context: Context, node: ir.Node) -> View:
     return _moving(node, *takes)
 
 
+def _gather(context: Context, node: ir.Node) -> View:
+    """A Gather that takes each element of an axis once; no other is a move that is followed."""
+    picked = context.constant(node, 1)
+    shape = None if picked is None or picked.ndim != 1 else context.shape(data(node))
+    axis = node.attributes.get_int("axis", 0)
+    size = None if shape is None else shape[axis]
+    if picked is None or shape is None or not isinstance(size, int) or size != picked.size:
+        return opaque(node)
+    order = tuple(int(k) % size for k in picked)
+    if len(set(order)) != size:
+        return opaque(node)
+    return _moving(node, Shuffle(axis % len(shape) - len(shape), order))
+
+
 LIFTS: dict[str, Callable[[Context, ir.Node], View]] = {
     "Identity": _identity,
     "Dropout": _dropout,
     "Transpose": _transpose,
     "Reshape": _reshape,
     "Flatten": _flatten,
+    "Gather": _gather,
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,
     "Slice": _slice,
