@@ -50,6 +50,8 @@ def _per_input_channel(carry: Carry[Linear]) -> str | None:
 def _every_tap(carry: Carry[Linear]) -> str | None:
     if carry.view.whole_taps or not carry.affine.shifts:
         return None
+    if carry.view.op == "ConvTranspose":
+        return f"not every output of {carry.label} sums every tap, so the shift would not add the same everywhere"
     return f"{carry.label} pads with zeros, which the shift would not reach"
 
 

@@ -159,7 +159,8 @@ def _plan(graph: Graph, host: Linear, mine: Term, theirs: Term) -> Plan | None:
     guest = _guest(graph, theirs, host)
     view = None if guest is None else _merged(host, guest, mine.sign * theirs.sign)
     holder = theirs.path[-1]
-    rest = [(v, s) for v, s in zip(holder.inputs, holder.signs, strict=True) if v is not theirs.value]
+    place = holder.inputs.index(theirs.value)
+    rest = [(v, s) for k, (v, s) in enumerate(zip(holder.inputs, holder.signs, strict=True)) if k != place]
     if guest is None or view is None or len(rest) != 1:
         return None
     if rest[0][1] != 1:

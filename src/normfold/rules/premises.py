@@ -22,6 +22,8 @@ def finite(carry: Carry[V]) -> str | None:
 
 def held_by(view: AffineOp, affine: Affine) -> bool:
     """Whether ``view`` has room for ``affine`` instead of its own map."""
+    if not (view.holds_scale or view.holds_shift):
+        return False
     if (affine.scales and not view.holds_scale) or (affine.shifts and not view.holds_shift):
         return False
     if view.axis is None:
