@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from normfold.algebra import Affine, Move, Weight, Window
+from normfold.algebra import Affine, Codes, Move, Weight, Window
 from normfold.algebra.affine import Array
 from normfold.algebra.moves import Dim
 from normfold.decisions import Refusal
@@ -66,6 +66,20 @@ class Linear(View):
     bias_slot: bool
     largest: float
     window: Window | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class QuantizedLinear(View):
+    """A linear operation whose weight is stored as whole numbers.
+
+    ``linear`` is the same operation with the numbers that ``codes`` stand for; the scales pending in its weight are
+    those that the codes have not taken yet. ``unit`` is set where the bias is quantised, or is to be: its step over
+    the weight's scale, which is the scale of the operation's input; ``[]`` or ``[out]``.
+    """
+
+    linear: Linear
+    codes: Codes
+    unit: Array | None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

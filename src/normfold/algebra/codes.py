@@ -15,12 +15,12 @@ Integers = NDArray[np.int32]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Codes:
-    """A weight as ``scale * (code - zero_point)``, with one scale and zero point for each index of the native ``axis``.
+    """A weight as ``scale * (code - zero_point)``, both given for each index of the native ``axis``.
 
-    ``scale`` and ``zero_point`` are ``[n]``, with ``n`` the size of ``axis``, which counts the output channels, or those
-    of one group where groups share them. ``limits`` are the least and the greatest code that the type has, ``normal``
-    the least and the greatest normal number of the scale's type. ``single`` says that one scale is stored for the
-    whole weight, ``per_axis`` that there may be one for each index.
+    ``scale`` and ``zero_point`` are ``[n]``, with ``n`` the size of ``axis``, which counts the output channels, or
+    those of one group where groups share them. ``limits`` are the least and the greatest code that the type has,
+    ``normal`` the least and the greatest normal number of the scale's type. ``single`` says that one scale is stored
+    for the whole weight, ``per_axis`` that there may be one for each index.
     """
 
     values: Source
@@ -42,7 +42,8 @@ class Codes:
         return np.moveaxis(np.asarray(self.values.numpy()).astype(np.int32), self.axis, 0)
 
     def numpy(self) -> Array:
-        """The weight's values in float64, in the native shape."""
-        shape = (-1,) + (1,) * (self.whole().ndim - 1)
-        centred = self.whole() - self.zero_point.reshape(shape)
-        return np.moveaxis(self.scale.reshape(shape) * centred, 0, self.axis)
+        """The weight in float64 and in its native shape."""
+        codes = self.whole()
+        shape = (-1,) + (1,) * (codes.ndim - 1)
+        values = self.scale.reshape(shape) * (codes - self.zero_point.reshape(shape))
+        return np.moveaxis(values, 0, self.axis)

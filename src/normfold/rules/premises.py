@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from normfold.algebra import Affine
+from normfold.algebra.affine import Array
 from normfold.algebra.moves import Dim
-from normfold.ops import AffineOp, Linear, View
+from normfold.laws.quantized import BIAS_LIMIT, bias_step, mirror, rescale
+from normfold.ops import AffineOp, Linear, QuantizedLinear, View
 from normfold.rules.rule import BACKWARD, Carry, Step, Target, V
 
 UNSEEN = 1e30
@@ -47,6 +49,72 @@ def linear_in_range(view: Linear) -> bool:
         return False
     gain = view.weight.gain
     return gain <= 1 or gain * UNSEEN <= view.largest or view.weight.magnitude() <= view.largest
+
+
+def factors_of_codes(view: QuantizedLinear) -> Array | None:
+    """What the codes of ``view`` have not taken yet, along their axis: ``[n]``; ``None`` where groups differ."""
+    rows = view.linear.weight.rows
+    return np.ones_like(view.codes.scale) if rows is None else view.codes.along_axis(rows)
+
+
+def scale_axis(view: QuantizedLinear, label: str) -> str | None:
+    """Groups that share the scales of their codes get the same."""
+    if factors_of_codes(view) is not None:
+        return None
+    return f"the groups of {label} share the scales of its quantised weight, and would get different ones"
+
+
+def per_axis_scale(view: QuantizedLinear, label: str) -> str | None:
+    """Codes with one scale have room for one for each channel, or get one again."""
+    codes, scale = view.codes, _scales(view)
+    if codes.per_axis or not codes.single or bool((scale == scale[:1]).all()):
+        return None
+    return f"the weight of {label} has one scale for all channels, and before opset 13 there cannot be one for each"
+
+
+def normal_scale(view: QuantizedLinear, label: str) -> str | None:
+    """The new scales are normal numbers of their type."""
+    least, greatest = view.codes.normal
+    scale = _scales(view)
+    if bool(((scale >= least) & (scale <= greatest)).all()):
+        return None
+    return f"a new scale of the quantised weight of {label} is not within {least:.3g} and {greatest:.3g}"
+
+
+def code_range(view: QuantizedLinear, label: str) -> str | None:
+    """Every mirrored code is one that the type has."""
+    factors, (low, high) = _factors(view), view.codes.limits
+    if not bool((factors < 0).any()):
+        return None
+    mirrored = mirror(view.codes, factors)
+    least, greatest = int(mirrored.min(initial=low)), int(mirrored.max(initial=high))
+    if (least, greatest) == (low, high):
+        return None
+    worst = least if least < low else greatest
+    return f"a negative scale makes {worst} of a code of {label}, whose type ends at {low} and {high}"
+
+
+def bias_range(view: QuantizedLinear, label: str) -> str | None:
+    """A quantised bias has no more than `BIAS_LIMIT` steps."""
+    bias = view.linear.bias
+    if view.unit is None or bias is None:
+        return None
+    step = bias_step(view.unit, _scales(view), view.linear.weight.out_channels)
+    largest = float(np.abs(bias.reshape(-1) / step).max(initial=0.0))
+    if largest <= BIAS_LIMIT:
+        return None
+    return f"the quantised bias of {label} is {largest:.3g} steps, more than the {BIAS_LIMIT:.3g} that int32 allows"
+
+
+def _factors(view: QuantizedLinear) -> Array:
+    factors = factors_of_codes(view)
+    if factors is None:
+        raise ValueError("scale-axis does not hold")
+    return factors
+
+
+def _scales(view: QuantizedLinear) -> Array:
+    return rescale(view.codes, _factors(view))
 
 
 def scale_sign(carry: Carry[V]) -> str | None:

@@ -38,12 +38,13 @@ class WeightTensor(ir.LazyTensor):
 
 
 class ExactTensor(ir.Tensor[Any]):
-    """A small constant that remembers its float64 values (``exact``) beside those of its type."""
+    """A small constant that remembers its float64 values (``exact``) beside those of its type, integers rounded."""
 
     exact: Array
 
     def __init__(self, exact: Array, dtype: ir.DataType, name: str | None = None) -> None:
-        super().__init__(exact.astype(dtype.numpy()), dtype=dtype, name=name)
+        rounded = np.rint(exact) if dtype.is_integer() else exact
+        super().__init__(rounded.astype(dtype.numpy()), dtype=dtype, name=name)
         self.exact = exact
 
 
@@ -55,6 +56,17 @@ def exact(tensor: ir.TensorProtocol) -> Array:
 def largest(dtype: ir.DataType) -> float:
     """The largest finite number of a floating type."""
     return float(ml_dtypes.finfo(dtype.numpy()).max)  # type: ignore[no-untyped-call]
+
+
+def least_normal(dtype: ir.DataType) -> float:
+    """The smallest positive number that a floating type holds in full precision."""
+    return float(ml_dtypes.finfo(dtype.numpy()).tiny)  # type: ignore[no-untyped-call]
+
+
+def code_limits(dtype: ir.DataType) -> tuple[int, int]:
+    """The least and the greatest number of an integer type."""
+    info = ml_dtypes.iinfo(dtype.numpy())  # type: ignore[no-untyped-call]
+    return int(info.min), int(info.max)
 
 
 Arguments = Sequence[ir.TensorProtocol | None]
