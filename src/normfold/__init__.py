@@ -9,6 +9,7 @@ from normfold.errors import NormfoldError
 
 if TYPE_CHECKING:
     from normfold.api import DiffersError, FoldResult, InspectResult, UnprovenError, fold, inspect, verify
+    from normfold.preprocess import Preprocess
 
 __version__ = "0.1.0"
 
@@ -17,6 +18,7 @@ __all__ = [
     "FoldResult",
     "InspectResult",
     "NormfoldError",
+    "Preprocess",
     "UnprovenError",
     "__version__",
     "fold",
@@ -24,7 +26,9 @@ __all__ = [
     "verify",
 ]
 
-_VERBS: Final = frozenset({"DiffersError", "FoldResult", "InspectResult", "UnprovenError", "fold", "inspect", "verify"})
+_VERBS: Final = frozenset(
+    {"DiffersError", "FoldResult", "InspectResult", "Preprocess", "UnprovenError", "fold", "inspect", "verify"}
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -26,11 +26,12 @@ with deferring("sympy"):
     import onnx_ir
 
 from normfold import __version__, engine, modelfile
-from normfold.backends.onnx import OnnxGraph
+from normfold.backends.onnx import OnnxGraph, bind
 from normfold.decisions import Decision, Refusal, SiteReport, Verification
-from normfold.engine.probes import Array, Given, input_specs
+from normfold.engine.probes import Array, Given, InputSpec, input_specs
 from normfold.engine.verification import Comparison, Pair, Question
 from normfold.errors import ModelFileError, NormfoldError, UsageError
+from normfold.preprocess import Preprocess, Stage
 from normfold.report import document, html
 from normfold.runtime import Evaluator, Runnable
 
@@ -138,6 +139,7 @@ def fold(  # noqa: PLR0913 - each keyword is an option of the command line
     external_data: External = "auto",
     in_place: bool = False,
     dry_run: bool = False,
+    preprocess: Preprocess | None = None,
     tell: Tell = _silent,
 ) -> FoldResult:
     """Fold the norms of ``model`` and, if ``output`` is given, write the result there in one step.
@@ -155,6 +157,8 @@ def fold(  # noqa: PLR0913 - each keyword is an option of the command line
         external_data: whether weights go into a file of their own; "auto" does as the source does.
         in_place: allow ``output`` to be ``model``.
         dry_run: decide only; the source's copy that comes back is folded but neither compared nor written.
+        preprocess: what is done to a picture before ``model`` sees it; the result does it itself. Shapes and arrays
+            of that input are then those of the raw picture.
         tell: told what is being done.
 
     Raises:
@@ -166,7 +170,7 @@ def fold(  # noqa: PLR0913 - each keyword is an option of the command line
 
     def job() -> _Job:
         tell("reading")
-        return _Job(_source(model), tuple(only), tuple(skip), external_data, in_place, target, tell)
+        return _Job(_source(model), tuple(only), tuple(skip), external_data, in_place, target, preprocess, tell)
 
     if dry_run:
         return job().unproven("a dry run compares nothing", write=False)
@@ -230,11 +234,13 @@ class _Job:
     external: External
     in_place: bool
     output: Path | None
+    preprocess: Preprocess | None
     tell: Tell
 
     def unproven(self, because: str, *, write: bool) -> FoldResult:
         """Fold, and write without a comparison if ``write``."""
-        folding, model = self._fold(self.source.fresh(), {})
+        copy = self.source.fresh()
+        folding, model = self._fold(copy, {}, self._bound(copy))
         if write and self.output is not None:
             with self._stage(model) as staged:
                 staged.commit()
@@ -245,10 +251,11 @@ class _Job:
         dropped: dict[str, Refusal] = {}
         with self.source.runnable() as runnable:
             copy = self.source.fresh()
-            comparison = Comparison(evaluator, _about(copy, question))
+            stage = self._bound(copy)
+            comparison = Comparison(evaluator, _of_raw(_about(copy, question), stage))
             comparison.begin(runnable)
             while True:
-                folding, model = self._fold(copy, dropped)
+                folding, model = self._fold(copy, dropped, stage)
                 proof = self._prove(model, folding.pairs, comparison)
                 if proof.status == "equivalent":
                     return self._result(model, _measured(folding.decisions, proof), proof)
@@ -259,11 +266,16 @@ class _Job:
                 dropped[at_fault] = Refusal("verification-failed", because)
                 copy = self.source.fresh()
 
-    def _fold(self, copy: onnx_ir.Model, dropped: Mapping[str, Refusal]) -> tuple[engine.Folding, onnx_ir.Model]:
+    def _bound(self, copy: onnx_ir.Model) -> Stage | None:
+        return None if self.preprocess is None else bind(copy, self.preprocess)
+
+    def _fold(
+        self, copy: onnx_ir.Model, dropped: Mapping[str, Refusal], stage: Stage | None
+    ) -> tuple[engine.Folding, onnx_ir.Model]:
         self.tell("folding")
-        graph = OnnxGraph(copy)
+        graph = OnnxGraph(copy, stage)
         folding = engine.fold(graph, only=self.only, skip=self.skip, exclude=dropped)
-        _stamp(graph.model, self.source.digest, folding.decisions)
+        _stamp(graph.model, self.source.digest, folding.decisions, self.preprocess)
         return folding, graph.model
 
     def _prove(self, model: onnx_ir.Model, pairs: Sequence[Pair], comparison: Comparison) -> Verification:
@@ -348,11 +360,30 @@ def _about(model: onnx_ir.Model, question: Question) -> Question:
     )
 
 
-def _stamp(model: onnx_ir.Model, digest: str | None, decisions: Sequence[Decision]) -> None:
+def _of_raw(question: Question, stage: Stage | None) -> Question:
+    """``question`` where results take the raw picture of ``stage``, and the source what it comes to."""
+    if stage is None:
+        return question
+    inputs = [_raw_spec(spec, stage) if spec.name == stage.name else spec for spec in question.inputs]
+    return replace(question, inputs=inputs, prepare=stage.prepared)
+
+
+def _raw_spec(spec: InputSpec, stage: Stage) -> InputSpec:
+    shape = spec.shape
+    if shape is not None and stage.order:
+        shape = tuple(shape[k] for k in stage.back)
+    return InputSpec(spec.name, stage.raw, shape, picture=True)
+
+
+def _stamp(
+    model: onnx_ir.Model, digest: str | None, decisions: Sequence[Decision], preprocess: Preprocess | None
+) -> None:
     """Write into the model who folded it, from what, and what was decided."""
     model.metadata_props["normfold.version"] = __version__
     if digest is not None:
         model.metadata_props["normfold.source.sha256"] = digest
+    if preprocess is not None:
+        model.metadata_props["normfold.preprocess"] = str(preprocess)
     records = [document.decision_record(decision) for decision in decisions]
     for record in records:
         # Measured later, and not the same on every machine.

@@ -7,7 +7,7 @@ user states, `Stage` what it comes to for one input of one model.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -154,6 +154,10 @@ class Stage:
         if self.swapped:
             picture = np.take(picture, self.swapped, axis=self.axis)
         return np.asarray(self.scale * (picture.astype(np.float64) - self.shift)).astype(self.dtype)
+
+    def prepared(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """``feeds`` with this input's array prepared."""
+        return {name: self.apply(array) if name == self.name else array for name, array in feeds.items()}
 
     @property
     def back(self) -> tuple[int, ...]:

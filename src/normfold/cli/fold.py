@@ -33,6 +33,13 @@ from normfold.errors import UsageError
 )
 @click.option("--no-verify", "unverified", is_flag=True, help="Write the result without comparing it with the source.")
 @click.option("--in-place", is_flag=True, help="Write over MODEL.")
+@click.option(
+    "--preprocess",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Take the raw picture, for which MODEL gets (scale*x - mean)/std: mean=0.485:0.456:0.406, std=..., "
+    "scale=1/255, layout=NHWC, channels=BGR, dtype=uint8, input=NAME; repeatable.",
+)
 @verb("fold")
 def command(
     *,
@@ -42,6 +49,7 @@ def command(
     unverified: bool,
     in_place: bool,
     dry_run: bool,
+    preprocess: tuple[str, ...],
     tell: Tell,
     detail: int,
     **options: Any,
@@ -60,6 +68,7 @@ def command(
             verify=not unverified,
             in_place=in_place,
             dry_run=dry_run,
+            preprocess=api.Preprocess.parse(preprocess),
             tell=tell,
             **options,
         )

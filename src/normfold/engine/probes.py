@@ -42,12 +42,14 @@ INDICES: Final = 100
 class InputSpec:
     """A graph input to be fed. ``dtype`` is object for strings and None for what is not a tensor.
 
-    A dimension is a size, a symbol or None; ``shape`` is None where even the rank is unknown.
+    A dimension is a size, a symbol or None; ``shape`` is None where even the rank is unknown. The integers of a
+    ``picture`` are never indices.
     """
 
     name: str
     dtype: np.dtype[Any] | None
     shape: tuple[Dim, ...] | None
+    picture: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ def layouts(specs: Sequence[InputSpec], given: Given) -> Iterator[Layout]:
 
     Equal symbols get equal sizes, also where the user's shapes fix them.
     """
-    drawn = any(_is_index(spec.dtype) and spec.name not in given.feeds for spec in specs)
+    drawn = any(_is_index(spec) and spec.name not in given.feeds for spec in specs)
     modes: tuple[Integers, ...] = ("range", "binary", "zeros") if drawn else ("range",)
     every = (Layout(shapes, mode, guessed) for shapes, guessed in _shape_attempts(specs, given) for mode in modes)
     yield from itertools.islice(every, MAX_ATTEMPTS)
@@ -193,17 +195,19 @@ def _symbol(spec: InputSpec, axis: int) -> str:
 def _resolve(spec: InputSpec, bound: Mapping[str, int], sizes: Sizes) -> tuple[int, ...]:
     shape: tuple[Dim, ...] = (None, None, None, None) if spec.shape is None else spec.shape
     return tuple(
-        dim if isinstance(dim, int) else bound.get(_symbol(spec, axis), sizes[_role(axis, len(shape))])
+        dim if isinstance(dim, int) else bound.get(_symbol(spec, axis), sizes[_role(axis, shape)])
         for axis, dim in enumerate(shape)
     )
 
 
-def _role(axis: int, rank: int) -> str:
+def _role(axis: int, shape: Sequence[Dim]) -> str:
     if axis == 0:
         return "batch"
-    if rank < 4:
+    if len(shape) < 4:
         return "length"
-    return "channels" if axis == 1 else "spatial"
+    last = shape[-1]
+    channels_last = isinstance(last, int) and last in CHANNELS
+    return "channels" if axis == 1 and not channels_last else "spatial"
 
 
 def _is_open(spec: InputSpec) -> bool:
@@ -223,12 +227,18 @@ def finfo(dtype: np.dtype[Any] | str) -> Any:
     return limits(dtype)
 
 
-def _is_index(dtype: np.dtype[Any] | None) -> bool:
+def _is_index(spec: InputSpec) -> bool:
     """Integers of 16 bits or more: likely indices. Bytes are taken for pictures or quantised values."""
-    return dtype is not None and dtype.kind in "iu" and dtype.itemsize > 1
+    return spec.dtype is not None and spec.dtype.kind in "iu" and not _has_levels(spec)
+
+
+def _has_levels(spec: InputSpec) -> bool:
+    """Whether an input takes every integer of its type."""
+    return spec.dtype is not None and spec.dtype.kind in "iu" and (spec.picture or spec.dtype.itemsize == 1)
 
 
 Random = np.random.Generator
+Level = Literal["all", "highest", "lowest"]
 Maker = Callable[[Random, tuple[int, ...], float], Array]
 
 
@@ -241,15 +251,17 @@ class Kind:
     make: Maker
     half_scale: float = 1.0
     """Factor in half precision, where the network's insides would overflow."""
+    level: Level | None = None
+    """Which integers are made of this kind where an input takes every integer of its type."""
 
 
 KINDS: Final[tuple[Kind, ...]] = (
-    Kind("random", "standard normal", lambda rng, shape, _: rng.standard_normal(shape)),
-    Kind("large-mean", "normal around 100", lambda rng, shape, k: 100 * k + rng.standard_normal(shape), 0.1),
+    Kind("random", "standard normal", lambda rng, shape, _: rng.standard_normal(shape), level="all"),
+    Kind("large-mean", "normal around 100", lambda rng, shape, k: 100 * k + rng.standard_normal(shape), 0.1, "highest"),
     Kind("image-like", "uniform in [0, 1]", lambda rng, shape, _: rng.random(shape)),
     Kind("near-constant", "0.5 with noise of 1e-3", lambda rng, shape, _: 0.5 + 1e-3 * rng.standard_normal(shape)),
     Kind("extreme-scale", "normal times 1000", lambda rng, shape, k: 1e3 * k * rng.standard_normal(shape), 0.03),
-    Kind("zeros", "zeros", lambda _rng, shape, _: np.zeros(shape)),
+    Kind("zeros", "zeros", lambda _rng, shape, _: np.zeros(shape), level="lowest"),
 )
 """Most telling first: where a run is slow only the first ones are used."""
 
@@ -257,7 +269,7 @@ KINDS: Final[tuple[Kind, ...]] = (
 def kinds_for(specs: Sequence[InputSpec], seconds: float) -> tuple[Kind, ...]:
     """Kinds worth making where one run takes ``seconds``: all within `TIME_BUDGET`, and two at the least."""
     if not any(is_float(spec.dtype) for spec in specs):
-        return KINDS[:2]
+        return tuple(kind for kind in KINDS if kind.level) if any(map(_has_levels, specs)) else KINDS[:2]
     return KINDS[: max(2, int(TIME_BUDGET / max(seconds, 1e-6)))]
 
 
@@ -291,12 +303,15 @@ def _make(spec: InputSpec, given: Given, layout: Layout, kind: Kind, rng: Random
     dtype, shape = spec.dtype, layout.shapes[spec.name]
     if dtype is None:
         raise UsageError("bad-input", f"Input {spec.name!r} is not a tensor, so it cannot be made up.")
-    if spec.name in given.feeds and (kind is KINDS[0] or not is_float(dtype)):
+    if spec.name in given.feeds and (kind is KINDS[0] or not (spec.picture or is_float(dtype))):
         return given.feeds[spec.name].astype(dtype), "given"
     guessed = "; sizes guessed" if spec.name in layout.guessed else ""
     if is_float(dtype):
         return _floats(kind, dtype, shape, rng), f"{kind.name}: {kind.made}{guessed}"
-    array, made = _discrete(spec.name, dtype, shape, layout.integers, rng)
+    if _has_levels(spec):
+        array, made = _levels(kind.level or "all", dtype, shape, rng)
+    else:
+        array, made = _discrete(spec.name, dtype, shape, layout.integers, rng)
     return array, made + guessed
 
 
@@ -306,14 +321,20 @@ def _floats(kind: Kind, dtype: np.dtype[Any], shape: tuple[int, ...], rng: Rando
     return np.asarray(np.clip(kind.make(rng, shape, scale), -bound, bound), dtype=dtype)
 
 
+def _levels(level: Level, dtype: np.dtype[Any], shape: tuple[int, ...], rng: Random) -> tuple[Array, str]:
+    """Integers of a picture or of quantised values: drawn from all of them, or nothing but one end."""
+    info = np.iinfo(dtype)
+    if level == "all":
+        return rng.integers(info.min, info.max, shape, dtype, endpoint=True), f"integers {info.min} to {info.max}"
+    end = info.max if level == "highest" else info.min
+    return np.full(shape, end, dtype), f"{end} everywhere"
+
+
 def _discrete(
     name: str, dtype: np.dtype[Any], shape: tuple[int, ...], integers: Integers, rng: Random
 ) -> tuple[Array, str]:
     if dtype.kind == "b":
         return rng.random(shape) < 0.5, "random booleans"
-    if not _is_index(dtype) and dtype.kind in "iu":
-        info = np.iinfo(dtype)
-        return rng.integers(info.min, info.max, shape, dtype, endpoint=True), f"integers {info.min} to {info.max}"
     if dtype.kind not in "iu" or integers == "zeros":
         return np.zeros(shape, dtype), "zeros"
     few = integers == "binary" or any(hint in name.lower() for hint in ("mask", "type"))

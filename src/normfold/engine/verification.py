@@ -9,7 +9,7 @@ difference is the source's own noise, and with its inner values as outputs, to n
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -99,6 +99,8 @@ class Question:
     random: bool = False
     """Whether the model has random operators, so that it may differ from itself."""
     custom_ops: Sequence[str] = ()
+    prepare: Callable[[Values], Values] = dict
+    """What the source is fed where a result is fed these arrays; the same, unless the result does more."""
 
 
 class Comparison:
@@ -163,12 +165,12 @@ class Comparison:
         if isinstance(first, Failed):
             return first
         layout, feed, ran = first
-        again = client.run(feed.arrays) if self._question.random else None
+        again = client.run(self._for_source(feed).arrays) if self._question.random else None
         differs = isinstance(again, Ran) and not _same(ran.outputs, again.outputs)
         feeds, outputs, dropped = [_marked(feed, ran.outputs)], [ran.outputs], []
         for kind in kinds_for(self._question.inputs, ran.seconds)[1:]:
             feed = make_feed(self._question.inputs, self._question.given, layout, kind, self._question.seed)
-            more = client.run(feed.arrays)
+            more = client.run(self._for_source(feed).arrays)
             if isinstance(more, Ran):
                 feeds.append(_marked(feed, more.outputs))
                 outputs.append(more.outputs)
@@ -179,13 +181,16 @@ class Comparison:
         notes = _notes(loaded.evaluator, dropped, differs_from_itself=differs)
         return Sourced(loaded.evaluator, tuple(feeds), tuple(outputs), notes, differs)
 
+    def _for_source(self, feed: Feed) -> Feed:
+        return replace(feed, arrays=dict(self._question.prepare(feed.arrays)))
+
     def _first_run(self, client: WorkerClient) -> tuple[Layout, Feed, Ran] | Failed:
         """The first layout on which the model runs; else the first failure, with the way out."""
         failure: Failed | None = None
         until = time.monotonic() + ATTEMPT_SECONDS
         for layout in layouts(self._question.inputs, self._question.given):
             feed = make_feed(self._question.inputs, self._question.given, layout, KINDS[0], self._question.seed)
-            ran = client.run(feed.arrays)
+            ran = client.run(self._for_source(feed).arrays)
             if isinstance(ran, Ran):
                 return layout, feed, ran
             failure = failure or replace(ran, message=ran.message + _way_out(layout))
@@ -270,9 +275,8 @@ class Comparison:
             return noise
         for probe in sorted(probes):
             for draw in range(NOISE_DRAWS):
-                ran = client.run(
-                    nudged(sourced.feeds[probe], self._rounding(sourced.feeds[probe]), self._question.seed + draw)
-                )
+                fed = self._for_source(sourced.feeds[probe])
+                ran = client.run(nudged(fed, self._rounding(fed), self._question.seed + draw))
                 if isinstance(ran, Failed):
                     return noise
                 for finding in self._findings(probe, sourced.outputs[probe], ran.outputs):
@@ -298,10 +302,11 @@ class Comparison:
         """Deviation at every pair on one probe; both models run with the pairs' values as extra outputs."""
         fed = {spec.name for spec in self._question.inputs}
         pairs = [pair for pair in pairs if pair.source not in fed and pair.result not in fed]
-        before = self._inner_values(client, source, [pair.source for pair in pairs], sourced, probe)
+        feed = sourced.feeds[probe]
+        before = self._inner_values(client, source, [pair.source for pair in pairs], sourced, self._for_source(feed))
         if isinstance(before, Failed):
             return before
-        after = self._inner_values(client, result, [pair.result for pair in pairs], sourced, probe)
+        after = self._inner_values(client, result, [pair.result for pair in pairs], sourced, feed)
         if isinstance(after, Failed):
             return after
         return [
@@ -310,14 +315,14 @@ class Comparison:
         ]
 
     def _inner_values(
-        self, client: WorkerClient, model: Runnable, names: Sequence[str], sourced: Sourced, probe: int
+        self, client: WorkerClient, model: Runnable, names: Sequence[str], sourced: Sourced, feed: Feed
     ) -> Values | Failed:
         distinct = tuple(dict.fromkeys(names))
         extra = [name for name in distinct if name not in sourced.outputs[0]]
         loaded = self._load(client, model, sourced.evaluator, extra)
         if isinstance(loaded, Failed):
             return loaded
-        ran = client.run(sourced.feeds[probe].arrays, distinct)
+        ran = client.run(feed.arrays, distinct)
         return ran if isinstance(ran, Failed) else ran.outputs
 
 
