@@ -129,8 +129,9 @@ class Preprocess:
 class Stage:
     """A preprocessing bound to one input: cast, transpose by ``order``, ``scale * (u - shift)``, swap channels.
 
-    ``order`` is empty where the axes stay as they are, ``swapped`` where the channels along ``axis`` (negative, of the
-    model's input, which has ``rank`` axes) do. ``shift`` and ``scale`` are in the model's layout and order, right-aligned with its input.
+    ``order`` is empty where the axes stay as they are, ``swapped`` where the channels along ``axis`` do (negative, of
+    the model's input, which has ``rank`` axes). ``shift`` and ``scale`` are in the model's layout and order,
+    right-aligned with its input.
     """
 
     name: str
@@ -184,7 +185,8 @@ def _check_numbers(name: str, value: Any) -> None:
 def _check_range(name: str, raw: np.dtype[Any], dtype: np.dtype[Any], shift: float) -> None:
     """Whole raw values and the shift in raw units have to fit the model's type."""
     highest = max(float(np.iinfo(raw).max) if raw.kind in "iu" else 0.0, shift)
-    if not highest <= float(ml_dtypes.finfo(dtype).max):
+    limits: Any = ml_dtypes.finfo
+    if not highest <= float(limits(dtype).max):
         raise _error(f"Raw values up to {highest:.5g} do not fit {dtype.name}, the type of input {name!r}.")
 
 

@@ -6,4 +6,17 @@ from normfold.algebra.moves import Chain, Crop, Move, Permute, Regroup, Shuffle,
 from normfold.algebra.weight import Weight
 from normfold.algebra.window import Window
 
-__all__ = ["Affine", "Chain", "Codes", "Crop", "Move", "Permute", "Regroup", "Shuffle", "Take", "Weight", "Window", "trim"]
+__all__ = [
+    "Affine",
+    "Chain",
+    "Codes",
+    "Crop",
+    "Move",
+    "Permute",
+    "Regroup",
+    "Shuffle",
+    "Take",
+    "Weight",
+    "Window",
+    "trim",
+]

@@ -56,6 +56,7 @@ def command(
 ) -> Answer:
     """Fold the norms of MODEL, compare the result with it, and write it to the file given with -o."""
     from normfold import api
+    from normfold.preprocess import Preprocess
 
     target = output or (model if in_place else None)
     if target is None and not dry_run:
@@ -68,7 +69,7 @@ def command(
             verify=not unverified,
             in_place=in_place,
             dry_run=dry_run,
-            preprocess=api.Preprocess.parse(preprocess),
+            preprocess=Preprocess.parse(preprocess),
             tell=tell,
             **options,
         )

@@ -23,9 +23,9 @@ from normfold.rules import (
     compose_affine_into_tail,
     fold_affine_into_consumer,
     fold_affine_into_producer,
-    fold_shuffle_into_consumer,
     fold_affine_into_quantized_producer,
     fold_scale_into_quantized_consumer,
+    fold_shuffle_into_consumer,
     merge_parallel_branches,
 )
 from normfold.rules.rule import BACKWARD, FORWARD, Carry, Direction, Rewrite, Rule, Step, Target

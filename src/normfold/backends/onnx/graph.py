@@ -10,8 +10,8 @@ from normfold.algebra.moves import Dim
 from normfold.backends.onnx.canonical import foreign_nodes, inline_norms
 from normfold.backends.onnx.commit import Writer, bypass, position
 from normfold.backends.onnx.expressions import EXPRESSIONS, STATISTICS
-from normfold.backends.onnx.lift import lift, opaque
-from normfold.backends.onnx.lift.context import Context
+from normfold.backends.onnx.lift import lift
+from normfold.backends.onnx.lift.context import Context, opaque
 from normfold.backends.onnx.preprocessing import STAGE, insert
 from normfold.backends.onnx.shapes import Shapes
 from normfold.backends.onnx.sites import Labels, find_sites, may_hold_norm, walk_model
