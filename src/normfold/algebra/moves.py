@@ -241,6 +241,8 @@ def _regroup(array: Array, runs: Sequence[tuple[tuple[Dim, ...], tuple[Dim, ...]
             continue
         if not all(isinstance(dim, int) for dim in (*source, *target)):
             return None
+        if prod(dim for dim in source if isinstance(dim, int)) != prod(dim for dim in target if isinstance(dim, int)):
+            return None
         full += [dim for dim in source if isinstance(dim, int)]
         shape += [dim for dim in target if isinstance(dim, int)]
     return trim(np.broadcast_to(array, full).reshape(shape))

@@ -181,8 +181,8 @@ def _decide(graph: Graph, record: _Record) -> Decision:
         kept = [refusal for node in record.left for refusal in record.refusals.get(node, ())]
         refused = tuple(dict.fromkeys([*site.refusals, *kept]))
     outcome = _outcome(graph, record)
-    into = tuple(graph.name(node) for node in record.into)
-    return Decision(site.name, site.norm, outcome, into, tuple(record.rules), () if outcome == "folded" else refused)
+    into = tuple(graph.name(node) for node in dict.fromkeys(record.into))
+    return Decision(site.name, site.norm, outcome, into, tuple(dict.fromkeys(record.rules)), () if outcome == "folded" else refused)
 
 
 def _outcome(graph: Graph, record: _Record) -> Outcome:

@@ -26,13 +26,16 @@ def _bound(context: Context, node: ir.Node, attribute: str, index: int, default:
 
 
 def _clip(context: Context, node: ir.Node) -> View:
+    low, high = _bound(context, node, "min", 1, float("-inf")), _bound(context, node, "max", 2, float("inf"))
+    if not low <= high:
+        raise NotLifted("well-formed", f"the bounds of {context.label(node)} are in the wrong order")
     return Clip(
         node=node,
         op=node.op_type,
         inputs=(data(node),),
         outputs=tuple(node.outputs),
-        low=_bound(context, node, "min", 1, float("-inf")),
-        high=_bound(context, node, "max", 2, float("inf")),
+        low=low,
+        high=high,
     )
 
 

@@ -65,7 +65,7 @@ def _reduction(context: Context, node: ir.Node) -> View:
     axes = context.integers(node, "axes", 1)
     if rank is None:
         raise NotLifted("known-rank", f"the rank of the input of {context.label(node)} is not known")
-    if axes is None:
+    if not axes:
         axes = [] if node.attributes.get_int("noop_with_empty_axes", 0) else list(range(rank))
     negative = tuple(sorted(axis % rank - rank for axis in axes))
     source: list[Dim] = [1 if k - rank in negative else f"kept {k}" for k in range(rank)]

@@ -1,0 +1,110 @@
+"""A permutation of channels goes into the weights that sum over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from folding import Arrays, Folded, array, model, proven_fold, statistics
+
+ORDER = np.array([2, 0, 1])
+SWAP = "[swap] g = Gather <axis = 1> (x, p)"
+IMAGE = "float[2, 3, 5, 5] x"
+
+
+def folded(body: Sequence[str], constants: Arrays, *, order: Sequence[int] = ORDER, **options: object) -> Folded:
+    source = model(str(options.pop("inputs", IMAGE)), body, {"p": np.asarray(order), **constants}, **options)
+    return proven_fold(source)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "body", "constants", "left"),
+    [
+        (IMAGE, ["y = Conv <pads = [1, 1, 1, 1]> (g, w)"], {"w": array(4, 3, 3, 3)}, ["Conv"]),
+        (IMAGE, ["y = ConvTranspose (g, w)"], {"w": array(3, 4, 2, 2)}, ["ConvTranspose"]),
+        ("float[2, 3] x", ["y = Gemm <transB = 1> (g, w, c)"], {"w": array(4, 3), "c": array(4)}, ["Gemm"]),
+        ("float[2, 3] x", ["y = MatMul (g, w)"], {"w": array(3, 4)}, ["MatMul"]),
+        ("float[2, 3, 4] x", ["y = MatMul (w, g)"], {"w": array(4, 3)}, ["MatMul"]),
+    ],
+)
+def test_into_each_linear_operation(inputs: str, body: list[str], constants: Arrays, left: list[str]) -> None:
+    assert folded([SWAP, *body], constants, inputs=inputs).operators == left
+
+
+def test_negative_indices() -> None:
+    assert folded([SWAP, "y = Conv (g, w)"], {"w": array(4, 3, 1, 1)}, order=[-1, 0, -2]).operators == ["Conv"]
+
+
+def test_past_pad_pool_transpose_and_arithmetic() -> None:
+    body = [
+        SWAP,
+        "d = Pad (g, pads)",
+        "a = AveragePool <kernel_shape = [2, 2]> (d)",
+        "t = Transpose <perm = [0, 2, 3, 1]> (a)",
+        "m = Mul (t, k)",
+        "y = MatMul (m, w)",
+    ]
+    constants = {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "k": array(3), "w": array(3, 4)}
+    assert folded(body, constants).operators == ["Pad", "AveragePool", "Transpose", "MatMul"]
+
+
+def test_a_norm_that_stays_has_its_constants_reordered() -> None:
+    """The padded convolution keeps the norm, but takes the order of the channels."""
+    body = [SWAP, "n = BatchNormalization (g, s, b, m, v)", "y = Conv <pads = [1, 1, 1, 1]> (n, w)"]
+    found = folded(body, {"w": array(4, 3, 3, 3), **statistics(3)})
+    assert found.operators == ["BatchNormalization", "Conv"]
+
+
+def test_inside_groups() -> None:
+    body = [SWAP, "y = Conv <group = 2> (g, w)"]
+    inputs = "float[1, 4, 5, 5] x"
+    assert folded(body, {"w": array(6, 2, 3, 3)}, order=[1, 0, 3, 2], inputs=inputs).operators == ["Conv"]
+
+
+def test_into_every_reader_on_top_of_pending_scales() -> None:
+    """Both readers have columns scaled before their order changes."""
+    body = [
+        "r = Mul (x, k)",
+        "[swap] g = Gather <axis = 1> (r, p)",
+        "a = Conv (g, w)",
+        "b = Conv (g, u)",
+        "y = Add (a, b)",
+    ]
+    constants = {"k": array(3, 1, 1), "w": array(4, 3, 3, 3), "u": array(4, 3, 3, 3, seed=1)}
+    assert "Gather" not in folded(body, constants).operators
+
+
+@pytest.mark.parametrize(
+    ("inputs", "body", "constants", "order"),
+    [
+        pytest.param(IMAGE, ["y = Conv <group = 3> (g, w)"], {"w": array(3, 1, 3, 3)}, ORDER, id="same-group"),
+        pytest.param(IMAGE, ["y = Sigmoid (g)"], {}, ORDER, id="linear-consumer"),
+        pytest.param(IMAGE, ["h = Conv (g, w)", "y = Sigmoid (g)"], {"w": array(4, 3, 1, 1)}, ORDER, id="one-of-two"),
+        pytest.param(IMAGE, ["y = Conv (g, w)"], {"w": array(4, 3, 1, 1)}, [2, 0, 0], id="no-permutation"),
+        pytest.param("float[2, 3, 3] x", ["y = MatMul (g, w)"], {"w": array(3, 4)}, ORDER, id="per-input-channel"),
+        pytest.param(
+            IMAGE,
+            ["q = Div (k, g)", "y = Conv (q, w)"],
+            {"k": array(3, 1, 1), "w": array(4, 3, 1, 1)},
+            ORDER,
+            id="not-affine",
+        ),
+        pytest.param(
+            IMAGE,
+            ["d = Pad (g, pads)", "y = Conv (d, w)"],
+            {"pads": np.array([0, 1, 0, 0] * 2), "w": array(4, 5, 1, 1)},
+            ORDER,
+            id="padded-axis",
+        ),
+    ],
+)
+def test_stays(inputs: str, body: list[str], constants: Arrays, order: Sequence[int]) -> None:
+    assert "Gather" in folded([SWAP, *body], constants, inputs=inputs, order=order).operators
+
+
+def test_stays_where_it_is_an_output() -> None:
+    source = ["[swap] g = Gather <axis = 1> (x, p)", "y = Conv (g, w)"]
+    found = folded(source, {"w": array(4, 3, 1, 1)}, outputs="float[] y, float[] g")
+    assert found.operators == ["Gather", "Conv"]

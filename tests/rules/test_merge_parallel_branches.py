@@ -1,0 +1,157 @@
+"""Convolutions of one input that are added become one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from folding import array, model, norm, proven_fold, statistics
+
+IMAGE = "float[1, 4, 6, 6] x"
+THREE = "[three] a = Conv <pads = [1, 1, 1, 1]> (x, w, c)"
+HELD = {"w": array(4, 4, 3, 3), "c": array(4)}
+
+
+@pytest.mark.parametrize("add", ["Add(a, e)", "Add(e, a)", "Sub(a, e)", "Sub(e, a)", "Sum(a, e)"])
+@pytest.mark.parametrize(
+    "other",
+    [
+        "e = Conv(x, u)",
+        "e = Conv(x, u, f)",
+        "e = Identity(x)",
+        "e = Mul(x, k)",
+        norm("x", "e"),
+        "e = Conv <pads = [1, 1, 1, 1]> (x, w)",
+    ],
+)
+def test_two_branches(other: str, add: str) -> None:
+    extra = {"u": array(4, 4, 1, 1, seed=2), "f": array(4, seed=3), "k": array(4, 1, 1, seed=4), **statistics(4)}
+    held = HELD | {name: v for name, v in extra.items() if f" {name}," in other or f" {name})" in other}
+    folded = proven_fold(model(IMAGE, [THREE, other, f"y = {add}"], held))
+    assert folded.operators == ["Conv"]
+
+
+@pytest.mark.parametrize("group", [1, 2, 4])
+def test_a_block_of_three_branches(group: int) -> None:
+    """RepVGG: 3x3 with norm, 1x1 with norm, norm alone."""
+    body = [
+        f"[three] a = Conv <pads = [1, 1, 1, 1], group = {group}> (x, w)",
+        norm("a", "an", "p"),
+        f"[one] e = Conv <group = {group}> (x, u)",
+        norm("e", "en", "q"),
+        norm("x", "n", "o"),
+        "t = Add(an, en)",
+        "z = Add(t, n)",
+        "y = Relu(z)",
+    ]
+    held = {"w": array(4, 4 // group, 3, 3), "u": array(4, 4 // group, 1, 1)}
+    held |= statistics(4, "p") | statistics(4, "q", seed=20) | statistics(4, "o", seed=40)
+    folded = proven_fold(model(IMAGE, body, held))
+    assert folded.operators == ["Conv", "Relu"]
+    assert {d.outcome for d in folded.decisions.values()} == {"folded"}
+    assert len(folded.decisions) == 3
+
+
+@pytest.mark.parametrize(("large", "small"), [((5, 3), (3, 3)), ((3, 5), (1, 3)), ((5, 5), (1, 1)), ((7, 3), (3, 1))])
+def test_kernels_of_other_sizes(large: tuple[int, int], small: tuple[int, int]) -> None:
+    body = [
+        f"a = Conv <pads = [{large[0] // 2}, {large[1] // 2}, {large[0] // 2}, {large[1] // 2}]> (x, w)",
+        f"e = Conv <pads = [{small[0] // 2}, {small[1] // 2}, {small[0] // 2}, {small[1] // 2}]> (x, u)",
+        "y = Add(a, e)",
+    ]
+    assert proven_fold(model(IMAGE, body, {"w": array(3, 4, *large), "u": array(3, 4, *small)})).operators == ["Conv"]
+
+
+NOT_MERGED = {
+    "other-input": ["a = Conv(x, w)", "r = Relu(x)", "e = Conv(r, u)", "y = Add(a, e)"],
+    "other-window": [
+        "a = Conv <strides = [2, 2]> (x, w)",
+        "e = Conv <strides = [2, 2], pads = [0, 0, 1, 1]> (x, u1)",
+        "y = Add(a, e)",
+    ],
+    "other-offset": [
+        "a = Conv <strides = [2, 2], pads = [0, 0, 1, 1]> (x, w3)",
+        "e = Conv <strides = [2, 2], pads = [1, 1, 0, 0]> (x, u3)",
+        "y = Add(a, e)",
+    ],
+    "read-elsewhere": [
+        "a = Conv(x, w)",
+        "e = Conv(x, u)",
+        "t = Add(a, e)",
+        "r = Relu(a)",
+        "q = Relu(e)",
+        "p = Mul(r, q)",
+        "y = Mul(p, t)",
+    ],
+    "broadcast": ["a = Conv(x, w)", "e = Conv(x, u4)", "y = Add(a, e)"],
+    "other-groups": ["a = Conv(x, w)", "e = Conv <group = 2> (x, u2)", "y = Add(a, e)"],
+    "a-quotient": ["a = Conv(x, w)", "e = Conv(x, u)", "q = Sigmoid(e)", "y = Div(a, q)"],
+    "itself": ["a = Conv(x, w)", "y = Add(a, a)"],
+}
+
+
+@pytest.mark.parametrize("case", NOT_MERGED)
+def test_what_is_not_merged(case: str) -> None:
+    weights = {
+        "w": array(4, 4, 1, 1), "u": array(4, 4, 1, 1, seed=2), "u1": array(4, 4, 1, 1, seed=3), "u2": array(4, 2, 1, 1),
+        "u4": array(1, 4, 1, 1), "w3": array(4, 4, 3, 3), "u3": array(4, 4, 3, 3, seed=5),
+    }  # fmt: skip
+    text = " ".join(NOT_MERGED[case])
+    held = {name: v for name, v in weights.items() if f", {name})" in text}
+    if case == "other-window":
+        held["w"] = array(4, 4, 2, 2)
+        NOT_MERGED[case][0] = "a = Conv <strides = [2, 2]> (x, w)"
+        NOT_MERGED[case][1] = "e = Conv <strides = [2, 2], pads = [0, 0, 0, 0]> (x, u1)"
+    folded = proven_fold(model(IMAGE, NOT_MERGED[case], held))
+    expected = 1 if case == "itself" else 2
+    if case == "other-window":  # the single tap is the first of the four
+        expected = 1 if folded.operators == ["Conv"] else 2
+    assert folded.operators.count("Conv") == expected
+
+
+def test_a_norm_that_is_left_out_is_not_merged() -> None:
+    folded = proven_fold(model(IMAGE, [THREE, norm("x", "e"), "y = Add(a, e)"], HELD | statistics(4)), skip=["e_norm"])
+    assert folded.operators == ["Conv", "BatchNormalization", "Add"]
+
+
+def test_weights_that_others_read_are_copied() -> None:
+    body = [THREE, "e = Conv(x, u)", "y = Add(a, e)", "z = Conv(x, u)", "q = Conv(x, w)"]
+    source = model(IMAGE, body, HELD | {"u": array(4, 4, 1, 1)}, outputs="float[] y, float[] z, float[] q")
+    folded = proven_fold(source)
+    assert folded.operators.count("Conv") == 3
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_trees_of_branches(seed: int) -> None:
+    """Any tree of Add, Sub and Sum over branches of one input."""
+    rng = np.random.default_rng(seed)
+    held: dict[str, np.ndarray] = {}
+    lines: list[str] = []
+    values: list[str] = []
+    for k in range(int(rng.integers(3, 7))):
+        kind = rng.choice(["conv3", "conv1", "norm", "scale", "other", "self"])
+        name = f"v{k}"
+        if kind == "conv3":
+            held[f"w{k}"] = array(4, 4, 3, 3, seed=seed + k)
+            lines.append(f"{name} = Conv <pads = [1, 1, 1, 1]> (x, w{k})")
+        elif kind == "conv1":
+            held[f"w{k}"] = array(4, 4, 1, 1, seed=seed + k)
+            lines.append(f"{name} = Conv(x, w{k})")
+        elif kind == "norm":
+            held |= statistics(4, f"n{k}", seed=seed + 10 * k)
+            lines.append(norm("x", name, f"n{k}"))
+        elif kind == "scale":
+            held[f"k{k}"] = array(4, 1, 1, seed=seed + k)
+            lines.append(f"{name} = Mul(x, k{k})")
+        elif kind == "other":
+            lines.append(f"{name} = Sigmoid(x)")
+        else:
+            name = "x"
+        values.append(name)
+    count = 0
+    while len(values) > 1:
+        first, second = values.pop(int(rng.integers(len(values)))), values.pop(int(rng.integers(len(values))))
+        lines.append(f"t{count} = {rng.choice(['Add', 'Sub', 'Sum'])}({first}, {second})")
+        values.append(f"t{count}")
+        count += 1
+    proven_fold(model(IMAGE, [*lines, f"y = Relu({values[0]})"], held))
