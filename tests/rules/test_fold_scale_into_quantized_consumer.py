@@ -9,7 +9,6 @@ from folding import array, model, norm, only_fold, proven_fold, statistics
 from quantized import activation, behind, check_payload, factors, scales, weight
 
 IMAGE = "float[2, 4, 5, 5] x"
-START = "r = Relu(x)"
 INPUT = "linear-producer"
 """The way to the producer is closed, too: an activation with a negative scale, or the model's input."""
 
