@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from normfold.algebra.affine import Array
 
-CHUNK_BYTES = 1 << 25
-"""Bytes of float64 held at once while a weight is written or summed."""
+CHUNK_BYTES = 1 << 20
+"""Bytes of float64 held at once while a weight is written or summed: a core's second-level cache."""
 
 
 class Source(Protocol):
