@@ -167,9 +167,10 @@ def _best(graph: Graph, node: Node, search: Search) -> Plan | None:
         if best is None or len(plan.inserted) < len(best.inserted):
             best = plan
     if best is not None and not (isinstance(view, AffineOp) and view.affine.scales):
-        search.refusals.append(
-            Refusal("does-not-pay", f"{graph.label(node)} would only be replaced by another addition")
-        )
+        because = f"moving the constants of {graph.label(node)} on would put an addition in and take no operation out"
+        if isinstance(view, AffineOp):
+            because = f"{graph.label(node)} would only be replaced by another addition"
+        search.refusals.append(Refusal("does-not-pay", because))
         return None
     return best
 

@@ -101,10 +101,10 @@ class Search:
             yield plan
             return
         view = plan.views.get(readers[0]) or self.graph.view(readers[0])
-        if list(view.inputs).count(target.value) != 1:
-            self._refuse(
-                Refusal("linear-consumer", f"{self.graph.label(view.node)} does not read it as its one data input")
-            )
+        times = list(view.inputs).count(target.value)
+        if times != 1:
+            how = "reads it more than once" if times else "does not read it as data"
+            self._refuse(Refusal("linear-consumer", f"{self.graph.label(view.node)} {how}"))
             return
         for one in self._arrive(plan, view, view.inputs.index(target.value), target, depth):
             yield from self._into_all(one, readers[1:], target, depth)

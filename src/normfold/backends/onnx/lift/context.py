@@ -69,7 +69,7 @@ class Context:
             return None
         values = self.constant(node, index)
         if values is None:
-            raise NotLifted("static-reshape", f"the {attribute} of {self.label(node)} are computed at run time")
+            raise NotLifted("static-reshape", f"the {attribute} of {self.label(node)} are not known before it runs")
         return [int(k) for k in values.reshape(-1)]
 
 
