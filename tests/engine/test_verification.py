@@ -379,3 +379,17 @@ class TestCompare:
         assert tolerance(np.dtype(np.float32), "float16") == 2e-2
         assert tolerance(np.dtype(ml_dtypes.bfloat16), "float32") == 1e-1
         assert tolerance(np.dtype(np.int64), "float16") == 0.0
+
+
+def test_a_probe_on_which_the_source_is_chaotic_says_nothing(evaluator, save):
+    """A sine of large numbers answers to the last bit of its input; where inputs are small, all is compared."""
+
+    def wave(name, gain):
+        nodes = [("Mul", ["x", "k"], ["big"]), ("Sin", ["big"], ["y"])]
+        return save(name, nodes, constants={"k": np.array(gain, np.float32)})
+
+    question = Question([IMAGE], given=Given(shapes={"x": (2, 3, 8, 8)}))
+    found = verify(evaluator, wave("a", 30.0), wave("b", 30.0 * (1 + 2e-7)), question)
+    assert found.status == "equivalent", found
+    assert "says nothing" in found.because
+    assert verify(evaluator, wave("a", 30.0), wave("c", 30.1), question).status == "different"

@@ -77,6 +77,7 @@ class Finding:
     probe: int
     output: str
     deviation: Deviation
+    tolerance: float
     exact: bool
 
     @property
@@ -224,8 +225,9 @@ class Comparison:
 
     def _findings(self, probe: int, source: Values, result: Values) -> list[Finding]:
         return [
-            Finding(probe, name, compare(array, result[name], self._tolerance(array)), not is_float(array.dtype))
+            Finding(probe, name, compare(array, result[name], rtol), rtol, not is_float(array.dtype))
             for name, array in source.items()
+            for rtol in [self._tolerance(array)]
         ]
 
     def _tolerance(self, array: Array) -> float:
@@ -255,6 +257,19 @@ class Comparison:
         cap = np.inf if sourced.differs_from_itself else max(NOISE_CAP, NOISE_FACTOR * (base.rtol or 0.0))
         worst = max(apart, key=lambda finding: finding.deviation.excess)
         unexplained = [finding for finding in apart if not _is_noise(finding, noise, cap)]
+        told = {finding.output for finding in findings if finding not in unexplained}
+        chaotic = [finding for finding in unexplained if finding.output in told and self._is_chaotic(finding, noise)]
+        unexplained = [finding for finding in unexplained if finding not in chaotic]
+        if chaotic and not unexplained:
+            because = f"{_describe(chaotic[0], findings, sourced)}, which says nothing: there, the source itself moves "
+            because += f"by more than {NOISE_CAP:g} of its range when its inputs move by one unit of rounding"
+            calm = [finding for finding in findings if finding not in chaotic]
+            base = replace(
+                base,
+                max_abs=_largest(finding.deviation.max_abs for finding in calm),
+                max_rel=_largest(finding.deviation.max_rel for finding in calm),
+            )
+            return replace(base, because="; ".join([because, *sourced.notes])), calm[0].probe
         if unexplained:
             worst = max(unexplained, key=lambda finding: finding.deviation.excess)
             because = "; ".join([_describe(worst, findings, sourced), *sourced.notes])
@@ -264,6 +279,11 @@ class Comparison:
             "one unit of rounding change it as much"
         )
         return replace(base, because="; ".join([because, *sourced.notes])), worst.probe
+
+    def _is_chaotic(self, finding: Finding, noise: Mapping[tuple[int, str], float]) -> bool:
+        """Whether the source is so far from itself on this probe that nothing can be compared there."""
+        moved = noise.get((finding.probe, finding.output), 0.0) * finding.tolerance
+        return not finding.exact and np.isfinite(finding.deviation.excess) and moved > NOISE_CAP
 
     def _noise(
         self, client: WorkerClient, source: Runnable, sourced: Sourced, probes: set[int]
