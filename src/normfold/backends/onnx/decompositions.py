@@ -57,8 +57,8 @@ def _by_deviation(root: ir.Node, constants: Constants) -> Decomposition | None:
     if mean is None or square is None or not _squares(square, constants):
         return None
     x = square.inputs[0]
-    divided = _divided(root)
-    if x is None or divided is None or divided[-1].outputs[0] is None:
+    divided = _divided(root, x, constants)
+    if x is None or divided is None:
         return None
     nodes = [square, mean, plus, root, *divided]
     centred = _made_by(x, "Sub")
@@ -76,15 +76,24 @@ def _squares(node: ir.Node, constants: Constants) -> bool:
     return node.inputs[0] is node.inputs[1] if node.op_type == "Mul" else _is(constants, node.inputs[1], 2)
 
 
-def _divided(root: ir.Node) -> list[ir.Node] | None:
-    """The division by ``root``, written as Div or as Reciprocal and Mul."""
+def _divided(root: ir.Node, x: ir.Value | None, constants: Constants) -> list[ir.Node] | None:
+    """The division of ``x``, or of a constant that ``x`` is multiplied by, by ``root``: Div, or Reciprocal and Mul."""
     for reader, index in root.outputs[0].uses():
-        if reader.op_type == "Div" and index == 1:
+        if reader.op_type == "Div" and index == 1 and _divides(reader.inputs[0], x, constants):
             return [reader]
         if reader.op_type == "Reciprocal":
-            product = next((n for n, _ in reader.outputs[0].uses() if n.op_type == "Mul"), None)
-            return None if product is None else [reader, product]
+            for product, slot in reader.outputs[0].uses():
+                if product.op_type == "Mul" and _divides(product.inputs[1 - slot], x, constants):
+                    return [reader, product]
     return None
+
+
+def _divides(value: ir.Value | None, x: ir.Value | None, constants: Constants) -> bool:
+    """Whether ``value`` is ``x``, the same difference made once more, or a constant."""
+    if value is x or constants.array(value) is not None:
+        return True
+    first, second = _made_by(value, "Sub"), _made_by(x, "Sub")
+    return first is not None and second is not None and first.inputs == second.inputs
 
 
 def _group_norm(node: ir.Node, constants: Constants) -> Decomposition | None:

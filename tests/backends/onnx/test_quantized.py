@@ -1,0 +1,203 @@
+"""Quantised weights as ONNX writes them: every linear operation, every type of code, and a real network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from folding import array, model, norm, only_fold, proven_fold, statistics
+from quantized import activation, behind, check_payload, codes, factors, scales, weight
+
+OPERATIONS = {
+    "conv": ("2, 4, 5, 5", (3, 4, 3, 3), 0, "Conv <pads = [1, 0, 1, 2], strides = [2, 1]> (x, w)", "Conv"),
+    "conv-1d": ("2, 4, 7", (3, 4, 3), 0, "Conv (x, w)", "Conv"),
+    "conv-groups": ("2, 4, 5, 5", (6, 2, 3, 3), 0, "Conv <group = 2> (x, w)", "Conv"),
+    "depthwise": ("2, 4, 5, 5", (4, 1, 3, 3), 0, "Conv <group = 4> (x, w)", "Conv"),
+    "transposed": ("2, 4, 5, 5", (4, 3, 2, 2), 1, "ConvTranspose <strides = [2, 2]> (x, w)", "ConvTranspose"),
+    "gemm": ("5, 4", (4, 3), 1, "Gemm (x, w)", "Gemm"),
+    "gemm-transposed": ("5, 4", (3, 4), 0, "Gemm <transB = 1> (x, w)", "Gemm"),
+    "matmul": ("2, 5, 4", (4, 3), 1, "MatMul (x, w)", "MatMul"),
+}
+
+
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("case", OPERATIONS)
+def test_every_linear_operation(case: str, single: bool) -> None:
+    shape, native, axis, linear, op = OPERATIONS[case]
+    made, held = weight(*native, axis=axis, single=single)
+    channels = native[axis]
+    rank = len(shape.split(","))
+    scale = array(*(channels, *[1] * (rank - 2)) if op.startswith("Conv") else (channels,), seed=3)
+    body = [made, f"[linear] h = {linear}", "t = Mul(h, k)", "y = Add(t, d)"]
+    folded = proven_fold(model(f"float[{shape}] x", body, {**held, "k": scale, "d": scale + 1}))
+    assert folded.operators == ["DequantizeLinear", op, *(["Add"] if op == "MatMul" else [])]
+    assert folded.decision.into[0] == "linear"
+    check_payload(folded, op, held, scale.astype(np.float64).reshape(-1), axis)
+
+
+def test_transposed_convolution_whose_groups_share_scales() -> None:
+    made, held = weight(4, 3, 2, 2, axis=1)
+    factor = array(3, seed=3)
+    constants = {**held, "k": np.tile(factor, 2).reshape(6, 1, 1), "d": array(6, 1, 1)}
+    body = [made, "h = ConvTranspose <group = 2> (x, w)", "t = Mul(h, k)", "y = Add(t, d)"]
+    folded = proven_fold(model("float[2, 4, 5, 5] x", body, constants))
+    assert folded.operators == ["DequantizeLinear", "ConvTranspose"]
+    check_payload(folded, "ConvTranspose", held, factor.astype(np.float64), axis=1)
+
+
+def test_a_constant_first_operand() -> None:
+    made, held = weight(3, 4, axis=0)
+    body = [made, "h = MatMul (w, x)", "y = Mul(h, k)"]
+    folded = proven_fold(model("float[2, 4, 5] x", body, {**held, "k": array(3, 1, seed=3)}))
+    assert folded.operators == ["DequantizeLinear", "MatMul"]
+    check_payload(folded, "MatMul", held, array(3, 1, seed=3).astype(np.float64).reshape(-1), axis=0, slot=0)
+
+
+@pytest.mark.parametrize("attributes", ["alpha = -2.0, beta = 0.5", "alpha = 0.25, transA = 1", "beta = 0.0"])
+@pytest.mark.parametrize("biased", [False, True])
+def test_gemm_with_factors(attributes: str, biased: bool) -> None:
+    made, held = weight(4, 3, axis=1)
+    shape, operands = ("4, 5" if "transA" in attributes else "5, 4"), "x, w, c" if biased else "x, w"
+    body = [made, f"h = Gemm <{attributes}> ({operands})", norm("h", "y")]
+    folded = proven_fold(
+        model(f"float[{shape}] x", body, {**held, **statistics(3)} | ({"c": array(3)} if biased else {}))
+    )
+    assert folded.operators == ["DequantizeLinear", "Gemm"]
+    assert {a.name for a in folded.result.graph.node[-1].attribute} <= {"transA"}
+
+
+def test_gemm_with_a_quantised_bias_and_factors() -> None:
+    declared, before, held = activation("5, 4")
+    made, stored = weight(4, 3, axis=1)
+    bias = {"bq": np.int32([4000, -700, 0]), "bs": (held["xs"] * stored["ws"]).astype(np.float32)}
+    body = [*before, made, "c = DequantizeLinear <axis = 0> (bq, bs)"]
+    body += ["h = Gemm <alpha = -2.0, beta = 3.0> (xd, w, c)", norm("h", "y")]
+    constants = {**held, **stored, **bias, **statistics(3)}
+    folded = proven_fold(model(declared, body, constants), tolerance=1e-3)
+    scale = stored["ws"].astype(np.float64) * 2 * np.abs(factors(constants))
+    assert np.allclose(behind(folded.result, "Gemm", 2).scale, scale * held["xs"], rtol=1e-6, atol=0)
+    check_payload(folded, "Gemm", constants, -2 * factors(constants), axis=1)
+
+
+@pytest.mark.parametrize("kind", ["int4", "uint4", "int16", "uint16"])
+def test_codes_of_every_type(kind: str) -> None:
+    """ONNX Runtime has no kernel for all of them: its reference evaluator runs both."""
+    import ml_dtypes
+
+    dtype = np.dtype(getattr(ml_dtypes, kind) if kind.endswith("4") and "16" not in kind else kind)
+    high = 7 if kind.endswith("nt4") else 255
+    middle = 0 if kind[0] == "i" else high // 2 + 1
+    values = np.random.default_rng(0).integers(-high, high + 1, (3, 4, 3, 3))
+    values = (values if middle == 0 else np.clip(values + middle, 1, 2 * middle - 1)).astype(dtype)
+    held = {"q": values, "ws": scales(3), "wz": np.full(3, middle).astype(dtype), **statistics(3)}
+    body = ["w = DequantizeLinear <axis = 0> (q, ws, wz)", "h = Conv (x, w)", norm("h", "y")]
+    folded = proven_fold(model("float[2, 4, 5, 5] x", body, held, opset=21, ir_version=10), reference=True)
+    assert folded.operators == ["DequantizeLinear", "Conv"]
+    before, after = (values.astype(int), behind(folded.result, "Conv", 1).codes.astype(int))
+    sign = np.sign(factors(held)).astype(int).reshape(3, 1, 1, 1)
+    assert np.array_equal(after - middle, sign * (before - middle))
+
+
+def test_half_precision_scales() -> None:
+    made, held = weight(3, 4, 3, 3, axis=0)
+    held["ws"] = held["ws"].astype(np.float16)
+    constants = {**held, **statistics(3, dtype=np.float16)}
+    source = model(
+        "float16[2, 4, 5, 5] x",
+        [made, "h = Conv (x, w)", norm("h", "y")],
+        constants,
+        outputs="float16[] y",
+        opset=19,
+        ir_version=9,
+    )
+    stored = behind(proven_fold(source, reference=True).result, "Conv", 1)
+    assert stored.scale.dtype == np.float16
+
+
+def test_a_shared_weight_is_copied() -> None:
+    made, held = weight(3, 3, 3, 3, axis=0)
+    body = [made, "[one] h = Conv (x, w)", norm("h", "t"), "r = Sigmoid(t)", "[two] y = Conv (r, w)"]
+    folded = proven_fold(model("float[2, 3, 7, 7] x", body, {**held, **statistics(3)}))
+    assert folded.operators.count("DequantizeLinear") == 2
+    assert np.array_equal(folded.constant("q"), held["q"])
+    assert np.array_equal(folded.constant("ws"), held["ws"])
+
+
+def test_two_weights_may_share_their_scale() -> None:
+    held = {"q": codes(3, 3, 3, 3), "p": codes(3, 3, 3, 3, seed=1), "ws": scales(3), **statistics(3)}
+    body = ["w = DequantizeLinear <axis = 0> (q, ws)", "u = DequantizeLinear <axis = 0> (p, ws)"]
+    body += ["h = Conv (x, w)", norm("h", "t"), "r = Sigmoid(t)", "y = Conv (r, u)"]
+    folded = proven_fold(model("float[2, 3, 7, 7] x", body, held))
+    assert np.array_equal(folded.constant("ws"), held["ws"])
+    assert np.array_equal(folded.constant("p"), held["p"])
+
+
+def test_a_folded_weight_folds_again() -> None:
+    made, held = weight(3, 4, 3, 3, axis=0)
+    constants = {**held, "k": array(3, 1, 1), "l": array(3, 1, 1, seed=5), "d": array(3, 1, 1, seed=6)}
+    folded = proven_fold(
+        model(
+            "float[2, 4, 5, 5] x",
+            [made, "h = Conv(x, w)", "t = Mul(h, k)", "u = Add(t, d)", "y = Mul(u, l)"],
+            constants,
+        )
+    )
+    assert folded.operators == ["DequantizeLinear", "Conv"]
+    check_payload(folded, "Conv", held, (constants["k"].astype(np.float64) * constants["l"]).reshape(-1), axis=0)
+
+
+REFUSED = {
+    "float8": ("whole-codes", "q, ws", {}),
+    "blocks": ("scale-axis", "q, ws", {"block_size": 2}),
+    "input-axis": ("scale-axis", "q, ws", {"axis": 1}),
+    "scale-of-zero": ("well-formed", "q, ws", {}),
+    "zero-point-computed": ("constant", "q, ws, z", {}),
+    "scale-computed": ("constant", "q, z, wz", {}),
+    "scale-overridable": ("not-overridable", "q, ws", {}),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_by_name(case: str) -> None:
+    premise, operands, attributes = REFUSED[case]
+    held = {"q": codes(4, 4, 1, 1), "ws": scales(4), "wz": np.zeros(4, np.int8), **statistics(4)}
+    inputs = "float[2, 4, 5, 5] x"
+    if case == "blocks":
+        held["ws"] = array(4, 2, 1, 1)
+    if case == "scale-of-zero":
+        held["ws"][1] = 0
+    if case == "float8":
+        import ml_dtypes
+
+        held["q"] = np.ones((4, 4, 1, 1), ml_dtypes.float8_e4m3fn)
+    if case.endswith("computed"):
+        inputs += ", int8[4] z" if case.startswith("zero") else ", float[4] z"
+    if case == "scale-overridable":
+        inputs += ", float[4] ws"
+    written = ", ".join(f"{name} = {value}" for name, value in ({"axis": 0} | attributes).items())
+    body = [f"w = DequantizeLinear <{written}> ({operands})", "h = Conv (x, w)", norm("h", "y")]
+    assert only_fold(model(inputs, body, held, opset=21, ir_version=10)).refused == {premise, "not-output"}
+
+
+@pytest.mark.parametrize("case", ["type", "zero-point", "steps", "shape"])
+def test_a_bias_refused_by_name(case: str) -> None:
+    made, held = weight(3, 4, 1, 1, axis=0)
+    bias: dict[str, np.ndarray] = {"bq": np.int32([1, 2, 3]), "bs": scales(3, seed=4), "bz": np.zeros(3, np.int32)}
+    if case == "type":
+        bias |= {"bq": np.int8([1, 2, 3]), "bz": np.zeros(3, np.int8)}
+    elif case == "zero-point":
+        bias["bz"][1] = 1
+    elif case == "steps":
+        bias["bs"][1] = -1
+    else:
+        bias |= {"bs": scales(2), "bz": np.zeros(2, np.int32)}
+    body = [made, "c = DequantizeLinear <axis = 0> (bq, bs, bz)", "h = Conv (x, w, c)", norm("h", "y")]
+    refused = only_fold(model("float[2, 4, 5, 5] x", body, {**held, **bias, **statistics(3)})).refused
+    assert refused == {"well-formed" if case in ("steps", "shape") else "whole-codes", "not-output"}
+
+
+def test_a_weight_that_is_quantised_at_run_time_stays() -> None:
+    held = {"w0": array(3, 4, 1, 1), "ws": scales(3), "wz": np.zeros(3, np.int8), **statistics(3)}
+    body = ["q = QuantizeLinear <axis = 0> (w0, ws, wz)", "w = DequantizeLinear <axis = 0> (q, ws, wz)"]
+    folded = only_fold(model("float[2, 4, 5, 5] x", [*body, "h = Conv (x, w)", norm("h", "y")], held))
+    assert folded.refused == {"constant", "not-output"}
