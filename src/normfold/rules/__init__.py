@@ -21,6 +21,7 @@ from normfold.rules import (
     compose_affine_into_affine,
     compose_affine_into_next_affine,
     compose_affine_into_tail,
+    drop_identity_map,
     fold_affine_into_consumer,
     fold_affine_into_producer,
     fold_affine_into_quantized_producer,
@@ -51,6 +52,7 @@ CARRIES: tuple[Rule[Any], ...] = (
 )
 REWRITES: tuple[Rewrite[Any], ...] = (
     bake_normalised_weight.RULE,
+    drop_identity_map.RULE,
     merge_parallel_branches.RULE,
     fold_shuffle_into_consumer.RULE,
 )

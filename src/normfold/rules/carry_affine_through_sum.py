@@ -47,9 +47,7 @@ def _steps(carry: Carry[Sum]) -> Iterable[Step]:
     scale = affine.only_scale()
     for taker in range(len(view.inputs) if affine.shifts else 1):
         with_shift = Affine.of(affine.scale, view.signs[taker] * affine.shift)
-        branches = [
-            Target(BACKWARD, value, with_shift if k == taker else scale) for k, value in enumerate(view.inputs)
-        ]
+        branches = [Target(BACKWARD, value, with_shift if k == taker else scale) for k, value in enumerate(view.inputs)]
         yield Step(onward=tuple(branches))
 
 

@@ -1,0 +1,39 @@
+"""Drop a map that changes nothing.
+
+What it does:
+    A multiplication by one, an addition of zero, a norm whose scale and shift say nothing: the operation goes.
+
+When it holds:
+    Every scale is exactly one and every shift exactly zero, as in a LayerScale that was never trained.
+
+Example:
+    ``MatMul -> Mul(1) -> Add`` becomes ``MatMul -> Add``.
+
+Refused when:
+    The operation makes an output of the graph out of an input, or of another output (``not-output``).
+
+Law: `normfold.laws.collapse`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from normfold.graph import Graph, Plan
+from normfold.ops import AffineOp
+from normfold.rules.rule import Rewrite
+
+
+def _plans(graph: Graph, view: AffineOp) -> Iterable[Plan]:
+    if view.refusals or view.affine.scales or view.affine.shifts:
+        return
+    source, producer = view.inputs[0], graph.producer(view.inputs[0])
+    if graph.escapes(view.outputs[0]) is not None:
+        named = producer is not None and graph.same_scope(producer, view.node) and graph.escapes(source) is None
+        if not named:
+            return
+    into = () if producer is None else (producer,)
+    yield Plan(bypassed={view.node: source}, into=into, rules=(RULE.name,))
+
+
+RULE = Rewrite(name="drop_identity_map", view=AffineOp, plans=_plans)
