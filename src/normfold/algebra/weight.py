@@ -116,7 +116,7 @@ class Weight:
         if not full.any():
             return out.reshape(-1)
         for start, block in self._blocks():
-            sums = block.reshape(*block.shape[:3], -1).sum(axis=3)
+            sums = block.sum(axis=tuple(range(3, block.ndim)))
             stop = start + block.shape[1]
             if self.order == "goi":
                 out[:, start:stop] = np.einsum("goi,gi->go", sums, full)
@@ -147,7 +147,7 @@ class Weight:
             base = base[group : group + 1]
             scale = [f if f.shape[0] == 1 else f[group : group + 1] for f in scale]
         width = max(1, CHUNK_BYTES // 8 // max(1, base.size // max(1, base.shape[1])))
-        for start in range(0, base.shape[1], width):
+        for start in range(0, max(1, base.shape[1]), width):
             block = base[:, start : start + width].astype(np.float64)
             for factor in scale:
                 block *= factor if factor.shape[1] == 1 else factor[:, start : start + width]
