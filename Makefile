@@ -42,6 +42,7 @@ contracts: $(VENV)/dev.stamp ## Imports point one way
 	@$(BIN)/lint-imports --no-cache
 
 docs: $(VENV)/dev.stamp ## Write the reference pages anew from the code
+	@$(BIN)/python -m normfold.report.schema
 	@$(BIN)/python scripts/docs.py
 
 docs-check: $(VENV)/dev.stamp ## The reference pages say what the code says

@@ -29,9 +29,9 @@ CODES: Final[dict[str, str]] = {
     "unverified": "No evaluator could run the model, so the result was not written.",
     "result-differs": "The folded model differs from its source, so the result was not written.",
     "custom-ops": "The library of custom operators cannot be loaded.",
-    "worker-failed": "The evaluation process crashed, ran out of memory or ran out of time.",
     "missing-package": "An optional package is needed for this and is not installed.",
     "provider-unavailable": "The execution provider cannot be loaded on this machine.",
+    "no-cost-table": "There is no table of what operations cost on this execution provider.",
     "internal": "A bug in normfold.",
 }
 """Error code to what it means, in the order in which the documentation lists them."""

@@ -11,7 +11,7 @@ from normfold import errors
 from normfold.decisions import PREMISES
 from normfold.errors import CODES
 from normfold.laws import LAWS
-from normfold.rules import RULES
+from normfold.rules import CARRIES
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "normfold"
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(SOURCE.rglob("*.py"))}
@@ -54,7 +54,7 @@ def test_every_premise_in_a_refusal_is_listed() -> None:
 
 
 def test_every_premise_of_a_rule_is_listed() -> None:
-    assert {name for rule in RULES for name, _ in rule.premises} <= PREMISES.keys()
+    assert {name for rule in CARRIES for name, _ in rule.premises} <= PREMISES.keys()
 
 
 def test_every_premise_of_a_law_is_listed() -> None:
