@@ -189,8 +189,8 @@ def _decide(graph: Graph, record: _Record) -> Decision:
 def _outcome(graph: Graph, record: _Record) -> Outcome:
     if not record.gone:
         return "part-folded" if record.partly else "kept"
-    scaling = [node for node in record.left if not _only_shifts(graph, node)]
-    return "part-folded" if scaling else "folded"
+    rest = [node for node in record.left if not isinstance(graph.view(node), Moving) and not _only_shifts(graph, node)]
+    return "part-folded" if rest else "folded"
 
 
 def _only_shifts(graph: Graph, node: Node) -> bool:

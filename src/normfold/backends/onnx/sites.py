@@ -160,7 +160,8 @@ class _Finder:
         if before is None and not (after and (not scalar or at_input)):
             return
         # A shift between a matrix product and the first scale is the product's bias, not part of the norm.
-        biased = before is not None and not (isinstance(before, Linear) and before.bias_slot)
+        bare = before is not None and not (isinstance(before, Linear) and before.bias_slot)
+        biased = bare and not self._scaled_before(run[0])
         nodes = run[run.index(scaling[0]) :] if biased else run
         yield self.site(nodes, "+".join(node.op_type for node in nodes if node in views), named=scaling[0])
 
@@ -200,6 +201,18 @@ class _Finder:
                 return None
             value = view.inputs[0]
         return None
+
+    def _scaled_before(self, node: ir.Node) -> bool:
+        """Whether another scale stands between ``node`` and the operation before it, past identities and shifts."""
+        producer = self.graph.producer(self.graph.view(node).inputs[0])
+        while producer is not None:
+            view = self.graph.view(producer)
+            if isinstance(view, AffineOp) and view.affine.scales:
+                return True
+            if not isinstance(view, AffineOp) and not _is_identity(view):
+                return False
+            producer = self.graph.producer(view.inputs[0])
+        return False
 
     def _linear_after(self, node: ir.Node, *, sole: bool) -> bool:
         """Whether a linear operation reads the output of ``node``, past identities and other constant maps."""
