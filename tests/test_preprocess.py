@@ -131,7 +131,8 @@ def test_a_norm_of_the_model_takes_the_map_and_its_order() -> None:
     """As in networks that begin with a norm and a padded convolution."""
     body = [norm("x", "n"), "y = Conv <pads = [1, 1, 1, 1]> (n, w)"]
     found = shown(model(PLAIN, body, {"w": HELD["w"], **statistics(3)}), Preprocess(**FULL, **RAW))
-    assert found.operators == ["Transpose", "Cast", "BatchNormalization", "Conv"]
+    assert found.operators[:2] == ["Transpose", "Cast"]
+    assert not {"Sub", "Mul", "Gather"} & set(found.operators)
     assert found.decision.outcome == "folded"
 
 
