@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
 ROOMS = ("rules", "engine", "backends/onnx")
-TESTS = ("tests/rules", "tests/backends", "tests/engine/test_driver.py")
+TESTS = ("tests/backends", "tests/engine/test_driver.py", "tests/rules")
 REFUSING = {"NotLifted", "Refusal"}
 """What a guard makes when it says no."""
 SECONDS = 300.0
@@ -137,15 +137,16 @@ def judge(mutant: Mutant) -> Verdict:
     with tempfile.TemporaryDirectory(prefix="normfold-mutant-") as folder:
         shutil.copytree(SOURCE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
         (Path(folder) / mutant.path.relative_to(SOURCE)).write_text(mutant.text, encoding="utf-8")
-        own = ROOT / "tests" / "rules" / f"test_{mutant.path.stem}.py"
-        return Verdict(mutant, failing_test(Path(folder), [str(own.relative_to(ROOT))] if own.exists() else []))
+        own = f"tests/rules/test_{mutant.path.stem}.py"
+        found = failing_test(Path(folder), (own,)) if (ROOT / own).exists() else None
+        return Verdict(mutant, found or failing_test(Path(folder)))
 
 
-def failing_test(source: Path, first: Sequence[str] = ()) -> str | None:
-    """The first test that fails with the package in ``source``; ``None`` where all pass."""
+def failing_test(source: Path, tests: Sequence[str] = TESTS) -> str | None:
+    """The first of ``tests`` that fails with the package in ``source``; ``None`` where all pass."""
     options = ["-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", "-m", "not slow"]
     environment = {**os.environ, "PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", *options, *first, *TESTS]
+    command = [sys.executable, "-m", "pytest", *options, *tests]
     try:
         run = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
@@ -154,7 +155,7 @@ def failing_test(source: Path, first: Sequence[str] = ()) -> str | None:
         return f"more than {SECONDS:.0f} seconds"
     if run.returncode == 0:
         return None
-    found = re.search(r"^(?:FAILED|ERROR) (\S+)", run.stdout, re.MULTILINE)
+    found = re.search(r"^(?:FAILED|ERROR) (.*?)(?: - |$)", run.stdout, re.MULTILINE)
     return found.group(1).removeprefix("tests/") if found else f"exit {run.returncode}"
 
 

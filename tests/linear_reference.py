@@ -1,4 +1,4 @@
-"""Linear operations of any kind, evaluated term by term in float64 from their canonical weight, and strategies for them.
+"""Linear operations of any kind, evaluated term by term in float64 from their canonical weight, and strategies.
 
 Numbers are small integers and scales are powers of two, so that every sum and product is exact and results can be
 compared with ``array_equal``.

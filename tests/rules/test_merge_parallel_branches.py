@@ -65,10 +65,11 @@ def test_kernels_of_other_sizes(large: tuple[int, int], small: tuple[int, int]) 
 NOT_MERGED = {
     "other-input": ["a = Conv(x, w)", "r = Relu(x)", "e = Conv(r, u)", "y = Add(a, e)"],
     "other-window": [
-        "a = Conv <strides = [2, 2]> (x, w)",
-        "e = Conv <strides = [2, 2], pads = [0, 0, 1, 1]> (x, u1)",
+        "a = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (x, w3)",
+        "e = Conv <strides = [2, 2]> (x, w2)",
         "y = Add(a, e)",
     ],
+    "other-stride": ["a = Conv <strides = [2, 2]> (x, w2)", "e = Conv(x, w4)", "y = Add(a, e)"],
     "other-offset": [
         "a = Conv <strides = [2, 2], pads = [0, 0, 1, 1]> (x, w3)",
         "e = Conv <strides = [2, 2], pads = [1, 1, 0, 0]> (x, u3)",
@@ -90,23 +91,32 @@ NOT_MERGED = {
 }
 
 
+WEIGHTS = {
+    "w": array(4, 4, 1, 1),
+    "u": array(4, 4, 1, 1, seed=2),
+    "u1": array(4, 4, 1, 1, seed=3),
+    "u2": array(4, 2, 1, 1),
+    "u4": array(1, 4, 1, 1),
+    "w2": array(4, 4, 2, 2),
+    "w3": array(4, 4, 3, 3),
+    "w4": array(4, 4, 4, 4),
+    "u3": array(4, 4, 3, 3, seed=5),
+}
+
+
 @pytest.mark.parametrize("case", NOT_MERGED)
 def test_what_is_not_merged(case: str) -> None:
-    weights = {
-        "w": array(4, 4, 1, 1), "u": array(4, 4, 1, 1, seed=2), "u1": array(4, 4, 1, 1, seed=3), "u2": array(4, 2, 1, 1),
-        "u4": array(1, 4, 1, 1), "w3": array(4, 4, 3, 3), "u3": array(4, 4, 3, 3, seed=5),
-    }  # fmt: skip
     text = " ".join(NOT_MERGED[case])
-    held = {name: v for name, v in weights.items() if f", {name})" in text}
-    if case == "other-window":
-        held["w"] = array(4, 4, 2, 2)
-        NOT_MERGED[case][0] = "a = Conv <strides = [2, 2]> (x, w)"
-        NOT_MERGED[case][1] = "e = Conv <strides = [2, 2], pads = [0, 0, 0, 0]> (x, u1)"
+    held = {name: values for name, values in WEIGHTS.items() if f", {name})" in text}
     folded = proven_fold(model(IMAGE, NOT_MERGED[case], held))
-    expected = 1 if case == "itself" else 2
-    if case == "other-window":  # the single tap is the first of the four
-        expected = 1 if folded.operators == ["Conv"] else 2
-    assert folded.operators.count("Conv") == expected
+    assert folded.operators.count("Conv") == text.count("Conv")
+
+
+def test_a_tap_at_the_edge_of_a_kernel() -> None:
+    """Padded at the begin only, the small kernel lies in the last corner of the large one."""
+    body = ["a = Conv <pads = [1, 1, 0, 0]> (x, w3)", "e = Conv(x, w2)", "y = Add(a, e)"]
+    source = model(IMAGE, body, {name: WEIGHTS[name] for name in ("w2", "w3")})
+    assert proven_fold(source).operators == ["Conv"]
 
 
 def test_a_norm_that_is_left_out_is_not_merged() -> None:
