@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Any
 
+from normfold.algebra import Shuffle
 from normfold.decisions import Decision, Outcome, Refusal, SiteReport
 from normfold.engine.search import Search
 from normfold.engine.verification import Pair
@@ -189,8 +190,14 @@ def _decide(graph: Graph, record: _Record) -> Decision:
 def _outcome(graph: Graph, record: _Record) -> Outcome:
     if not record.gone:
         return "part-folded" if record.partly else "kept"
-    rest = [node for node in record.left if not isinstance(graph.view(node), Moving) and not _only_shifts(graph, node)]
+    rest = [node for node in record.left if not _only_passes(graph, node) and not _only_shifts(graph, node)]
     return "part-folded" if rest else "folded"
+
+
+def _only_passes(graph: Graph, node: Node) -> bool:
+    """Whether ``node`` leaves its input as it is; one that puts channels in another order does not."""
+    view = graph.view(node)
+    return isinstance(view, Moving) and not any(isinstance(move, Shuffle) for move in view.moves)
 
 
 def _only_shifts(graph: Graph, node: Node) -> bool:
