@@ -18,7 +18,7 @@ LARGEST = 3000
 RANKS = range(1, 6)
 
 
-class NotPossible(Exception):
+class NotPossibleError(Exception):
     """The operation does not apply to the value at hand."""
 
 
@@ -57,6 +57,10 @@ class Builder:
     initializers: list[str] = field(default_factory=list)
     pool: list[Val] = field(default_factory=list)
     inner: bool = False
+    plain: bool = False
+    """Whether scales are positive and shifts are rare, so that folds go far."""
+    straight: bool = False
+    """Whether most operations read the newest value and nothing else reads it."""
 
     def chance(self, probability: float) -> bool:
         return bool(self.rng.random() < probability)
@@ -75,7 +79,7 @@ class Builder:
     def need(self, condition: object) -> None:
         """Give up on this operation unless ``condition`` holds."""
         if not condition:
-            raise NotPossible
+            raise NotPossibleError
 
     def fresh(self, stem: str) -> str:
         return f"{stem}{self.counter.next()}"
@@ -89,8 +93,8 @@ class Builder:
                 stored = self.const(np.ascontiguousarray(values.T), stem)
                 return self._computed("Transpose", stored, values, perm=[1, 0])
             if self.chance(0.04):
-                return self._computed("Identity", self._stored(values, stem), values)
-        return self._stored(values, stem)
+                return self._computed("Identity", self.stored(values, stem), values)
+        return self.stored(values, stem)
 
     def _alike(self, shape: Sequence[int]) -> str | None:
         alike = [
@@ -100,7 +104,8 @@ class Builder:
         ]
         return self.pick(alike) if alike else None
 
-    def _stored(self, values: np.ndarray, stem: str) -> str:
+    def stored(self, values: np.ndarray, stem: str) -> str:
+        """A constant of its own: an initializer or a Constant node."""
         name = self.fresh(stem)
         tensor = numpy_helper.from_array(values, name)
         self.data[name] = tensor
@@ -117,10 +122,10 @@ class Builder:
         return name
 
     def ints(self, values: Sequence[int]) -> str:
-        return self._stored(np.asarray(values, np.int64), "i")
+        return self.stored(np.asarray(values, np.int64), "i")
 
     def scalar(self, value: float) -> str:
-        return self._stored(np.asarray(value, np.float32), "f")
+        return self.stored(np.asarray(value, np.float32), "f")
 
     def op(self, kind: str, inputs: Sequence[Val | str], outputs: int = 1, **attributes: Any) -> list[Val]:
         """Add a node and give its outputs; ``inputs`` are values, names of constants, or empty where left out."""
@@ -129,7 +134,9 @@ class Builder:
         node = helper.make_node(kind, names, made, **attributes)
         if self.chance(0.9):
             node.name = self.fresh(kind.lower())
-        types = {v.name: helper.make_tensor_type_proto(TensorProto.FLOAT, v.shape) for v in inputs if isinstance(v, Val)}
+        types = {
+            v.name: helper.make_tensor_type_proto(TensorProto.FLOAT, v.shape) for v in inputs if isinstance(v, Val)
+        }
         data = {name: self.data[name] for name in names if name in self.data}
         types |= {name: helper.make_tensor_type_proto(t.data_type, t.dims) for name, t in data.items()}
         inferred = self._infer(node, types, data)
@@ -138,6 +145,12 @@ class Builder:
         self.nodes.append(node)
         return values
 
+    def raw(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """Add a node that is not checked, and give its output's name."""
+        name = self.fresh(kind[:1].lower())
+        self.nodes.append(helper.make_node(kind, inputs, [name], **attributes))
+        return name
+
     def _infer(
         self, node: onnx.NodeProto, types: dict[str, onnx.TypeProto], data: dict[str, TensorProto]
     ) -> dict[str, onnx.TypeProto]:
@@ -145,7 +158,7 @@ class Builder:
         try:
             return infer_node_outputs(schema, node, types, data, opset_imports=[helper.make_opsetid("", self.opset)])
         except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as problem:
-            raise NotPossible from problem
+            raise NotPossibleError from problem
 
     def one(self, kind: str, inputs: Sequence[Val | str], **attributes: Any) -> Val:
         """Add a node with one output."""
@@ -157,17 +170,19 @@ class Builder:
         nodes, initializers, pool = len(self.nodes), len(self.initializers), len(self.pool)
         try:
             yield
-        except NotPossible:
+        except NotPossibleError:
             del self.nodes[nodes:], self.initializers[initializers:], self.pool[pool:]
             raise
 
     def child(self) -> Builder:
         """The body of a subgraph, which sees this body's values and constants."""
-        return Builder(self.rng, self.opset, self.counter, dict(self.data), inner=True, pool=list(self.pool))
+        return Builder(
+            self.rng, self.opset, self.counter, dict(self.data), pool=list(self.pool), inner=True, plain=self.plain
+        )
 
 
 def _sizes(types: dict[str, onnx.TypeProto], name: str) -> tuple[int, ...]:
     kind = types[name].tensor_type if name in types else None
     if kind is None or not kind.HasField("shape") or not all(d.HasField("dim_value") for d in kind.shape.dim):
-        raise NotPossible
+        raise NotPossibleError
     return tuple(d.dim_value for d in kind.shape.dim)

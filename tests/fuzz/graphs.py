@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from fuzz.builder import Builder, NotPossible, Val
+from fuzz.builder import Builder, NotPossibleError, Val
 from fuzz.operations import OPERATIONS, Operation, activation, affine_chain, batch_norm, conv, linear
 
 OPSETS = (9, 11, 12, 13, 15, 17, 18, 21, 23)
@@ -28,6 +28,7 @@ def random_model(seed: int) -> onnx.ModelProto:
     rng = np.random.default_rng([20, seed])
     opset = int(rng.choice(OPSETS))
     b = Builder(rng, opset)
+    b.plain, b.straight = b.chance(0.4), b.chance(0.5)
     dynamic = b.chance(0.2)
     batch = FREE_BATCH if dynamic else b.integer(1, 2)
     inputs = [Val(f"x{k}", (batch, *_input_shape(b))) for k in range(1 if b.chance(0.8) else 2)]
@@ -55,14 +56,19 @@ def grow(b: Builder) -> None:
     """Add one operation to the body, if one that was drawn applies."""
     for _ in range(6):
         operation: Operation = OPERATIONS[int(b.rng.choice(len(OPERATIONS), p=WEIGHTS / WEIGHTS.sum()))][0]
-        late = b.chance(0.75)
-        x = b.pool[-1 - min(int(b.rng.geometric(0.6)) - 1, len(b.pool) - 1)] if late else b.pick(b.pool)
+        x = _newest(b) if b.chance(0.97 if b.straight else 0.75) else b.pick(b.pool)
         try:
             with b.attempt():
                 b.pool += operation(b, x)
-        except NotPossible:
+        except NotPossibleError:
             continue
         return
+
+
+def _newest(b: Builder) -> Val:
+    """One of the newest values; in a straight network the newest."""
+    back = 0 if b.straight else int(b.rng.geometric(0.6)) - 1
+    return b.pool[-1 - min(back, len(b.pool) - 1)]
 
 
 def _branching(b: Builder) -> str:
@@ -71,7 +77,9 @@ def _branching(b: Builder) -> str:
     bodies = [_body(b, x), _body(b, x)]
     flag = b.fresh("flag")
     y = b.fresh("if")
-    b.nodes.append(helper.make_node("If", [flag], [y], name=b.fresh("branch"), then_branch=bodies[0], else_branch=bodies[1]))
+    b.nodes.append(
+        helper.make_node("If", [flag], [y], name=b.fresh("branch"), then_branch=bodies[0], else_branch=bodies[1])
+    )
     b.pool.append(Val(y, x.shape))
     return flag
 
@@ -80,13 +88,19 @@ def _body(b: Builder, x: Val) -> onnx.GraphProto:
     """A body of operations that end in the shape of ``x``."""
     inner = b.child()
     y = x
-    for operation in (b.pick([conv, linear, batch_norm]), batch_norm, b.pick([activation, affine_chain]), linear, batch_norm):
+    for operation in (
+        b.pick([conv, linear, batch_norm]),
+        batch_norm,
+        b.pick([activation, affine_chain]),
+        linear,
+        batch_norm,
+    ):
         try:
             with inner.attempt():
                 (made,) = operation(inner, y)
                 inner.need(made.shape == x.shape)
             y = made
-        except NotPossible:
+        except NotPossibleError:
             continue
     result = inner.one("Relu", [y])
     held = [inner.data[name] for name in inner.initializers]
@@ -100,9 +114,9 @@ def _finish(b: Builder, inputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
     made = [v for v in b.pool if v.name in names]
     ends = [v for v in made if not read[v.name]]
     outputs = [v for v in ends if b.chance(0.9)] or ends[-1:]
-    outputs += [v for v in made if read[v.name] and b.chance(0.04)]
+    outputs += [v for v in made if read[v.name] and b.chance(0.01 if b.straight else 0.04)]
     if not outputs:
-        raise NotPossible
+        raise NotPossibleError
     held = [b.data[name] for name in b.initializers]
     ir_version = IR_VERSION[b.opset]
     if b.opset == 9 and b.chance(0.5):

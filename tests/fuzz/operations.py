@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from fuzz.builder import Builder, NotPossible, Val
+from fuzz.builder import Builder, NotPossibleError, Val
 
-Operation = Callable[[Builder, Val], Sequence[Val]]
+Operation = Callable[[Builder, Val], list[Val]]
 
 # Norms ------------------------------------------------------------------------------------------------------------
 
@@ -19,7 +19,7 @@ def gammas(b: Builder, channels: int) -> np.ndarray:
     """Scales as networks have them: of either sign, positive only, some zero, some tiny, all one."""
     kind = b.rng.random()
     values = b.numbers((channels,))
-    if kind < 0.4:
+    if kind < 0.4 or b.plain:
         return np.abs(values)
     if kind < 0.5:
         return np.where(b.rng.random(channels) < 0.4, 0, values).astype(np.float32)
@@ -30,7 +30,7 @@ def gammas(b: Builder, channels: int) -> np.ndarray:
 
 def shifts(b: Builder, channels: int) -> np.ndarray:
     """Shifts, often none at all."""
-    return np.zeros(channels, np.float32) if b.chance(0.25) else b.numbers((channels,), 0.1, 1.0)
+    return np.zeros(channels, np.float32) if b.chance(0.7 if b.plain else 0.25) else b.numbers((channels,), 0.1, 1.0)
 
 
 def batch_norm(b: Builder, x: Val) -> list[Val]:
@@ -41,7 +41,7 @@ def batch_norm(b: Builder, x: Val) -> list[Val]:
     variance = b.rng.uniform(0.3, 2.5, channels).astype(np.float32)
     parts = [b.const(v, s) for v, s in ((gamma, "gamma"), (beta, "beta"), (mean, "mean"))]
     # Shared with another constant, a variance could come out negative.
-    parts.append(b._stored(variance, "var"))
+    parts.append(b.stored(variance, "var"))
     return [b.one("BatchNormalization", [x, *parts], epsilon=b.pick([1e-5, 1e-3, 0.5]))]
 
 
@@ -122,14 +122,14 @@ def affine_link(b: Builder, x: Val) -> list[Val]:
     if kind == "Neg":
         return [b.one("Neg", [x])]
     values = b.numbers(constant_shape(b, x))
-    if b.chance(0.4):
+    if b.chance(0.4) or b.plain:
         values = np.abs(values)
     elif kind == "Mul" and b.chance(0.1):
         values = np.where(b.rng.random(values.shape) < 0.3, 0, values).astype(np.float32)
     if kind == "Div":
         values = np.copysign(0.5 + np.abs(values), values)
     # Shared with another constant, a divisor could be zero.
-    constant = b._stored(values, "k") if kind == "Div" else b.const(values)
+    constant = b.stored(values, "k") if kind == "Div" else b.const(values)
     left = kind != "Div" and b.chance(0.4)
     return [b.one(kind, [constant, x] if left else [x, constant])]
 
@@ -143,7 +143,7 @@ def affine_chain(b: Builder, x: Val) -> list[Val]:
 def constant_ratio(b: Builder, x: Val) -> list[Val]:
     """``k / (sigmoid(x) + 1/2)``: a division that is no affine map."""
     y = b.one("Add", [b.one("Sigmoid", [x]), b.scalar(0.5)])
-    return [b.one("Div", [b._stored(b.numbers(()), "k"), y])]
+    return [b.one("Div", [b.stored(b.numbers(()), "k"), y])]
 
 
 # Activations ------------------------------------------------------------------------------------------------------
@@ -279,7 +279,7 @@ def identity(b: Builder, x: Val) -> list[Val]:
 def gather(b: Builder, x: Val) -> list[Val]:
     axis = b.integer(0, x.rank - 1)
     indices = b.rng.integers(0, x.shape[axis], x.shape[axis]).astype(np.int64)
-    return [b.one("Gather", [x, b._stored(indices, "i")], axis=axis)]
+    return [b.one("Gather", [x, b.stored(indices, "i")], axis=axis)]
 
 
 def depth_to_space(b: Builder, x: Val) -> list[Val]:
@@ -386,10 +386,10 @@ def resize(b: Builder, x: Val) -> list[Val]:
         scales[1] = 2
     if b.opset < 10:
         b.need(mode == "nearest" and x.rank == 4 and scales.min() >= 1)
-        return [b.one("Upsample", [x, b._stored(scales, "scales")], mode=mode)]
+        return [b.one("Upsample", [x, b.stored(scales, "scales")], mode=mode)]
     where = b.pick(["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"])
-    roi = b._stored(np.zeros(0, np.float32), "roi")
-    return [b.one("Resize", [x, roi, b._stored(scales, "scales")], mode=mode, coordinate_transformation_mode=where)]
+    roi = b.stored(np.zeros(0, np.float32), "roi")
+    return [b.one("Resize", [x, roi, b.stored(scales, "scales")], mode=mode, coordinate_transformation_mode=where)]
 
 
 def fits_inside(x: Val, attributes: dict[str, Any]) -> bool:
@@ -535,7 +535,9 @@ def concat(b: Builder, x: Val) -> list[Val]:
     axis = b.integer(min(1, x.rank - 1), x.rank - 1)
 
     def fits(v: Val) -> bool:
-        return v.rank == x.rank and all(s == t for k, (s, t) in enumerate(zip(v.shape, x.shape, strict=True)) if k != axis)
+        return v.rank == x.rank and all(
+            s == t for k, (s, t) in enumerate(zip(v.shape, x.shape, strict=True)) if k != axis
+        )
 
     others = [v for v in b.pool if fits(v)]
     parts = [x, *(b.pick(others) for _ in range(b.integer(1, 2)) if others)]
@@ -558,7 +560,7 @@ def parallel(b: Builder, x: Val) -> list[Val]:
                 y = _branch(b, x, stride, groups, out)
                 b.need(not branches or y.shape == branches[0].shape)
             branches.append(y)
-        except NotPossible:
+        except NotPossibleError:
             continue
     b.need(len(branches) > 1)
     total = branches[0]
@@ -617,23 +619,81 @@ def shared_weight(b: Builder, x: Val) -> list[Val]:
 def shape_reader(b: Builder, x: Val) -> list[Val]:
     """``x`` flattened to its own batch size, as exporters write a view."""
     b.need(b.opset >= 13 and x.rank > 2 and not b.inner)
-    sizes = b.fresh("s")
-    batch = b.fresh("s")
-    at = b.ints([0])
-    b.nodes.append(_node("Shape", [x.name], [sizes]))
-    b.nodes.append(_node("Gather", [sizes, at], [batch], axis=0))
-    target = b.fresh("s")
-    b.nodes.append(_node("Concat", [batch, b.ints([-1])], [target], axis=0))
-    made = b.fresh("r")
-    b.nodes.append(_node("Reshape", [x.name, target], [made]))
-    return [Val(made, (x.shape[0], prod(x.shape[1:])))]
+    size = b.raw("Gather", [b.raw("Shape", [x.name]), b.stored(np.asarray(0, np.int64), "i")], axis=0)
+    target = b.raw("Concat", [b.raw("Unsqueeze", [size, b.ints([0])]), b.ints([-1])], axis=0)
+    return [Val(b.raw("Reshape", [x.name, target]), (x.shape[0], prod(x.shape[1:])))]
 
 
-def _node(kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> Any:
-    from onnx import helper
+# Motifs -----------------------------------------------------------------------------------------------------------
 
-    return helper.make_node(kind, list(inputs), list(outputs), **attributes)
 
+def routed(b: Builder, x: Val) -> list[Val]:
+    """A norm between two linear operations, with a few operations on the way that a map may pass."""
+    y = attempted(b, linear, x)
+    for operation in (*(b.pick(ROUTES) for _ in range(b.integer(0, 2))), b.pick([batch_norm, affine_chain])):
+        y = attempted(b, operation, y)
+    for _ in range(b.integer(0, 3)):
+        y = attempted(b, b.pick(ROUTES), y)
+    return [attempted(b, linear, y)]
+
+
+def attempted(b: Builder, operation: Operation, x: Val) -> Val:
+    """One of the outputs of ``operation``, or ``x`` where it does not apply."""
+    try:
+        with b.attempt():
+            return b.pick(operation(b, x))
+    except NotPossibleError:
+        return x
+
+
+def joined(b: Builder, x: Val) -> list[Val]:
+    """Fresh branches that are added or put side by side, then a norm and a linear operation."""
+    start = attempted(b, b.pick([batch_norm, activation]), x)
+    parts = []
+    for _ in range(b.integer(2, 3)):
+        y = attempted(b, linear, start)
+        parts.append(attempted(b, b.pick([batch_norm, batch_norm, *ROUTES]), y))
+    parts = [part for part in parts if part.name != start.name]
+    b.need(len(parts) > 1)
+    if all(part.shape == parts[0].shape for part in parts) and b.chance(0.5):
+        y = b.one(b.pick(["Add", "Sub", "Mul"]), parts[:2]) if b.chance(0.8) else b.one("Sum", parts)
+    else:
+        y = b.one("Concat", parts, axis=min(1, parts[0].rank - 1))
+    return [attempted(b, linear, attempted(b, batch_norm, y))]
+
+
+def forked(b: Builder, x: Val) -> list[Val]:
+    """A norm that several linear operations read, some of them behind routes."""
+    y = attempted(b, batch_norm, attempted(b, activation, x))
+    parts = split(b, y) if b.chance(0.3) else [y] * b.integer(2, 3)
+    return [attempted(b, linear, attempted(b, b.pick(ROUTES), part)) for part in parts]
+
+
+ROUTES: tuple[Operation, ...] = (
+    activation,
+    prelu,
+    clip,
+    transpose,
+    reshape,
+    flatten,
+    channel_shuffle,
+    unsqueeze,
+    squeeze,
+    slice_,
+    split,
+    identity,
+    average_pool,
+    max_pool,
+    global_pool,
+    reduction,
+    pad,
+    resize,
+    combine,
+    concat,
+    gate,
+    affine_link,
+)
+"""Operations that a map may pass, in some direction, under some premise."""
 
 OPERATIONS: tuple[tuple[Operation, float], ...] = (
     (batch_norm, 16),
@@ -677,5 +737,8 @@ OPERATIONS: tuple[tuple[Operation, float], ...] = (
     (gate, 0.8),
     (shared_weight, 0.7),
     (shape_reader, 0.8),
+    (routed, 10),
+    (joined, 4),
+    (forked, 3),
 )
 """Every operation with its weight in the draw."""
