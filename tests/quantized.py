@@ -78,10 +78,10 @@ class Stored:
         return next((a.i for a in self.node.attribute if a.name == "axis"), None)
 
 
-def behind(proto: onnx.ModelProto, op: str, slot: int) -> Stored:
-    """What stands behind input ``slot`` of the first ``op``."""
+def behind(proto: onnx.ModelProto, op: str, slot: int, name: str | None = None) -> Stored:
+    """What stands behind input ``slot`` of the first ``op``, or of that of a ``name``."""
     held = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
-    user = next(node for node in proto.graph.node if node.op_type == op)
+    user = next(node for node in proto.graph.node if node.op_type == op and name in (None, node.name))
     made = next(node for node in proto.graph.node if user.input[slot] in node.output)
     assert made.op_type == "DequantizeLinear"
     return Stored(made, tuple(held[name] for name in made.input))

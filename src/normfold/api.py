@@ -10,7 +10,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import chain
@@ -27,6 +27,7 @@ with deferring("sympy"):
 
 from normfold import __version__, engine, modelfile
 from normfold.backends.onnx import OnnxGraph, bind
+from normfold.backends.onnx.smoothing import quantizes_activations, take_out_quantizers
 from normfold.decisions import Decision, Refusal, SiteReport, Verification
 from normfold.engine.probes import Array, Given, InputSpec, input_specs
 from normfold.engine.verification import Comparison, Pair, Question
@@ -49,6 +50,7 @@ RANDOM: Final = frozenset(
 MEASURED_BELOW: Final = 32 << 20
 """Bytes of a model up to which the deviation at each norm is measured: it costs a second run of both."""
 COARSE: Final = ("bfloat16", "float16")
+SMOOTHED: Final = "compared without the quantisers of activations and before biases are rounded to their steps"
 """Types whose rounding decides how close two models can be, coarsest first."""
 
 
@@ -249,8 +251,8 @@ class _Job:
     def proven(self, evaluator: Evaluator, question: Question) -> FoldResult:
         """Fold; where the result differs, drop the fold at which it parts from the source, and fold anew."""
         dropped: dict[str, Refusal] = {}
-        with self.source.runnable() as runnable:
-            copy = self.source.fresh()
+        copy = self.source.fresh()
+        with _smooth(self.source.fresh()) if quantizes_activations(copy) else self.source.runnable() as runnable:
             stage = self._bound(copy)
             comparison = Comparison(evaluator, _of_raw(_about(copy, question), stage))
             comparison.begin(runnable)
@@ -282,8 +284,13 @@ class _Job:
         """Compare ``model`` as it would be written, and write it if it is equivalent."""
         with self._stage(model) as staged:
             self.tell("comparing with the source")
-            runnable = Runnable(staged.file, staged.data_folder)
-            proof = comparison.finish(runnable, pairs, per_site=self.source.nbytes <= MEASURED_BELOW)
+            quantized = quantizes_activations(model)
+            with _smooth(model.clone()) if quantized else nullcontext(
+                Runnable(staged.file, staged.data_folder)
+            ) as runnable:
+                proof = comparison.finish(runnable, pairs, per_site=self.source.nbytes <= MEASURED_BELOW)
+            if quantized:
+                proof = replace(proof, because="; ".join(filter(None, [proof.because, SMOOTHED])))
             if proof.status == "equivalent" and self.output is not None:
                 staged.commit()
         return proof
@@ -324,6 +331,14 @@ def _scratch() -> Iterator[Path]:
     """A file name in a folder that goes away."""
     with tempfile.TemporaryDirectory(prefix="normfold-") as folder:
         yield Path(folder) / "model.onnx"
+
+
+@contextmanager
+def _smooth(model: onnx_ir.Model) -> Iterator[Runnable]:
+    """``model`` without the quantisers of its activations, written for the occasion; uses it up."""
+    take_out_quantizers(model)
+    with _scratch() as path, modelfile.stage(model, path) as staged:
+        yield Runnable(staged.file, staged.data_folder)
 
 
 def _given(inputs: Shapes | None, feeds: Feeds | Path_ | None) -> Given:

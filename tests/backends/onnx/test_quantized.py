@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-from folding import array, model, norm, only_fold, proven_fold, statistics
+import ml_dtypes
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import numpy_helper
+from onnxruntime.quantization import QuantType, quantize_static
+
+import normfold
+from folding import array, model, norm, only_fold, proven_fold, run, statistics
+from normfold import demo
+from normfold.api import SMOOTHED
 from quantized import activation, behind, check_payload, codes, factors, scales, weight
 
 OPERATIONS = {
@@ -82,8 +94,6 @@ def test_gemm_with_a_quantised_bias_and_factors() -> None:
 @pytest.mark.parametrize("kind", ["int4", "uint4", "int16", "uint16"])
 def test_codes_of_every_type(kind: str) -> None:
     """ONNX Runtime has no kernel for all of them: its reference evaluator runs both."""
-    import ml_dtypes
-
     dtype = np.dtype(getattr(ml_dtypes, kind) if kind.endswith("4") and "16" not in kind else kind)
     high = 7 if kind.endswith("nt4") else 255
     middle = 0 if kind[0] == "i" else high // 2 + 1
@@ -167,8 +177,6 @@ def test_refused_by_name(case: str) -> None:
     if case == "scale-of-zero":
         held["ws"][1] = 0
     if case == "float8":
-        import ml_dtypes
-
         held["q"] = np.ones((4, 4, 1, 1), ml_dtypes.float8_e4m3fn)
     if case.endswith("computed"):
         inputs += ", int8[4] z" if case.startswith("zero") else ", float[4] z"
@@ -201,3 +209,105 @@ def test_a_weight_that_is_quantised_at_run_time_stays() -> None:
     body = ["q = QuantizeLinear <axis = 0> (w0, ws, wz)", "w = DequantizeLinear <axis = 0> (q, ws, wz)"]
     folded = only_fold(model("float[2, 4, 5, 5] x", [*body, "h = Conv (x, w)", norm("h", "y")], held))
     assert folded.refused == {"constant", "not-output"}
+
+
+class Pictures:
+    """The demo's pictures in batches, as ONNX Runtime's quantiser asks for them."""
+
+    def __init__(self, pictures: np.ndarray) -> None:
+        self._batches: Iterator[np.ndarray] = iter(np.split(pictures[:64], 4))
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {demo.INPUT: batch}
+
+
+def quantized_demo(folder: Path, *, per_channel: bool, kind: str) -> onnx.ModelProto:
+    """The demo network, quantised with its norms in place and no step before them.
+
+    Some scales are negative where weights are symmetric: few asymmetric ones have mirror images within their type.
+    """
+    with demo.network() as path:
+        source = onnx.load(path)
+    held = {tensor.name: tensor for tensor in source.graph.initializer}
+    for node in source.graph.node:
+        if node.op_type == "BatchNormalization":
+            tensor = held[node.input[1]]
+            gamma = numpy_helper.to_array(tensor).copy()
+            gamma[::3] *= 1 if kind == "QUInt8" else -1
+            tensor.CopyFrom(numpy_helper.from_array(gamma, tensor.name))
+    onnx.save(source, folder / "source.onnx")
+    reader: Any = Pictures(demo.pictures()[0])
+    quantize_static(
+        folder / "source.onnx",
+        folder / "quantized.onnx",
+        reader,
+        per_channel=per_channel,
+        weight_type=getattr(QuantType, kind),
+        activation_type=QuantType.QUInt8,
+        op_types_to_quantize=["Conv", "Gemm"],
+        extra_options={"OpTypesToExcludeOutputQuantization": ["Conv"]},
+    )
+    return onnx.load(folder / "quantized.onnx")
+
+
+def linear_weights(proto: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """Codes of every linear operation, around their zero point and channels first."""
+    found = {}
+    for node in proto.graph.node:
+        if node.op_type == "Conv":
+            values = behind(proto, "Conv", 1, node.name).values
+            zero = values[2].astype(int).reshape(-1, 1, 1, 1) if len(values) > 2 else 0
+            found[node.name] = values[0].astype(int) - zero
+    return found
+
+
+@pytest.mark.parametrize("kind", ["QInt8", "QUInt8"])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_a_quantised_network(tmp_path: Path, per_channel: bool, kind: str) -> None:
+    source = quantized_demo(tmp_path, per_channel=per_channel, kind=kind)
+    folded = normfold.fold(source)
+    result = folded.model
+    assert isinstance(result, onnx.ModelProto)
+    assert folded.verification.status == "equivalent"
+    assert folded.verification.because == SMOOTHED
+    assert (folded.verification.max_rel or 0) < 1e-5
+    into = [d for d in folded.decisions if "fold_affine_into_quantized_producer" in d.rules]
+    assert len(into) == len(linear_weights(source)) - 1, "every norm behind a Conv; one Conv has none"
+    assert all(decision.outcome == "folded" for decision in into)
+    before, after = linear_weights(source), linear_weights(result)
+    flips = 0
+    for name, codes_before in before.items():
+        for old, new in zip(codes_before, after[name], strict=True):
+            assert np.array_equal(old, new) or np.array_equal(old, -new)
+            flips += np.array_equal(old, -new) and not np.array_equal(old, new)
+    assert bool(flips) == (kind == "QInt8")
+    check_runs(source, result, demo.pictures()[0][:128])
+
+
+def check_runs(source: onnx.ModelProto, result: onnx.ModelProto, pictures: np.ndarray) -> None:
+    """Steps of activations apart at most, with and without ONNX Runtime's own folds."""
+    onnx.checker.check_model(result, full_check=True)
+    wanted = run(source, {demo.INPUT: pictures})[demo.OUTPUT]
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(result.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    for got in (run(result, {demo.INPUT: pictures})[demo.OUTPUT], session.run(None, {demo.INPUT: pictures})[0]):
+        assert np.abs(got - wanted).max() <= 0.05 * np.ptp(wanted)
+        assert (got.argmax(axis=1) == wanted.argmax(axis=1)).mean() >= 0.98
+
+
+def test_a_fold_is_compared_without_the_steps_of_activations() -> None:
+    """And the model that is handed over has them."""
+    declared, before, held = activation("2, 4, 5, 5")
+    made, stored = weight(3, 4, 3, 3, axis=0)
+    after = ["tq = QuantizeLinear (t, ts, xz)", "y = DequantizeLinear (tq, ts, xz)"]
+    constants = {**held, **stored, **statistics(3), "ts": np.float32(0.05)}
+    source = model(declared, [*before, made, "h = Conv (xd, w)", norm("h", "t"), *after], constants)
+    folded = normfold.fold(source)
+    assert isinstance(folded.model, onnx.ModelProto)
+    assert folded.verification.status == "equivalent"
+    assert SMOOTHED in folded.verification.because
+    assert [node.op_type for node in folded.model.graph.node].count("QuantizeLinear") == 2
+    assert behind(folded.model, "Conv", 2).codes.dtype == np.int32
+    assert (folded.verification.max_rel or 0) < 1e-6
