@@ -97,18 +97,30 @@ class AffineOp(View):
     largest: float
 
 
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Channels along ``axis`` (negative), in ``count`` groups, each of which is normalised with all its positions."""
+
+    axis: int
+    count: int
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Norm(View):
     """A normalisation by live statistics, ``tail`` o core: LayerNorm, RMSNorm, GroupNorm, InstanceNorm.
 
     ``core`` says why the norm as a whole stays. ``tail`` is ``None`` where its scale and bias are not read;
-    ``holds_shift`` says whether it has a bias at all.
+    ``holds_shift`` says whether it has a bias at all. ``groups`` says what a mean is taken over in a GroupNorm or
+    InstanceNorm. ``parts`` are the operations that write the norm out, without the last, ``node``; ``op`` is then the
+    operator that they amount to.
     """
 
     core: Refusal
     tail: Affine | None
     holds_shift: bool
     largest: float
+    groups: Groups | None = None
+    parts: tuple[Node, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -190,6 +190,8 @@ def _decide(graph: Graph, record: _Record) -> Decision:
 def _outcome(graph: Graph, record: _Record) -> Outcome:
     if not record.gone:
         return "part-folded" if record.partly else "kept"
+    if not record.partly and len(record.left) == 1 and isinstance(graph.view(record.left[0]), Norm):
+        return "lowered"
     rest = [node for node in record.left if not _only_passes(graph, node) and not _only_shifts(graph, node)]
     return "part-folded" if rest else "folded"
 

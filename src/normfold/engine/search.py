@@ -34,6 +34,8 @@ class Search:
     def ways_out(self, node: Node) -> Iterator[Plan]:
         """Plans that take the affine operation ``node`` out of the graph, or the scale and shift out of a norm."""
         view = self.graph.view(node)
+        if isinstance(view, Norm):
+            self._refuse(view.core)
         self._refuse(*view.refusals)
         if view.refusals:
             return
@@ -42,11 +44,14 @@ class Search:
             before = Target(BACKWARD, view.inputs[0], view.affine)
             yield from self._follow(replace(start, replaced=frozenset({node})), before, node, DEPTH)
             yield from self._follow(start, Target(FORWARD, view.outputs[0], view.affine), node, DEPTH)
-        if isinstance(view, Norm):
-            self._refuse(view.core)
-            if view.tail is not None and (view.tail.scales or view.tail.shifts):
-                start = Plan().with_view(replace(view, tail=Affine.of()))
-                yield from self._follow(start, Target(FORWARD, view.outputs[0], view.tail), node, DEPTH)
+        if (
+            isinstance(view, Norm)
+            and not view.parts
+            and view.tail is not None
+            and (view.tail.scales or view.tail.shifts)
+        ):
+            start = Plan().with_view(replace(view, tail=Affine.of()))
+            yield from self._follow(start, Target(FORWARD, view.outputs[0], view.tail), node, DEPTH)
 
     def _follow(self, plan: Plan, target: Target, origin: Node, depth: int) -> Iterator[Plan]:
         """``plan`` completed so that ``target``'s map is absorbed beyond ``target``'s value."""
@@ -115,7 +120,9 @@ class Search:
             return
         if view.node in plan.bypassed:
             # Its own map has gone on with what arrived first; it must not do so again.
-            self._refuse(Refusal("single-use", f"{self.graph.label(view.node)} is reached on two ways and can go only once"))
+            self._refuse(
+                Refusal("single-use", f"{self.graph.label(view.node)} is reached on two ways and can go only once")
+            )
             return
         carry = Carry(self.graph, view, target.direction, target.affine, port)
         rules = [rule for rule in CARRIES if target.direction in rule.directions and isinstance(view, rule.view)]

@@ -6,7 +6,18 @@ its docstring names. It knows no graph; rules decide where it may be used.
 
 from __future__ import annotations
 
-from normfold.laws import backward, collapse, forward, homogeneous, parallel, permutation, quantized, routes, sums
+from normfold.laws import (
+    backward,
+    collapse,
+    forward,
+    homogeneous,
+    means,
+    parallel,
+    permutation,
+    quantized,
+    routes,
+    sums,
+)
 from normfold.laws.law import Law
 
 LAWS: tuple[Law, ...] = (
@@ -16,6 +27,7 @@ LAWS: tuple[Law, ...] = (
     routes.LAW,
     sums.LAW,
     homogeneous.LAW,
+    means.LAW,
     parallel.LAW,
     permutation.LAW,
     quantized.LAW,

@@ -21,7 +21,9 @@ from normfold.rules import (
     compose_affine_into_affine,
     compose_affine_into_next_affine,
     compose_affine_into_tail,
+    drop_bias_before_norm,
     drop_identity_map,
+    emit_norm,
     fold_affine_into_consumer,
     fold_affine_into_producer,
     fold_affine_into_quantized_producer,
@@ -51,6 +53,8 @@ CARRIES: tuple[Rule[Any], ...] = (
     carry_scale_through_product.RULE,
 )
 REWRITES: tuple[Rewrite[Any], ...] = (
+    emit_norm.RULE,
+    drop_bias_before_norm.RULE,
     bake_normalised_weight.RULE,
     drop_identity_map.RULE,
     merge_parallel_branches.RULE,

@@ -5,7 +5,7 @@ What it does:
 
 When it holds:
     The map varies along the axes that the norm's own scale and bias vary along; a norm without a bias (RMSNorm) has no
-    room for a shift.
+    room for a shift, and one that is written out has none at all (see `normfold.rules.emit_norm`).
 
 Example:
     ``LayerNormalization -> Mul -> Add`` becomes ``LayerNormalization``.
@@ -31,7 +31,7 @@ from normfold.rules.rule import BACKWARD, Carry, Rule, Step
 
 def _room(carry: Carry[Norm]) -> str | None:
     tail = carry.view.tail
-    if tail is not None:
+    if tail is not None and not carry.view.parts:
         whole = carry.affine.after(tail)
         own = tail.scale.shape
         inside = np.broadcast_shapes(own, whole.shape) == own if carry.affine.shape else True

@@ -12,6 +12,7 @@ from normfold.algebra.affine import Array
 from normfold.algebra.moves import Dim
 from normfold.backends.onnx import gemm
 from normfold.backends.onnx.lift.linear import bias_vector, gemm_bias
+from normfold.backends.onnx.lift.norms import tail_slots
 from normfold.backends.onnx.quantized import QuantizedWriter
 from normfold.backends.onnx.tensors import Constants, ExactTensor, WeightTensor, exact
 from normfold.graph import Insertion
@@ -33,7 +34,7 @@ class Writer:
         if isinstance(view, Linear):
             self._linear(view)
         elif isinstance(view, QuantizedLinear):
-            QuantizedWriter(self.constants, self._set, self.fresh).write(view)
+            QuantizedWriter(self.constants, self.set_constant, self.fresh).write(view)
         elif isinstance(view, AffineOp) and view.op == "BatchNormalization":
             self._batch_normalization(view)
         elif isinstance(view, AffineOp):
@@ -53,20 +54,28 @@ class Writer:
         slot = 1 if node.op_type in ("Conv", "ConvTranspose") else 1 - position(node, view.inputs[0])
         old = self._tensor(node, slot)
         name = _operand(node, slot).name or "weight"
-        self._set(node, slot, WeightTensor(view.weight, old.dtype, tuple(old.shape.numpy())), name)
+        self.set_constant(node, slot, WeightTensor(view.weight, old.dtype, tuple(old.shape.numpy())), name)
         if node.op_type == "Gemm":
             for attribute in ("alpha", "beta"):
                 node.attributes.pop(attribute, None)
-        if view.bias is not None:
+        if view.bias is None and len(node.inputs) > 2:
+            self._drop_bias(node)
+        elif view.bias is not None:
             bias = bias_vector(view) if node.op_type != "Gemm" else gemm_bias(view)
-            self._set(node, 2, ExactTensor(np.ascontiguousarray(bias), old.dtype), _bias_name(name))
+            self.set_constant(node, 2, ExactTensor(np.ascontiguousarray(bias), old.dtype), _bias_name(name))
+
+    def _drop_bias(self, node: ir.Node) -> None:
+        old = node.inputs[2]
+        node.resize_inputs(2)
+        if old is not None:
+            sweep(old)
 
     def _arithmetic(self, view: AffineOp) -> None:
         node, affine = _native(view), view.affine
         constant = {"Mul": affine.scale, "Add": affine.shift, "Sub": -affine.shift}[node.op_type]
         slot = 1 - position(node, view.inputs[0])
         name = _operand(node, slot).name or "constant"
-        self._set(node, slot, ExactTensor(constant, self._tensor(node, slot).dtype), name)
+        self.set_constant(node, slot, ExactTensor(constant, self._tensor(node, slot).dtype), name)
 
     def _batch_normalization(self, view: AffineOp) -> None:
         """Keep the statistics, and give the scale and bias that make up the new map."""
@@ -77,21 +86,20 @@ class Writer:
         shift = np.broadcast_to(view.affine.shift.reshape(-1), mean.shape)
         for slot, values in ((1, scale * deviation), (2, shift + scale * mean)):
             name = _operand(node, slot).name or "constant"
-            self._set(node, slot, ExactTensor(values, self._tensor(node, slot).dtype), name)
+            self.set_constant(node, slot, ExactTensor(values, self._tensor(node, slot).dtype), name)
 
     def _tail(self, view: Norm) -> None:
         """Scale and bias of a norm, in the shapes that they have."""
         node, tail = _native(view), view.tail
         if tail is None:
             raise TypeError(f"the tail of {node.op_type} was not read")
-        old = self._tensor(node, 1)
+        slots = tail_slots(node)
+        old = self._tensor(node, slots[0])
         shape = tuple(old.shape.numpy())
-        for slot, values in ((1, tail.scale), (2, tail.shift)):
-            if slot < len(node.inputs) and node.inputs[slot] is not None:
-                per_channel = node.op_type in ("InstanceNormalization", "GroupNormalization")
-                full = np.broadcast_to(values.reshape(-1) if per_channel else values, shape)
-                name = _operand(node, slot).name or "constant"
-                self._set(node, slot, ExactTensor(np.ascontiguousarray(full), old.dtype), name)
+        for slot, values in zip(slots, (tail.scale, tail.shift), strict=False):
+            full = np.broadcast_to(values.reshape(-1) if len(shape) == 1 else values, shape)
+            name = _operand(node, slot).name or "constant"
+            self.set_constant(node, slot, ExactTensor(np.ascontiguousarray(full), old.dtype), name)
 
     def _scalar(self, view: View, slot: int, attribute: str, number: float) -> None:
         """A bound or a padding number, which opsets before 11 keep in an attribute."""
@@ -106,7 +114,7 @@ class Writer:
         else:
             dtype = self._tensor(node, slot).dtype
         name = f"{node.name or node.outputs[0].name}_{attribute}"
-        self._set(node, slot, ExactTensor(np.asarray(number), dtype), name)
+        self.set_constant(node, slot, ExactTensor(np.asarray(number), dtype), name)
 
     def _tensor(self, node: ir.Node, slot: int) -> ir.TensorProtocol:
         found = self.constants.find(_operand(node, slot))
@@ -114,7 +122,7 @@ class Writer:
             raise TypeError(found)
         return found
 
-    def _set(self, node: ir.Node, slot: int, tensor: ir.TensorProtocol, name: str) -> None:
+    def set_constant(self, node: ir.Node, slot: int, tensor: ir.TensorProtocol, name: str) -> None:
         """Make ``tensor`` what ``node`` reads at ``slot``; a shared constant is copied, a private one replaced."""
         old = node.inputs[slot] if slot < len(node.inputs) else None
         if old is not None and old.is_initializer() and len(old.uses()) == 1 and not old.is_graph_output():
@@ -161,13 +169,13 @@ class Writer:
         node.op_type = "Gemm"
         bias = np.broadcast_to(shift, tuple(weight.shape.numpy())[1:])
         name = _bias_name(_operand(node, 1).name or "weight")
-        self._set(node, 2, ExactTensor(np.ascontiguousarray(bias), weight.dtype), name)
+        self.set_constant(node, 2, ExactTensor(np.ascontiguousarray(bias), weight.dtype), name)
         return True
 
     def _replaced(self, node: ir.Node, slot: int, integers: Sequence[int]) -> None:
         """Make ``integers`` what ``node`` reads at ``slot``."""
         name = _operand(node, slot).name or "shape"
-        self._set(node, slot, ir.tensor(np.asarray(integers, dtype=np.int64)), name)
+        self.set_constant(node, slot, ir.tensor(np.asarray(integers, dtype=np.int64)), name)
 
     def _insert_one(self, value: ir.Value, op: str, operand: Array) -> ir.Value:
         before = value.producer()

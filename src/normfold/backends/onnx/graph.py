@@ -9,6 +9,8 @@ import onnx_ir as ir
 from normfold.algebra.moves import Dim
 from normfold.backends.onnx.canonical import foreign_nodes, inline_norms
 from normfold.backends.onnx.commit import Writer, bypass, position
+from normfold.backends.onnx.decompositions import find_decompositions
+from normfold.backends.onnx.emission import emit, written_out
 from normfold.backends.onnx.expressions import EXPRESSIONS, STATISTICS
 from normfold.backends.onnx.lift import lift
 from normfold.backends.onnx.lift.context import Context, opaque
@@ -18,7 +20,7 @@ from normfold.backends.onnx.sites import Labels, find_sites, may_hold_norm, walk
 from normfold.backends.onnx.tensors import Constants
 from normfold.decisions import Refusal
 from normfold.graph import Plan, Site
-from normfold.ops import Node, Value, View
+from normfold.ops import Node, Norm, Value, View
 from normfold.preprocess import Stage
 
 SHAPE_READERS = frozenset({"Shape", "Size"})
@@ -48,6 +50,8 @@ class OnnxGraph:
             model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1)),
             self.label,
         )
+        written = find_decompositions(self.nodes(), self._context)
+        self._written = {node: found for found in written for node in found.nodes}
         self._views: dict[ir.Node, View] = {}
         self._writer = Writer(model, self._constants, self._context.opset, self._shapes.of, self.fresh_name)
 
@@ -57,14 +61,22 @@ class OnnxGraph:
 
     def sites(self) -> Sequence[Site]:
         """Every norm of the model, in topological order."""
-        return find_sites(self.model, self, self._labels, self._constants)
+        written = dict.fromkeys(self._written.values())
+        return find_sites(self.model, self, self._labels, self._context, written)
 
     def view(self, node: Node) -> View:
         """``node`` as a view, lifted once until a commit touches it."""
         native = _node(node)
         if native not in self._views:
-            self._views[native] = self._foreign_view(native) or lift(self._context, native)
+            self._views[native] = self._foreign_view(native) or self._view(native)
         return self._views[native]
+
+    def _view(self, node: ir.Node) -> View:
+        """The last node of a norm that is written out stands for the whole, the others for nothing."""
+        found = self._written.get(node)
+        if found is None:
+            return lift(self._context, node)
+        return written_out(self._context, found) if node is found.last else opaque(node)
 
     def _foreign_view(self, node: ir.Node) -> View | None:
         function = self._foreign.get(node)
@@ -131,7 +143,7 @@ class OnnxGraph:
         """Carry out ``plan`` on the model."""
         slots = [(_node(node), position(_node(node), value)) for node, value in plan.bypassed.items()]
         for view in plan.views.values():
-            self._writer.view(view)
+            self._write(view)
         for value in plan.changed:
             _value(value).name = self.fresh_name(f"{_value(value).name}_folded")
         for node, slot in slots:
@@ -140,6 +152,15 @@ class OnnxGraph:
             self._writer.insert(insertion)
         self._constants.forget_expressions()
         self._views.clear()
+
+    def _write(self, view: View) -> None:
+        found = self._written.get(_node(view.node))
+        if found is None or not isinstance(view, Norm):
+            self._writer.view(view)
+            return
+        emit(view, found, self._writer.set_constant)
+        for node in found.nodes:
+            self._written.pop(node, None)
 
     def fresh_name(self, wanted: str) -> str:
         """``wanted``, or the first numbered variant that no value of the model has."""

@@ -11,9 +11,10 @@ import onnx_ir as ir
 
 from normfold.algebra import Permute
 from normfold.backends.onnx.canonical import NAME, PATH
-from normfold.backends.onnx.decompositions import Decomposition, find_decompositions
+from normfold.backends.onnx.decompositions import Decomposition, GroupNorm, find_group_norms
 from normfold.backends.onnx.health import batch_normalization_health
-from normfold.backends.onnx.lift.norms import KINDS, live_statistics
+from normfold.backends.onnx.lift.context import Context
+from normfold.backends.onnx.lift.norms import KINDS
 from normfold.backends.onnx.preprocessing import STAGE, preprocessing
 from normfold.backends.onnx.tensors import Constants
 from normfold.graph import Site
@@ -84,12 +85,16 @@ def _output(node: ir.Node) -> str:
     return next((output.name for output in node.outputs if output.name), node.op_type)
 
 
-def find_sites(model: ir.Model, graph: OnnxGraph, labels: Labels, constants: Constants) -> tuple[Site, ...]:
+def find_sites(
+    model: ir.Model, graph: OnnxGraph, labels: Labels, context: Context, written: Iterable[Decomposition]
+) -> tuple[Site, ...]:
     """Every norm, in topological order: operators, decompositions, and chains of constants next to linear ones."""
-    finder = _Finder(graph, labels, constants)
+    finder = _Finder(graph, labels, context.constants)
     nodes = [node for node, _ in walk_model(model)]
-    for decomposition in find_decompositions(nodes, constants):
-        finder.claim(decomposition)
+    for norm in written:
+        finder.claim(norm)
+    for group_norm in find_group_norms(nodes, context):
+        finder.claim(group_norm)
     put_in = preprocessing(nodes)
     first = (finder.site(put_in, "Preprocess"),) if put_in else ()
     return (*first, *(site for node in nodes for site in finder.at(node)))
@@ -101,19 +106,19 @@ class _Finder:
     labels: Labels
     constants: Constants
     claimed: set[ir.Node] = field(default_factory=set)
-    decomposed: dict[ir.Node, Decomposition] = field(default_factory=dict)
+    decomposed: dict[ir.Node, Decomposition | GroupNorm] = field(default_factory=dict)
 
-    def claim(self, decomposition: Decomposition) -> None:
-        self.claimed.update(decomposition.nodes)
-        self.decomposed[decomposition.nodes[0]] = decomposition
+    def claim(self, norm: Decomposition | GroupNorm) -> None:
+        self.claimed.update(norm.nodes)
+        self.decomposed[norm.nodes[-1]] = norm
 
     def at(self, node: ir.Node) -> Iterator[Site]:
-        """The site that begins at ``node``, if one does."""
+        """The site that begins at ``node``, or, if it is a decomposed norm, ends there."""
         if STAGE in node.meta:
             return
         if node in self.decomposed:
             found = self.decomposed[node]
-            yield self.site(found.nodes, found.norm, named=found.named, whole=True)
+            yield self.site(found.nodes, found.norm, named=found.named)
         elif node in self.claimed:
             return
         elif (("" if node.domain == "ai.onnx" else node.domain), node.op_type) in NORM_OPERATORS:
@@ -129,13 +134,11 @@ class _Finder:
         *,
         named: ir.Node | None = None,
         health: Iterable[str] = (),
-        whole: bool = False,
     ) -> Site:
         """The norm made up of ``nodes``."""
         name = self.labels.name(named or nodes[0])
         output = nodes[-1].outputs[0]
-        refusals = (live_statistics(repr(name), norm),) if whole else ()
-        return Site(name, norm, tuple(nodes), self.graph.shape(output), output.name or "", tuple(health), refusals)
+        return Site(name, norm, tuple(nodes), self.graph.shape(output), output.name or "", tuple(health))
 
     def _constant_map(self, node: ir.Node) -> AffineOp | None:
         """``node`` as arithmetic of a value by constants: no BatchNormalization, no constant expression."""

@@ -61,6 +61,12 @@ class Context:
         shape = self.shape(value)
         return None if shape is None else len(shape)
 
+    def dtype(self, value: ir.Value) -> ir.DataType | None:
+        """The type of ``value``, where known; looking its shape up infers it."""
+        if value.dtype is None:
+            self.shape(value)
+        return value.dtype
+
     def integers(self, node: ir.Node, attribute: str, index: int) -> list[int] | None:
         """Integers that older opsets keep in ``attribute`` and newer ones in constant input ``index``."""
         if attribute in node.attributes:

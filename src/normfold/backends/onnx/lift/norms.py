@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import onnx_ir as ir
 
@@ -10,7 +11,7 @@ from normfold.algebra import Affine
 from normfold.backends.onnx.lift.context import Context, NotLifted, data
 from normfold.backends.onnx.tensors import exact, largest
 from normfold.decisions import Refusal
-from normfold.ops import Norm, View
+from normfold.ops import Groups, Norm, View
 
 MICROSOFT = "com.microsoft"
 
@@ -45,30 +46,55 @@ def live_statistics(label: str, norm: str) -> Refusal:
     )
 
 
+def tail_slots(node: ir.Node) -> tuple[int, ...]:
+    """Where ``node`` reads its scale and, if it has one, its bias."""
+    slots = SLOTS.get(node.op_type, (1, 2))
+    return slots if len(node.inputs) > slots[-1] and node.inputs[slots[-1]] is not None else slots[:1]
+
+
 def _norm(context: Context, node: ir.Node) -> View:
     """A norm whose tail is not read."""
     return _view(context, node, None)
 
 
-def _view(context: Context, node: ir.Node, tail: Affine | None) -> Norm:
+def _view(
+    context: Context, node: ir.Node, tail: Affine | None, groups: Groups | None = None, *, terms: int = 1
+) -> Norm:
+    slots = tail_slots(node)
     return Norm(
         node=node,
         op=node.op_type,
-        inputs=(data(node),),
+        inputs=tuple(data(node, k) for k in range(terms)),
         outputs=(node.outputs[0],),
         core=live_statistics(context.label(node), node.op_type),
         tail=tail,
-        holds_shift=len(node.inputs) > 2 and node.inputs[2] is not None,
-        largest=0.0 if tail is None else largest(context.tensor(node, 1, "the scale").dtype),
+        holds_shift=len(slots) > 1,
+        largest=0.0 if tail is None else largest(context.tensor(node, slots[0], "the scale").dtype),
+        groups=groups,
     )
 
 
+def _tail(context: Context, node: ir.Node) -> Affine:
+    """Scale and bias, of the shape of the normalised trailing axes."""
+    roles = zip(tail_slots(node), ("the scale", "the bias"), strict=False)
+    return Affine.of(*(exact(context.tensor(node, slot, role)) for slot, role in roles))
+
+
 def _trailing(context: Context, node: ir.Node) -> View:
-    """LayerNormalization and RMSNormalization: scale and bias have the shape of the normalised trailing axes."""
+    """LayerNormalization and RMSNormalization."""
     if sum(bool(output.uses()) for output in node.outputs[1:]):
         raise NotLifted("single-use", f"{context.label(node)} also returns its statistics")
-    scale, bias = context.tensor(node, 1, "the scale"), context.optional(node, 2, "the bias")
-    return _view(context, node, Affine.of(exact(scale), 0.0 if bias is None else exact(bias)))
+    return _view(context, node, _tail(context, node))
+
+
+def _skip(context: Context, node: ir.Node) -> View:
+    """The norm of a sum. The other outputs, statistics and the sum, do not know the scale and bias."""
+    return _view(context, node, _tail(context, node), terms=2)
+
+
+def _embed(context: Context, node: ir.Node) -> View:
+    """The norm of a sum of embeddings."""
+    return _view(context, node, _tail(context, node))
 
 
 def _channels(context: Context, node: ir.Node) -> View:
@@ -78,10 +104,34 @@ def _channels(context: Context, node: ir.Node) -> View:
         raise NotLifted("known-rank", f"the rank of the input of {context.label(node)} is not known")
     if node.op_type == "GroupNormalization" and context.opset < 21:
         return _norm(context, node)
-    scale, bias = context.tensor(node, 1, "the scale"), context.tensor(node, 2, "the bias")
-    spread = (-1, *[1] * (rank - 2))
-    return _view(context, node, Affine.of(exact(scale).reshape(spread), exact(bias).reshape(spread)))
+    tail, spread = _tail(context, node), (-1, *[1] * (rank - 2))
+    count = node.attributes.get_int("num_groups", 0) or tail.scale.size
+    tail = Affine.of(tail.scale.reshape(spread), tail.shift.reshape(spread))
+    return _view(context, node, tail, Groups(1 - rank, count))
 
+
+def _group_norm(context: Context, node: ir.Node) -> View:
+    """com.microsoft's GroupNorm, whose channels come last by default, and which may end in an activation."""
+    label = context.label(node)
+    if node.attributes.get_int("activation", 0):
+        because = f"{label} ends in an activation, which cannot take a scale and a shift"
+        return replace(_view(context, node, None), refusals=(Refusal("linear-consumer", because),))
+    rank = context.rank(data(node))
+    if rank is None:
+        raise NotLifted("known-rank", f"the rank of the input of {label} is not known")
+    axis = -1 if node.attributes.get_int("channels_last", 1) else 1 - rank
+    spread = (-1, *[1] * (-1 - axis))
+    tail = _tail(context, node)
+    tail = Affine.of(tail.scale.reshape(spread), tail.shift.reshape(spread))
+    return _view(context, node, tail, Groups(axis, node.attributes.get_int("groups", 1)))
+
+
+SLOTS: dict[str, tuple[int, ...]] = {
+    "SkipLayerNormalization": (2, 3),
+    "SkipSimplifiedLayerNormalization": (2,),
+    "EmbedLayerNormalization": (5, 6),
+}
+"""Where an operator reads its scale and its bias, if not at inputs 1 and 2."""
 
 LIFTS: dict[tuple[str, str], Callable[[Context, ir.Node], View]] = {
     **dict.fromkeys(KINDS, _norm),
@@ -91,4 +141,8 @@ LIFTS: dict[tuple[str, str], Callable[[Context, ir.Node], View]] = {
     (MICROSOFT, "SimplifiedLayerNormalization"): _trailing,
     ("", "InstanceNormalization"): _channels,
     ("", "GroupNormalization"): _channels,
+    (MICROSOFT, "SkipLayerNormalization"): _skip,
+    (MICROSOFT, "SkipSimplifiedLayerNormalization"): _skip,
+    (MICROSOFT, "EmbedLayerNormalization"): _embed,
+    (MICROSOFT, "GroupNorm"): _group_norm,
 }

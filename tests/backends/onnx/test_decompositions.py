@@ -1,0 +1,434 @@
+"""Norms that exporters write in elementary operations, and what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+import pytest
+
+from folding import Folded, array, model, only_fold, proven_fold
+
+TOKENS = "float[2, 5, 8] x"
+IMAGE = "float[2, 4, 5, 6] x"
+HELD = {
+    "eps": np.float32(1e-3), "two": np.float32(2), "half": np.float32(0.5), "minus": np.float32(-0.5),
+    "one": np.float32(1), "last": np.array([-1]), "g": array(8), "b": array(8, seed=2),
+}  # fmt: skip
+
+
+def decomposed(
+    inputs: str, lines: Sequence[str], held: Mapping[str, np.ndarray] | None = None, *, opset: int = 17, **options: str
+) -> onnx.ModelProto:
+    """A model of these lines with those of the constants that they read."""
+    words = " ".join(lines).replace("(", " ").replace(")", " ").replace(",", " ").split()
+    constants = {name: values for name, values in {**HELD, **(held or {})}.items() if name in words}
+    return model(inputs, lines, constants, opset=opset, **options)
+
+
+def centred(axes: str = "-1", x: str = "x") -> list[str]:
+    return [f"mu = ReduceMean <axes = [{axes}]> ({x})", f"c = Sub({x}, mu)"]
+
+
+def variance(axes: str = "-1", square: str = "Pow(c, two)") -> list[str]:
+    return [f"sq = {square}", f"v0 = ReduceMean <axes = [{axes}]> (sq)", "v1 = Add(v0, eps)"]
+
+
+LAYER = [*centred(), *variance()]
+DEVIATION = "sd = Sqrt(v1)"
+TAIL = ["s1 = Mul(n, g)", "y = Add(s1, b)"]
+KERAS = [*centred(), *variance(square="Mul(c, c)"), DEVIATION, "r = Reciprocal(sd)"]
+MEAN = "ReduceMean <axes = [-1]>"
+FORMS = {
+    "torch": [*LAYER, DEVIATION, "n = Div(c, sd)", *TAIL],
+    "reciprocal": [*LAYER, DEVIATION, "r = Reciprocal(sd)", "n = Mul(c, r)", *TAIL],
+    "power": [*LAYER, "r = Pow(v1, minus)", "n = Mul(r, c)", *TAIL],
+    "one-over": [*LAYER, "sd = Pow(v1, half)", "r = Div(one, sd)", "n = Mul(c, r)", "s1 = Mul(g, n)", "y = Add(b, s1)"],
+    "scale-inside": [*LAYER, DEVIATION, "r = Reciprocal(sd)", "k = Mul(r, g)", "n = Mul(c, k)", "y = Add(n, b)"],
+    "tensorflow": [*KERAS, "k = Mul(r, g)", "p = Mul(x, k)", "q = Mul(mu, k)", "t = Sub(b, q)", "y = Add(p, t)"],
+    "keras-3": [
+        *KERAS, "k = Mul(g, r)", "m1 = Neg(mu)", "q = Mul(m1, k)", "t = Add(q, b)", "p = Mul(x, k)", "y = Add(p, t)"
+    ],
+    "negated-product": [
+        *KERAS, "k = Mul(r, g)", "q = Mul(k, mu)", "m1 = Neg(q)", "t = Add(b, m1)", "p = Mul(x, k)", "y = Add(t, p)"
+    ],
+    "moments": [
+        f"mu = {MEAN} (x)", "xx = Mul(x, x)", f"mxx = {MEAN} (xx)", "mm = Mul(mu, mu)", "v0 = Sub(mxx, mm)",
+        "v1 = Add(v0, eps)", DEVIATION, "c = Sub(x, mu)", "n = Div(c, sd)", *TAIL,
+    ],
+    "difference-twice": [*LAYER, DEVIATION, "c2 = Sub(x, mu)", "n = Div(c2, sd)", *TAIL],
+    "mean-twice": [*LAYER, DEVIATION, f"mu2 = {MEAN} (x)", "c2 = Sub(x, mu2)", "n = Div(c2, sd)", *TAIL],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_layer_norm_with_scale_and_bias(form: str) -> None:
+    folded = proven_fold(decomposed(TOKENS, FORMS[form]))
+    assert folded.operators == ["LayerNormalization"]
+    assert folded.decision.norm == "LayerNormalization (decomposed)"
+    assert folded.decision.outcome == "lowered"
+    assert folded.decision.rules == ("emit_norm",)
+    node = folded.result.graph.node[0]
+    np.testing.assert_array_equal(folded.constant(node.input[1]), HELD["g"])
+    np.testing.assert_array_equal(folded.constant(node.input[2]), HELD["b"])
+    assert {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute} == {"axis": -1, "epsilon": HELD["eps"]}
+
+
+@pytest.mark.parametrize("last", ["y = Sub(p, q)", "m1 = Neg(q)\ny = Add(p, m1)"])
+def test_layer_norm_without_scale_and_bias(last: str) -> None:
+    folded = proven_fold(decomposed(TOKENS, [*KERAS, "p = Mul(x, r)", "q = Mul(mu, r)", *last.split("\n")]))
+    assert folded.operators == ["LayerNormalization"]
+    assert len(folded.result.graph.node[0].input) == 2
+
+
+def test_axes_as_an_input() -> None:
+    lines = [
+        "mu = ReduceMean(x, last)",
+        "c = Sub(x, mu)",
+        "sq = Pow(c, two)",
+        "v0 = ReduceMean(sq, last)",
+        "v1 = Add(v0, eps)",
+    ]
+    folded = proven_fold(decomposed(TOKENS, [*lines, "sd = Sqrt(v1)", "y = Div(c, sd)"], opset=18))
+    assert folded.operators == ["LayerNormalization"]
+
+
+@pytest.mark.parametrize("axes", ["1, 2", "-2, -1", "-1, -2"])
+def test_several_trailing_axes(axes: str) -> None:
+    lines = [*centred(axes), *variance(axes), "sd = Sqrt(v1)", "n = Div(c, sd)", "s1 = Mul(n, k)", "y = Add(s1, k)"]
+    folded = proven_fold(decomposed(TOKENS, lines, {"k": array(5, 8)}))
+    assert folded.operators == ["LayerNormalization"]
+
+
+def test_channels_last_between_the_transposes_that_are_there() -> None:
+    """A ConvNeXt block: the norm's scale and bias go through the second transpose into the next linear operation."""
+    lines = [
+        "x1 = Transpose <perm = [0, 2, 3, 1]> (x)",
+        *centred(x="x1"), *variance(), "sd = Sqrt(v1)", "n = Div(c, sd)", "s1 = Mul(n, k)", "s2 = Add(s1, j)",
+        "t = Transpose <perm = [0, 3, 1, 2]> (s2)", "[conv] y = Conv(t, u)",
+    ]  # fmt: skip
+    folded = proven_fold(decomposed(IMAGE, lines, {"k": array(4), "j": array(4, seed=1), "u": array(3, 4, 1, 1)}))
+    assert folded.operators == ["Transpose", "LayerNormalization", "Transpose", "Conv"]
+    assert folded.decision.outcome == "part-folded"
+    assert "conv" in folded.decision.into
+
+
+def heads() -> list[str]:
+    """A pre-norm attention block, whose norm feeds Q, K and V."""
+    return [
+        "mu = ReduceMean <axes = [-1]> (x)", "c = Sub(x, mu)", "sq = Pow(c, two)", "v0 = ReduceMean <axes = [-1]> (sq)",
+        "v1 = Add(v0, eps)", "sd = Sqrt(v1)", "[norm] n = Div(c, sd)", "s1 = Mul(n, g)", "s2 = Add(s1, b)",
+        "[q] q0 = MatMul(s2, wq)", "q1 = Add(q0, bq)", "[k] k0 = MatMul(s2, wk)", "k1 = Add(k0, bk)",
+        "[v] w0 = MatMul(s2, wv)", "w1 = Add(w0, bv)", "kt = Transpose <perm = [0, 2, 1]> (k1)",
+        "a = MatMul(q1, kt)", "p = Softmax(a)", "o = MatMul(p, w1)", "[out] z = MatMul(o, wo)", "y = Add(z, x)",
+    ]  # fmt: skip
+
+
+BLOCK = {f"w{k}": array(8, 8, seed=n, low=0.05, high=0.3) for n, k in enumerate("qkvo")} | {
+    f"b{k}": array(8, seed=10 + n) for n, k in enumerate("qkv")
+}
+
+
+def test_a_transformer_block_folds_into_query_key_and_value() -> None:
+    folded = proven_fold(decomposed(TOKENS, heads(), BLOCK))
+    decision = folded.decisions["norm"]
+    assert decision.outcome == "part-folded"
+    assert {"q", "k", "v"} <= set(decision.into)
+    assert decision.rules[0] == "emit_norm"
+    node = next(node for node in folded.result.graph.node if node.op_type == "LayerNormalization")
+    assert (folded.constant(node.input[1]) == 1).all()
+    assert not folded.constant(node.input[2]).any()
+
+
+def test_below_the_opset_the_block_stays_as_it_is() -> None:
+    source = decomposed(TOKENS, heads(), BLOCK, opset=16)
+    folded = proven_fold(source)
+    assert folded.operators == [node.op_type for node in source.graph.node]
+    assert folded.decision.outcome == "kept"
+    assert folded.refused == {"fixed-statistics", "opset-has-operator"}
+    assert "export with opset 17 or newer" in folded.because("opset-has-operator")
+
+
+def test_a_norm_that_was_left_out_stays_written_out() -> None:
+    folded = proven_fold(decomposed(TOKENS, FORMS["torch"]), skip=["n"])
+    assert folded.operators[-3:] == ["Div", "Mul", "Add"]
+    assert folded.refused == {"selected"}
+
+
+RMS = ["sq = Pow(x, two)", "v0 = ReduceMean(sq, last)", "v1 = Add(v0, eps)", "sd = Sqrt(v1)"]
+RMS_FORMS = {
+    "div": [*RMS, "n = Div(x, sd)", "y = Mul(n, g)"],
+    "reciprocal": [*RMS, "r = Reciprocal(sd)", "n = Mul(x, r)", "y = Mul(g, n)"],
+    "scale-inside": [*RMS, "r = Reciprocal(sd)", "k = Mul(r, g)", "y = Mul(x, k)"],
+    "power": [*RMS[:3], "r = Pow(v1, minus)", "n = Mul(x, r)", "y = Mul(n, g)"],
+}
+
+
+@pytest.mark.parametrize("form", RMS_FORMS)
+def test_rms_norm(form: str) -> None:
+    folded = proven_fold(decomposed(TOKENS, RMS_FORMS[form], opset=23, ir_version=11), reference=True)
+    assert folded.operators == ["RMSNormalization"]
+    assert folded.decision.outcome == "lowered"
+
+
+def test_a_shift_after_an_rms_norm_stays_outside() -> None:
+    folded = proven_fold(
+        decomposed(TOKENS, [*RMS, "n = Div(x, sd)", "y = Add(n, b)"], opset=23, ir_version=11), reference=True
+    )
+    assert folded.operators == ["RMSNormalization", "Add"]
+
+
+LLAMA = [
+    "x0 = Cast <to = 1> (x)", "sq = Pow(x0, two)", "v0 = ReduceMean(sq, last)", "v1 = Add(v0, eps)", "sd = Sqrt(v1)",
+    "r = Reciprocal(sd)", "n0 = Mul(x0, r)", "n = Cast <to = 10> (n0)", "y = Mul(g16, n)",
+]  # fmt: skip
+
+
+def test_rms_norm_in_float32_between_casts() -> None:
+    """What LLaMA does in half precision is what the operator does by itself: statistics in float32."""
+    source = decomposed(
+        "float16[2, 5, 8] x",
+        LLAMA,
+        {"g16": array(8, dtype=np.float16)},
+        opset=23,
+        ir_version=11,
+        outputs="float16[2, 5, 8] y",
+    )
+    folded = proven_fold(source)
+    assert folded.operators == ["RMSNormalization"]
+
+
+def test_float32_that_is_not_left_again_is_no_part_of_the_norm() -> None:
+    lines = [*LLAMA[:-2], "y = Mul(n0, g)"]
+    folded = proven_fold(decomposed("float16[2, 5, 8] x", lines, opset=23, ir_version=11))
+    assert folded.operators == ["Cast", "RMSNormalization"]
+
+
+def test_layer_norm_in_half_precision_with_float32_statistics() -> None:
+    lines = [
+        *centred(), "c0 = Cast <to = 1> (c)", *variance(square="Pow(c0, two)"), "sd = Sqrt(v1)", "n0 = Div(c0, sd)",
+        "n = Cast <to = 10> (n0)", "s1 = Mul(n, g16)", "y = Add(s1, g16)",
+    ]  # fmt: skip
+    source = decomposed("float16[2, 5, 8] x", lines, {"g16": array(8, dtype=np.float16)}, outputs="float16[2, 5, 8] y")
+    assert proven_fold(source).operators == ["LayerNormalization"]
+
+
+SPACE = [*centred("2, 3"), *variance("2, 3"), "sd = Sqrt(v1)", "n = Div(c, sd)"]
+
+
+@pytest.mark.parametrize(
+    "tail", [["s1 = Mul(n, k)", "y = Add(s1, k)"], ["y = Mul(n, k)"], ["y = Add(n, k)"], ["y = Relu(n)"]]
+)
+def test_instance_norm(tail: list[str]) -> None:
+    folded = proven_fold(decomposed(IMAGE, [*SPACE, *tail], {"k": array(4, 1, 1)}))
+    assert folded.operators[0] == "InstanceNormalization"
+    assert folded.decision.norm == "InstanceNormalization (decomposed)"
+    assert len(folded.operators) == (2 if tail == ["y = Relu(n)"] else 1)
+
+
+def test_over_space_with_a_scale_for_each_position_is_a_layer_norm() -> None:
+    folded = proven_fold(decomposed(IMAGE, [*SPACE, "y = Mul(n, k)"], {"k": array(5, 6)}))
+    assert folded.operators == ["LayerNormalization"]
+
+
+def test_a_tail_that_does_not_fit_stays_outside() -> None:
+    lines = [*centred(), *variance(), "sd = Sqrt(v1)", "n = Div(c, sd)", "y = Mul(n, k)"]
+    folded = proven_fold(decomposed(TOKENS, lines, {"k": array(5, 8)}))
+    assert folded.operators == ["LayerNormalization", "Mul"]
+
+
+def test_a_tail_by_channel_makes_it_an_instance_norm() -> None:
+    lines = [*centred(), *variance(), "sd = Sqrt(v1)", "n = Div(c, sd)", "y = Mul(n, k)"]
+    folded = proven_fold(decomposed(TOKENS, lines, {"k": array(5, 1)}))
+    assert folded.operators == ["InstanceNormalization"]
+
+
+DOUBLE = {"eps": np.float64(2.0**-10), "two": np.float64(2)}
+
+
+def test_double_precision_stays_double() -> None:
+    lines = [*centred(), *variance(), "sd = Sqrt(v1)", "y = Div(c, sd)"]
+    folded = proven_fold(decomposed("double[2, 5, 8] x", lines, DOUBLE, outputs="double[2, 5, 8] y"))
+    assert folded.operators == ["LayerNormalization"]
+
+
+REFUSED: dict[str, tuple[str, list[str], dict[str, np.ndarray], dict[str, object]]] = {
+    "single-use": (TOKENS, [*FORMS["torch"], "z = Relu(sd)"], {}, {"outputs": "float[] y, float[] z"}),
+    "trailing-axes": (
+        IMAGE, [*centred("1"), *variance("1"), "sd = Sqrt(v1)", "y = Div(c, sd)"], {}, {}
+    ),
+    "opset-has-operator": (TOKENS, FORMS["torch"], {}, {"opset": 16}),
+    "known-sizes": ("float[2, 5, D] x", [*centred(), *variance(), "sd = Sqrt(v1)", "y = Div(c, sd)"], {}, {}),
+    "has-kernel": (
+        "float16[2, 4, 5, 6] x", [*SPACE[:-1], "y = Div(c, sd)"], {"eps": np.float16(1e-3), "two": np.float16(2)},
+        {"outputs": "float16[2, 4, 5, 6] y"},
+    ),
+    "representable": (
+        "double[2, 5, 8] x", [*centred(), *variance(), "sd = Sqrt(v1)", "y = Div(c, sd)"],
+        {"eps": np.float64(1e-3), "two": np.float64(2)}, {"outputs": "double[2, 5, 8] y"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("premise", REFUSED)
+def test_each_premise(premise: str) -> None:
+    inputs, lines, held, options = REFUSED[premise]
+    source = decomposed(inputs, lines, held, **options)  # type: ignore[arg-type]
+    folded = only_fold(source)
+    assert folded.operators == [node.op_type for node in source.graph.node]
+    assert folded.refused == {"fixed-statistics", premise}
+
+
+def test_an_unknown_rank() -> None:
+    lines = ["x1 = Opaque(x)", *centred("2", "x1"), *variance("2"), "sd = Sqrt(v1)", "y = Div(c, sd)"]
+    lines[0] = "x1 = other.Opaque(x)"
+    folded = only_fold(decomposed(TOKENS, lines, imports='"other" : 1', outputs="float[2, 5, 8] y"))
+    assert folded.refused == {"fixed-statistics", "known-rank"}
+
+
+NO_NORMS = {
+    "another-mean": [
+        *LAYER, DEVIATION, "mu2 = ReduceMean <axes = [1]> (x)", "c2 = Sub(x, mu2)", "y = Div(c2, sd)"
+    ],
+    "not-centred": [*LAYER, DEVIATION, "y = Div(x, sd)"],
+    "reduced-axis-lost": [
+        "sq = Pow(x, two)", "v0 = ReduceMean <axes = [-1], keepdims = 0> (sq)", "v1 = Add(v0, eps)", DEVIATION,
+        "u = Unsqueeze(sd, last)", "y = Div(x, u)",
+    ],
+    "an-epsilon-that-is-computed": [
+        *centred(), "sq = Pow(c, two)", f"v0 = {MEAN} (sq)", "e = Abs(mu)", "v1 = Add(v0, e)", DEVIATION,
+        "y = Div(c, sd)",
+    ],
+    "another-shift": [*KERAS, "k = Mul(r, g)", "p = Mul(x, k)", "q = Mul(c, k)", "t = Sub(b, q)", "y = Add(p, t)"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NO_NORMS)
+def test_what_only_looks_like_a_norm(case: str) -> None:
+    source = decomposed(TOKENS, NO_NORMS[case])
+    folded = proven_fold(source)
+    assert "LayerNormalization" not in folded.operators
+    assert not any("decomposed" in decision.norm for decision in folded.decisions.values())
+
+
+def grouped(back: Sequence[int], tail: list[str], shape: Sequence[int] = (0, 2, -1)) -> Folded:
+    lines = [
+        "r = Reshape(x, groups)",
+        "[norm] i = InstanceNormalization(r, ones, zeros)",
+        "n = Reshape(i, back)",
+        *tail,
+    ]
+    held = {
+        "groups": np.array(shape), "back": np.array(back), "ones": np.ones(2, "f"), "zeros": np.zeros(2, "f"),
+        "k": array(4, 1, 1), "j": array(4, 1, 1, seed=3), "u": array(3, 4, 1, 1), "u3": array(3, 4, 3, 3),
+    }  # fmt: skip
+    return proven_fold(decomposed(IMAGE, lines, held))
+
+
+@pytest.mark.parametrize("shape", [(0, 2, -1), (2, 2, -1), (-1, 2, 60)])
+def test_the_tail_of_a_group_norm_goes_into_its_consumer(shape: tuple[int, ...]) -> None:
+    folded = grouped((2, 4, 5, 6), ["s1 = Mul(n, k)", "s2 = Add(s1, j)", "[conv] y = Conv(s2, u)"], shape)
+    assert folded.operators == ["Reshape", "InstanceNormalization", "Reshape", "Conv"]
+    assert folded.decision.outcome == "part-folded"
+    assert folded.decision.into == ("conv",)
+
+
+def test_the_tail_of_a_group_norm_stays_before_an_activation() -> None:
+    folded = grouped((2, 4, 5, 6), ["s1 = Mul(n, k)", "s2 = Add(s1, j)", "t = Sigmoid(s2)", "y = Conv(t, u)"])
+    assert folded.decision.outcome == "kept"
+    assert {"fixed-statistics", "linear-consumer"} <= folded.refused
+
+
+MICROSOFT = '"com.microsoft" : 1'
+HIDDEN = {"g": array(8), "b": array(8, seed=2), "w": array(8, 6), "k": array(8, seed=4)}
+
+
+def skip_layer_norm(*readers: str, bias: str = "") -> onnx.ModelProto:
+    """The norm of a sum, whose shape is stated: inference does not know the operator."""
+    line = f"[norm] n, , , z = com.microsoft.SkipLayerNormalization <epsilon = 0.001> (x, u, g, b{bias})"
+    inputs, outputs = f"{TOKENS}, float[2, 5, 8] u", "float[2, 5, 6] y, float[2, 5, 8] z"
+    words = " ".join((line, *readers)).replace("(", " ").replace(")", " ").replace(",", " ").split()
+    held = {name: values for name, values in (HIDDEN | {"c": array(6)}).items() if name in words}
+    source = model(inputs, [line, *readers], held, outputs=outputs, imports=MICROSOFT)
+    return stated(source)
+
+
+def stated(source: onnx.ModelProto) -> onnx.ModelProto:
+    """``source`` with the shape of what its norm makes."""
+    source.graph.value_info.append(onnx.helper.make_tensor_value_info("n", onnx.TensorProto.FLOAT, [2, 5, 8]))
+    return source
+
+
+@pytest.mark.parametrize("bias", ["", ", k"])
+def test_the_tail_of_a_skip_layer_norm_goes_into_its_consumers(bias: str) -> None:
+    readers = [
+        "[q] q0 = MatMul(n, w)",
+        "q1 = Add(q0, c)",
+        "[k0] k0 = MatMul(n, w)",
+        "k1 = Add(k0, c)",
+        "y = Mul(q1, k1)",
+    ]
+    folded = proven_fold(skip_layer_norm(*readers, bias=bias))
+    assert folded.decision.outcome == "part-folded"
+    assert {"q", "k0"} <= set(folded.decision.into)
+    assert (folded.constant("g") == 1).all()
+    assert not folded.constant("b").any()
+
+
+def test_the_tail_of_a_skip_layer_norm_stays_where_one_reader_cannot_take_it() -> None:
+    folded = proven_fold(
+        skip_layer_norm("q0 = MatMul(n, w)", "q1 = Add(q0, c)", "s = Sigmoid(n)", "t = MatMul(s, w)", "y = Add(q1, t)")
+    )
+    assert folded.decision.outcome == "kept"
+    assert {"fixed-statistics", "linear-consumer"} <= folded.refused
+
+
+@pytest.mark.parametrize("bias", ["", ", k"])
+def test_the_scale_of_a_skip_rms_norm_goes_into_its_consumer(bias: str) -> None:
+    """What follows the scale is a bias of the sum, not of the norm."""
+    line = f"[norm] n = com.microsoft.SkipSimplifiedLayerNormalization <epsilon = 0.001> (x, u, g{bias})"
+    held = {name: values for name, values in HIDDEN.items() if name != "b" and (name != "k" or bias)}
+    source = model(
+        f"{TOKENS}, float[2, 5, 8] u", [line, "y = MatMul(n, w)"], held, outputs="float[2, 5, 6] y", imports=MICROSOFT
+    )
+    folded = proven_fold(source)
+    assert folded.decision.outcome == "part-folded"
+    assert (folded.constant("g") == 1).all()
+    if bias:
+        np.testing.assert_array_equal(folded.constant("k"), HIDDEN["k"])
+
+
+def test_the_tail_of_an_embedding_norm_goes_into_its_consumer() -> None:
+    line = '[norm] n, m = com.microsoft.EmbedLayerNormalization <epsilon = 0.001> (ids, "", we, pe, "", g, b)'
+    lines = ["i = Greater(x, zero)", "ids = Cast <to = 6> (i)", line, "h = MatMul(n, w)", "y = Add(h, c)"]
+    held = HIDDEN | {"zero": np.float32(0), "we": array(9, 8), "pe": array(5, 8), "c": array(6)}
+    del held["k"]
+    source = model("float[2, 5] x", lines, held, outputs="float[2, 5, 6] y", imports=MICROSOFT)
+    folded = proven_fold(stated(source))
+    assert folded.decision.outcome == "part-folded"
+    assert (folded.constant("g") == 1).all()
+
+
+@pytest.mark.parametrize("last", [0, 1])
+def test_the_tail_of_a_group_norm_with_channels_anywhere(last: int) -> None:
+    """No processor kernel runs it, so that it is looked at, not run."""
+    perm, shape = ("[0, 1, 2, 3]", "2, 4, 5, 6") if not last else ("[0, 3, 1, 2]", "2, 5, 6, 4")
+    lines = [
+        f"[norm] n = com.microsoft.GroupNorm <groups = 2, activation = 0, channels_last = {last}> (x, g4, b4)",
+        f"t = Transpose <perm = {perm}> (n)", "y = Conv(t, u)",
+    ]  # fmt: skip
+    held = {"g4": array(4), "b4": array(4, seed=1), "u": array(3, 4, 1, 1)}
+    folded = only_fold(model(f"float[{shape}] x", lines, held, outputs="float[2, 3, 5, 6] y", imports=MICROSOFT))
+    assert folded.decision.outcome == "part-folded"
+    assert (folded.constant("g4") == 1).all()
+    assert not folded.constant("b4").any()
+    np.testing.assert_allclose(folded.constant("u"), held["u"] * held["g4"][:, None, None], rtol=1e-6)
+
+
+def test_a_group_norm_that_ends_in_an_activation_keeps_its_tail() -> None:
+    lines = ["[norm] n = com.microsoft.GroupNorm <groups = 2, activation = 1> (x, g4, b4)", "y = MatMul(n, u)"]
+    held = {"g4": array(4), "b4": array(4, seed=1), "u": array(4, 3)}
+    folded = only_fold(model("float[2, 5, 6, 4] x", lines, held, outputs="float[2, 5, 6, 3] y", imports=MICROSOFT))
+    assert folded.decision.outcome == "kept"
+    assert folded.refused == {"fixed-statistics", "linear-consumer"}

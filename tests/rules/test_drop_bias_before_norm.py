@@ -1,0 +1,68 @@
+"""A bias that the mean takes away again goes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from folding import Folded, array, model, proven_fold
+
+IMAGE = "float[2, 3, 6, 6] x"
+HELD = {
+    "w": array(4, 3, 3, 3), "c": array(4), "uneven": array(4), "even": np.array([1, 1, 3, 3], "f"),
+    "s4": array(4), "b4": array(4, seed=1), "s2": array(2), "b2": array(2, seed=1), "groups": np.array([0, 2, -1]),
+    "back": np.array([2, 4, 6, 6]), "wt": array(3, 4, 3, 3),
+}  # fmt: skip
+CONV = "[conv] h = Conv <pads = [1, 1, 1, 1]> (x, w, c)"
+
+
+def folded_with(lines: list[str], *, opset: int = 21, outputs: str = "float[] y", **held: np.ndarray) -> Folded:
+    words = " ".join(lines).replace("(", " ").replace(")", " ").replace(",", " ").split()
+    constants = {name: values for name, values in {**HELD, **held}.items() if name in words}
+    return proven_fold(model(IMAGE, lines, constants, opset=opset, ir_version=10, outputs=outputs))
+
+
+def has_bias(folded: Folded) -> bool:
+    return len(next(node for node in folded.result.graph.node if "Conv" in node.op_type).input) > 2
+
+
+@pytest.mark.parametrize("conv", [CONV, "h = ConvTranspose <pads = [1, 1, 1, 1]> (x, wt, c)"])
+def test_before_an_instance_norm(conv: str) -> None:
+    folded = folded_with([conv, "y = InstanceNormalization(h, s4, b4)"])
+    assert not has_bias(folded)
+    assert len(folded.result.graph.initializer) == 3
+    assert folded.decision.outcome == "kept"
+
+
+def test_past_what_moves_elements() -> None:
+    assert not has_bias(folded_with([CONV, "i = Identity(h)", "y = InstanceNormalization(i, s4, b4)"]))
+
+
+GROUPED = {
+    "operator": ["y = GroupNormalization <num_groups = 2> (h, s4, b4)"],
+    "reshaped": ["r = Reshape(h, groups)", "i = InstanceNormalization(r, s2, b2)", "y = Reshape(i, back)"],
+}
+
+
+@pytest.mark.parametrize("form", GROUPED)
+def test_constant_in_each_group(form: str) -> None:
+    assert not has_bias(folded_with([CONV, *GROUPED[form]], c=HELD["even"]))
+
+
+@pytest.mark.parametrize("form", GROUPED)
+def test_a_bias_that_differs_inside_a_group_stays(form: str) -> None:
+    assert has_bias(folded_with([CONV, *GROUPED[form]], c=HELD["uneven"]))
+
+
+STAYS = {
+    "another-reader": ([CONV, "y = InstanceNormalization(h, s4, b4)", "z = Relu(h)"], "float[] y, float[] z"),
+    "an-output": ([CONV, "y = InstanceNormalization(h, s4, b4)"], "float[] y, float[2, 4, 6, 6] h"),
+    "an-activation-between": ([CONV, "a = Relu(h)", "y = InstanceNormalization(a, s4, b4)"], "float[] y"),
+    "no-mean": ([CONV, "r = Reshape(h, rows)", "y = LayerNormalization(r, s6)"], "float[] y"),
+}
+
+
+@pytest.mark.parametrize("case", STAYS)
+def test_a_bias_that_shows_elsewhere_stays(case: str) -> None:
+    lines, outputs = STAYS[case]
+    assert has_bias(folded_with(lines, outputs=outputs, rows=np.array([2, 4, 6, 6]), s6=array(6)))
