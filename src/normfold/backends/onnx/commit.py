@@ -78,13 +78,20 @@ class Writer:
         self.set_constant(node, slot, ExactTensor(constant, self._tensor(node, slot).dtype), name)
 
     def _batch_normalization(self, view: AffineOp) -> None:
-        """Keep the statistics, and give the scale and bias that make up the new map."""
+        """Keep the statistics, and give the scale and bias that make up the new map.
+
+        Where those do not fit their type, the statistics become mean 0 and deviation 1, with which they do.
+        """
         node = _native(view)
+        epsilon = node.attributes.get_float("epsilon", 1e-5)
         mean, variance = (exact(self._tensor(node, slot)) for slot in (3, 4))
-        deviation = np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
         scale = np.broadcast_to(view.affine.scale.reshape(-1), mean.shape)
         shift = np.broadcast_to(view.affine.shift.reshape(-1), mean.shape)
-        for slot, values in ((1, scale * deviation), (2, shift + scale * mean)):
+        constants = {1: scale * np.sqrt(variance + epsilon), 2: shift + scale * mean}
+        if any(float(np.abs(values).max(initial=0.0)) > view.largest for values in constants.values()):
+            unit = np.full(mean.shape, max(1 - epsilon, 0.0))
+            constants = {1: scale * np.sqrt(unit + epsilon), 2: shift, 3: np.zeros(mean.shape), 4: unit}
+        for slot, values in constants.items():
             name = _operand(node, slot).name or "constant"
             self.set_constant(node, slot, ExactTensor(values, self._tensor(node, slot).dtype), name)
 

@@ -29,6 +29,8 @@ def flatten_before(node: ir.Node, shape: Shapes, write: Write, fresh: Callable[[
         return False
     if len(before) == 2:
         return True
+    if not isinstance(before[-1], int):
+        return False
     readers = [reader for reader, _ in product.uses() if reader.op_type != "Shape"]
     asking = [reader for reader, _ in product.uses() if reader.op_type == "Shape"]
     if len(readers) != 1 or product.is_graph_output() or not _flattens(readers[0], len(after), after[-1]):

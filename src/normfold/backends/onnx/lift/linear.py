@@ -122,10 +122,12 @@ def _gemm(context: Context, node: ir.Node) -> View:
 
 
 def _matmul(context: Context, node: ir.Node) -> View:
+    if context.opset < 7:
+        raise NotLifted("room", f"{context.label(node)} has no bias, and before opset 7 an Add does not broadcast")
     side, tensor = _constant_side(context, node)
     native, x = tuple(tensor.shape.numpy()), data(node, 1 - side)
     rank = context.rank(x)
-    if len(native) < 2 or (not side and (rank is None or rank < 2)):
+    if len(native) < 2 or ((not side or len(native) > 2) and (rank is None or rank < 2)):
         raise NotLifted("matrix", f"an operand of {context.label(node)} is a vector, or its rank is not known")
     weight = _weight(tensor, split_shape(native, 1, matrix=True), "gio" if side else "goi")
     batch = tuple(range(-len(native), -2))
