@@ -189,6 +189,28 @@ def test_norm_after_matmul_of_matrices_makes_it_a_gemm() -> None:
     assert folded.decision.into == ("linear",)
 
 
+@pytest.mark.parametrize("shape", ["2, 5, 3", "2, 5, K", "B, S, K", "B, S, 3"])
+def test_norm_after_a_flattened_matmul(shape: str) -> None:
+    """What flattens the product may move before it only where the size of its rows is known."""
+    body = ["[linear] h = MatMul(x, w)", "r = Reshape(h, to)", norm("r", "y")]
+    source = model(f"float[{shape}] x", body, {"w": array(3, 4), "to": np.array([-1, 4]), **statistics(4)})
+    folded = proven_fold(source, feeds={"x": array(2, 5, 3)})
+    assert folded.operators == (["MatMul", "Add", "Reshape"] if "K" in shape else ["Reshape", "Gemm"])
+
+
+@pytest.mark.parametrize("scale", [(2, 1), (3,), (2, 3)])
+def test_a_vector_times_a_batch_of_matrices(scale: tuple[int, ...]) -> None:
+    """The vector has no rows, so the batch is the product's first axis, not its third from the end."""
+    body = ["h = MatMul(x, w)", "[scale] t = Mul(h, k)", "[after] y = MatMul(t, u)"]
+    proven_fold(model("float[4] x", body, {"w": array(2, 4, 3), "k": array(*scale), "u": array(3, 5)}))
+
+
+def test_a_shift_of_a_vector_before_a_batch_of_matrices() -> None:
+    body = ["r = Sigmoid(x)", "[scale] t = Mul(r, k)", "s = Add(t, k)", "[linear] y = MatMul(s, w)"]
+    folded = proven_fold(model("float[4] x", body, {"w": array(2, 4, 3), "k": array(4)}))
+    assert "Mul" in folded.operators
+
+
 def test_norm_after_matmul_and_add() -> None:
     body = ["[linear] h = MatMul(x, w)", "[bias] t = Add(h, c)", norm("t", "y")]
     folded = proven_fold(model("float[5, 4] x", body, {"w": array(4, 3), "c": array(3, seed=2), **statistics(3)}))
