@@ -2,8 +2,8 @@
 
 The source runs first, in the evaluator's process, while the result is still being made
 (`Comparison.begin`); the result runs after it, and the two are never in memory together. Only where
-they differ is the source run again: on inputs moved by one unit of rounding, to learn how much of the
-difference is the source's own noise, and with its inner values as outputs, to name where the two part.
+they differ is the source run again: on inputs moved by one unit of rounding and in another order of
+computation, to learn how much of the difference is the source's own noise, and with its inner values as outputs, to name where the two part.
 """
 
 from __future__ import annotations
@@ -151,9 +151,18 @@ class Comparison:
         return Verification("unavailable", because=f"source: {failure}")
 
     def _load(
-        self, client: WorkerClient, model: Runnable, evaluator: str, extra: Sequence[str] = ()
+        self,
+        client: WorkerClient,
+        model: Runnable,
+        evaluator: str,
+        extra: Sequence[str] = (),
+        *,
+        optimised: bool = False,
     ) -> Loaded | Failed:
-        return client.load(model, extra_outputs=extra, custom_ops=self._question.custom_ops, evaluator=evaluator)
+        libraries = self._question.custom_ops
+        return client.load(
+            model, extra_outputs=extra, custom_ops=libraries, evaluator=evaluator, optimised=optimised
+        )
 
     def _explore(self, client: WorkerClient, source: Runnable) -> Sourced | Failed:
         loaded = self._load(client, source, "")
@@ -276,7 +285,7 @@ class Comparison:
             return replace(base, status="different", because=because), worst.probe
         because = (
             f"{_describe(worst, findings, sourced)}, which the source's own rounding explains: inputs moved by "
-            "one unit of rounding change it as much"
+            "one unit of rounding, or another order of computation, change it as much"
         )
         return replace(base, because="; ".join([because, *sourced.notes])), worst.probe
 
@@ -288,20 +297,26 @@ class Comparison:
     def _noise(
         self, client: WorkerClient, source: Runnable, sourced: Sourced, probes: set[int]
     ) -> dict[tuple[int, str], float]:
-        """Excess, by probe and output, of the source over itself when its inputs move by one unit of rounding."""
+        """Excess, by probe and output, of the source over itself where only rounding differs.
+
+        Its inputs move by one unit of rounding; and ONNX Runtime computes the same in another order.
+        """
         noise: dict[tuple[int, str], float] = {}
-        loaded = self._load(client, source, sourced.evaluator)
-        if isinstance(loaded, Failed):
-            return noise
-        for probe in sorted(probes):
-            for draw in range(NOISE_DRAWS):
-                fed = self._for_source(sourced.feeds[probe])
-                ran = client.run(nudged(fed, self._rounding(fed), self._question.seed + draw))
-                if isinstance(ran, Failed):
-                    return noise
-                for finding in self._findings(probe, sourced.outputs[probe], ran.outputs):
-                    key = (probe, finding.output)
-                    noise[key] = max(noise.get(key, 0.0), finding.deviation.excess)
+
+        def note(probe: int, answer: Ran | Failed) -> None:
+            found = [] if isinstance(answer, Failed) else self._findings(probe, sourced.outputs[probe], answer.outputs)
+            for finding in found:
+                key = (probe, finding.output)
+                noise[key] = max(noise.get(key, 0.0), finding.deviation.excess)
+
+        fed = {probe: self._for_source(sourced.feeds[probe]) for probe in sorted(probes)}
+        if isinstance(self._load(client, source, sourced.evaluator), Loaded):
+            for probe, feed in fed.items():
+                for draw in range(NOISE_DRAWS):
+                    note(probe, client.run(nudged(feed, self._rounding(feed), self._question.seed + draw)))
+        if isinstance(self._load(client, source, sourced.evaluator, optimised=True), Loaded):
+            for probe, feed in fed.items():
+                note(probe, client.run(feed.arrays))
         return noise
 
     def _rounding(self, feed: Feed) -> float:

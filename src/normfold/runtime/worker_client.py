@@ -116,10 +116,12 @@ class WorkerClient:
         extra_outputs: Sequence[str] = (),
         custom_ops: Sequence[str] = (),
         evaluator: str = "",
+        optimised: bool = False,
     ) -> Loaded | Failed:
         """Load ``model`` in place of the one held; ``evaluator`` as in `Loaded` insists on that one.
 
-        ``extra_outputs`` are names of values of the main graph to be outputs besides its own.
+        ``extra_outputs`` are names of values of the main graph to be outputs besides its own. ``optimised`` lets ONNX
+        Runtime rearrange the computation as it likes.
         """
         reply = self._ask(
             "load",
@@ -129,6 +131,7 @@ class WorkerClient:
             custom_ops=[str(Path(library).absolute()) for library in custom_ops],
             threads=self._threads,
             evaluator=evaluator.partition(" ")[0],
+            optimised=optimised,
         )
         if isinstance(reply, Failed):
             return reply
