@@ -15,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from normfold.backends.onnx import OnnxGraph
 from normfold.decisions import PREMISES, Decision, Refusal
 from normfold.engine import fold
+from normfold.engine.costs import CostTable
 
 Arrays = Mapping[str, np.ndarray]
 FREE_SIZE = 2
@@ -106,10 +107,12 @@ def tensor(name: str, values: np.ndarray) -> onnx.TensorProto:
     return ir.to_proto(ir.tensor(values, name=name))
 
 
-def only_fold(source: onnx.ModelProto, *, only: Sequence[str] = (), skip: Sequence[str] = ()) -> Folded:
+def only_fold(
+    source: onnx.ModelProto, *, only: Sequence[str] = (), skip: Sequence[str] = (), costs: CostTable | None = None
+) -> Folded:
     """Fold without comparing: for models that nothing can run."""
     graph = OnnxGraph(ir.from_proto(source))
-    folding = fold(graph, only=only, skip=skip)
+    folding = fold(graph, only=only, skip=skip, costs=costs)
     decisions = {decision.site: decision for decision in folding.decisions}
     assert len(decisions) == len(folding.decisions), "two norms have one site name"
     result = Folded(source, ir.to_proto(graph.model), decisions)
@@ -125,9 +128,10 @@ def proven_fold(
     reference: bool = False,
     feeds: Arrays | None = None,
     tolerance: float | None = None,
+    costs: CostTable | None = None,
 ) -> Folded:
     """Fold, check the result's form, and compare it with the source."""
-    result = only_fold(source, only=only, skip=skip)
+    result = only_fold(source, only=only, skip=skip, costs=costs)
     feeds = make_feeds(source) if feeds is None else feeds
     before = run(source, feeds, reference=reference)
     after = run(result.result, feeds, reference=reference)

@@ -29,6 +29,7 @@ from normfold import __version__, engine, modelfile
 from normfold.backends.onnx import OnnxGraph, bind
 from normfold.backends.onnx.smoothing import quantizes_activations, take_out_quantizers
 from normfold.decisions import Decision, Refusal, SiteReport, Verification
+from normfold.engine.costs import DEFAULT, CostTable, cost_table
 from normfold.engine.probes import Array, Given, InputSpec, input_specs
 from normfold.engine.verification import Comparison, Pair, Question
 from normfold.errors import ModelFileError, NormfoldError, UsageError
@@ -142,6 +143,8 @@ def fold(  # noqa: PLR0913 - each keyword is an option of the command line
     in_place: bool = False,
     dry_run: bool = False,
     preprocess: Preprocess | None = None,
+    allow_inserted: bool = False,
+    provider: str = DEFAULT,
     tell: Tell = _silent,
 ) -> FoldResult:
     """Fold the norms of ``model`` and, if ``output`` is given, write the result there in one step.
@@ -159,6 +162,8 @@ def fold(  # noqa: PLR0913 - each keyword is an option of the command line
         external_data: whether weights go into a file of their own; "auto" does as the source does.
         in_place: allow ``output`` to be ``model``.
         dry_run: decide only; the source's copy that comes back is folded but neither compared nor written.
+        allow_inserted: insert operations for a fold also where the cost table says that it does not pay.
+        provider: the execution provider whose cost table decides.
         preprocess: what is done to a picture before ``model`` sees it; the result does it itself. Shapes and arrays
             of that input are then those of the raw picture.
         tell: told what is being done.
@@ -169,10 +174,11 @@ def fold(  # noqa: PLR0913 - each keyword is an option of the command line
         NormfoldError: any other reason, with its code.
     """
     target = None if output is None else Path(output)
+    costs = replace(cost_table(provider), lenient=allow_inserted)
 
     def job() -> _Job:
         tell("reading")
-        return _Job(_source(model), tuple(only), tuple(skip), external_data, in_place, target, preprocess, tell)
+        return _Job(_source(model), tuple(only), tuple(skip), external_data, in_place, target, preprocess, costs, tell)
 
     if dry_run:
         return job().unproven("a dry run compares nothing", write=False)
@@ -237,6 +243,7 @@ class _Job:
     in_place: bool
     output: Path | None
     preprocess: Preprocess | None
+    costs: CostTable
     tell: Tell
 
     def unproven(self, because: str, *, write: bool) -> FoldResult:
@@ -276,7 +283,7 @@ class _Job:
     ) -> tuple[engine.Folding, onnx_ir.Model]:
         self.tell("folding")
         graph = OnnxGraph(copy, stage)
-        folding = engine.fold(graph, only=self.only, skip=self.skip, exclude=dropped)
+        folding = engine.fold(graph, only=self.only, skip=self.skip, exclude=dropped, costs=self.costs)
         _stamp(graph.model, self.source.digest, folding.decisions, self.preprocess)
         return folding, graph.model
 

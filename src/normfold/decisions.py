@@ -39,6 +39,7 @@ PREMISES: Final[dict[str, str]] = {
     "not-padded-axis": "The map does not vary along an axis that a Pad pads.",
     "not-pooled-axis": "The map does not vary along an axis that is pooled.",
     "opset-has-operator": "The model's opset has the operator that a decomposed norm becomes.",
+    "padded-shift": "A shift before an operation that pads can stand alone before it, or its response can after it.",
     "per-axis-scale": "A quantised weight may have a scale for each channel (opset 13 or newer), or needs one only.",
     "per-channel-statistics": "A BatchNormalization has statistics for each channel, not for each element (spatial=0).",
     "per-input-channel": "The map varies along the input channels of the linear operation only.",

@@ -40,6 +40,14 @@ from normfold.errors import UsageError
     help="Take the raw picture, for which MODEL gets (scale*x - mean)/std: mean=0.485:0.456:0.406, std=..., "
     "scale=1/255, layout=NHWC, channels=BGR, dtype=uint8, input=NAME; repeatable.",
 )
+@click.option("--allow-inserted", is_flag=True, help="Insert operations for a fold also where that does not pay.")
+@click.option(
+    "--provider",
+    default="cpu",
+    show_default=True,
+    metavar="NAME",
+    help="Execution provider whose measured costs decide what may be inserted.",
+)
 @verb("fold")
 def command(
     *,

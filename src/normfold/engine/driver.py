@@ -10,13 +10,14 @@ from typing import Any
 
 from normfold.algebra import Shuffle
 from normfold.decisions import Decision, Outcome, Refusal, SiteReport
+from normfold.engine.costs import CostTable, cost_table
 from normfold.engine.search import Search
 from normfold.engine.verification import Pair
 from normfold.graph import Graph, Plan, Site
 from normfold.ops import AffineOp, Linear, Moving, Node, Norm, QuantizedLinear, View
-from normfold.rules import REWRITES, Rewrite
+from normfold.rules import MOVES, REWRITES, Rewrite
 
-ALTERNATIVES = 8
+ALTERNATIVES = 32
 """Plans compared for one norm; the first that inserts nothing is taken at once."""
 
 
@@ -34,6 +35,7 @@ class _Record:
 
     site: Site
     gone: set[Node] = field(default_factory=set)
+    moved: list[Node] = field(default_factory=list)
     partly: bool = False
     into: list[Node] = field(default_factory=list)
     rules: list[str] = field(default_factory=list)
@@ -44,6 +46,11 @@ class _Record:
     def left(self) -> list[Node]:
         return [node for node in self.site.nodes if node not in self.gone]
 
+    @property
+    def open(self) -> list[Node]:
+        """Nodes that may go, if there is a way."""
+        return [] if self.excluded is not None or self.site.refusals else self.left
+
 
 def fold(
     graph: Graph,
@@ -51,13 +58,15 @@ def fold(
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     exclude: Mapping[str, Refusal] | None = None,
+    costs: CostTable | None = None,
 ) -> Folding:
     """Fold every norm of ``graph`` that can be, and decide each.
 
     ``only`` and ``skip`` are glob patterns on site names. ``exclude`` names sites that must stay, with the reason.
+    What is inserted has to pay by ``costs``, those of the default provider.
     The graph is changed in place, one whole plan at a time.
     """
-    before = graph.values()
+    before, table = graph.values(), costs or cost_table()
     owner: dict[Node, _Record] = {}
 
     def enlist() -> list[_Record]:
@@ -74,11 +83,12 @@ def fold(
     while progress:
         progress = False
         for record in records:
-            if record.excluded is None and not record.site.refusals:
-                for node in record.left:
-                    progress |= _try(graph, node, record, owner)
+            for node in record.open:
+                progress |= _try(graph, node, owner, table)
         progress |= _rewrite(graph, owner)
         records += enlist()
+        if not progress and table.moves_past_pools:
+            progress = _relocate(graph, owner)
     # What only the folds made a norm is no norm of the model's where it stays.
     records = [record for k, record in enumerate(records) if k < stated or record.gone]
     decisions = tuple(_decide(graph, record) for record in records)
@@ -101,11 +111,11 @@ def _excluded(name: str, only: Sequence[str], skip: Sequence[str], exclude: Mapp
     return None if pattern is None else Refusal("selected", f"--skip {pattern!r} matches it")
 
 
-def _try(graph: Graph, node: Node, record: _Record, owner: Mapping[Node, _Record]) -> bool:
+def _try(graph: Graph, node: Node, owner: Mapping[Node, _Record], table: CostTable) -> bool:
     search = Search(graph, frozenset(other for other, holder in owner.items() if holder.excluded is not None))
-    plan = _best(graph, node, search)
+    plan = _best(graph, node, search, table)
     if plan is None:
-        record.refusals[node] = [*search.refusals, *_objections(graph, node)]
+        owner[node].refusals[node] = [*search.refusals, *_objections(graph, node)]
         return False
     _book(plan, owner)
     graph.commit(plan)
@@ -123,6 +133,19 @@ def _rewrite(graph: Graph, owner: Mapping[Node, _Record]) -> bool:
                 progress = True
                 if node in plan.bypassed:
                     break
+    return progress
+
+
+def _relocate(graph: Graph, owner: Mapping[Node, _Record]) -> bool:
+    """Move norms that stay to where they cost less."""
+    progress = False
+    for rule in MOVES:
+        for node in [node for node in reversed(list(owner)) if node in owner[node].open]:
+            plan = _next_plan(graph, rule, node)
+            if plan is not None:
+                _book(plan, owner)
+                graph.commit(plan)
+                progress = True
     return progress
 
 
@@ -149,31 +172,30 @@ def _allowed(plan: Plan, owner: Mapping[Node, _Record]) -> bool:
 def _book(plan: Plan, owner: Mapping[Node, _Record]) -> None:
     """Note in the records which of their nodes go, and where to."""
     tails = {node for node, view in plan.views.items() if isinstance(view, Norm) and node not in plan.into}
-    for node in (*plan.bypassed, *plan.removed, *tails):
+    for node in (*plan.bypassed, *plan.removed, *plan.moved, *tails):
         holder = owner.get(node)
         if holder is not None:
-            holder.gone |= {node} - tails
+            holder.gone |= {node} - tails - plan.moved.keys()
+            holder.moved += [moved for moved in plan.moved if moved is node]
             holder.partly |= node in tails
             holder.into += [target for target in plan.into if target not in holder.into]
             holder.rules += [rule for rule in plan.rules if rule not in holder.rules]
 
 
-def _best(graph: Graph, node: Node, search: Search) -> Plan | None:
-    """The first plan that inserts nothing, else the one that inserts least, if it pays."""
-    best: Plan | None = None
-    view = graph.view(node)
+def _best(graph: Graph, node: Node, search: Search, table: CostTable) -> Plan | None:
+    """The first plan that inserts nothing, else the cheapest, if it pays by ``table``."""
+    inserting = []
     for plan in islice(search.ways_out(node), ALTERNATIVES):
         if not plan.inserted:
             return plan
-        if best is None or len(plan.inserted) < len(best.inserted):
-            best = plan
-    if best is not None and not (isinstance(view, AffineOp) and view.affine.scales):
-        because = f"moving the constants of {graph.label(node)} on would put an addition in and take no operation out"
-        if isinstance(view, AffineOp):
-            because = f"{graph.label(node)} would only be replaced by another addition"
-        search.refusals.append(Refusal("does-not-pay", because))
+        inserting.append((plan, table.judge(graph, plan)))
+    if not inserting:
         return None
-    return best
+    plan, verdict = min(inserting, key=lambda one: one[1].ratio)
+    if table.allows(verdict):
+        return plan
+    search.refusals.append(Refusal("does-not-pay", verdict.because))
+    return None
 
 
 def _decide(graph: Graph, record: _Record) -> Decision:
@@ -188,8 +210,8 @@ def _decide(graph: Graph, record: _Record) -> Decision:
 
 
 def _outcome(graph: Graph, record: _Record) -> Outcome:
-    if not record.gone:
-        return "part-folded" if record.partly else "kept"
+    if not record.gone and not record.partly:
+        return "lowered" if record.moved else "kept"
     if not record.partly and len(record.left) == 1 and isinstance(graph.view(record.left[0]), Norm):
         return "lowered"
     rest = [node for node in record.left if not _only_passes(graph, node) and not _only_shifts(graph, node)]
@@ -220,8 +242,9 @@ def _pairs(graph: Graph, records: Sequence[_Record], shared: Collection[str]) ->
     """For every norm that went, the first values after it that both models have."""
     out = []
     for record in records:
-        if record.gone or record.partly:
-            after = [graph.value_name(value) for node in record.into for value in graph.view(node).outputs]
+        if record.gone or record.partly or record.moved:
+            into = [*record.into, *record.moved]
+            after = [graph.value_name(value) for node in into for value in graph.view(node).outputs]
             names = [record.site.output] if record.site.output in shared else [name for name in after if name in shared]
             out += [Pair(name, name, (record.site.name,)) for name in names]
     return out

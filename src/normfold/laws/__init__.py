@@ -12,6 +12,7 @@ from normfold.laws import (
     forward,
     homogeneous,
     means,
+    padded,
     parallel,
     permutation,
     quantized,
@@ -23,6 +24,7 @@ from normfold.laws.law import Law
 LAWS: tuple[Law, ...] = (
     backward.LAW,
     forward.LAW,
+    padded.LAW,
     collapse.LAW,
     routes.LAW,
     sums.LAW,

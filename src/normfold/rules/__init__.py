@@ -25,11 +25,13 @@ from normfold.rules import (
     drop_identity_map,
     emit_norm,
     fold_affine_into_consumer,
+    fold_affine_into_padded_consumer,
     fold_affine_into_producer,
     fold_affine_into_quantized_producer,
     fold_scale_into_quantized_consumer,
     fold_shuffle_into_consumer,
     merge_parallel_branches,
+    move_norm_past_pool,
 )
 from normfold.rules.rule import BACKWARD, FORWARD, Carry, Direction, Rewrite, Rule, Step, Target
 
@@ -37,6 +39,7 @@ CARRIES: tuple[Rule[Any], ...] = (
     # ends of a route
     fold_affine_into_producer.RULE,
     fold_affine_into_consumer.RULE,
+    fold_affine_into_padded_consumer.RULE,
     fold_affine_into_quantized_producer.RULE,
     fold_scale_into_quantized_consumer.RULE,
     compose_affine_into_affine.RULE,
@@ -60,12 +63,15 @@ REWRITES: tuple[Rewrite[Any], ...] = (
     merge_parallel_branches.RULE,
     fold_shuffle_into_consumer.RULE,
 )
-RULES: tuple[Rule[Any] | Rewrite[Any], ...] = (*CARRIES, *REWRITES)
+MOVES: tuple[Rewrite[Any], ...] = (move_norm_past_pool.RULE,)
+"""For norms that stay, once nothing else is left to do."""
+RULES: tuple[Rule[Any] | Rewrite[Any], ...] = (*CARRIES, *REWRITES, *MOVES)
 
 __all__ = [
     "BACKWARD",
     "CARRIES",
     "FORWARD",
+    "MOVES",
     "REWRITES",
     "RULES",
     "Carry",

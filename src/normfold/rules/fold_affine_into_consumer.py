@@ -27,24 +27,10 @@ from dataclasses import replace
 from normfold.algebra import Affine, trim
 from normfold.algebra.affine import Array
 from normfold.graph import Insertion
-from normfold.laws.backward import channel_vector
 from normfold.laws.forward import push_into_columns, spread
 from normfold.ops import Linear
-from normfold.rules.premises import finite, linear_in_range
+from normfold.rules.premises import finite, input_columns, linear_in_range, per_input_channel
 from normfold.rules.rule import FORWARD, Carry, Rule, Step, Target
-
-
-def _columns(carry: Carry[Linear]) -> tuple[Array, Array] | None:
-    view = carry.view
-    scale = channel_vector(carry.affine.scale, view.in_axes, view.in_sizes)
-    shift = channel_vector(carry.affine.shift, view.in_axes, view.in_sizes)
-    return None if scale is None or shift is None else (scale, shift)
-
-
-def _per_input_channel(carry: Carry[Linear]) -> str | None:
-    if _columns(carry) is not None:
-        return None
-    return f"its constants do not follow the {carry.view.weight.in_channels} input channels of {carry.label}"
 
 
 def _every_tap(carry: Carry[Linear]) -> str | None:
@@ -57,7 +43,7 @@ def _every_tap(carry: Carry[Linear]) -> str | None:
 
 def _folded(carry: Carry[Linear]) -> tuple[Linear, Array]:
     """The operation with scaled columns, and the shift of its output, right-aligned with it."""
-    view, columns = carry.view, _columns(carry)
+    view, columns = carry.view, input_columns(carry)
     if columns is None:
         raise ValueError("per-input-channel does not hold")
     weight, added = push_into_columns(view.weight, *columns)
@@ -84,7 +70,7 @@ def _steps(carry: Carry[Linear]) -> Iterable[Step]:
         return
     shift = Affine.of(shift=added)
     yield Step(view=view, onward=(Target(FORWARD, view.outputs[0], shift),))
-    yield Step(view=view, inserted=(Insertion(view.outputs[0], shift),))
+    yield Step(view=view, inserted=(Insertion(view.outputs[0], shift, "matmul/Add"),))
 
 
 RULE = Rule(
@@ -93,7 +79,7 @@ RULE = Rule(
     view=Linear,
     premises=(
         ("finite", finite),
-        ("per-input-channel", _per_input_channel),
+        ("per-input-channel", per_input_channel),
         ("every-tap", _every_tap),
         ("representable", _representable),
     ),

@@ -60,7 +60,7 @@ def _steps(carry: Carry[Linear]) -> Iterable[Step]:
         return
     scaled = _folded(replace(carry, affine=carry.affine.only_scale()))
     shift = Affine.of(shift=trim(carry.affine.shift))
-    yield Step(view=scaled, inserted=(Insertion(carry.view.outputs[0], shift),))
+    yield Step(view=scaled, inserted=(Insertion(carry.view.outputs[0], shift, "matmul/Add"),))
 
 
 RULE = Rule(

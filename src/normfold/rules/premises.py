@@ -7,6 +7,7 @@ import numpy as np
 from normfold.algebra import Affine
 from normfold.algebra.affine import Array
 from normfold.algebra.moves import Dim
+from normfold.laws.backward import channel_vector
 from normfold.laws.quantized import BIAS_LIMIT, bias_step, mirror, rescale
 from normfold.ops import AffineOp, Linear, QuantizedLinear, View
 from normfold.rules.rule import BACKWARD, Carry, Step, Target, V
@@ -49,6 +50,21 @@ def linear_in_range(view: Linear) -> bool:
         return False
     gain = view.weight.gain
     return gain <= 1 or gain * UNSEEN <= view.largest or view.weight.magnitude() <= view.largest
+
+
+def input_columns(carry: Carry[Linear]) -> tuple[Array, Array] | None:
+    """Scale and shift of the map for each input channel; ``None`` where it varies along another axis."""
+    view = carry.view
+    scale = channel_vector(carry.affine.scale, view.in_axes, view.in_sizes)
+    shift = channel_vector(carry.affine.shift, view.in_axes, view.in_sizes)
+    return None if scale is None or shift is None else (scale, shift)
+
+
+def per_input_channel(carry: Carry[Linear]) -> str | None:
+    """The map varies along the operation's input channels only."""
+    if input_columns(carry) is not None:
+        return None
+    return f"its constants do not follow the {carry.view.weight.in_channels} input channels of {carry.label}"
 
 
 def factors_of_codes(view: QuantizedLinear) -> Array | None:

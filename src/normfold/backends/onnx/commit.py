@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from normfold.algebra import Affine
 from normfold.algebra.affine import Array
 from normfold.algebra.moves import Dim
 from normfold.backends.onnx import gemm
@@ -161,6 +162,22 @@ class Writer:
             if needed:
                 value = self._insert_one(value, op, operand)
 
+    def insert_before(self, reader: ir.Node, slot: int, affine: Affine) -> None:
+        """Put a Mul and an Add by constants where ``reader`` alone reads at ``slot``, as far as they say anything."""
+        if reader.graph is None:
+            raise TypeError("the reader stands in no graph")
+        for op, operand, needed in (("Mul", affine.scale, affine.scales), ("Add", affine.shift, affine.shifts)):
+            if not needed:
+                continue
+            value = _operand(reader, slot)
+            name = self.fresh(f"{value.name or 'value'}_{op.lower()}")
+            held = ExactTensor(operand, self._tensor(reader, 1).dtype)
+            constant = self._constant(reader, held, self.fresh(f"{name}_constant"))
+            output = ir.Value(name=name, shape=value.shape, type=value.type)
+            node = ir.Node("", op, [value, constant], outputs=[output], name=f"{reader.name or name}_{op.lower()}")
+            reader.graph.insert_before(reader, node)
+            reader.replace_input_with(slot, output)
+
     def _into_gemm(self, value: ir.Value, shift: Array) -> bool:
         """Give the MatMul that makes ``value`` the shift as a bias, where it can become a Gemm."""
         node = value.producer()
@@ -238,6 +255,25 @@ def bypass(node: ir.Node, slot: int, *, replaced: bool) -> None:
         sweep(operand)
     if replaced or escaped:
         source.name = name
+
+
+def move(node: ir.Node, slot: int, behind: ir.Node, fresh: Callable[[str], str]) -> None:
+    """Let ``node``, whose data input is at ``slot`` and whose elements ``behind`` alone reads, change places with it.
+
+    ``x -> node -> behind -> y`` becomes ``x -> behind -> node -> y``; ``y`` keeps its name and its readers. Who reads
+    the shape between the two finds it at ``x``.
+    """
+    between, after = node.outputs[0], behind.outputs[0]
+    x, graph = _operand(node, slot), node.graph
+    if graph is None:
+        raise TypeError("the node stands in no graph")
+    between.replace_all_uses_with(x)
+    after.replace_all_uses_with(between, replace_graph_outputs=True)
+    node.replace_input_with(slot, after)
+    graph.remove(node)
+    graph.insert_after(behind, node)
+    between.shape, between.type = after.shape, after.type
+    between.name, after.name = after.name, fresh(f"{after.name}_before_{node.op_type.lower()}")
 
 
 def sweep(value: ir.Value) -> None:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from normfold.algebra.moves import Dim
 from normfold.backends.onnx.canonical import foreign_nodes, inline_norms
-from normfold.backends.onnx.commit import Writer, bypass, position
+from normfold.backends.onnx.commit import Writer, bypass, move, position
 from normfold.backends.onnx.decompositions import find_decompositions
 from normfold.backends.onnx.emission import emit, written_out
 from normfold.backends.onnx.expressions import EXPRESSIONS, STATISTICS
@@ -142,6 +142,10 @@ class OnnxGraph:
     def commit(self, plan: Plan) -> None:
         """Carry out ``plan`` on the model."""
         slots = [(_node(node), position(_node(node), value)) for node, value in plan.bypassed.items()]
+        readers = [(one, _node(one.reader)) for one in plan.inserted if one.reader is not None]
+        moved = [(_node(node), behind) for node, behind in plan.moved.items()]
+        moves = [(node, position(node, self.view(node).inputs[0]), _node(behind)) for node, behind in moved]
+        edges = [(one, node, position(node, one.value)) for one, node in readers]
         for view in plan.views.values():
             self._write(view)
         for value in plan.changed:
@@ -149,7 +153,12 @@ class OnnxGraph:
         for node, slot in slots:
             bypass(node, slot, replaced=node in plan.replaced)
         for insertion in plan.inserted:
-            self._writer.insert(insertion)
+            if insertion.reader is None:
+                self._writer.insert(insertion)
+        for insertion, reader, slot in edges:
+            self._writer.insert_before(reader, slot, insertion.affine)
+        for node, slot, behind in moves:
+            move(node, slot, behind, self.fresh_name)
         self._constants.forget_expressions()
         self._views.clear()
 
