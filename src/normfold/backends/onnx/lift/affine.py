@@ -113,10 +113,7 @@ def _of_values(context: Context, node: ir.Node, terms: tuple[ir.Value, ...]) -> 
 
 
 def _sum(context: Context, node: ir.Node) -> View:
-    terms = tuple(data(node, k) for k in range(len(node.inputs)))
-    if any(not isinstance(context.constants.find(term), str) for term in terms):
-        raise NotLifted("affine", f"{context.label(node)} has a constant among its terms")
-    return _of_values(context, node, terms)
+    return _of_values(context, node, tuple(data(node, k) for k in range(len(node.inputs))))
 
 
 def _meaning(label: str, op: str, k: Array, *, constant_first: bool) -> tuple[Affine, bool, bool]:
