@@ -165,3 +165,9 @@ def test_trees_of_branches(seed: int) -> None:
         values.append(f"t{count}")
         count += 1
     proven_fold(model(IMAGE, [*lines, f"y = Relu({values[0]})"], held))
+
+
+def test_a_value_that_a_convolution_makes_is_a_branch_of_its_own() -> None:
+    body = ["s = Conv(x, u)", THREE.replace("(x, ", "(s, "), "t = Add(a, s)", norm("t", "y", "p")]
+    held = HELD | {"u": array(4, 4, 1, 1, seed=2)} | statistics(4, "p")
+    assert proven_fold(model(IMAGE, body, held)).operators == ["Conv", "Conv"]

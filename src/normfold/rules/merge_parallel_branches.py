@@ -104,7 +104,7 @@ def _guest(graph: Graph, term: Term, host: Linear) -> Guest | None:
         return None
     producer = graph.producer(term.value)
     view = None if producer is None else graph.view(producer)
-    if isinstance(view, Linear):
+    if isinstance(view, Linear) and term.value is not host.inputs[0]:
         if view.window is None or view.refusals or view.inputs != host.inputs or not _private(graph, term.value):
             return None
         bias = np.zeros(()) if view.bias is None else view.bias
