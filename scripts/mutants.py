@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
 ROOMS = ("rules", "engine", "backends/onnx")
-TESTS = ("tests/backends", "tests/engine/test_driver.py", "tests/rules")
+TESTS = ("tests/backends/onnx", "tests/engine/test_driver.py", "tests/rules")
 REFUSING = {"NotLifted", "Refusal"}
 """What a guard makes when it says no."""
 SECONDS = 300.0
