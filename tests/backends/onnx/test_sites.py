@@ -114,9 +114,13 @@ def test_group_norm() -> None:
         "y = Relu(s2)",
     ]
     held = {
-        "groups": np.array([2, 2, -1]), "back": np.array([2, 4, 3, 3]), "one": np.ones(2, "f"), "zero": np.zeros(2, "f"),
-        "g": array(4, 1, 1), "b": array(4, 1, 1, seed=2),
-    }  # fmt: skip
+        "groups": np.array([2, 2, -1]),
+        "back": np.array([2, 4, 3, 3]),
+        "one": np.ones(2, "f"),
+        "zero": np.zeros(2, "f"),
+        "g": array(4, 1, 1),
+        "b": array(4, 1, 1, seed=2),
+    }
     source = model("float[2, 4, 3, 3] x", lines, held)
     assert sites(source) == {"core": "GroupNormalization (decomposed)"}
     assert "fixed-statistics" in proven_fold(source).refused
@@ -128,19 +132,69 @@ NO_NORMS = {
     "a-product-of-two": ["q = Sigmoid(x)", "sq = Mul(x, q)", f"v0 = {MEAN} (sq)", *DEVIATION, "y = Div(x, sd)"],
     "a-deviation-alone": ["sq = Pow(x, two)", f"v0 = {MEAN} (sq)", "v1 = Add(v0, eps)", "y = Sqrt(v1)"],
     "without-a-mean": ["sq = Pow(x, two)", "v1 = Add(sq, eps)", "sd = Sqrt(v1)", "y = Div(x, sd)"],
-    "gelu": ["[linear] h = MatMul(x, w)", "a = Div(h, root)", "e = Erf(a)", "p = Add(e, one)", "q = Mul(h, p)", "g1 = Mul(q, half)", "y = MatMul(g1, u)"],
-    "gelu-half-first": ["h = MatMul(x, w)", "a = Div(h, root)", "e = Erf(a)", "p = Add(e, one)", "f = Mul(h, half)", "q = Mul(f, p)", "y = MatMul(q, u)"],
-    "gelu-tanh": ["h = MatMul(x, w)", "c = Mul(h, h)", "d = Mul(c, h)", "e = Mul(d, root)", "f = Add(h, e)", "t0 = Mul(f, root)", "t = Tanh(t0)", "p = Add(t, one)", "q = Mul(h, p)", "g1 = Mul(half, q)", "y = MatMul(g1, u)"],
+    "gelu": [
+        "[linear] h = MatMul(x, w)",
+        "a = Div(h, root)",
+        "e = Erf(a)",
+        "p = Add(e, one)",
+        "q = Mul(h, p)",
+        "g1 = Mul(q, half)",
+        "y = MatMul(g1, u)",
+    ],
+    "gelu-half-first": [
+        "h = MatMul(x, w)",
+        "a = Div(h, root)",
+        "e = Erf(a)",
+        "p = Add(e, one)",
+        "f = Mul(h, half)",
+        "q = Mul(f, p)",
+        "y = MatMul(q, u)",
+    ],
+    "gelu-tanh": [
+        "h = MatMul(x, w)",
+        "c = Mul(h, h)",
+        "d = Mul(c, h)",
+        "e = Mul(d, root)",
+        "f = Add(h, e)",
+        "t0 = Mul(f, root)",
+        "t = Tanh(t0)",
+        "p = Add(t, one)",
+        "q = Mul(h, p)",
+        "g1 = Mul(half, q)",
+        "y = MatMul(g1, u)",
+    ],
     "quick-gelu": ["h = MatMul(x, w)", "a = Mul(h, root)", "s = Sigmoid(a)", "q = Mul(h, s)", "y = MatMul(q, u)"],
-    "hard-swish": ["h = MatMul(x, w)", "a = Add(h, three)", "c = Clip(a, zero, six)", "d = Div(c, six)", "q = Mul(h, d)", "y = MatMul(q, u)"],
-    "attention-scale": ["q = MatMul(x, w)", "kt = Transpose <perm = [0, 2, 1]> (x)", "z = Sigmoid(q)", "s = MatMul(z, kt)", "a = Div(s, root)", "p = Softmax <axis = -1> (a)", "y = MatMul(p, x)"],
+    "hard-swish": [
+        "h = MatMul(x, w)",
+        "a = Add(h, three)",
+        "c = Clip(a, zero, six)",
+        "d = Div(c, six)",
+        "q = Mul(h, d)",
+        "y = MatMul(q, u)",
+    ],
+    "attention-scale": [
+        "q = MatMul(x, w)",
+        "kt = Transpose <perm = [0, 2, 1]> (x)",
+        "z = Sigmoid(q)",
+        "s = MatMul(z, kt)",
+        "a = Div(s, root)",
+        "p = Softmax <axis = -1> (a)",
+        "y = MatMul(p, x)",
+    ],
     "a-shift": ["h = MatMul(x, w)", "y = Add(h, b)"],
     "far-from-any-linear-operation": ["r = Sigmoid(x)", "t = Mul(r, g)", "y = Relu(t)"],
-}  # fmt: skip
+}
 CONSTANTS = EPS | {
-    "three": np.float32(3), "root": np.float32(1.4142135), "one": np.float32(1), "zero": np.float32(0), "six": np.float32(6),
-    "w": array(4, 4), "u": array(4, 4, seed=2), "b": array(4), "g": array(4),
-}  # fmt: skip
+    "three": np.float32(3),
+    "root": np.float32(1.4142135),
+    "one": np.float32(1),
+    "zero": np.float32(0),
+    "six": np.float32(6),
+    "w": array(4, 4),
+    "u": array(4, 4, seed=2),
+    "b": array(4),
+    "g": array(4),
+}
 
 
 @pytest.mark.parametrize("case", NO_NORMS)

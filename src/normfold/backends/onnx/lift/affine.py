@@ -77,7 +77,7 @@ def _refuse_training(context: Context, node: ir.Node) -> None:
 
 def _arithmetic(context: Context, node: ir.Node) -> View:
     label = context.label(node)
-    if context.opset < 7 and node.op_type != "Sum" and node.attributes.get_int("broadcast", 0):
+    if context.opset < 7 and node.attributes.get_int("broadcast", 0) == 1:
         raise NotLifted("same-shape", f"{label} broadcasts by the rules before opset 7; convert the model to a newer one")
     left, right = data(node, 0), data(node, 1)
     side = next((k for k, value in ((1, right), (0, left)) if not isinstance(context.constants.find(value), str)), None)
