@@ -204,6 +204,23 @@ def test_a_bias_refused_by_name(case: str) -> None:
     assert refused == {"well-formed" if case in ("steps", "shape") else "whole-codes", "not-output"}
 
 
+def test_a_bias_computed_at_run_time_is_refused() -> None:
+    made, held = weight(3, 4, 1, 1, axis=0)
+    body = [made, "c = DequantizeLinear <axis = 0> (bq, bs)", "h = Conv (x, w, c)", norm("h", "y")]
+    constants = {**held, "bs": scales(3, seed=4), **statistics(3)}
+    folded = only_fold(model("float[2, 4, 5, 5] x, int32[3] bq", body, constants))
+    assert folded.refused == {"constant", "not-output"}
+
+
+def test_a_quantised_bias_along_another_axis_is_refused() -> None:
+    """A Gemm whose weight comes first has its output channels on axis 0, and its bias along axis 1."""
+    made, held = weight(3, 4, axis=0)
+    bias = {"bq": np.int32([1, 2, 3, 4, 5]), "bs": np.float32(0.01)}
+    body = [made, "c = DequantizeLinear (bq, bs)", "h = Gemm (w, x, c)", "y = Mul(h, k)"]
+    folded = only_fold(model("float[4, 5] x", body, {**held, **bias, "k": array(3, 1)}))
+    assert folded.refused == {"per-output-channel", "not-output"}
+
+
 def test_a_weight_that_is_quantised_at_run_time_stays() -> None:
     held = {"w0": array(3, 4, 1, 1), "ws": scales(3), "wz": np.zeros(3, np.int8), **statistics(3)}
     body = ["q = QuantizeLinear <axis = 0> (w0, ws, wz)", "w = DequantizeLinear <axis = 0> (q, ws, wz)"]
