@@ -139,6 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     largest = 0.0
     for outcome in sweep(range(options.seed, options.seed + options.count), options.workers):
         kinds[outcome.status] += 1
+        if kinds.total() % 1000 == 0:
+            print(f"{kinds.total()} of {options.count}", file=sys.stderr, flush=True)
         figures = {name: count + getattr(outcome, name) for name, count in figures.items()}
         if outcome.status == "wrong":
             print(f"seed {outcome.seed}: {outcome.reason}", flush=True)

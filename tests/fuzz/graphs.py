@@ -119,7 +119,7 @@ def _finish(b: Builder, inputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
         raise NotPossibleError
     held = [b.data[name] for name in b.initializers]
     ir_version = IR_VERSION[b.opset]
-    if b.opset == 9 and b.chance(0.5):
+    if b.opset == 9 and not any(node.op_type == "If" for node in b.nodes) and b.chance(0.5):
         ir_version = 3
         inputs += [_listed(tensor) for tensor in held]
     elif b.chance(0.05) and held:

@@ -1,0 +1,83 @@
+"""What random networks have found, each cut down to its cause."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from folding import array, model, norm, proven_fold, statistics
+
+
+def test_a_value_added_twice_is_merged_once() -> None:
+    """``Sum(conv(x), x, x)`` became a convolution with one identity."""
+    body = ["[linear] c = Conv(x, w)", "[sum] y = Sum(c, x, x)"]
+    folded = proven_fold(model("float[1, 3, 4, 4] x", body, {"w": array(3, 3, 1, 1)}))
+    assert folded.operators == ["Conv", "Sum"]
+
+
+def test_a_value_added_twice_in_a_row_is_merged_twice() -> None:
+    body = ["[linear] c = Conv(x, w)", "s = Add(c, x)", "y = Add(x, s)"]
+    folded = proven_fold(model("float[1, 3, 4, 4] x", body, {"w": array(3, 3, 1, 1)}))
+    assert folded.operators == ["Conv"]
+
+
+def test_a_negation_holds_no_constant() -> None:
+    """Two negations that the operation before them cannot take: the second had no place for what is left."""
+    held = {"w": array(3, 3, 1, 1), "k": array(3, 1, 1)}
+    body = ["[linear] c = Conv(x, w)", "[scale] d = Div(c, k)", "n = Neg(d)", "y = Neg(n)", "z = Relu(c)"]
+    folded = proven_fold(model("float[1, 3, 4, 4] x", body, held, outputs="float[] y, float[] z"))
+    assert folded.decision.outcome != "folded"
+
+
+def test_a_map_along_a_pooled_axis_that_goes() -> None:
+    held = {"g": array(3), "b": array(3, seed=1), "w": array(4, 5)}
+    body = [
+        "[norm] i = InstanceNormalization(x, g, b)",
+        "[mean] r = ReduceMean <axes = [1, 2], keepdims = 0> (i)",
+        "[linear] y = MatMul(r, w)",
+    ]
+    folded = proven_fold(model("float[2, 3, 4, 4] x", body, held))
+    assert "not-pooled-axis" in folded.refused
+
+
+def test_a_scale_behind_merged_branches() -> None:
+    """A number behind a sum of convolutions is no norm, until the sum has become one convolution."""
+    held = {"w1": array(3, 3, 3, 3), "w2": array(3, 3, 1, 1, seed=1), "k": array(1)}
+    body = ["a = Conv <pads = [1, 1, 1, 1]> (x, w1)", "b = Conv(x, w2)", "s = Add(a, b)", "[scale] y = Mul(s, k)"]
+    folded = proven_fold(model("float[1, 3, 4, 4] x", body, held))
+    assert folded.operators == ["Conv"]
+    assert folded.decision.outcome == "folded"
+
+
+def test_a_dropout_between_the_parts_of_a_norm_is_no_rest_of_it() -> None:
+    held = {"w": array(3, 3, 1, 1), "k": array(3, 1, 1)}
+    body = ["[linear] c = Conv(x, w)", "[scale] m = Mul(c, k)", "d = Dropout(m)", "y = Neg(d)"]
+    folded = proven_fold(model("float[1, 3, 4, 4] x", body, held))
+    assert folded.operators == ["Conv", "Dropout"]
+    assert folded.decision.outcome == "folded"
+
+
+def test_an_addition_between_two_norms_belongs_to_the_second() -> None:
+    """The bias of the product is behind the first norm already."""
+    held = {"w": array(3, 4), "k": array(4, seed=1), "d": np.float32(3), **statistics(4)}
+    body = [
+        "[linear] h = MatMul(x, w)",
+        norm("h", "t"),
+        "a = Add(t, k)",
+        "[scale] y = Div(a, d)",
+    ]
+    folded = proven_fold(model("float[2, 3] x", body, held))
+    assert folded.operators == ["Gemm"]
+    assert all(decision.outcome == "folded" for decision in folded.decisions.values())
+
+
+def test_a_transposed_convolution_does_not_pad() -> None:
+    held = {"w": array(3, 3, 3, 3), **statistics(3)}
+    body = ["r = Relu(x)", norm("r", "t"), "[linear] y = ConvTranspose(t, w)"]
+    folded = proven_fold(model("float[1, 3, 4, 4] x", body, held))
+    assert "sums every tap" in folded.because("every-tap")
+
+
+def test_a_value_that_is_read_twice_by_one_operation() -> None:
+    body = ["r = Relu(x)", norm("r", "t"), "[both] y = Concat <axis = 1> (t, t)"]
+    folded = proven_fold(model("float[1, 3, 4, 4] x", body, statistics(3)))
+    assert folded.because("linear-consumer") == "Concat 'both' reads it more than once"
