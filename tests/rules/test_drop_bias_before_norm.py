@@ -66,3 +66,14 @@ STAYS = {
 def test_a_bias_that_shows_elsewhere_stays(case: str) -> None:
     lines, outputs = STAYS[case]
     assert has_bias(folded_with(lines, outputs=outputs, rows=np.array([2, 4, 6, 6]), s6=array(6)))
+
+
+@pytest.mark.parametrize("opset", [9, 11])
+def test_a_product_past_a_reshape(opset: int) -> None:
+    """Before opset 11 a Gemm must have a bias, which then holds zeros."""
+    body = ["h = Gemm(x, w, c)", "r = Reshape(h, split)", "y = InstanceNormalization(r, s4, b4)"]
+    held = {"w": array(3, 8), "c": np.repeat(array(4), 2), "split": np.array([0, 4, 2]), "s4": array(4), "b4": array(4)}
+    folded = proven_fold(model("float[2, 3] x", body, held, opset=opset))
+    gemm = folded.result.graph.node[0]
+    assert len(gemm.input) == (3 if opset == 9 else 2)
+    assert opset > 9 or not folded.constant(gemm.input[2]).any()

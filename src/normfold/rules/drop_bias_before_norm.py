@@ -40,7 +40,7 @@ def _plans(graph: Graph, norm: Norm) -> Iterable[Plan]:
         between.append(value)
         producer = graph.producer(value)
         view = None if producer is None or not graph.same_scope(producer, norm.node) else graph.view(producer)
-        if isinstance(view, Linear) and not view.refusals and view.bias is not None:
+        if isinstance(view, Linear) and not view.refusals and view.bias is not None and view.bias.any():
             shift = _carried(Affine.of(shift=view.bias), moves[::-1])
             if shift is not None and vanishes(shift.shift, norm.groups.axis, norm.groups.count):
                 without = replace(view, bias=None)

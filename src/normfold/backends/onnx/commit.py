@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -59,6 +59,8 @@ class Writer:
         if node.op_type == "Gemm":
             for attribute in ("alpha", "beta"):
                 node.attributes.pop(attribute, None)
+        if view.bias is None and node.op_type == "Gemm" and self.opset < 11:
+            view = replace(view, bias=np.zeros(()))  # older ones must have a bias
         if view.bias is None and len(node.inputs) > 2:
             self._drop_bias(node)
         elif view.bias is not None:
