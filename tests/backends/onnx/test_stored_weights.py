@@ -238,3 +238,32 @@ def test_metadata_stays() -> None:
     result = only_fold(source).result
     assert (result.producer_name, result.doc_string, result.graph.doc_string) == ("trainer", "a model", "a graph")
     assert {p.key: p.value for p in result.metadata_props} == {"key": "value"}
+
+
+def test_the_zero_biases_of_the_newer_torch_exporter_are_constants() -> None:
+    """Without optimisation it writes a missing bias as Expand(CastLike(0, x), Shape(w)): x gives its type only."""
+    body = [
+        "zero = Constant <value = float {0.0}> ()",
+        "typed = CastLike(zero, x)",
+        "size = Shape <start = 0, end = 1> (w)",
+        "bias = Expand(typed, size)",
+        "c = Conv(x, w, bias)",
+        norm("c", "n"),
+        "other = CastLike(zero, n)",
+        "y = Add(n, other)",
+    ]
+    folded = proven_fold(model("float[N, 3, 6, 6] x", body, {"w": array(4, 3, 3, 3)} | statistics(4)))
+    assert "BatchNormalization" not in folded.operators
+    assert "Expand" not in folded.operators
+
+
+def test_shape_inference_leaves_sequences_alone() -> None:
+    """The model's own types stay as they are: a sequence is no tensor."""
+    body = [
+        "parts = SplitToSequence <axis = 1> (x, two)",
+        "first = SequenceAt(parts, zero)",
+        "c = Conv(first, w)",
+        norm("c", "y"),
+    ]
+    held = {"w": array(4, 2, 1, 1), "two": np.array([2, 2]), "zero": np.array(0)} | statistics(4)
+    assert "BatchNormalization" not in proven_fold(model("float[1, 4, 6, 6] x", body, held)).operators

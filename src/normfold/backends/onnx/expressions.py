@@ -95,10 +95,43 @@ def _cast(node: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
     return ir.Tensor(tensor.numpy().astype(target.numpy()), dtype=target)
 
 
-def _shape(node: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
-    if arguments[0] is None or node.attributes:
+def _unread(_: ir.Node, __: Arguments) -> ir.TensorProtocol | None:
+    """Shape is read by `Constants`, which knows the dimensions of values that are not constant, too."""
+    return None
+
+
+def _cast_like(node: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
+    tensor, like = arguments[0], node.inputs[1]
+    target = None if like is None else like.dtype
+    if tensor is None or tensor.dtype == target:
+        return tensor
+    if target not in FLOATS or tensor.dtype not in FLOATS:
         return None
-    return ir.tensor(np.asarray(arguments[0].shape.numpy(), dtype=np.int64))
+    return ir.Tensor(tensor.numpy().astype(target.numpy()), dtype=target)
+
+
+def _expand(_: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
+    tensor, sizes = arguments
+    if tensor is None or sizes is None:
+        return None
+    shape = np.broadcast_shapes(tuple(tensor.shape.numpy()), tuple(int(k) for k in sizes.numpy()))
+    return None if prod(shape) > LIMIT else ir.Tensor(np.broadcast_to(tensor.numpy(), shape), dtype=tensor.dtype)
+
+
+def _concat(node: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
+    tensors = [tensor for tensor in arguments if tensor is not None]
+    if len(tensors) != len(arguments) or sum(tensor.size for tensor in tensors) > LIMIT:
+        return None
+    joined = np.concatenate([tensor.numpy() for tensor in tensors], axis=node.attributes.get_int("axis", 0))
+    return ir.Tensor(joined, dtype=tensors[0].dtype)
+
+
+def _gather(node: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
+    tensor, indices = arguments
+    if tensor is None or indices is None or tensor.size * max(1, indices.size) > LIMIT:
+        return None
+    taken = np.take(tensor.numpy(), indices.numpy().astype(np.int64), axis=node.attributes.get_int("axis", 0))
+    return ir.Tensor(np.asarray(taken), dtype=tensor.dtype)
 
 
 def _filled(node: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
@@ -160,7 +193,11 @@ STATISTICS = frozenset({"BatchNormalization", "ReduceL2", "ReduceMean", "ReduceS
 EXPRESSIONS: dict[str, Expression] = {
     "Identity": _identity,
     "Cast": _cast,
-    "Shape": _shape,
+    "CastLike": _cast_like,
+    "Concat": _concat,
+    "Expand": _expand,
+    "Gather": _gather,
+    "Shape": _unread,
     "ConstantOfShape": _filled,
     "Transpose": _rearranged(_transpose),
     "Reshape": _rearranged(_reshape),

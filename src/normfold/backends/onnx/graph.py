@@ -17,14 +17,11 @@ from normfold.backends.onnx.lift.context import Context, opaque
 from normfold.backends.onnx.preprocessing import STAGE, insert
 from normfold.backends.onnx.shapes import Shapes
 from normfold.backends.onnx.sites import Labels, find_sites, may_hold_norm, walk_model
-from normfold.backends.onnx.tensors import Constants
+from normfold.backends.onnx.tensors import Constants, reads_elements
 from normfold.decisions import Refusal
 from normfold.graph import Plan, Site
 from normfold.ops import Node, Norm, Value, View
 from normfold.preprocess import Stage
-
-SHAPE_READERS = frozenset({"Shape", "Size"})
-"""Operators that read a value's dimensions, not its elements."""
 
 
 class OnnxGraph:
@@ -42,8 +39,8 @@ class OnnxGraph:
             insert(model, stage, self.fresh_name)
         self._foreign = foreign_nodes(model)
         self._labels = Labels(model)
-        self._constants = Constants(self._overridable, EXPRESSIONS)
         self._shapes = Shapes(model)
+        self._constants = Constants(self._overridable, EXPRESSIONS, self._shapes.of)
         self._context = Context(
             self._constants,
             self._shapes.of,
@@ -93,7 +90,7 @@ class OnnxGraph:
 
     def consumers(self, value: Value) -> Sequence[tuple[ir.Node, int]]:
         """The nodes that read the elements of ``value``, in subgraphs, too."""
-        return [(node, index) for node, index in _value(value).uses() if node.op_type not in SHAPE_READERS]
+        return [(node, index) for node, index in _value(value).uses() if reads_elements(node, index)]
 
     def normalised_by(self, node: Node) -> Sequence[ir.Node]:
         """The nodes that compute the weight of ``node`` from constants, where it is normalised on the way."""
@@ -138,6 +135,10 @@ class OnnxGraph:
         """Names of all values that nodes of the main graph make, those of a preprocessing put in left out."""
         own = (node for node in self.model.graph if STAGE not in node.meta)
         return frozenset(output.name for node in own for output in node.outputs if output.name)
+
+    def unable(self, _plan: Plan) -> Refusal | None:
+        """Nothing: an ONNX graph has a place for every edit."""
+        return None
 
     def commit(self, plan: Plan) -> None:
         """Carry out ``plan`` on the model."""

@@ -11,20 +11,36 @@ from normfold.algebra.moves import Dim
 
 
 class Shapes:
-    """Looks dimensions up; runs shape inference over the whole model once, and only when it must."""
+    """Looks dimensions up; runs shape inference over a copy of the model once, and only when it must."""
 
     def __init__(self, model: ir.Model) -> None:
         self._model = model
-        self._inferred = False
+        self._inferred: dict[ir.Value, tuple[Dim, ...]] | None = None
 
     def of(self, value: ir.Value) -> tuple[Dim, ...] | None:
         """The dimensions of ``value``: sizes, names, ``None`` each where unknown; ``None`` where the rank is."""
-        if value.shape is None and not self._inferred:
-            self._inferred = True
-            # Inference that fails leaves the model as it was; the premises that need shapes then say so.
-            logging.getLogger("onnx_ir.passes.common.shape_inference").setLevel(logging.CRITICAL)
-            ShapeInferencePass(check_type=False, strict_mode=False)(self._model)
-        return _stated(value) or _after_convolution(value)
+        known = _stated(value)
+        if known is not None:
+            return known
+        if self._inferred is None:
+            self._inferred = _infer(self._model)
+        return self._inferred.get(value) or _after_convolution(value)
+
+
+def _infer(model: ir.Model) -> dict[ir.Value, tuple[Dim, ...]]:
+    """What inference finds for the values of ``model``, which stays as it is."""
+    # Inference that fails finds nothing; the premises that need shapes then say so.
+    logging.getLogger("onnx_ir.passes.common.shape_inference").setLevel(logging.CRITICAL)
+    copy = model.clone()
+    ShapeInferencePass(check_type=False, strict_mode=False)(copy)
+    found = {}
+    for mine, theirs in zip(model.graphs(), copy.graphs(), strict=True):
+        values = ir.convenience.create_value_mapping(theirs)
+        for name, value in ir.convenience.create_value_mapping(mine).items():
+            known = _stated(values[name]) if name in values else None
+            if known is not None:
+                found[value] = known
+    return found
 
 
 def _stated(value: ir.Value) -> tuple[Dim, ...] | None:

@@ -85,9 +85,15 @@ class Constants:
     (Identity, Transpose, Reshape, Cast, arithmetic: what exporters put in front of weights).
     """
 
-    def __init__(self, overridable: Callable[[ir.Value], bool], expressions: Mapping[str, Expression]) -> None:
+    def __init__(
+        self,
+        overridable: Callable[[ir.Value], bool],
+        expressions: Mapping[str, Expression],
+        shape: Callable[[ir.Value], Sequence[int | str | None] | None],
+    ) -> None:
         self._overridable = overridable
         self._expressions = expressions
+        self._shape = shape
         self._cache: dict[ir.Value, ir.TensorProtocol | str] = {}
 
     def forget(self, value: ir.Value) -> None:
@@ -119,7 +125,9 @@ class Constants:
         node = value.producer()
         if node is None or node.op_type not in self._expressions:
             return []
-        return [operand for operand in node.inputs if operand is not None]
+        return [
+            operand for index, operand in enumerate(node.inputs) if operand is not None and reads_elements(node, index)
+        ]
 
     def array(self, value: ir.Value | None) -> Array | None:
         """The float64 values behind ``value``; ``None`` where it is not a constant number."""
@@ -135,7 +143,12 @@ class Constants:
         while pending:
             at = pending.pop()
             node = at.producer()
-            if node is not None and node not in made and node.op_type != "Constant" and not isinstance(self.find(at), str):
+            if (
+                node is not None
+                and node not in made
+                and node.op_type != "Constant"
+                and not isinstance(self.find(at), str)
+            ):
                 made[node] = None
                 pending += [operand for operand in node.inputs if operand is not None]
         return list(made)[::-1]
@@ -154,12 +167,15 @@ class Constants:
         return self._evaluate(node, value)
 
     def _evaluate(self, node: ir.Node, value: ir.Value) -> ir.TensorProtocol | str:
+        if node.op_type == "Shape" and node.domain in ("", "ai.onnx"):
+            return self._dimensions(node, value)
         expression = self._expressions.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if expression is None or any(output.uses() for output in node.outputs[1:]):
             return f"{value.name!r} is computed at run time by {node.op_type}"
         arguments: list[ir.TensorProtocol | None] = []
-        for operand in node.inputs:
-            tensor = None if operand is None else self._cache.get(operand, f"{operand.name!r} depends on itself")
+        for index, operand in enumerate(node.inputs):
+            unread = operand is None or not reads_elements(node, index)
+            tensor = None if unread else self._cache.get(operand, f"{operand.name!r} depends on itself")
             if isinstance(tensor, str):
                 return tensor
             arguments.append(tensor)
@@ -168,3 +184,18 @@ class Constants:
         except ValueError as error:
             return f"{value.name!r} cannot be computed by {node.op_type}: {error}"
         return found or f"{value.name!r} is computed by {node.op_type} in a way not read here"
+
+    def _dimensions(self, node: ir.Node, value: ir.Value) -> ir.TensorProtocol | str:
+        """The dimensions that a Shape gives, where they are known: of any value, constant or not."""
+        whole = None if node.inputs[0] is None else self._shape(node.inputs[0])
+        if whole is not None:
+            start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(whole))
+            sizes = [size for size in whole[start:end] if isinstance(size, int)]
+            if len(sizes) == len(whole[start:end]):
+                return ir.tensor(np.asarray(sizes, dtype=np.int64))
+        return f"{value.name!r} is the shape of a value, which is not known"
+
+
+def reads_elements(node: ir.Node, index: int) -> bool:
+    """Whether ``node`` needs the elements of that input: Shape takes its dimensions, CastLike the second's type."""
+    return node.op_type not in ("Shape", "Size") and not (node.op_type == "CastLike" and index == 1)
