@@ -1,10 +1,11 @@
 """Norms that an exporter wrote as several elementary operations.
 
 ``x / sqrt(mean(x^2) + epsilon)`` is an RMSNorm; with ``x - mean(x)`` for ``x`` it is a LayerNorm, or over the positions
-of each channel an InstanceNorm. The multiplication and the addition by constants that follow belong to it. Variants
-that are read as well: ``mean(x^2) - mean(x)^2`` for the variance; Reciprocal, ``1 / d`` and ``Pow(-0.5)`` for the division;
-the scale inside, ``x * (g / d) + (b - mean * g / d)``, as Keras and TensorFlow write it; and a Cast to float32 around
-the whole or from the difference on.
+of each channel an InstanceNorm. The multiplication and the addition by constants that follow belong to it.
+
+Variants that are read as well: ``mean(x^2) - mean(x)^2`` for the variance; Reciprocal, ``1 / d`` and ``Pow(-0.5)`` for
+the division; the scale inside, ``x * (g / d) + (b - mean * g / d)``, as Keras and TensorFlow write it; and a Cast to
+float32 around the whole or from the difference on.
 
 A GroupNorm is an InstanceNormalization between two reshapes, and its operations are looked at one by one: no runtime
 recognises the whole.
@@ -33,7 +34,7 @@ class Decomposition:
 
     ``operator`` is what it amounts to, over ``axes`` (negative where the rank of its input is known). ``nodes`` are in
     topological order, and the last one makes its output; ``named`` is the one that it is named after. ``tail`` is what
-    its constants do.
+    its constants do. ``dtype`` is the type of its input, as far as that is known; ``entry`` is the first to read it.
     """
 
     operator: str
@@ -43,6 +44,7 @@ class Decomposition:
     epsilon: float
     tail: Affine
     holds_shift: bool
+    dtype: ir.DataType | None
     entry: ir.Node
 
     @property
@@ -164,7 +166,8 @@ class _Reading:
             self.nodes.add(reader)
         nodes = tuple(sorted(self.nodes | {last}, key=order.__getitem__))
         entry = next(node for node in nodes if node.inputs[0] is self.x)
-        return Decomposition(operator, nodes, named, axes, epsilon, tail, holds_shift, entry)
+        dtype = self.context.dtype(self.x)
+        return Decomposition(operator, nodes, named, axes, epsilon, tail, holds_shift, dtype, entry)
 
     def _operator(
         self, axes: tuple[int, ...], rank: int | None, tail: Affine, last: ir.Node

@@ -32,7 +32,7 @@ def written_out(context: Context, found: Decomposition) -> View:
     """``found`` as the norm that it is, with the reasons why it must stay written out."""
     refusal = _refusal(context, found)
     sizes = None if refusal is not None else _sizes(context, found)
-    dtype, tail = found.input.dtype, None
+    dtype, tail = found.dtype, None
     if sizes is not None:
         tail = Affine.of(np.broadcast_to(found.tail.scale, sizes), np.broadcast_to(found.tail.shift, sizes))
     return Norm(
@@ -52,7 +52,7 @@ def written_out(context: Context, found: Decomposition) -> View:
 
 def _refusal(context: Context, found: Decomposition) -> Refusal | None:
     """The first premise that fails: each may rely on those before it."""
-    label, operator, dtype = context.label(found.named), found.operator, context.dtype(found.input)
+    label, operator, dtype = context.label(found.named), found.operator, found.dtype
     shared = found.shared()
     if shared is not None:
         return Refusal("single-use", f"{context.label(shared)} inside of it is read by something else, too")
@@ -92,8 +92,8 @@ def emit(
     view: Norm, found: Decomposition, set_constant: Callable[[ir.Node, int, ir.TensorProtocol, str], None]
 ) -> None:
     """Turn the last node of ``found`` into the operator with the constants of ``view``; the others go."""
-    node, x, tail = found.last, found.input, view.tail
-    if tail is None or x.dtype is None:
+    node, x, tail, dtype = found.last, found.input, view.tail, found.dtype
+    if tail is None or dtype is None:
         raise TypeError(f"the norm at {found.named.name!r} cannot be emitted")
     read = [value for value in node.inputs if value is not None]
     node.op_type = view.op
@@ -101,7 +101,7 @@ def emit(
     node.attributes["epsilon"] = ir.AttrFloat32("epsilon", found.epsilon)
     if view.op != INSTANCE:
         node.attributes["axis"] = ir.AttrInt64("axis", -len(found.axes))
-    if x.dtype == ir.DataType.DOUBLE:
+    if dtype == ir.DataType.DOUBLE:
         node.attributes["stash_type"] = ir.AttrInt64("stash_type", int(ir.DataType.DOUBLE))
     node.resize_inputs(1)
     node.replace_input_with(0, x)
@@ -109,7 +109,7 @@ def emit(
     for slot, role, values in ((1, "scale", tail.scale), (2, "bias", tail.shift)):
         if slot == 1 or view.holds_shift:
             shape = (-1,) if view.op == INSTANCE else (1,) * (len(found.axes) - len(tail.shape)) + tail.shape
-            tensor = ExactTensor(np.broadcast_to(values, tail.shape).reshape(shape), x.dtype)
+            tensor = ExactTensor(np.broadcast_to(values, tail.shape).reshape(shape), dtype)
             set_constant(node, slot, tensor, f"{name}_{role}")
     for value in read:
         sweep(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import onnx
 import onnx_ir as ir
 
 from normfold.algebra.affine import Array
@@ -62,10 +63,25 @@ class Context:
         return None if shape is None else len(shape)
 
     def dtype(self, value: ir.Value) -> ir.DataType | None:
-        """The type of ``value``, where known; looking its shape up infers it."""
-        if value.dtype is None:
-            self.shape(value)
+        """The type of ``value``; where the model does not state it, that of what it is made from, if they share it."""
+        while value.dtype is None:
+            node = value.producer()
+            if node is not None and node.op_type == "Cast" and not self.domain(node):
+                return ir.DataType(node.attributes.get_int("to", 0))
+            source = None if node is None else self._of_same_type(node, value.index() or 0)
+            if source is None:
+                return None
+            value = source
         return value.dtype
+
+    def _of_same_type(self, node: ir.Node, output: int) -> ir.Value | None:
+        """An input of ``node`` whose type the operator's specification says is that of its output."""
+        if not onnx.defs.has(node.op_type, self.domain(node)):
+            return None
+        schema = onnx.defs.get_schema(node.op_type, self.opset, self.domain(node))
+        kind = schema.outputs[min(output, len(schema.outputs) - 1)].type_str
+        pairs = zip(node.inputs, schema.inputs, strict=False)
+        return next((value for value, formal in pairs if value is not None and formal.type_str == kind), None)
 
     def integers(self, node: ir.Node, attribute: str, index: int) -> list[int] | None:
         """Integers that older opsets keep in ``attribute`` and newer ones in constant input ``index``."""
