@@ -174,8 +174,10 @@ class Constants:
             return f"{value.name!r} is computed at run time by {node.op_type}"
         arguments: list[ir.TensorProtocol | None] = []
         for index, operand in enumerate(node.inputs):
-            unread = operand is None or not reads_elements(node, index)
-            tensor = None if unread else self._cache.get(operand, f"{operand.name!r} depends on itself")
+            if operand is None or not reads_elements(node, index):
+                arguments.append(None)
+                continue
+            tensor = self._cache.get(operand, f"{operand.name!r} depends on itself")
             if isinstance(tensor, str):
                 return tensor
             arguments.append(tensor)
