@@ -127,6 +127,10 @@ class Graph(Protocol):
         """Names of all values that operations make. A name that a model and its folded form share means the same."""
         ...
 
+    def unable(self, plan: Plan) -> Refusal | None:
+        """Why this kind of model has no place for the edits of ``plan``, or ``None`` where it has."""
+        ...
+
     def commit(self, plan: Plan) -> None:
         """Carry out every edit of ``plan``; the only mutation."""
         ...

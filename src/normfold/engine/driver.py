@@ -160,7 +160,8 @@ def _objections(graph: Graph, node: Node) -> list[Refusal]:
 
 def _answers(graph: Graph, rule: Rewrite[Any], node: Node) -> Iterable[Plan | Refusal]:
     view = graph.view(node)
-    return rule.plans(graph, view) if isinstance(view, rule.view) else ()
+    answers = rule.plans(graph, view) if isinstance(view, rule.view) else ()
+    return (graph.unable(answer) or answer if isinstance(answer, Plan) else answer for answer in answers)
 
 
 def _allowed(plan: Plan, owner: Mapping[Node, _Record]) -> bool:
@@ -186,6 +187,10 @@ def _best(graph: Graph, node: Node, search: Search, table: CostTable) -> Plan | 
     """The first plan that inserts nothing, else the cheapest, if it pays by ``table``."""
     inserting = []
     for plan in islice(search.ways_out(node), ALTERNATIVES):
+        unable = graph.unable(plan)
+        if unable is not None:
+            search.refuse(unable)
+            continue
         if not plan.inserted:
             return plan
         inserting.append((plan, table.judge(graph, plan)))

@@ -35,8 +35,8 @@ class Search:
         """Plans that take the affine operation ``node`` out of the graph, or the scale and shift out of a norm."""
         view = self.graph.view(node)
         if isinstance(view, Norm):
-            self._refuse(view.core)
-        self._refuse(*view.refusals)
+            self.refuse(view.core)
+        self.refuse(*view.refusals)
         if view.refusals:
             return
         if isinstance(view, AffineOp):
@@ -57,7 +57,7 @@ class Search:
         """``plan`` completed so that ``target``'s map is absorbed beyond ``target``'s value."""
         self.effort += 1
         if depth == 0 or self.effort > EFFORT:
-            self._refuse(
+            self.refuse(
                 Refusal("short-route", f"the way from here through {self.graph.label(origin)} is too long to search")
             )
         elif target.direction == BACKWARD:
@@ -69,19 +69,19 @@ class Search:
         value, graph = target.value, self.graph
         producer = graph.producer(value)
         if producer is None:
-            self._refuse(Refusal("linear-producer", f"{graph.label(value)} is a model input: no operation before it"))
+            self.refuse(Refusal("linear-producer", f"{graph.label(value)} is a model input: no operation before it"))
             return
         others = [node for node, _ in graph.consumers(value) if node is not origin]
         if len(graph.consumers(value)) > 1:
             who = ", ".join(graph.label(node) for node in others[:3]) or graph.label(origin)
-            self._refuse(Refusal("single-use", f"the output of {graph.label(producer)} is also read by {who}"))
+            self.refuse(Refusal("single-use", f"the output of {graph.label(producer)} is also read by {who}"))
             return
         if not graph.same_scope(producer, origin):
-            self._refuse(Refusal("same-scope", f"{graph.label(producer)} stands in another graph body"))
+            self.refuse(Refusal("same-scope", f"{graph.label(producer)} stands in another graph body"))
             return
         escape = graph.escapes(value)
         if escape is not None:
-            self._refuse(Refusal("not-output", escape))
+            self.refuse(Refusal("not-output", escape))
             return
         view = plan.views.get(producer) or graph.view(producer)
         port = view.outputs.index(value) if value in view.outputs else -1
@@ -91,11 +91,11 @@ class Search:
         value, graph = target.value, self.graph
         escape = graph.escapes(value)
         if escape is not None:
-            self._refuse(Refusal("not-output", escape))
+            self.refuse(Refusal("not-output", escape))
             return
         readers = graph.consumers(value)
         if not readers:
-            self._refuse(Refusal("linear-consumer", f"nothing reads the output of {graph.label(origin)}"))
+            self.refuse(Refusal("linear-consumer", f"nothing reads the output of {graph.label(origin)}"))
             return
         if origin not in plan.bypassed:
             plan = replace(plan, changed=(*plan.changed, value))
@@ -109,25 +109,25 @@ class Search:
         times = list(view.inputs).count(target.value)
         if times != 1:
             how = "reads it more than once" if times else "does not read it as data"
-            self._refuse(Refusal("linear-consumer", f"{self.graph.label(view.node)} {how}"))
+            self.refuse(Refusal("linear-consumer", f"{self.graph.label(view.node)} {how}"))
             return
         for one in self._arrive(plan, view, view.inputs.index(target.value), target, depth):
             yield from self._into_all(one, readers[1:], target, depth)
 
     def _arrive(self, plan: Plan, view: View, port: int, target: Target, depth: int) -> Iterator[Plan]:
         if view.refusals:
-            self._refuse(*view.refusals)
+            self.refuse(*view.refusals)
             return
         if view.node in plan.bypassed:
             # Its own map has gone on with what arrived first; it must not do so again.
-            self._refuse(
+            self.refuse(
                 Refusal("single-use", f"{self.graph.label(view.node)} is reached on two ways and can go only once")
             )
             return
         carry = Carry(self.graph, view, target.direction, target.affine, port)
         rules = [rule for rule in CARRIES if target.direction in rule.directions and isinstance(view, rule.view)]
         if not rules or port < 0:
-            self._refuse(self._no_rule(view, target))
+            self.refuse(self._no_rule(view, target))
         for rule in rules:
             if port >= 0 and self._proven(rule, carry):
                 for step in rule.steps(carry):
@@ -137,7 +137,7 @@ class Search:
         for premise, check in rule.premises:
             because = check(carry)
             if because is not None:
-                self._refuse(Refusal(premise, because))
+                self.refuse(Refusal(premise, because))
                 return False
         return True
 
@@ -147,7 +147,7 @@ class Search:
         if step.view is not None:
             plan = replace(plan.with_view(step.view), into=(*plan.into, node))
         if step.remove and node in self.kept:
-            self._refuse(Refusal("selected", f"{carry.label}, which was left out, would have to go with it"))
+            self.refuse(Refusal("selected", f"{carry.label}, which was left out, would have to go with it"))
             return
         if step.remove:
             replaced = {node} if carry.direction == BACKWARD else set()
@@ -168,5 +168,6 @@ class Search:
             return Refusal("linear-producer", f"its input comes from {label}, which cannot take a scale and a shift")
         return Refusal("linear-consumer", f"{label} reads it, which cannot take a scale and a shift")
 
-    def _refuse(self, *refusals: Refusal) -> None:
+    def refuse(self, *refusals: Refusal) -> None:
+        """Note why a way is no way."""
         self.refusals += [refusal for refusal in refusals if refusal not in self.refusals]

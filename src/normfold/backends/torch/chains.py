@@ -1,0 +1,86 @@
+"""Modules that are one affine map by stored constants, seen as one operation: FrozenBatchNorm2d, LayerScale."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from torch import nn
+
+from normfold.algebra import Affine, trim
+from normfold.backends.torch.numbers import exact
+from normfold.backends.torch.record import Call, Op, Trace, Value
+
+AFFINE: Final = "affine"
+"""The kind of the operation that stands for such a module's own ones, which its argument ``steps`` holds."""
+
+
+def collapse(trace: Trace) -> tuple[Op, ...]:
+    """The operations of ``trace`` that depend on its inputs, those of each affine module as one."""
+    stands_for: dict[Op, Op | None] = {}
+    for call in trace.calls:
+        steps = _steps(call)
+        if steps:
+            stands_for |= dict.fromkeys(steps[:-1]) | {steps[-1]: _joined(call, steps)}
+    moving = (op for op in trace.ops if any(value.tensor is None for value in op.outputs) or _reads_data(op))
+    return tuple(found for op in moving if (found := stands_for.get(op, op)) is not None)
+
+
+def affine_of(op: Op) -> Affine:
+    """The map that the steps of ``op`` make up."""
+    affine = Affine.of()
+    for step in op.arguments["steps"]:
+        affine = _map(step).after(affine)
+    return affine
+
+
+def _reads_data(op: Op) -> bool:
+    return any(value.tensor is None for value in op.inputs)
+
+
+def _steps(call: Call) -> list[Op]:
+    """The operations on data of ``call``, if they are an affine map of its one input that scales it; else none."""
+    if isinstance(call.module, nn.modules.batchnorm._NormBase) or len(call.arguments) != 1:  # noqa: SLF001
+        return []
+    value = call.arguments[0]
+    steps = [item for item in call.items if isinstance(item, Op) and _reads_data(item)]
+    if not isinstance(value, Value) or not any(step.kind in ("mul", "div") for step in steps):
+        return []
+    for step in steps:
+        if not _is_step(step, value):
+            return []
+        value = step.outputs[0]
+    inner = [item for item in call.items if isinstance(item, Call)]
+    reached = inner[0].arguments if inner else (call.result,)
+    return steps if reached == (value,) else []
+
+
+def _is_step(op: Op, value: Value) -> bool:
+    """Whether ``op`` maps ``value`` by a stored constant, into memory of its own."""
+    if op.kind not in ("mul", "div", "add", "sub") or len(op.outputs) != 1 or op.arguments.get("alpha", 1) != 1:
+        return False
+    left, right = op.arguments["self"], op.arguments["other"]
+    constant = right if left is value else left
+    ordered = left is value or (right is value and op.kind in ("mul", "add"))
+    if not ordered or not isinstance(constant, Value) or constant.tensor is None or op.arguments.get("rounding_mode"):
+        return False
+    fresh = op.outputs[0].memory is not value.memory
+    return fresh and constant.memory.written < 0 and op.outputs[0].shape == value.shape
+
+
+def _joined(call: Call, steps: list[Op]) -> Op:
+    value = call.arguments[0]
+    op = Op(AFFINE, steps[-1].name, steps[-1].index, call, {"input": value, "steps": tuple(steps)}, steps[-1].outputs)
+    op.outputs[0].op = op
+    call.items = [op if item is steps[-1] else item for item in call.items if item not in steps[:-1]]
+    return op
+
+
+def _map(step: Op) -> Affine:
+    left, right = step.arguments["self"], step.arguments["other"]
+    constant = right if left.tensor is None else left
+    k = trim(exact(constant.tensor))
+    if step.kind == "mul":
+        return Affine.of(k)
+    if step.kind == "div":
+        return Affine.of(1 / k)
+    return Affine.of(shift=k if step.kind == "add" else -k)

@@ -1,0 +1,218 @@
+"""A traced module behind the `Graph` protocol."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch.utils._pytree import tree_leaves
+
+from normfold.backends.torch.chains import collapse
+from normfold.backends.torch.health import remarks
+from normfold.backends.torch.lift import lift
+from normfold.backends.torch.lift_linear import LIFTS as LINEAR
+from normfold.backends.torch.lift_norms import NORMS
+from normfold.backends.torch.record import Op, Trace, Value
+from normfold.backends.torch.surroundings import NotLifted, Removal, Surroundings, has_hooks
+from normfold.decisions import Refusal
+from normfold.graph import Plan, Site
+from normfold.ops import AffineOp, Linear, Node, Norm, View
+from normfold.ops import Value as AnyValue
+
+
+class TorchGraph:
+    """One run of a module, as rules and the engine see it.
+
+    Plans change this graph only. What has come of them is then written into a module tree of the same make
+    (`normfold.backends.torch.writing`): ``changed`` holds the views with new constants, ``removals`` the norms that go.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.changed: dict[Op, View] = {}
+        self.removals: dict[Op, Removal] = {}
+        self._ops = collapse(trace)
+        self._around = Surroundings(trace)
+        self._views: dict[Op, View] = {}
+        self._moved: dict[Value, Value] = {}
+        self._names: dict[Value, str] = {}
+        self._uses: dict[Value, list[tuple[Op, int]]] = {}
+        for op in self._ops:
+            for index, value in enumerate(value for value in op.inputs if value.tensor is None):
+                self._uses.setdefault(value, []).append((op, index))
+        self._watch()
+
+    def _watch(self) -> None:
+        """Values that a hook sees count as seen from outside, but for those of a norm or linear operation itself."""
+        for call in self.trace.calls:
+            own = [item.kind in {*LINEAR, *NORMS} for item in call.items if isinstance(item, Op)]
+            if has_hooks(call.module) and not (len(call.items) == 1 and own == [True]):
+                for leaf in tree_leaves((call.arguments, call.result)):
+                    if isinstance(leaf, Value):
+                        leaf.kept = leaf.kept or f"is seen by a hook of {call.path or 'the module'!r}"
+
+    def nodes(self) -> Sequence[Op]:
+        """Every operation that is left."""
+        return [op for op in self._ops if op not in self.removals]
+
+    def sites(self) -> Sequence[Site]:
+        """Every norm, in the order of the run."""
+        found = [op for op in self.nodes() if op.kind in NORMS]
+        paths = Counter(op.call.path for op in found)
+        refusals = () if self.trace.read is None else (_data_dependent(self.trace.read),)
+        return [
+            Site(
+                name=op.call.path if op.call.path and paths[op.call.path] == 1 else op.name,
+                norm=type(op.call.module).__name__ if paths[op.call.path] == 1 else op.kind,
+                nodes=(op,),
+                shape=op.outputs[0].shape,
+                output=op.outputs[0].name,
+                health=tuple(remarks(op)),
+                refusals=refusals,
+            )
+            for op in found
+        ]
+
+    def view(self, node: Node) -> View:
+        """``node`` as a view, with the constants that plans have given it."""
+        op = _op(node)
+        if op not in self._views:
+            self._views[op] = lift(self._around, op)
+        view = self._views[op]
+        inputs = tuple(self._now(_value(value)) for value in view.inputs)
+        return view if inputs == view.inputs else replace(view, inputs=inputs)
+
+    def _now(self, value: Value) -> Value:
+        """What stands in the place of ``value`` since the norm that made it is gone."""
+        while value in self._moved:
+            value = self._moved[value]
+        return value
+
+    def producer(self, value: AnyValue) -> Op | None:
+        """The operation that makes ``value``."""
+        return _value(value).op
+
+    def consumers(self, value: AnyValue) -> Sequence[tuple[Op, int]]:
+        """The operations that read ``value``."""
+        return self._uses.get(_value(value), [])
+
+    def normalised_by(self, _node: Node) -> Sequence[Op]:
+        """None: a weight that is computed at each call is not read."""
+        return ()
+
+    def escapes(self, value: AnyValue) -> str | None:
+        """Why ``value`` is seen from outside the run."""
+        native = _value(value)
+        return None if native.kept is None else f"{self.label(native)} {native.kept}"
+
+    def same_scope(self, _first: Node, _second: Node) -> bool:
+        """A run has one scope."""
+        return True
+
+    def shape(self, value: AnyValue) -> tuple[int, ...]:
+        """The dimensions of ``value`` in this run."""
+        return _value(value).shape
+
+    def label(self, thing: Node | AnyValue) -> str:
+        """An operation's module and its path, a value's name."""
+        if isinstance(thing, Op):
+            return self._around.label(thing)
+        value = _value(thing)
+        return repr(value.name) if value.op is None else f"the output of {self._around.label(value.op)}"
+
+    def name(self, node: Node) -> str:
+        """The path of the module that ``node`` stands in, or the operation's own name where it has company."""
+        op = _op(node)
+        alone = sum(isinstance(item, Op) for item in op.call.items) == 1
+        return op.call.path if alone and op.call.path else op.name
+
+    def value_name(self, value: AnyValue) -> str:
+        """The name of ``value`` as it is now."""
+        native = _value(value)
+        return self._names.get(native, native.name)
+
+    def values(self) -> frozenset[str]:
+        """Names of all values that operations make."""
+        return frozenset(self.value_name(output) for op in self.nodes() for output in op.outputs)
+
+    def unable(self, plan: Plan) -> Refusal | None:
+        """What ``plan`` asks of the module tree that it cannot express."""
+        if self.trace.read is not None:
+            return _data_dependent(self.trace.read)
+        if plan.inserted:
+            return _needs_structure("a new operation would have to be put in")
+        if plan.moved or plan.removed:
+            return _needs_structure("operations would have to be put in other places, or taken out")
+        for view in plan.views.values():
+            if not isinstance(view, AffineOp | Linear | Norm):
+                return _needs_structure(f"{self.label(view.node)} would need other constants")
+        for node in plan.bypassed:
+            refusal = self._stuck(_op(node))
+            if refusal is not None:
+                return refusal
+        return None
+
+    def _stuck(self, op: Op) -> Refusal | None:
+        """Why ``op`` cannot be taken out of the tree."""
+        if op.kind not in NORMS:
+            return _needs_structure(f"{self.label(op)} would have to be taken out of its module's own forward")
+        try:
+            self._around.removal(op)
+        except NotLifted as reason:
+            return reason.refusal
+        before, after = self._now(op.arguments["input"]), op.outputs[0]
+        overwritten = before.memory.written > op.index or after.memory.written > op.index
+        if not overwritten or (before.memory.values[0].op is not None and self._read_once(before)):
+            return None
+        because = f"the values around {self.label(op)} are changed in place afterwards, and {self.label(before)} is "
+        return Refusal("not-overwritten", because + "also read elsewhere")
+
+    def _read_once(self, value: Value) -> bool:
+        """Whether each of the values that share the memory of ``value`` has one reader."""
+        sharing = [other for other in value.memory.values if other not in self._moved]
+        return all(len(self.consumers(other)) <= 1 and other.kept is None for other in sharing)
+
+    def commit(self, plan: Plan) -> None:
+        """Carry out ``plan`` on this graph."""
+        for node, view in plan.views.items():
+            self._views[_op(node)] = self.changed[_op(node)] = view
+        for value in plan.changed:
+            self._names[_value(value)] = f"{self.value_name(value)}_folded"
+        for node in plan.bypassed:
+            self._bypass(_op(node), replaced=node in plan.replaced)
+
+    def _bypass(self, op: Op, *, replaced: bool) -> None:
+        before, after = self._now(op.arguments["input"]), op.outputs[0]
+        self.removals[op] = self._around.removal(op)
+        readers = [use for use in self._uses.get(before, []) if use[0] is not op]
+        self._uses[before] = [*readers, *self._uses.pop(after, [])]
+        self._moved[after] = before
+        before.kept = before.kept or after.kept
+        if replaced:
+            self._names[before] = self.value_name(after)
+        before.memory.written = max(before.memory.written, after.memory.written)
+        for value in after.memory.values:
+            value.memory = before.memory
+            before.memory.values.append(value)
+
+
+def _needs_structure(what: str) -> Refusal:
+    because = f"{what}, which a module tree has no place for; the exported ONNX model can be folded further"
+    return Refusal("needs-structure", because)
+
+
+def _data_dependent(read: str) -> Refusal:
+    return Refusal("fixed-path", f"{read} hands numbers to Python, which may take another way for other inputs")
+
+
+def _op(node: Node) -> Op:
+    if not isinstance(node, Op):
+        raise TypeError(f"not an operation of a run: {node!r}")
+    return node
+
+
+def _value(value: AnyValue) -> Value:
+    if not isinstance(value, Value):
+        raise TypeError(f"not a value of a run: {value!r}")
+    return value

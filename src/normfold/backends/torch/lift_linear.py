@@ -1,0 +1,122 @@
+"""Convolutions and Linear as `Linear`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from normfold.algebra import Weight, Window, trim
+from normfold.algebra.affine import Array
+from normfold.algebra.weight import split_shape
+from normfold.backends.torch.numbers import Stored, exact, largest
+from normfold.backends.torch.record import Op
+from normfold.backends.torch.surroundings import NotLifted, Surroundings
+from normfold.ops import Linear, View
+
+
+def _convolution(around: Surroundings, op: Op) -> View:
+    arguments = op.arguments
+    transposed = op.kind.startswith("conv_transpose")
+    stored = around.own(op, "the weight", "weight")
+    spatial, groups = stored.ndim - 2, int(arguments["groups"])
+    weight = Weight(Stored(stored), split_shape(tuple(stored.shape), groups), "gio" if transposed else "goi")
+    window = _window(arguments, tuple(stored.shape[2:]))
+    return Linear(
+        node=op,
+        op="ConvTranspose" if transposed else "Conv",
+        inputs=(arguments["input"],),
+        outputs=op.outputs,
+        weight=weight,
+        bias=_bias(around, op, spatial),
+        out_axes=(-1 - spatial,),
+        out_sizes=(weight.out_channels,),
+        in_axes=(-1 - spatial,),
+        in_sizes=(weight.in_channels,),
+        whole_taps=_whole_taps(arguments, window, transposed=transposed),
+        bias_slot=_takes_bias(around, op),
+        largest=largest(stored),
+        window=None if transposed else window,
+    )
+
+
+def _linear(around: Surroundings, op: Op) -> View:
+    stored = around.own(op, "the weight", "weight")
+    if stored.ndim != 2:
+        raise NotLifted("matrix", f"the weight of {around.label(op)} is a vector")
+    weight = Weight(Stored(stored), split_shape(tuple(stored.shape), 1), "goi")
+    return Linear(
+        node=op,
+        op="Gemm",
+        inputs=(op.arguments["input"],),
+        outputs=op.outputs,
+        weight=weight,
+        bias=_bias(around, op, 0),
+        out_axes=(-1,),
+        out_sizes=(weight.out_channels,),
+        in_axes=(-1,),
+        in_sizes=(weight.in_channels,),
+        whole_taps=True,
+        bias_slot=_takes_bias(around, op),
+        largest=largest(stored),
+    )
+
+
+def _bias(around: Surroundings, op: Op, spatial: int) -> Array | None:
+    if op.arguments["bias"] is None:
+        return None
+    stored = around.own(op, "the bias", "bias")
+    return trim(exact(stored).reshape(-1, *[1] * spatial))
+
+
+def _takes_bias(around: Surroundings, op: Op) -> bool:
+    """Whether the operation has a bias, or its module would use one."""
+    if op.arguments["bias"] is not None:
+        return True
+    module = op.call.module
+    if around.owner(op.arguments["weight"]) is not module or getattr(module, "bias", module) is not None:
+        return False
+    for known in (
+        nn.Linear,
+        nn.Conv1d,
+        nn.Conv2d,
+        nn.Conv3d,
+        nn.ConvTranspose1d,
+        nn.ConvTranspose2d,
+        nn.ConvTranspose3d,
+    ):
+        if isinstance(module, known):
+            return all(
+                getattr(type(module), name, None) is getattr(known, name, None) for name in ("forward", "_conv_forward")
+            )
+    return False
+
+
+def _window(arguments: Mapping[str, Any], kernel: Sequence[int]) -> Window | None:
+    """Where a convolution looks; ``None`` where that depends on the input's size."""
+    if arguments["padding"] == "same":
+        return None
+    padding = [0] if arguments["padding"] == "valid" else arguments["padding"]
+    pads, strides, dilations = (_each(kernel, one) for one in (padding, arguments["stride"], arguments["dilation"]))
+    return Window(tuple(kernel), strides, dilations, pads, pads)
+
+
+def _each(kernel: Sequence[int], sizes: Sequence[int]) -> tuple[int, ...]:
+    return tuple(sizes) * len(kernel) if len(sizes) == 1 else tuple(sizes)
+
+
+def _whole_taps(arguments: Mapping[str, Any], window: Window | None, *, transposed: bool) -> bool:
+    if window is None:
+        return False
+    if not transposed:
+        return not any(window.begins)
+    whole = all(pad >= d * (k - 1) for pad, d, k in zip(window.begins, window.dilations, window.kernel, strict=True))
+    return whole and all(stride == 1 for stride in window.strides) and not any(arguments["output_padding"])
+
+
+LIFTS: dict[str, Callable[[Surroundings, Op], View]] = {
+    **{f"conv{k}d": _convolution for k in (1, 2, 3)},
+    **{f"conv_transpose{k}d": _convolution for k in (1, 2, 3)},
+    "linear": _linear,
+}

@@ -1,0 +1,317 @@
+"""Runs a module once and writes down what it did: every operation, its values, and the module call it stood in.
+
+The operations are those that PyTorch's dispatcher sees under inference mode (``conv2d``, ``batch_norm``, ``linear``),
+so that any Python may stand around them. What Python did with a value besides is found out, too: a number read out of
+a tensor, a tensor changed in place, one kept after the call.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Final
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
+
+from normfold.errors import UsageError
+
+READERS: Final = frozenset({"numpy", "tolist", "__array__", "__dlpack__", "data_ptr"})
+"""Methods of a tensor that hand its elements to Python without an operation."""
+
+SHAPES: Final = {
+    **dict.fromkeys(("reshape_as", "view_as", "expand_as", "type_as", "resize_as"), "other"),
+    **dict.fromkeys(("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"), "self"),
+    **dict.fromkeys(("new_zeros", "new_ones", "new_empty", "new_full"), "self"),
+}
+"""Operations that look at the shape and type of an argument, not at its elements."""
+
+
+@dataclass(eq=False, slots=True)
+class Memory:
+    """What several values may share, and the index of the last operation that changed it in place."""
+
+    written: int = -1
+    holders: list[TensorWeakRef] = field(default_factory=list)
+    values: list[Value] = field(default_factory=list)
+
+    def tensors(self) -> list[torch.Tensor]:
+        """The tensors that still live and share it."""
+        return [tensor for holder in self.holders if (tensor := holder()) is not None]
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """A tensor at one moment of the run.
+
+    ``tensor`` is held where the value does not depend on the inputs: a stored one, whose ``names`` are those in the
+    module's state, or one computed from such. ``kept`` says why the value is seen from outside, if it is.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    memory: Memory
+    op: Op | None = None
+    tensor: torch.Tensor | None = None
+    names: tuple[str, ...] = ()
+    kept: str | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """One call of a module: what went in and came out, and the operations and calls made on the way."""
+
+    module: nn.Module
+    path: str
+    parent: Call | None
+    arguments: tuple[Any, ...] = ()
+    result: Any = None
+    items: list[Op | Call] = field(default_factory=list)
+
+
+@dataclass(eq=False, slots=True)
+class Op:
+    """One operation. ``arguments`` holds every argument by name, with values in the place of tensors."""
+
+    kind: str
+    name: str
+    index: int
+    call: Call
+    arguments: Mapping[str, Any]
+    outputs: tuple[Value, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        """The values among the arguments."""
+        return tuple(leaf for leaf in tree_leaves(dict(self.arguments)) if isinstance(leaf, Value))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Trace:
+    """A run of ``module``: its operations, its calls, and the values of the tensors in its state, by name.
+
+    ``read`` says where Python looked at numbers that depend on the inputs, if it did.
+    """
+
+    module: nn.Module
+    ops: tuple[Op, ...]
+    calls: tuple[Call, ...]
+    stored: Mapping[str, Value]
+    read: str | None
+
+
+def record(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Trace:
+    """Run ``module`` on copies of ``args`` and ``kwargs``. What the run changes in the module stays changed.
+
+    Raises:
+        UsageError: ``bad-input`` where the module does not run on them.
+    """
+    recorder = _Recorder(module)
+    arguments, named = recorder.enter((args, dict(kwargs)))
+    try:
+        with recorder.watching():
+            result = module(*arguments, **named)
+    except Exception as error:
+        # Whatever a user's own code raises is an answer about these inputs.
+        because = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError("bad-input", f"The module does not run on the example inputs: {because}") from error
+    del arguments, named
+    recorder.keep(result)
+    return Trace(module, tuple(recorder.ops), tuple(recorder.calls), recorder.stored, recorder.read)
+
+
+class _Recorder:
+    """What is known while the module runs. Tensors that depend on the inputs are not kept alive."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.values: Any = WeakTensorKeyDictionary()
+        self.memories: dict[int, Memory] = {}
+        self.ops: list[Op] = []
+        self.calls: list[Call] = []
+        self.read: str | None = None
+        self.paths: dict[nn.Module, str] = {}
+        for path, found in module.named_modules(remove_duplicate=False):
+            self.paths.setdefault(found, path)
+        self.counts: Counter[str] = Counter()
+        self.stack = [Call(module, "", None)]
+        self.stored = self._store(module)
+
+    def _store(self, module: nn.Module) -> dict[str, Value]:
+        parameters = module.named_parameters(remove_duplicate=False)
+        out: dict[str, Value] = {}
+        for name, tensor in chain(parameters, module.named_buffers(remove_duplicate=False)):
+            value = self.values.get(tensor) or self._register(tensor, name, constant=True)
+            value.names = (*value.names, name)
+            out[name] = value
+        return out
+
+    def enter(self, inputs: Any) -> Any:
+        """Copies of the tensors in ``inputs``, known as the module's inputs."""
+        copies = tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, torch.Tensor) else leaf, inputs)
+        for k, leaf in enumerate(leaf for leaf in tree_leaves(copies) if isinstance(leaf, torch.Tensor)):
+            self._register(leaf, f"input {k}")
+        return copies
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Everything that happens inside is written down."""
+        with ExitStack() as stack:
+            # The fused transformer layer reads the weights of many modules in one operation.
+            stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+            torch.backends.mha.set_fastpath_enabled(False)
+            stack.enter_context(torch.inference_mode())
+            stack.callback(nn.modules.module.register_module_forward_pre_hook(self._before).remove)
+            stack.callback(nn.modules.module.register_module_forward_hook(self._after).remove)
+            stack.enter_context(_Reads(self))
+            stack.enter_context(_Operations(self))
+            yield
+
+    def keep(self, result: Any) -> None:
+        """Note which values are seen from outside: the outputs, and whatever still lives now that the run is over."""
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and leaf in self.values:
+                self.values[leaf].kept = "is an output of the module"
+        gc.collect()
+        for value in self.values.values():
+            value.kept = value.kept or "is kept by somebody after the call"
+
+    def _before(self, module: nn.Module, arguments: Any) -> None:
+        own = self.paths.get(module, f"<{type(module).__name__}>")
+        self.counts[own] += 1
+        path = own if self.counts[own] == 1 else f"{own}@{self.counts[own]}"
+        call = Call(module, path, self.stack[-1], self._as_values(arguments))
+        self.stack[-1].items.append(call)
+        self.calls.append(call)
+        self.stack.append(call)
+
+    def _after(self, _module: nn.Module, _arguments: Any, result: Any) -> None:
+        self.stack.pop().result = self._as_values(result)
+
+    def _as_values(self, tree: Any) -> Any:
+        return tree_map(lambda leaf: self.value(leaf) if isinstance(leaf, torch.Tensor) else leaf, tree)
+
+    def value(self, tensor: torch.Tensor) -> Value:
+        """What ``tensor`` holds now; one that nobody made during the run was there before, and is constant."""
+        found: Value | None = self.values.get(tensor)
+        return found or self._register(tensor, "a tensor that is not in the module's state", constant=True)
+
+    def _register(self, tensor: torch.Tensor, name: str, op: Op | None = None, *, constant: bool = False) -> Value:
+        key = _storage(tensor)
+        memory = self.memories.get(key)
+        if memory is None or not memory.tensors():
+            # The address of one that nobody holds any more may have been given out again.
+            memory = self.memories[key] = Memory()
+        value = Value(name, tuple(tensor.shape), memory, op, tensor if constant else None)
+        if tensor not in self.values:
+            memory.holders.append(TensorWeakRef(tensor))
+        memory.values.append(value)
+        self.values[tensor] = value
+        return value
+
+    def run(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Run one operation and write it down."""
+        schema = function._schema  # noqa: SLF001 - the only description of an operation's arguments
+        given = _bound(schema, args, kwargs)
+        looks = SHAPES.get(schema.name.removeprefix("aten::"))
+        arguments = {name: self._as_values(value) for name, value in given.items() if name != looks}
+        changed = [given[a.name] for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+        result = function(*args, **kwargs)
+        op = self._open(schema.name, arguments, inplace=bool(changed))
+        inputs = op.inputs
+        fixed = not changed and bool(inputs) and all(value.tensor is not None for value in inputs)
+        fixed = fixed and torch.Tag.nondeterministic_seeded not in function.tags
+        self._check_read(op, result, fixed=fixed)
+        written = [leaf for leaf in tree_leaves(changed) if isinstance(leaf, torch.Tensor)]
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        known = {id(tensor) for tensor in made}
+        made += [tensor for tensor in written if id(tensor) not in known]
+        op.outputs = tuple(
+            self._register(tensor, op.name if not k else f"{op.name}.{k}", op, constant=fixed)
+            for k, tensor in enumerate(made)
+        )
+        for tensor in written:
+            self._spread(op, tensor)
+        return result
+
+    def _open(self, kind: str, arguments: Mapping[str, Any], *, inplace: bool) -> Op:
+        kind = kind.removeprefix("aten::")
+        kind = kind.removesuffix("_") if inplace and not kind.endswith("__") else kind
+        call = self.stack[-1]
+        name = f"{call.path}:{kind}" if call.path else kind
+        self.counts[name] += 1
+        name = name if self.counts[name] == 1 else f"{name}@{self.counts[name]}"
+        op = Op(kind, name, len(self.ops), call, arguments)
+        self.ops.append(op)
+        call.items.append(op)
+        return op
+
+    def _check_read(self, op: Op, result: Any, *, fixed: bool) -> None:
+        numbers = any(not isinstance(leaf, torch.Tensor | None) for leaf in tree_leaves(result))
+        if numbers and op.inputs and not fixed and self.read is None:
+            self.read = f"{op.kind} in {op.call.path or 'the module'!r}"
+
+    def _spread(self, op: Op, tensor: torch.Tensor) -> None:
+        """After ``op`` changed ``tensor`` in place: whatever shares its memory has changed, too."""
+        value = self.values[tensor]
+        value.memory.written = op.index
+        for other in value.memory.tensors():
+            if other is not tensor:
+                alias = self._open("alias", {"before": self.values[other], "written": value}, inplace=False)
+                alias.outputs = (self._register(other, alias.name, alias),)
+
+    def reads(self, method: str, tensor: torch.Tensor) -> None:
+        """Python looks at the elements of ``tensor``."""
+        value = self.value(tensor)
+        if value.tensor is None:
+            value.kept = f"is read by Python ({method})"
+            self.read = self.read or f"{method} in {self.stack[-1].path or 'the module'!r}"
+
+
+class _Operations(TorchDispatchMode):
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_dispatch__(
+        self, func: Any, _types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return self._recorder.run(func, args, kwargs or {})
+
+
+class _Reads(TorchFunctionMode):
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        _types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in READERS and args and isinstance(args[0], torch.Tensor):
+            self._recorder.reads(name, args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    if tensor.layout is not torch.strided:
+        return id(tensor)
+    return int(tensor.untyped_storage()._cdata)  # noqa: SLF001 - its identity, which nothing else gives
+
+
+def _bound(schema: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Every argument of an operation by name."""
+    given = {argument.name: argument.default_value for argument in schema.arguments if argument.has_default_value()}
+    given |= {argument.name: value for argument, value in zip(schema.arguments, args, strict=False)}
+    return given | dict(kwargs)
