@@ -29,6 +29,7 @@ from normfold.rules import (
     fold_affine_into_producer,
     fold_affine_into_quantized_producer,
     fold_scale_into_quantized_consumer,
+    fold_shift_into_producer,
     fold_shuffle_into_consumer,
     merge_parallel_branches,
     move_norm_past_pool,
@@ -60,6 +61,7 @@ REWRITES: tuple[Rewrite[Any], ...] = (
     drop_bias_before_norm.RULE,
     bake_normalised_weight.RULE,
     drop_identity_map.RULE,
+    fold_shift_into_producer.RULE,
     merge_parallel_branches.RULE,
     fold_shuffle_into_consumer.RULE,
 )
