@@ -52,7 +52,7 @@ def shown(
 ) -> SimpleNamespace:
     """Fold, and compare on pictures made here."""
     result = normfold.fold(source, preprocess=step)
-    assert result.verification.status == "equivalent"
+    assert (result.verification.status, result.verification.because) == ("equivalent", "")
     onnx.checker.check_model(result.model, full_check=True)
     name = step.input or source.graph.input[0].name
     for raw in pictures((2, 12, 12, 3) if step.layout == "NHWC" else (2, 3, 12, 12), step.dtype or "float32"):
@@ -204,6 +204,13 @@ def test_a_transpose_that_turns_the_layout_back_goes() -> None:
         x = (raw[:, ::-1] / 255 - np.reshape(MEAN, (3, 1, 1))) / np.reshape(STD, (3, 1, 1))
         wanted = run(source, {"x": x.transpose(0, 2, 3, 1).astype(np.float32)})
         compare("y", wanted["y"], run(result.model, {"x": raw})["y"], None)
+
+
+def test_a_transpose_that_is_also_an_output_stays() -> None:
+    body = ["t = Transpose <perm = [0, 3, 1, 2]> (x)", "y = Conv (t, w, c)"]
+    source = model("float[N, 12, 12, 3] x", body, HELD, outputs="float[] y, float[] t")
+    result = normfold.fold(source, preprocess=Preprocess(layout="NCHW"))
+    assert [node.op_type for node in result.model.graph.node] == ["Transpose", "Transpose", "Conv"]
 
 
 def test_the_layout_of_the_model_is_found() -> None:

@@ -16,8 +16,8 @@ from normfold.ops import Node, Value, View
 class Site:
     """A norm and where it stands.
 
-    ``nodes`` are the operations that make it up, in topological order: one for a normalisation operation,
-    several for a decomposed one or a chain of constants.
+    ``nodes`` are the operations that make it up, in the order in which they are tried: one for a normalisation
+    operation, several for a decomposed one or a chain of constants.
     """
 
     name: str

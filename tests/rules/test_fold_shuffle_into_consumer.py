@@ -56,6 +56,11 @@ def test_a_norm_on_the_way_has_its_constants_reordered() -> None:
     assert "Gather" not in folded(body, {"w": array(4, 3, 3, 3), **statistics(3)}).operators
 
 
+def test_past_arithmetic_that_is_the_same_for_every_channel() -> None:
+    body = [SWAP, "n = Neg (g)", "q = Div (n, k)", "y = Conv <pads = [1, 1, 1, 1]> (q, w)"]
+    assert "Gather" not in folded(body, {"w": array(4, 3, 3, 3), "k": np.float32(3)}).operators
+
+
 def test_inside_groups() -> None:
     body = [SWAP, "y = Conv <group = 2> (g, w)"]
     inputs = "float[1, 4, 5, 5] x"
@@ -89,6 +94,13 @@ def test_into_every_reader_on_top_of_pending_scales() -> None:
             {"k": array(3, 1, 1), "w": array(4, 3, 1, 1)},
             ORDER,
             id="not-affine",
+        ),
+        pytest.param(
+            IMAGE,
+            ["q = Sub (k, g)", "y = Conv <pads = [1, 1, 1, 1]> (q, w)"],
+            {"k": array(3, 1, 1), "w": array(4, 3, 3, 3)},
+            ORDER,
+            id="constants-that-cannot-be-written",
         ),
         pytest.param(
             IMAGE,

@@ -23,7 +23,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from normfold.algebra import Permute, Shuffle
+import numpy as np
+
+from normfold.algebra import Affine, Permute, Shuffle
 from normfold.algebra.moves import carry
 from normfold.decisions import Refusal
 from normfold.graph import Graph, Plan
@@ -75,11 +77,16 @@ def _past(graph: Graph, plan: Plan, view: View, shuffle: Shuffle) -> Plan | Refu
     """``plan`` with the shuffle beyond an operation that is not linear."""
     if isinstance(view, AffineOp):
         affine = carry(shuffle, view.affine, backward=True)
-        if affine is None or not (view.holds_scale or view.holds_shift):
+        if affine is None or not (_alike(affine, view.affine) or view.holds_scale or view.holds_shift):
             return _unable(graph, view)
-        return _into_readers(graph, plan.with_view(replace(view, affine=affine)), view.outputs[0], shuffle)
+        changed = plan if _alike(affine, view.affine) else plan.with_view(replace(view, affine=affine))
+        return _into_readers(graph, changed, view.outputs[0], shuffle)
     beyond = _beyond(view, shuffle)
     return _unable(graph, view) if beyond is None else _into_readers(graph, plan, view.outputs[0], beyond)
+
+
+def _alike(first: Affine, second: Affine) -> bool:
+    return np.array_equal(first.scale, second.scale) and np.array_equal(first.shift, second.shift)
 
 
 def _beyond(view: View, shuffle: Shuffle) -> Shuffle | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -95,9 +95,7 @@ def find_sites(
         finder.claim(norm)
     for group_norm in find_group_norms(nodes, context):
         finder.claim(group_norm)
-    put_in = preprocessing(nodes)
-    first = (finder.site(put_in, "Preprocess"),) if put_in else ()
-    return (*first, *(site for node in nodes for site in finder.at(node)))
+    return (*finder.preprocessing(preprocessing(nodes)), *(site for node in nodes for site in finder.at(node)))
 
 
 @dataclass
@@ -111,6 +109,11 @@ class _Finder:
     def claim(self, norm: Decomposition | GroupNorm) -> None:
         self.claimed.update(norm.nodes)
         self.decomposed[norm.nodes[-1]] = norm
+
+    def preprocessing(self, nodes: Sequence[ir.Node]) -> Iterator[Site]:
+        """The site of a preprocessing put in. Its scale is tried first: alone, it passes a padding."""
+        if nodes:
+            yield replace(self.site(nodes, "Preprocess"), nodes=tuple(reversed(nodes)))
 
     def at(self, node: ir.Node) -> Iterator[Site]:
         """The site that begins at ``node``, or, if it is a decomposed norm, ends there."""
