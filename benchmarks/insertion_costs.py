@@ -15,7 +15,8 @@ conv
     padded convolution, ``Map`` adds its response to the shift after it, ``Pad`` pads with a number first,
     ``Concat`` appends a channel of ones; ``Mul`` and ``Mul+Add`` stand for other norms than BatchNormalization.
 matmul
-    MatMul - norm - Relu - MatMul, with what exporters put between a product of tokens and its norm.
+    MatMul - norm - Relu - MatMul, with what exporters put between a product of tokens and its norm. ``Add`` is what a
+    fold writes: the bias of a Gemm where the product's rows can be flattened first, else an addition after the product.
 pool
     Conv - Relu - norm - pooling - Conv. ``Behind`` is the norm behind the pooling.
 """
@@ -133,7 +134,7 @@ def convolution(channels: int, side: int, *, depthwise: bool, stride: int = 1, d
 
 def product(tokens: int, width: int, between: str, *, dtype: str = "float32") -> Case:
     """A norm behind a matrix product of tokens; ``between`` is what makes its channels the second axis."""
-    held = draw(dtype, norm=(width,), u=(width, width), w=(width, width), a=(width,), d=(width,))
+    held = draw(dtype, norm=(width,), u=(width, width), w=(width, width), a=(width,), d=(width,), bias=(width,))
     channels = "[-1, 1]" if between == "transpose" else "[-1]"
     held |= {"size": np.array([-1, width], np.int64), "back": np.array([1, -1, width], np.int64)}
     there, back = {
@@ -141,12 +142,15 @@ def product(tokens: int, width: int, between: str, *, dtype: str = "float32") ->
         "transpose": ("t = Transpose <perm = [0, 2, 1]> (h)", "k = Transpose <perm = [0, 2, 1]> (r)"),
     }[between]
     end = f"r = Relu(n) {back} y = MatMul(k, w)"
+    biased = "t = Reshape(x, size) n = Gemm(t, u, bias)"
+    if between == "transpose":
+        biased = "h0 = MatMul(x, u) h = Add(h0, bias) n = Transpose <perm = [0, 2, 1]> (h)"
     held |= {name: held[name].reshape(-1, 1) if channels == "[-1, 1]" else held[name] for name in ("a", "d")}
     variants = {
         BARE: f"h = MatMul(x, u) {there} r = Relu(t) {back} y = MatMul(k, w)",
         NORM: f"h = MatMul(x, u) {there} n = BatchNormalization(t, s, b, m, v) {end}",
         "Mul": f"h = MatMul(x, u) {there} n = Mul(t, a) {end}",
-        "Add": f"h = MatMul(x, u) {there} n = Add(t, d) {end}",
+        "Add": f"{biased} {end}",
         "Mul+Add": f"h = MatMul(x, u) {there} n0 = Mul(t, a) n = Add(n0, d) {end}",
     }
     about = {"value": [1, tokens, width], "between": between, "dtype": dtype}
