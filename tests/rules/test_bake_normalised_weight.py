@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from folding import array, model, norm, proven_fold, statistics
 
@@ -39,3 +40,19 @@ def test_a_plain_expression_is_left_alone() -> None:
     body = ["w = Transpose <perm = [1, 0]> (w0)", "y = MatMul(x, w)"]
     folded = proven_fold(model("float[2, 5, 4] x", body, {"w0": array(3, 4)}))
     assert folded.operators == ["Transpose", "MatMul"]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1,), ()])
+def test_spectral_norm(shape: tuple[int, ...]) -> None:
+    """The divisor is the singular value ``u W v``, a matrix of one number or reshaped."""
+    body = ["a = MatMul(u, w0)", "s = MatMul(a, v)", "d = Reshape(s, to)", "w = Div(w0, d)", "[linear] y = Gemm(x, w)"]
+    held = {"w0": array(4, 6), "u": array(1, 4), "v": array(6, 1), "to": np.array(shape, np.int64)}
+    folded = proven_fold(model("float[5, 4] x", body, held))
+    assert folded.operators == ["Gemm"]
+
+
+def test_a_weight_of_low_rank_is_left_alone() -> None:
+    body = ["low = MatMul(a, b)", "part = Div(low, rank)", "w = Add(w0, part)", "y = MatMul(x, w)"]
+    held = {"a": array(4, 1), "b": array(1, 6), "w0": array(4, 6), "rank": np.float32(8)}
+    folded = proven_fold(model("float[5, 4] x", body, held))
+    assert folded.operators == ["MatMul", "Div", "Add", "MatMul"]

@@ -6,7 +6,7 @@ Results above `LIMIT` elements are not computed: a few bytes of model can ask fo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from math import prod
 from typing import Any
 
@@ -189,6 +189,27 @@ def _matrix_product(_: ir.Node, arguments: Arguments) -> ir.TensorProtocol | Non
 
 STATISTICS = frozenset({"BatchNormalization", "ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare"})
 """Operators by which a weight normalises itself: weight norm, spectral norm, weight standardisation."""
+
+
+MOVES = frozenset({"Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose"})
+"""Operators that only move elements."""
+
+
+def normalises(nodes: Collection[ir.Node]) -> bool:
+    """Whether the nodes of a constant expression normalise: by a statistic, or by a singular value ``u W v``."""
+    products = {node.outputs[0] for node in nodes if node.op_type == "MatMul"}
+    return any(node.op_type in STATISTICS for node in nodes) or any(
+        node.op_type == "Div" and not products.isdisjoint(_behind(node.inputs[1])) for node in nodes
+    )
+
+
+def _behind(value: ir.Value | None) -> Iterator[ir.Value]:
+    """``value``, and what it is made of by operations that only move elements."""
+    while value is not None:
+        yield value
+        node = value.producer()
+        value = node.inputs[0] if node is not None and node.op_type in MOVES else None
+
 
 EXPRESSIONS: dict[str, Expression] = {
     "Identity": _identity,

@@ -11,7 +11,7 @@ from normfold.backends.onnx.canonical import foreign_nodes, inline_norms
 from normfold.backends.onnx.commit import Writer, bypass, move, position
 from normfold.backends.onnx.decompositions import find_decompositions
 from normfold.backends.onnx.emission import emit, written_out
-from normfold.backends.onnx.expressions import EXPRESSIONS, STATISTICS
+from normfold.backends.onnx.expressions import EXPRESSIONS, normalises
 from normfold.backends.onnx.lift import lift
 from normfold.backends.onnx.lift.context import Context, opaque
 from normfold.backends.onnx.preprocessing import STAGE, insert
@@ -97,7 +97,7 @@ class OnnxGraph:
         native = _node(node)
         weight = native.inputs[1] if len(native.inputs) > 1 else None
         made = [] if weight is None else self._constants.computing(weight)
-        return made if any(one.op_type in STATISTICS for one in made) else []
+        return made if normalises(made) else []
 
     def escapes(self, value: Value) -> str | None:
         """Why ``value`` is seen from outside its graph."""
