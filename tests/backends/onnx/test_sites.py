@@ -294,3 +294,12 @@ def test_a_decomposed_norm_whose_constants_others_share() -> None:
     source = model("float[1, 3, 5, 5] x", lines, {"w": array(3, 3, 1, 1), "eps": EPS["eps"]})
     assert sites(source) == {}
     assert not only_fold(source).decisions
+
+
+def test_a_whole_map_is_a_norm_wherever_it_stands() -> None:
+    """A scale and a shift by channel are what a BatchNormalization is, however they are written."""
+    lines = ["h = Sigmoid(x)", "[scale] t = Mul(h, k)", "n = Add(t, d)", "y = Tanh(n)"]
+    held = {"k": array(3, 1, 1), "d": array(3, 1, 1, seed=2)}
+    assert sites(model("float[1, 3, 5, 5] x", lines, held)) == {"scale": "Mul+Add"}
+    assert sites(model("float[1, 3, 5, 5] x", lines, held | {"d": array(1)})) == {}
+    assert sites(model("float[1, 3, 5, 5] x", lines, held | {"d": array(3, 5, 5)})) == {}

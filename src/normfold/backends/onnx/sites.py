@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from normfold.algebra import Permute
+from normfold.algebra.affine import Array
 from normfold.backends.onnx.canonical import NAME, PATH
 from normfold.backends.onnx.decompositions import Decomposition, GroupNorm, find_group_norms
 from normfold.backends.onnx.health import batch_normalization_health
@@ -163,7 +164,10 @@ class _Finder:
         scalar = not any(views[node].affine.scale.ndim for node in scaling)
         before, after = self._linear_before(run[0], sole=scalar), self._linear_after(run[-1], sole=scalar)
         at_input = run[0].inputs and self._is_input(self.graph.view(run[0]).inputs[0])
-        if before is None and not (after and (not scalar or at_input)):
+        whole = any(map(_per_channel, (views[node].affine.scale for node in scaling))) and any(
+            _per_channel(view.affine.shift) for view in views.values()
+        )
+        if before is None and not whole and not (after and (not scalar or at_input)):
             return
         # A shift between a matrix product and the first scale is the product's bias, not part of the norm.
         bare = before is not None and not (isinstance(before, Linear) and before.bias_slot)
@@ -232,6 +236,11 @@ class _Finder:
             if (isinstance(view, AffineOp) or _is_identity(view)) and self._linear_after(reader, sole=sole):
                 return True
         return False
+
+
+def _per_channel(constant: Array) -> bool:
+    """Whether a constant varies along one axis."""
+    return len([size for size in constant.shape if size > 1]) == 1
 
 
 def _unquantized(view: View) -> View:
