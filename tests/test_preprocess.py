@@ -10,10 +10,12 @@ from types import SimpleNamespace
 import ml_dtypes
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 import normfold
 from folding import array, compare, model, norm, run, statistics
+from normfold.backends.onnx import OnnxGraph, bind
 from normfold.cli.frame import run as command
 from normfold.errors import UsageError
 from normfold.preprocess import Preprocess
@@ -289,6 +291,13 @@ def test_nothing_to_do() -> None:
         model(PLAIN, CONV, HELD), Preprocess(layout="NCHW", channels="RGB", dtype="float32"), dtype=np.float32
     )
     assert (found.operators, found.decision) == (["Conv"], None)
+
+
+def test_what_is_put_in_is_no_value_of_the_source() -> None:
+    net = ir.from_proto(model(PLAIN, CONV, HELD))
+    graph = OnnxGraph(net, bind(net, Preprocess(**FULL, **RAW)))
+    assert [node.op_type for node in graph.nodes()] == ["Transpose", "Cast", "Sub", "Mul", "Gather", "Conv"]
+    assert graph.values() == {"y"}
 
 
 def test_names_that_are_taken() -> None:
