@@ -34,6 +34,8 @@ class _Record:
     """One site while the run lasts."""
 
     site: Site
+    beside: list[Node] = field(default_factory=list)
+    """Arithmetic that came to stand next to the site as others went, and may go with it."""
     gone: set[Node] = field(default_factory=set)
     moved: list[Node] = field(default_factory=list)
     partly: bool = False
@@ -49,7 +51,9 @@ class _Record:
     @property
     def open(self) -> list[Node]:
         """Nodes that may go, if there is a way."""
-        return [] if self.excluded is not None or self.site.refusals else self.left
+        if self.excluded is not None or self.site.refusals:
+            return []
+        return [*self.left, *(node for node in self.beside if node not in self.gone)]
 
 
 def fold(
@@ -71,10 +75,16 @@ def fold(
 
     def enlist() -> list[_Record]:
         """The norms in sight that were not before: merging branches uncovers the scale behind them."""
-        found = [_Record(site) for site in graph.sites() if owner.keys().isdisjoint(site.nodes)]
-        for record in found:
-            record.excluded = _excluded(record.site.name, only, skip, exclude or {})
-            owner.update(dict.fromkeys(record.site.nodes, record))
+        found = []
+        for site in graph.sites():
+            new = [node for node in site.nodes if node not in owner]
+            if len(new) == len(site.nodes):
+                found.append(_Record(site, excluded=_excluded(site.name, only, skip, exclude or {})))
+                owner.update(dict.fromkeys(new, found[-1]))
+            elif new:
+                holder = next(owner[node] for node in site.nodes if node in owner)
+                holder.beside += new
+                owner.update(dict.fromkeys(new, holder))
         return found
 
     records = enlist()
