@@ -30,7 +30,7 @@ from normfold.backends.onnx import OnnxGraph, bind
 from normfold.backends.onnx.smoothing import quantizes_activations, take_out_quantizers
 from normfold.decisions import Decision, Refusal, SiteReport, Verification
 from normfold.engine.costs import DEFAULT, CostTable, cost_table
-from normfold.engine.probes import Array, Given, InputSpec, input_specs
+from normfold.engine.probes import Array, Given, input_specs
 from normfold.engine.verification import Comparison, Pair, Question
 from normfold.errors import ModelFileError, NormfoldError, UsageError
 from normfold.preprocess import Preprocess, Stage
@@ -261,7 +261,7 @@ class _Job:
         copy = self.source.fresh()
         with _smooth(self.source.fresh()) if quantizes_activations(copy) else self.source.runnable() as runnable:
             stage = self._bound(copy)
-            comparison = Comparison(evaluator, _of_raw(_about(copy, question), stage))
+            comparison = Comparison(evaluator, _about(copy, question).of_raw(stage))
             comparison.begin(runnable)
             while True:
                 folding, model = self._fold(copy, dropped, stage)
@@ -380,21 +380,6 @@ def _about(model: onnx_ir.Model, question: Question) -> Question:
         precision=next((name for name in COARSE if name in types), None),
         random=not RANDOM.isdisjoint(operators),
     )
-
-
-def _of_raw(question: Question, stage: Stage | None) -> Question:
-    """``question`` where results take the raw picture of ``stage``, and the source what it comes to."""
-    if stage is None:
-        return question
-    inputs = [_raw_spec(spec, stage) if spec.name == stage.name else spec for spec in question.inputs]
-    return replace(question, inputs=inputs, prepare=stage.prepared)
-
-
-def _raw_spec(spec: InputSpec, stage: Stage) -> InputSpec:
-    shape = spec.shape
-    if shape is not None and stage.order:
-        shape = tuple(shape[k] for k in stage.back)
-    return InputSpec(spec.name, stage.raw, shape, picture=True)
 
 
 def _stamp(

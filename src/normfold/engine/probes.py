@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from normfold.decisions import Probe
 from normfold.errors import UsageError
+from normfold.preprocess import Stage
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -89,6 +90,14 @@ def _spec(value: ir.Value) -> InputSpec:
     dtype = np.dtype(value.dtype.numpy()) if is_tensor and value.dtype is not None else None
     shape = None if value.shape is None else tuple(d if isinstance(d, int) else d.value for d in value.shape)
     return InputSpec(value.name or "", dtype, shape)
+
+
+def raw_spec(spec: InputSpec, stage: Stage) -> InputSpec:
+    """The raw picture that ``stage`` makes the input ``spec`` of."""
+    shape = spec.shape
+    if shape is not None and stage.order:
+        shape = tuple(shape[k] for k in stage.back)
+    return InputSpec(spec.name, stage.raw, shape, picture=True)
 
 
 def check_given(specs: Sequence[InputSpec], given: Given) -> None:

@@ -32,8 +32,10 @@ from normfold.engine.probes import (
     layouts,
     make_feed,
     nudged,
+    raw_spec,
 )
 from normfold.errors import EnvironmentUnavailableError, UsageError
+from normfold.preprocess import Stage
 from normfold.runtime import Evaluator, Failed, Loaded, Ran, Runnable, WorkerClient
 
 Array = NDArray[Any]
@@ -102,6 +104,13 @@ class Question:
     custom_ops: Sequence[str] = ()
     prepare: Callable[[Values], Values] = dict
     """What the source is fed where a result is fed these arrays; the same, unless the result does more."""
+
+    def of_raw(self, stage: Stage | None) -> Question:
+        """The same where results take the raw picture of ``stage``, and the source what it comes to."""
+        if stage is None:
+            return self
+        inputs = [raw_spec(spec, stage) if spec.name == stage.name else spec for spec in self.inputs]
+        return replace(self, inputs=inputs, prepare=stage.prepared)
 
 
 class Comparison:
