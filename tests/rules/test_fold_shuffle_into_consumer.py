@@ -119,3 +119,8 @@ def test_stays_where_it_is_an_output() -> None:
     source = ["[swap] g = Gather <axis = 1> (x, p)", "y = Conv (g, w)"]
     found = folded(source, {"w": array(4, 3, 1, 1)}, outputs="float[] y, float[] g")
     assert found.operators == ["Gather", "Conv"]
+
+
+def test_what_only_the_shape_is_read_of_stays() -> None:
+    """Nothing reads the elements, so there is nothing to fold them into."""
+    assert folded([SWAP, "y = Shape (g)"], {}, outputs="int64[4] y").operators == ["Gather", "Shape"]

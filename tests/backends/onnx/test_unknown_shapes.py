@@ -130,7 +130,7 @@ def test_a_norm_that_also_returns_its_statistics() -> None:
 
 def test_a_norm_that_nobody_reads() -> None:
     folded = proven_fold(model("float[1, 4, 5, 5] x", ["r = Sigmoid(x)", norm("r", "n"), "y = Relu(r)"], statistics(4)))
-    assert folded.refused == {"linear-consumer", "single-use"}
+    assert folded.decision.outcome == "kept"
     assert "nothing reads" in folded.because("linear-consumer")
 
 
@@ -147,3 +147,18 @@ def test_a_sum_with_a_constant() -> None:
     body = ["a = Conv(x, w)", "t = Sum(a, k)", norm("t", "y")]
     held = {"w": array(3, 4, 1, 1), "k": array(3, 1, 1), **statistics(3)}
     proven_fold(model("float[1, 4, 5, 5] x", body, held))
+
+
+def test_a_group_norm_of_unknown_rank() -> None:
+    call = "com.microsoft.GroupNorm <groups = 2, activation = 0, channels_last = 0> (h, g, b)"
+    body = ["h = Reshape(x, shape)", f"[group] n = {call}", "y = Conv(n, w)"]
+    held = {"g": array(4), "b": array(4), "w": array(3, 4, 1, 1)}
+    source = model("float[2, 4, 5, 5] x, int64[k] shape", body, held, imports='"com.microsoft" : 1')
+    assert only_fold(source).refused == {"known-rank"}
+
+
+def test_a_slice_without_its_ends() -> None:
+    """No model that runs has one, and no lift falls over it."""
+    body = ["r = Sigmoid(x)", norm("r", "n"), "[op] t = Slice(n, at)", "y = Conv(t, w)"]
+    source = model("float[1, 4, 5, 5] x", body, {"at": np.array([0]), "w": array(3, 4, 1, 1), **statistics(4)})
+    assert "well-formed" in only_fold(source).refused
