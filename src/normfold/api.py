@@ -1,12 +1,14 @@
 """The verbs, for programs: `fold`, `inspect` and `verify`.
 
-A model is a path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``. What comes in is never changed.
+A model is a path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``; `fold` and `inspect` take an ``nn.Module``, too.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +17,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import onnx
@@ -37,6 +39,10 @@ from normfold.preprocess import Preprocess, Stage
 from normfold.report import document, html
 from normfold.runtime import Evaluator, Runnable
 
+if TYPE_CHECKING:
+    from torch import nn
+    from typing_extensions import TypeIs
+
 Path_ = str | os.PathLike[str]
 Model = onnx_ir.Model | onnx.ModelProto
 Shapes = Mapping[str, Sequence[int]]
@@ -50,18 +56,25 @@ RANDOM: Final = frozenset(
 """Operators that answer differently each time."""
 MEASURED_BELOW: Final = 32 << 20
 """Bytes of a model up to which the deviation at each norm is measured: it costs a second run of both."""
-COARSE: Final = ("bfloat16", "float16")
+IN_VAIN: Final = 8
+"""Folds dropped one after the other without the result coming any closer to its source: then none was at fault."""
 SMOOTHED: Final = "compared without the quantisers of activations and before biases are rounded to their steps"
+COARSE: Final = ("bfloat16", "float16")
 """Types whose rounding decides how close two models can be, coarsest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoldResult:
-    """A folded model, of the kind that came in (``onnx_ir.Model`` for a path), with its decisions and its proof."""
+    """A folded model, of the kind that came in (``onnx_ir.Model`` for a path), with its decisions and its proof.
 
-    model: Model
+    ``removed`` and ``added`` are the names that the state of an ``nn.Module`` lost and got.
+    """
+
+    model: Any
     decisions: tuple[Decision, ...]
     verification: Verification
+    removed: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
 
     def _repr_html_(self) -> str:
         return html.fold_html(self.decisions, self.verification)
@@ -129,8 +142,8 @@ class _Source:
 
 
 def fold(  # noqa: PLR0913 - each keyword is an option of the command line
-    model: Path_ | Model,
-    output: Path_ | None = None,
+    model: Path_ | Model | nn.Module,
+    output: Any = None,
     *,
     inputs: Shapes | None = None,
     feeds: Feeds | Path_ | None = None,
@@ -149,9 +162,13 @@ def fold(  # noqa: PLR0913 - each keyword is an option of the command line
 ) -> FoldResult:
     """Fold the norms of ``model`` and, if ``output`` is given, write the result there in one step.
 
+    An ``nn.Module`` comes back as one of the same make, with ``nn.Identity`` for norms. It takes the keywords ``only``,
+    ``skip``, ``seed``, ``verify``, ``in_place``, ``dry_run`` and ``tell``.
+
     Args:
-        model: a path, a ``ModelProto`` or an ``onnx_ir.Model``; left as it is.
+        model: a path, a ``ModelProto``, an ``onnx_ir.Model`` or an ``nn.Module``; left as it is.
         output: where to write; nothing is written unless the result is proven (or ``verify`` is off).
+            For a module, its example inputs: a tuple of positional arguments, a dict of named ones, or the only one.
         inputs: shapes by input name, for inputs with free sizes.
         feeds: arrays by input name to compare on, or the path of an ``.npz`` of them.
         only: glob patterns; norms whose site matches none of them are kept.
@@ -160,7 +177,7 @@ def fold(  # noqa: PLR0913 - each keyword is an option of the command line
         custom_ops: libraries of custom operators, loaded to run the model.
         verify: compare the result with the source.
         external_data: whether weights go into a file of their own; "auto" does as the source does.
-        in_place: allow ``output`` to be ``model``.
+        in_place: allow ``output`` to be ``model``; fold a module itself instead of a copy.
         dry_run: decide only; the source's copy that comes back is folded but neither compared nor written.
         allow_inserted: insert operations for a fold also where the cost table says that it does not pay.
         provider: the execution provider whose cost table decides.
@@ -173,6 +190,11 @@ def fold(  # noqa: PLR0913 - each keyword is an option of the command line
         UnprovenError: nothing here can run the two.
         NormfoldError: any other reason, with its code.
     """
+    if _is_module(model):
+        if inputs or feeds or custom_ops or preprocess or allow_inserted:
+            raise UsageError("usage", "inputs, feeds, custom_ops, preprocess and allow_inserted are for ONNX models.")
+        how: Literal["prove", "skip", "dry"] = "dry" if dry_run else "prove" if verify else "skip"
+        return _fold_module(model, output, how, only=only, skip=skip, seed=seed, in_place=in_place, tell=tell)
     target = None if output is None else Path(output)
     costs = replace(cost_table(provider), lenient=allow_inserted)
 
@@ -190,16 +212,36 @@ def fold(  # noqa: PLR0913 - each keyword is an option of the command line
         return job().proven(evaluator, Question((), _given(inputs, feeds), seed=seed, custom_ops=custom_ops))
 
 
-def inspect(model: Path_ | Model, *, tell: Tell = _silent) -> InspectResult:
+def inspect(model: Path_ | Model | nn.Module, example_inputs: Any = None, *, tell: Tell = _silent) -> InspectResult:
     """The norms of ``model``, the health of their statistics, and what `fold` would decide.
+    An ``nn.Module`` needs ``example_inputs``, as `fold` does.
 
     Raises:
         NormfoldError: the model cannot be read.
     """
+    if _is_module(model):
+        from normfold import modules
+
+        return InspectResult(modules.inspect(model, example_inputs, tell))
     tell("reading")
     copy = _source(model).fresh()
     tell("inspecting")
     return InspectResult(engine.inspect(OnnxGraph(copy)))
+
+
+def _is_module(model: Any) -> TypeIs[nn.Module]:
+    """Whether ``model`` is an ``nn.Module``, found out without importing torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(model, torch.nn.Module)
+
+
+def _fold_module(module: nn.Module, inputs: Any, how: Literal["prove", "skip", "dry"], **options: Any) -> FoldResult:
+    from normfold import modules
+
+    done = modules.fold(module, inputs, how, **options)
+    if done.verification.status in ("different", "unavailable"):
+        raise _refused(done.decisions, done.verification)
+    return FoldResult(done.module, done.decisions, done.verification, done.change.removed, done.change.added)
 
 
 def verify(  # noqa: PLR0913 - each keyword is an option of the command line
@@ -258,6 +300,7 @@ class _Job:
     def proven(self, evaluator: Evaluator, question: Question) -> FoldResult:
         """Fold; where the result differs, drop the fold at which it parts from the source, and fold anew."""
         dropped: dict[str, Refusal] = {}
+        least, in_vain = math.inf, 0
         copy = self.source.fresh()
         with _smooth(self.source.fresh()) if quantizes_activations(copy) else self.source.runnable() as runnable:
             stage = self._bound(copy)
@@ -269,7 +312,10 @@ class _Job:
                 if proof.status == "equivalent":
                     return self._result(model, _measured(folding.decisions, proof), proof)
                 at_fault = _at_fault(folding.decisions, proof)
-                if at_fault is None or proof.status != "different":
+                deviation = math.inf if proof.max_rel is None else proof.max_rel
+                in_vain = 0 if deviation < least else in_vain + 1
+                least = min(least, deviation)
+                if at_fault is None or proof.status != "different" or in_vain > IN_VAIN:
                     raise _refused(folding.decisions, proof)
                 because = f"With it folded, the model differs from its source: {proof.because}."
                 dropped[at_fault] = Refusal("verification-failed", because)
@@ -334,18 +380,18 @@ def _source(model: Path_ | Model) -> _Source:
 
 
 @contextmanager
-def _scratch() -> Iterator[Path]:
-    """A file name in a folder that goes away."""
-    with tempfile.TemporaryDirectory(prefix="normfold-") as folder:
-        yield Path(folder) / "model.onnx"
-
-
-@contextmanager
 def _smooth(model: onnx_ir.Model) -> Iterator[Runnable]:
     """``model`` without the quantisers of its activations, written for the occasion; uses it up."""
     take_out_quantizers(model)
     with _scratch() as path, modelfile.stage(model, path) as staged:
         yield Runnable(staged.file, staged.data_folder)
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A file name in a folder that goes away."""
+    with tempfile.TemporaryDirectory(prefix="normfold-") as folder:
+        yield Path(folder) / "model.onnx"
 
 
 def _given(inputs: Shapes | None, feeds: Feeds | Path_ | None) -> Given:

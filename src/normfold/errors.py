@@ -28,6 +28,7 @@ CODES: Final[dict[str, str]] = {
     "bad-preprocess": "The preprocessing asked for makes no sense, or does not fit the model's input.",
     "unverified": "No evaluator could run the model, so the result was not written.",
     "result-differs": "The folded model differs from its source, so the result was not written.",
+    "meta-tensors": "The module's tensors are on the meta device: they hold no numbers.",
     "custom-ops": "The library of custom operators cannot be loaded.",
     "missing-package": "An optional package is needed for this and is not installed.",
     "provider-unavailable": "The execution provider cannot be loaded on this machine.",

@@ -388,7 +388,7 @@ def _way_out(layout: Layout) -> str:
 
 def _notes(evaluator: str, dropped: Sequence[str], *, differs_from_itself: bool) -> tuple[str, ...]:
     notes = []
-    if not evaluator.startswith("onnxruntime"):
+    if not evaluator.startswith(("onnxruntime", "torch")):
         notes.append(f"evaluated by {evaluator}, since ONNX Runtime lacks a kernel")
     if dropped:
         notes.append(f"the source does not run on these probes, left out: {', '.join(dropped)}")

@@ -1,7 +1,7 @@
 """PyTorch modules: run once, lift what ran to views, find the norms, write plans into a module tree."""
 
 from normfold.backends.torch.graph import TorchGraph
-from normfold.backends.torch.record import Trace, record
+from normfold.backends.torch.record import Trace, record, shared_memory
 from normfold.backends.torch.writing import Change, write
 
-__all__ = ["Change", "TorchGraph", "Trace", "record", "write"]
+__all__ = ["Change", "TorchGraph", "Trace", "record", "shared_memory", "write"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch.utils._pytree import tree_leaves
@@ -14,7 +14,7 @@ from normfold.backends.torch.lift import lift
 from normfold.backends.torch.lift_linear import LIFTS as LINEAR
 from normfold.backends.torch.lift_norms import NORMS
 from normfold.backends.torch.record import Op, Trace, Value
-from normfold.backends.torch.surroundings import NotLifted, Removal, Surroundings, has_hooks
+from normfold.backends.torch.surroundings import NotLifted, Removal, Surroundings, has_hooks, speaks_for_module
 from normfold.decisions import Refusal
 from normfold.graph import Plan, Site
 from normfold.ops import AffineOp, Linear, Node, Norm, View
@@ -28,12 +28,13 @@ class TorchGraph:
     (`normfold.backends.torch.writing`): ``changed`` holds the views with new constants, ``removals`` the norms that go.
     """
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, shared: Mapping[str, str] | None = None) -> None:
+        """``shared`` names, for tensors of the module's state that are parts of another one's memory, that other."""
         self.trace = trace
         self.changed: dict[Op, View] = {}
         self.removals: dict[Op, Removal] = {}
         self._ops = collapse(trace)
-        self._around = Surroundings(trace)
+        self._around = Surroundings(trace, shared or {})
         self._views: dict[Op, View] = {}
         self._moved: dict[Value, Value] = {}
         self._names: dict[Value, str] = {}
@@ -124,8 +125,7 @@ class TorchGraph:
     def name(self, node: Node) -> str:
         """The path of the module that ``node`` stands in, or the operation's own name where it has company."""
         op = _op(node)
-        alone = sum(isinstance(item, Op) for item in op.call.items) == 1
-        return op.call.path if alone and op.call.path else op.name
+        return op.call.path if op.call.path and speaks_for_module(op) else op.name
 
     def value_name(self, value: AnyValue) -> str:
         """The name of ``value`` as it is now."""
@@ -135,6 +135,10 @@ class TorchGraph:
     def values(self) -> frozenset[str]:
         """Names of all values that operations make."""
         return frozenset(self.value_name(output) for op in self.nodes() for output in op.outputs)
+
+    def origins(self) -> dict[str, str]:
+        """The name that each value had in the run, by its name now."""
+        return {self.value_name(output): output.name for op in self.nodes() for output in op.outputs}
 
     def unable(self, plan: Plan) -> Refusal | None:
         """What ``plan`` asks of the module tree that it cannot express."""

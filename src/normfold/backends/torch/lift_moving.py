@@ -137,7 +137,10 @@ def _reduction(_: Surroundings, op: Op) -> View:
 LIFTS: dict[str, Lift] = {
     **dict.fromkeys(("contiguous", "clone", "detach", "lift_fresh"), _identity),
     **dict.fromkeys(("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"), _dropout),
-    **dict.fromkeys(("view", "view_as", "reshape", "reshape_as", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze"), _regroup),
+    **dict.fromkeys(
+        ("view", "view_as", "reshape", "reshape_as", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze"),
+        _regroup,
+    ),
     "permute": _permute,
     **dict.fromkeys(("transpose", "swapaxes", "swapdims"), _transpose),
     **dict.fromkeys(("t", "numpy_T"), _t),

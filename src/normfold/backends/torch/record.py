@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -106,15 +106,23 @@ class Trace:
     calls: tuple[Call, ...]
     stored: Mapping[str, Value]
     read: str | None
+    retained: Mapping[str, torch.Tensor]
+
+    @property
+    def stateful(self) -> bool:
+        """Whether the run has changed what the module stores."""
+        return any(value.memory.written >= 0 for value in self.stored.values())
 
 
-def record(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Trace:
+def record(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], retain: Collection[str] = ()) -> Trace:
     """Run ``module`` on copies of ``args`` and ``kwargs``. What the run changes in the module stays changed.
+
+    Values whose names are in ``retain`` are copied, for the caller to look at.
 
     Raises:
         UsageError: ``bad-input`` where the module does not run on them.
     """
-    recorder = _Recorder(module)
+    recorder = _Recorder(module, retain)
     arguments, named = recorder.enter((args, dict(kwargs)))
     try:
         with recorder.watching():
@@ -125,13 +133,26 @@ def record(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         raise UsageError("bad-input", f"The module does not run on the example inputs: {because}") from error
     del arguments, named
     recorder.keep(result)
-    return Trace(module, tuple(recorder.ops), tuple(recorder.calls), recorder.stored, recorder.read)
+    return Trace(module, tuple(recorder.ops), tuple(recorder.calls), recorder.stored, recorder.read, recorder.retained)
+
+
+def shared_memory(module: nn.Module) -> dict[str, str]:
+    """For every tensor in the state of ``module`` that shares memory with another one, the name of that other."""
+    first: dict[int, tuple[str, torch.Tensor]] = {}
+    out: dict[str, str] = {}
+    for name, tensor in chain(module.named_parameters(), module.named_buffers()):
+        other, holder = first.setdefault(_storage(tensor), (name, tensor))
+        if holder is not tensor and tensor.numel():
+            out[name], out[other] = other, name
+    return out
 
 
 class _Recorder:
     """What is known while the module runs. Tensors that depend on the inputs are not kept alive."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, retain: Collection[str]) -> None:
+        self.retain = retain
+        self.retained: dict[str, torch.Tensor] = {}
         self.values: Any = WeakTensorKeyDictionary()
         self.memories: dict[int, Memory] = {}
         self.ops: list[Op] = []
@@ -239,6 +260,9 @@ class _Recorder:
         )
         for tensor in written:
             self._spread(op, tensor)
+        for tensor, value in zip(made, op.outputs, strict=True):
+            if value.name in self.retain:
+                self.retained[value.name] = tensor.clone()
         return result
 
     def _open(self, kind: str, arguments: Mapping[str, Any], *, inplace: bool) -> Op:
@@ -275,9 +299,9 @@ class _Recorder:
             self.read = self.read or f"{method} in {self.stack[-1].path or 'the module'!r}"
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, recorder: _Recorder) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._recorder = recorder
 
     def __torch_dispatch__(

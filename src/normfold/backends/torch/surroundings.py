@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -53,8 +53,9 @@ class Removal:
 class Surroundings:
     """The module tree as one run has shown it."""
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, shared: Mapping[str, str]) -> None:
         self.trace = trace
+        self.shared = shared
         self.calls = Counter(id(call.module) for call in trace.calls)
         self._removals: dict[Op, Removal | Refusal] = {}
 
@@ -80,8 +81,7 @@ class Surroundings:
         path = op.call.path
         if not path:
             return f"{op.kind} in the module's own forward"
-        alone = sum(isinstance(item, Op) for item in op.call.items) == 1
-        return f"{type(op.call.module).__name__ if alone else op.kind} {path!r}"
+        return f"{type(op.call.module).__name__ if speaks_for_module(op) else op.kind} {path!r}"
 
     def own(self, op: Op, role: str, argument: str) -> torch.Tensor:
         """The stored tensor that is ``argument`` of ``op`` and of nobody else, so that it may change.
@@ -107,9 +107,9 @@ class Surroundings:
 
     def _refuse_sharing(self, op: Op, role: str, value: Value) -> None:
         label = self.label(op)
-        shared = [name for other in value.memory.values for name in other.names if name != value.names[0]]
+        shared = [*value.names[1:], *(self.shared[name] for name in value.names if name in self.shared)]
         if shared:
-            raise NotLifted("parameter-untied", f"{role} of {label} is the same tensor as {shared[0]!r}")
+            raise NotLifted("parameter-untied", f"{role} of {label} is in the same memory as {shared[0]!r}")
         owner = self.owner(value)
         if self.calls[id(owner)] > 1:
             raise NotLifted("called-once", f"{label} is called {self.calls[id(owner)]} times with the same weight")
@@ -164,6 +164,12 @@ class Surroundings:
             for reader in self.readers.get(self.trace.stored[f"{prefix}.{name}"], ()):
                 if reader.call is not call:
                     yield self.label(reader)
+
+
+def speaks_for_module(op: Op) -> bool:
+    """Whether ``op`` is what its module is there for: its only operation, or the only one with stored constants."""
+    own = [item for item in op.call.items if isinstance(item, Op)]
+    return own == [op] or [item for item in own if any(value.names for value in item.inputs)] == [op]
 
 
 def has_hooks(module: nn.Module) -> bool:
