@@ -303,6 +303,29 @@ def row_as_json(row: Row) -> dict[str, Any]:
     }
 
 
+def as_summary(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return what the coverage page shows: norms left by the best peer and by normfold."""
+    return {
+        "benchmark": "fold_coverage",
+        "versions": {tool: version for tool, version in peers.versions().items() if tool in peers.PEERS},
+        "models": [row_as_summary(row) for row in rows],
+    }
+
+
+def row_as_summary(row: Row) -> dict[str, Any]:
+    """Return one line of the page."""
+    best, mine = row.best_peer(), row.outcomes.get(peers.NORMFOLD)
+    return {
+        "model": row.model,
+        "norms": row.norms,
+        "other_norms": row.other_norms,
+        "best_peer": None if best is None else best.tool,
+        "best": None if best is None else best.cell,
+        "normfold": None if mine is None else mine.cell,
+        "verdict": row.verdict(),
+    }
+
+
 def show(rows: Sequence[Row], tools: Sequence[str]) -> None:
     """Print the table."""
     from rich.console import Console
@@ -349,6 +372,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, default=300.0, help="seconds for one step (default: %(default)s)")
     parser.add_argument("--cache", type=Path, default=Path("out/peers"), help="outcomes of peers are kept here")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
+    parser.add_argument("--summary", type=Path, metavar="FILE", help="write what the coverage page shows as JSON")
     options = parser.parse_args(arguments)
     tools = [tool for tool in peers.TOOLS if not options.tool or tool in options.tool]
     options.cache.mkdir(parents=True, exist_ok=True)
@@ -358,9 +382,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cells = "  ".join(f"{tool} {outcome.cell}" for tool, outcome in rows[-1].outcomes.items())
         print(f"{path.stem}: {rows[-1].norms} norms  {cells}", file=sys.stderr, flush=True)
     show(rows, tools)
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(as_json(rows), indent=1) + "\n")
+    for path, document in ((options.json, as_json), (options.summary, as_summary)):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(document(rows), indent=1) + "\n")
     return 1 if {row.verdict() for row in rows} & {"worse", "failed"} else 0
 
 
