@@ -81,3 +81,19 @@ def test_a_value_that_is_read_twice_by_one_operation() -> None:
     body = ["r = Relu(x)", norm("r", "t"), "[both] y = Concat <axis = 1> (t, t)"]
     folded = proven_fold(model("float[1, 3, 4, 4] x", body, statistics(3)))
     assert folded.because("linear-consumer") == "Concat 'both' reads it more than once"
+
+
+def test_a_negation_next_to_the_rest_of_a_norm_goes_with_it() -> None:
+    """It stood behind another norm, which went."""
+    held = {"w": array(3, 3, 1, 1), "k": array(4), "k2": array(4), "w2": array(3, 3, 1, 1, seed=1)}
+    held |= statistics(3, "n_")
+    body = [
+        "[linear] c = Conv(x, w)",
+        "[scale] m = Mul(c, k)",
+        "[shift] a = Sub(m, k2)",
+        norm("a", "t", "n_"),
+        "[minus] n = Neg(t)",
+        "[next] y = Conv <pads = [1, 1, 1, 1]> (n, w2)",
+    ]
+    folded = proven_fold(model("float[1, 3, 4, 4] x", body, held))
+    assert "Neg" not in folded.operators
