@@ -136,9 +136,13 @@ def test_a_mean_without_axes_is_over_all() -> None:
 
 
 def test_indices_that_are_read() -> None:
-    body = ["[linear] n = Conv(x, w)", "[pool] t, z = MaxPool <kernel_shape = [2, 2]> (n)", "y = Mul(t, k)"]
-    held = {"w": array(4, 4, 1, 1), "k": np.full((4, 1, 1), 2, np.float32)}
-    proven_fold(model(IMAGE, body, held, outputs="float[] y, int64[] z"))
+    """Where a scale is zero, every place would be the largest."""
+    body = ["[linear] n = Conv(x, w)", "[pool] t, z = MaxPool <kernel_shape = [2, 2]> (n)", norm("t", "y")]
+    held = {"w": array(4, 4, 1, 1), **statistics(4)}
+    held["s"] = np.array([1, 0, 2, 1], np.float32)
+    folded = proven_fold(model(IMAGE, body, held, outputs="float[] y, int64[] z"))
+    assert folded.refused == {"single-use", "not-output"}
+    assert "MaxPool 'pool' also returns indices" in folded.because("single-use")
 
 
 def test_a_resizing_that_fills_in() -> None:

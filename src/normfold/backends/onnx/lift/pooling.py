@@ -38,7 +38,7 @@ def _window(context: Context, node: ir.Node) -> View:
     """AveragePool and MaxPool."""
     axes = tuple(range(2 - _rank(context, node), 0))
     if node.op_type == "MaxPool":
-        if len(node.outputs) > 1 and node.outputs[1].uses():
+        if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
             raise NotLifted("single-use", f"{context.label(node)} also returns indices")
         return _pool(node, axes, maximum=True)
     padded = node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or not all_equal(
