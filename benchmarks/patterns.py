@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -119,7 +120,8 @@ def work(jobs: Path) -> None:
             perform(tool, Path(source), Path(target))
         except Exception as problem:  # noqa: BLE001 - whatever a tool raises is its answer
             words = [line.strip() for line in str(problem).splitlines() if line.strip()]
-            failed(target).write_text(f"{type(problem).__name__}: {words[0] if words else ''}"[:300])
+            message = re.sub(r"<[^<>]*>", "...", words[0]) if words else ""
+            failed(target).write_text(f"{type(problem).__name__}: {message}"[:200])
 
 
 def failed(target: Path | str) -> Path:
@@ -214,7 +216,7 @@ class Case:
         try:
             got = ReferenceEvaluator(onnx.load(target)).run(None, feeds)
         except (KeyError, RuntimeError, TypeError, ValueError, NotImplementedError) as problem:
-            return "wrong", f"does not run: {str(problem).splitlines()[0]}"[:300]
+            return "wrong", f"does not run: {str(problem).splitlines()[0]}"[:200]
         pairs = [(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in zip(wanted, got, strict=True)]
         return verdict_on(
             max(fold_coverage.relative_difference(a, b) if np.isfinite(b).all() else float("inf") for a, b in pairs)
@@ -287,6 +289,17 @@ def merged(rows: Sequence[Result], versions: dict[str, str], tools: Sequence[str
     }
 
 
+def laid_out(document: Result) -> str:
+    """The document as JSON with one line for each cell, so that a change shows as one."""
+    lines = []
+    for row in document["patterns"]:
+        cells = ",\n".join(f"   {json.dumps(tool)}: {json.dumps(cell)}" for tool, cell in row["tools"].items())
+        rest = json.dumps({key: value for key, value in row.items() if key != "tools"})
+        lines.append(f'  {rest[:-1]}, "tools": {{\n{cells}}}}}')
+    head = json.dumps({key: value for key, value in document.items() if key != "patterns"}, indent=1)
+    return head[:-2] + ',\n "patterns": [\n' + ",\n".join(lines) + "]}\n"
+
+
 def cell_text(cell: Result | None) -> str:
     """A cell of the table on the terminal."""
     if cell is None:
@@ -312,7 +325,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cells = "  ".join(f"{tool} {cell_text(row['tools'].get(tool))}" for tool in tools)
         print(f"{row['name']}: {cells}")
     PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text(json.dumps(merged(rows, peers.versions(), tools), indent=1) + "\n")
+    PAGE.write_text(laid_out(merged(rows, peers.versions(), tools)))
     own = [row["tools"].get(peers.NORMFOLD, {"verdict": "-"}) for row in rows]
     return int(any(cell["verdict"] in {"wrong", "crash"} for cell in own))
 
