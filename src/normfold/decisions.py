@@ -73,6 +73,7 @@ PREMISES: Final[dict[str, str]] = {
     "uniform-padding": "A Pad gets the same new number for every channel.",
     "verification-failed": "The folded model agreed with its source when this norm was folded.",
     "well-formed": "The shapes of an operation's constants fit together.",
+    "well-conditioned": "Undoing a map for other readers of a value cancels little of what the value says.",
     "whole-codes": "A quantised weight is made of whole numbers of 4, 8 or 16 bits, its quantised bias of 32 bits.",
 }
 """Premise name to what it states; a closed list."""

@@ -87,13 +87,15 @@ class AffineOp(View):
     """An affine map by constants: BatchNormalization at inference, Mul, Add, Sub, Div, Neg by constants.
 
     ``holds_scale`` and ``holds_shift`` say what constants the operation has room for; ``axis`` is the one
-    negative axis they may vary along, or ``None`` where any broadcast shape will do.
+    negative axis they may vary along, or ``None`` where any broadcast shape will do. ``deviation`` is the standard
+    deviation of the input, right-aligned with it, where a norm's statistics tell.
     """
 
     affine: Affine
     holds_scale: bool
     holds_shift: bool
     axis: int | None = None
+    deviation: Array | None = None
     largest: float
 
 
@@ -166,7 +168,7 @@ class Pool(View):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Pad(View):
-    """Elements put around a value along ``axes`` (negative): copies of its own, or where ``value`` is set, that number."""
+    """Elements put around a value along ``axes`` (negative): that number where ``value`` is set, else copies."""
 
     axes: tuple[int, ...]
     value: float | None
@@ -193,6 +195,6 @@ class Sum(View):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Product(View):
-    """``y = x0 * x1`` of two values that are not constant, of which one may broadcast: gates, squeeze and excitation."""
+    """``y = x0 * x1`` of two values that are not constant, of which one may broadcast: a gate."""
 
     shapes: tuple[tuple[Dim, ...] | None, ...]

@@ -221,7 +221,9 @@ def _decide(graph: Graph, record: _Record) -> Decision:
         refused = tuple(dict.fromkeys([*site.refusals, *kept]))
     outcome = _outcome(graph, record)
     into = tuple(graph.name(node) for node in dict.fromkeys(record.into))
-    return Decision(site.name, site.norm, outcome, into, tuple(dict.fromkeys(record.rules)), () if outcome == "folded" else refused)
+    return Decision(
+        site.name, site.norm, outcome, into, tuple(dict.fromkeys(record.rules)), () if outcome == "folded" else refused
+    )
 
 
 def _outcome(graph: Graph, record: _Record) -> Outcome:

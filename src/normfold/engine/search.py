@@ -7,18 +7,25 @@ when every branch of it ends in an absorption.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from normfold.algebra import Affine
 from normfold.decisions import Refusal
 from normfold.graph import Graph, Plan
-from normfold.ops import AffineOp, Node, Norm, View
+from normfold.ops import AffineOp, Concat, Moving, Node, Norm, View
 from normfold.rules import BACKWARD, CARRIES, FORWARD, Carry, Rule, Step, Target
 
 DEPTH = 64
 """Most operations on one route; real routes have a handful."""
-EFFORT = 2000
+FANOUT = 32
+"""Most other readers of a value that are given the inverse of a map."""
+WELL_CONDITIONED = 30.0
+"""Cancellation up to which a map is undone for other readers: it costs as many units of rounding."""
+EFFORT = 400
 """Most steps tried for one norm: branches that refuse late would otherwise multiply."""
 
 
@@ -30,6 +37,8 @@ class Search:
     kept: Collection[Node] = ()
     refusals: list[Refusal] = field(default_factory=list)
     effort: int = 0
+    cancellation: float = 0.0
+    """How many times the deviation of the values the map moves them by: what is lost in undoing it."""
 
     def ways_out(self, node: Node) -> Iterator[Plan]:
         """Plans that take the affine operation ``node`` out of the graph, or the scale and shift out of a norm."""
@@ -40,6 +49,7 @@ class Search:
         if view.refusals:
             return
         if isinstance(view, AffineOp):
+            self.cancellation = _cancellation(view)
             start = Plan(bypassed={node: view.inputs[0]})
             before = Target(BACKWARD, view.inputs[0], view.affine)
             yield from self._follow(replace(start, replaced=frozenset({node})), before, node, DEPTH)
@@ -75,7 +85,8 @@ class Search:
         if len(graph.consumers(value)) > 1:
             who = ", ".join(graph.label(node) for node in others[:3]) or graph.label(origin)
             self.refuse(Refusal("single-use", f"the output of {graph.label(producer)} is also read by {who}"))
-            return
+            if len(others) != len(graph.consumers(value)) - 1 or not self._undone_by(others, target):
+                return
         if not graph.same_scope(producer, origin):
             self.refuse(Refusal("same-scope", f"{graph.label(producer)} stands in another graph body"))
             return
@@ -83,9 +94,34 @@ class Search:
         if escape is not None:
             self.refuse(Refusal("not-output", escape))
             return
-        view = plan.views.get(producer) or graph.view(producer)
-        port = view.outputs.index(value) if value in view.outputs else -1
-        yield from self._arrive(replace(plan, changed=(*plan.changed, value)), view, port, target, depth)
+        plan = replace(plan, changed=(*plan.changed, value))
+        for one in self._undone(plan, others, target, depth - 1):
+            view = one.views.get(producer) or graph.view(producer)
+            port = view.outputs.index(value) if value in view.outputs else -1
+            yield from self._arrive(one, view, port, target, depth)
+
+    def _undone(self, plan: Plan, others: Sequence[Node], target: Target, depth: int) -> Iterator[Plan]:
+        """``plan`` with the inverse of the map in every other reader of its value."""
+        if not others:
+            yield plan
+            return
+        undo, said = Target(FORWARD, target.value, target.affine.inverse()), len(self.refusals)
+        # Those that refuse at once come first: what lies behind the others takes long to search.
+        passing = sorted(others, key=lambda node: isinstance(self.graph.view(node), AffineOp | Concat | Moving))
+        yield from self._into_all(plan, passing, undo, depth)
+        # One reason why it cannot be undone will do.
+        del self.refusals[said + 1 :]
+
+    def _undone_by(self, others: Sequence[Node], target: Target) -> bool:
+        """Whether the other readers may be given the inverse of the map, so that they see what they saw."""
+        affine = target.affine
+        if len(others) > FANOUT or not affine.invertible or not affine.inverse().finite:
+            return False
+        if self.cancellation <= WELL_CONDITIONED:
+            return True
+        because = f"undoing it for other readers would cancel {self.cancellation:.3g} times what the values vary by"
+        self.refuse(Refusal("well-conditioned", because))
+        return False
 
     def _follow_on(self, plan: Plan, target: Target, origin: Node, depth: int) -> Iterator[Plan]:
         value, graph = target.value, self.graph
@@ -171,3 +207,11 @@ class Search:
     def refuse(self, *refusals: Refusal) -> None:
         """Note why a way is no way."""
         self.refusals += [refusal for refusal in refusals if refusal not in self.refusals]
+
+
+def _cancellation(view: AffineOp) -> float:
+    """The shift in units of the values' own deviation; where that is not known, of the norm's output at scale one."""
+    if not view.affine.invertible:
+        return math.inf
+    deviation = 1 / np.abs(view.affine.scale) if view.deviation is None else view.deviation
+    return float(np.max(np.abs(view.affine.shift / view.affine.scale) / deviation, initial=0.0))

@@ -169,9 +169,7 @@ class Comparison:
         optimised: bool = False,
     ) -> Loaded | Failed:
         libraries = self._question.custom_ops
-        return client.load(
-            model, extra_outputs=extra, custom_ops=libraries, evaluator=evaluator, optimised=optimised
-        )
+        return client.load(model, extra_outputs=extra, custom_ops=libraries, evaluator=evaluator, optimised=optimised)
 
     def _explore(self, client: WorkerClient, source: Runnable) -> Sourced | Failed:
         loaded = self._load(client, source, "")

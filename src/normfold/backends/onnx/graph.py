@@ -142,6 +142,7 @@ class OnnxGraph:
 
     def commit(self, plan: Plan) -> None:
         """Carry out ``plan`` on the model."""
+        stale = None if plan.inserted or plan.moved or plan.removed or self._written else self._around(plan)
         slots = [(_node(node), position(_node(node), value)) for node, value in plan.bypassed.items()]
         readers = [(one, _node(one.reader)) for one in plan.inserted if one.reader is not None]
         moved = [(_node(node), behind) for node, behind in plan.moved.items()]
@@ -161,7 +162,18 @@ class OnnxGraph:
         for node, slot, behind in moves:
             move(node, slot, behind, self.fresh_name)
         self._constants.forget_expressions()
-        self._views.clear()
+        if stale is None:
+            self._views.clear()
+        for node in stale or ():
+            self._views.pop(node, None)
+
+    def _around(self, plan: Plan) -> set[ir.Node]:
+        """The nodes whose views may change with ``plan``: those it names, and whatever stands next to them."""
+        named = {_node(node) for node in (*plan.views, *plan.bypassed)}
+        values = {value for node in named for value in (*node.inputs, *node.outputs) if value is not None}
+        values |= {_value(value) for value in plan.changed}
+        made = {producer for value in values if (producer := value.producer()) is not None}
+        return named | made | {reader for value in values for reader, _ in value.uses()}
 
     def _write(self, view: View) -> None:
         found = self._written.get(_node(view.node))

@@ -53,6 +53,7 @@ def _batch_normalization(context: Context, node: ir.Node) -> View:
         holds_scale=True,
         holds_shift=True,
         axis=1 - rank,
+        deviation=np.sqrt(variance + epsilon),
         largest=largest(tensors[0].dtype),
     )
 
@@ -78,7 +79,9 @@ def _refuse_training(context: Context, node: ir.Node) -> None:
 def _arithmetic(context: Context, node: ir.Node) -> View:
     label = context.label(node)
     if context.opset < 7 and node.attributes.get_int("broadcast", 0) == 1:
-        raise NotLifted("same-shape", f"{label} broadcasts by the rules before opset 7; convert the model to a newer one")
+        raise NotLifted(
+            "same-shape", f"{label} broadcasts by the rules before opset 7; convert the model to a newer one"
+        )
     left, right = data(node, 0), data(node, 1)
     side = next((k for k, value in ((1, right), (0, left)) if not isinstance(context.constants.find(value), str)), None)
     if side is None:
