@@ -214,6 +214,7 @@ def fold(  # noqa: PLR0913 - each keyword is an option of the command line
 
 def inspect(model: Path_ | Model | nn.Module, example_inputs: Any = None, *, tell: Tell = _silent) -> InspectResult:
     """The norms of ``model``, the health of their statistics, and what `fold` would decide.
+
     An ``nn.Module`` needs ``example_inputs``, as `fold` does.
 
     Raises:
@@ -338,9 +339,11 @@ class _Job:
         with self._stage(model) as staged:
             self.tell("comparing with the source")
             quantized = quantizes_activations(model)
-            with _smooth(model.clone()) if quantized else nullcontext(
-                Runnable(staged.file, staged.data_folder)
-            ) as runnable:
+            with (
+                _smooth(model.clone())
+                if quantized
+                else nullcontext(Runnable(staged.file, staged.data_folder)) as runnable
+            ):
                 proof = comparison.finish(runnable, pairs, per_site=self.source.nbytes <= MEASURED_BELOW)
             if quantized:
                 proof = replace(proof, because="; ".join(filter(None, [proof.because, SMOOTHED])))

@@ -24,13 +24,16 @@ class _Deferred(ModuleType):
 
     waiting = True
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - a module's attribute can be anything
+    def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
         return self._passed_on(name) if self.waiting else getattr(self._load(), name)
 
     def _passed_on(self, name: str) -> Callable[..., Any]:
-        return lambda *arguments, **options: getattr(self._load(), name)(*arguments, **options)
+        def later(*arguments: Any, **options: Any) -> Any:
+            return getattr(self._load(), name)(*arguments, **options)
+
+        return later
 
     def _load(self) -> ModuleType:
         if sys.modules[self.__name__] is self:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from normfold.laws import LAWS
 from normfold.decisions import PREMISES
+from normfold.laws import LAWS
 from normfold.rules import RULES, Rule
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -3,7 +3,8 @@
 The source runs first, in the evaluator's process, while the result is still being made
 (`Comparison.begin`); the result runs after it, and the two are never in memory together. Only where
 they differ is the source run again: on inputs moved by one unit of rounding and in another order of
-computation, to learn how much of the difference is the source's own noise, and with its inner values as outputs, to name where the two part.
+computation, to learn how much of the difference is the source's own noise, and with its inner values as
+outputs, to name where the two part.
 """
 
 from __future__ import annotations

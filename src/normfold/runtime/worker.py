@@ -43,7 +43,12 @@ EXTENDED_TYPES: Final[dict[str, tuple[str, int]]] = {
 }
 """ONNX Runtime's name of a type that NumPy lacks, to ml_dtypes' name and ONNX's number for it."""
 
-LACKS_KERNEL: Final = ("NOT_IMPLEMENTED", "Type 'tensor(bfloat16)'", "Unsupported model IR version", "guarantees support for models stamped")
+LACKS_KERNEL: Final = (
+    "NOT_IMPLEMENTED",
+    "Type 'tensor(bfloat16)'",
+    "Unsupported model IR version",
+    "guarantees support for models stamped",
+)
 """Messages with which ONNX Runtime says that the model may be right but is beyond it."""
 
 OUT_OF_MEMORY: Final = ("bad_alloc", "Failed to allocate memory", "Cannot allocate memory")

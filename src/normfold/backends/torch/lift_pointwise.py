@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from normfold.algebra import Permute
 from normfold.backends.torch.lift_moving import Lift, data
 from normfold.backends.torch.record import Op, Value
 from normfold.backends.torch.surroundings import NotLifted, Surroundings
-from normfold.ops import Clip, Concat, Homogeneous, Pad, Product, Sum, View
+from normfold.ops import Clip, Concat, Homogeneous, Moving, Pad, Product, Sum, View
 
 RELU6 = (0.0, 6.0)
 
@@ -53,6 +54,9 @@ def _terms(around: Surroundings, op: Op) -> tuple[Value, Value]:
 
 
 def _sum(around: Surroundings, op: Op) -> View:
+    if any(isinstance(op.arguments[side], int | float) and op.arguments[side] == 0 for side in ("self", "other")):
+        # What Python's sum() starts with.
+        return Moving(node=op, op=op.kind, inputs=(data(op),), outputs=op.outputs, moves=(Permute(),))
     terms = _terms(around, op)
     signs = (1, -1) if op.kind == "sub" else (1, 1)
     shapes = tuple(term.shape for term in terms)
