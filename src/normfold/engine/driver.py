@@ -125,7 +125,7 @@ def _try(graph: Graph, node: Node, owner: Mapping[Node, _Record], table: CostTab
     search = Search(graph, frozenset(other for other, holder in owner.items() if holder.excluded is not None))
     plan = _best(graph, node, search, table)
     if plan is None:
-        owner[node].refusals[node] = [*search.refusals, *_objections(graph, node)]
+        owner[node].refusals[node] = [*search.refusals, *_objections(graph, node, owner)]
         return False
     _book(plan, owner)
     graph.commit(plan)
@@ -137,7 +137,7 @@ def _rewrite(graph: Graph, owner: Mapping[Node, _Record]) -> bool:
     progress = False
     for rule in REWRITES:
         for node in graph.nodes():
-            while (plan := _next_plan(graph, rule, node)) is not None and _allowed(plan, owner):
+            while (plan := _next_plan(graph, rule, node, owner)) is not None and _allowed(plan, owner):
                 _book(plan, owner)
                 graph.commit(plan)
                 progress = True
@@ -151,7 +151,7 @@ def _relocate(graph: Graph, owner: Mapping[Node, _Record]) -> bool:
     progress = False
     for rule in MOVES:
         for node in [node for node in reversed(list(owner)) if node in owner[node].open]:
-            plan = _next_plan(graph, rule, node)
+            plan = _next_plan(graph, rule, node, owner)
             if plan is not None:
                 _book(plan, owner)
                 graph.commit(plan)
@@ -159,19 +159,23 @@ def _relocate(graph: Graph, owner: Mapping[Node, _Record]) -> bool:
     return progress
 
 
-def _next_plan(graph: Graph, rule: Rewrite[Any], node: Node) -> Plan | None:
-    return next((plan for plan in _answers(graph, rule, node) if isinstance(plan, Plan)), None)
+def _next_plan(graph: Graph, rule: Rewrite[Any], node: Node, owner: Mapping[Node, _Record]) -> Plan | None:
+    return next((plan for plan in _answers(graph, rule, node, owner) if isinstance(plan, Plan)), None)
 
 
-def _objections(graph: Graph, node: Node) -> list[Refusal]:
+def _objections(graph: Graph, node: Node, owner: Mapping[Node, _Record]) -> list[Refusal]:
     """Why no rewrite takes ``node`` out, as far as they say."""
-    return [no for rule in REWRITES for no in _answers(graph, rule, node) if isinstance(no, Refusal)]
+    return [no for rule in REWRITES for no in _answers(graph, rule, node, owner) if isinstance(no, Refusal)]
 
 
-def _answers(graph: Graph, rule: Rewrite[Any], node: Node) -> Iterable[Plan | Refusal]:
+def _answers(graph: Graph, rule: Rewrite[Any], node: Node, owner: Mapping[Node, _Record]) -> Iterable[Plan | Refusal]:
     view = graph.view(node)
-    answers = rule.plans(graph, view) if isinstance(view, rule.view) else ()
-    return (graph.unable(answer) or answer if isinstance(answer, Plan) else answer for answer in answers)
+    for answer in rule.plans(graph, view) if isinstance(view, rule.view) else ():
+        unable = graph.unable(answer) if isinstance(answer, Plan) else None
+        if unable is not None and isinstance(answer, Plan):
+            for gone in (gone for gone in (*answer.bypassed, *answer.removed, *answer.moved) if gone in owner):
+                owner[gone].refusals.setdefault(gone, []).append(unable)
+        yield unable or answer
 
 
 def _allowed(plan: Plan, owner: Mapping[Node, _Record]) -> bool:

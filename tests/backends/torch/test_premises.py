@@ -152,6 +152,11 @@ def test_needs_structure_for_what_would_be_put_in() -> None:
     assert "needs-structure" in premises(folded(net, picture()), "1")
 
 
+def test_needs_structure_for_branches_that_would_be_merged() -> None:
+    net = live(Forward(lambda self, x: functional.relu(self.conv(x) + self.bn(x)), **parts()))
+    assert "needs-structure" in premises(folded(net, picture().abs()), "bn")
+
+
 def test_a_parametrised_weight_is_not_constant() -> None:
     net = live(ConvNorm())
     nn.utils.parametrizations.weight_norm(net.conv)
@@ -206,3 +211,16 @@ def test_a_view_that_is_changed_in_place() -> None:
         return z, y
 
     assert "single-use" in premises(folded(live(Forward(forward, **parts())), picture()), "bn")
+
+
+@pytest.mark.parametrize("uses", [True, False])
+def test_a_bias_is_added_only_where_the_module_would_use_it(uses: bool) -> None:
+    class Own(nn.Conv2d):
+        def forward(self, x):
+            return functional.conv2d(functional.pad(x, (1, 1)), self.weight, self.bias if uses else None)
+
+    net = live(nn.Sequential(Own(4, 6, 1, bias=False), nn.BatchNorm2d(6)))
+    result = folded(net, picture())
+    assert outcomes(result) == {"1": "folded" if uses else "kept"}
+    assert uses or "needs-structure" in premises(result, "1")
+    assert net[0].bias is None

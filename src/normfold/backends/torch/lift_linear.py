@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from torch import nn
 
@@ -11,9 +11,15 @@ from normfold.algebra import Weight, Window, trim
 from normfold.algebra.affine import Array
 from normfold.algebra.weight import split_shape
 from normfold.backends.torch.numbers import Stored, exact, largest
-from normfold.backends.torch.record import Op
+from normfold.backends.torch.record import Op, Value, record
 from normfold.backends.torch.surroundings import NotLifted, Surroundings
+from normfold.errors import UsageError
 from normfold.ops import Linear, View
+
+PLAIN: Final = frozenset(
+    {nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d}
+)
+"""Modules that use their bias where they have one."""
 
 
 def _convolution(around: Surroundings, op: Op) -> View:
@@ -77,20 +83,26 @@ def _takes_bias(around: Surroundings, op: Op) -> bool:
     module = op.call.module
     if around.owner(op.arguments["weight"]) is not module or getattr(module, "bias", module) is not None:
         return False
-    for known in (
-        nn.Linear,
-        nn.Conv1d,
-        nn.Conv2d,
-        nn.Conv3d,
-        nn.ConvTranspose1d,
-        nn.ConvTranspose2d,
-        nn.ConvTranspose3d,
-    ):
-        if isinstance(module, known):
-            return all(
-                getattr(type(module), name, None) is getattr(known, name, None) for name in ("forward", "_conv_forward")
-            )
-    return False
+    if type(module) in PLAIN:
+        return True
+    return _would_read_bias(module, op)
+
+
+def _would_read_bias(module: nn.Module, op: Op) -> bool:
+    """Whether ``module``, with a bias, gives it to the same operation: found out by giving it one for a moment."""
+    weight, given = op.arguments["weight"].tensor, op.call.arguments
+    if len(given) != 1 or not isinstance(given[0], Value):
+        return False
+    channels = op.outputs[0].shape[-1 if op.kind == "linear" else 2 - weight.ndim - 1]
+    module.register_parameter("bias", nn.Parameter(weight.new_zeros(channels), requires_grad=False))
+    try:
+        trace = record(module, (weight.new_zeros(given[0].shape),), {})
+    except UsageError:
+        return False
+    finally:
+        module.register_parameter("bias", None)
+    readers = [other.kind for other in trace.ops if trace.stored["bias"] in other.inputs]
+    return readers == [op.kind]
 
 
 def _window(arguments: Mapping[str, Any], kernel: Sequence[int]) -> Window | None:
