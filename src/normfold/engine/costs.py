@@ -31,17 +31,22 @@ WORDS: Final[Mapping[Form, str]] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a plan inserts over what it takes out, and the sentence that says so."""
+    """What a plan inserts over what it takes out, and the sentence that says so.
+
+    ``gains`` is whether anything but additions goes: an addition that only takes another one's place could go on so
+    for ever.
+    """
 
     ratio: float
     because: str
+    gains: bool
 
 
 @dataclass(frozen=True)
 class CostTable:
     """What operations cost on one execution provider; what was not measured costs too much.
 
-    A ``lenient`` one is not asked: whatever is inserted may be.
+    A ``lenient`` one is not asked: whatever makes a norm go may be inserted.
     """
 
     provider: str
@@ -55,16 +60,17 @@ class CostTable:
 
     def allows(self, verdict: Verdict) -> bool:
         """Whether what goes costs more than what comes."""
-        return self.lenient or verdict.ratio < 1
+        return verdict.ratio < 1 or (self.lenient and verdict.gains)
 
     def judge(self, graph: Graph, plan: Plan) -> Verdict:
         """What ``plan`` inserts, each insertion over the cost of everything that goes in its kind of place."""
         ratio = sum(self._over_removed(graph, plan, insertion) for insertion in plan.inserted)
         names = " and ".join(dict.fromkeys(_words(graph, insertion) for insertion in plan.inserted))
         forms = ", ".join(dict.fromkeys(insertion.form for insertion in plan.inserted))
-        gone = ", ".join(dict.fromkeys(graph.view(node).op for node in plan.bypassed))
+        operators = dict.fromkeys(graph.view(node).op for node in plan.bypassed)
+        gone, gains = ", ".join(operators), any(ALIKE.get(op, op) != "Add" for op in operators)
         costs = f"costs {ratio:.2g}x the {gone} that goes" if gone else "comes, and nothing goes"
-        return Verdict(ratio, f"on {self.provider}, {names} {costs} (cost table {self.provider}: {forms})")
+        return Verdict(ratio, f"on {self.provider}, {names} {costs} (cost table {self.provider}: {forms})", gains)
 
     def _over_removed(self, graph: Graph, plan: Plan, insertion: Insertion) -> float:
         place = insertion.form.partition("/")[0]
