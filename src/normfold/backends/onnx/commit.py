@@ -10,11 +10,11 @@ import onnx_ir as ir
 
 from normfold.algebra import Affine
 from normfold.algebra.affine import Array
-from normfold.algebra.moves import Dim
 from normfold.backends.onnx import gemm
 from normfold.backends.onnx.lift.linear import bias_vector, gemm_bias
 from normfold.backends.onnx.lift.norms import tail_slots
 from normfold.backends.onnx.quantized import QuantizedWriter
+from normfold.backends.onnx.shapes import Shapes
 from normfold.backends.onnx.tensors import Constants, ExactTensor, WeightTensor, exact
 from normfold.graph import Insertion
 from normfold.ops import AffineOp, Clip, Linear, Norm, Pad, QuantizedLinear, View
@@ -27,7 +27,7 @@ class Writer:
     model: ir.Model
     constants: Constants
     opset: int
-    shape: Callable[[ir.Value], tuple[Dim, ...] | None]
+    shapes: Shapes
     fresh: Callable[[str], str]
 
     def view(self, view: View) -> None:
@@ -176,6 +176,7 @@ class Writer:
             held = ExactTensor(operand, self._tensor(reader, 1).dtype)
             constant = self._constant(reader, held, self.fresh(f"{name}_constant"))
             output = ir.Value(name=name, shape=value.shape, type=value.type)
+            self.shapes.tell(output, self.shapes.of(value))
             node = ir.Node("", op, [value, constant], outputs=[output], name=f"{reader.name or name}_{op.lower()}")
             reader.graph.insert_before(reader, node)
             reader.replace_input_with(slot, output)
@@ -189,7 +190,7 @@ class Writer:
         if (
             isinstance(weight, str)
             or len(weight.shape) != 2
-            or not gemm.flatten_before(node, self.shape, self._replaced, self.fresh)
+            or not gemm.flatten_before(node, self.shapes, self._replaced, self.fresh)
         ):
             return False
         node.op_type = "Gemm"
@@ -209,6 +210,7 @@ class Writer:
             raise TypeError("an insertion stands after a node")
         name = value.name or "value"
         output = ir.Value(shape=value.shape, type=value.type)
+        self.shapes.tell(output, self.shapes.of(value))
         value.replace_all_uses_with(output, replace_graph_outputs=True)
         held = ExactTensor(operand, self._dtype(value))
         constant = self._constant(before, held, self.fresh(f"{name}_{'scale' if op == 'Mul' else 'shift'}"))
@@ -220,8 +222,9 @@ class Writer:
 
     def _dtype(self, value: ir.Value) -> ir.DataType:
         """The type of ``value``; where the model does not say, that of its producer's constant operand."""
-        if value.dtype is not None:
-            return value.dtype
+        known = self.shapes.dtype(value)
+        if known is not None:
+            return known
         producer = value.producer()
         tensors = (self.constants.find(v) for v in (producer.inputs if producer else ()) if v is not None)
         return next(tensor.dtype for tensor in tensors if not isinstance(tensor, str))
@@ -259,7 +262,7 @@ def bypass(node: ir.Node, slot: int, *, replaced: bool) -> None:
         source.name = name
 
 
-def move(node: ir.Node, slot: int, behind: ir.Node, fresh: Callable[[str], str]) -> None:
+def move(node: ir.Node, slot: int, behind: ir.Node, shapes: Shapes, fresh: Callable[[str], str]) -> None:
     """Let ``node``, whose data input is at ``slot`` and whose elements ``behind`` alone reads, change places with it.
 
     ``x -> node -> behind -> y`` becomes ``x -> behind -> node -> y``; ``y`` keeps its name and its readers. Who reads
@@ -269,6 +272,7 @@ def move(node: ir.Node, slot: int, behind: ir.Node, fresh: Callable[[str], str])
     x, graph = _operand(node, slot), node.graph
     if graph is None:
         raise TypeError("the node stands in no graph")
+    shapes.tell(between, shapes.of(after))
     between.replace_all_uses_with(x)
     after.replace_all_uses_with(between, replace_graph_outputs=True)
     node.replace_input_with(slot, after)

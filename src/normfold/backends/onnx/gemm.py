@@ -12,19 +12,19 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.algebra.moves import Dim
+from normfold.backends.onnx.shapes import Shapes
 
-Shapes = Callable[[ir.Value], tuple[Dim, ...] | None]
 Write = Callable[[ir.Node, int, Sequence[int]], None]
 
 
-def flatten_before(node: ir.Node, shape: Shapes, write: Write, fresh: Callable[[str], str]) -> bool:
+def flatten_before(node: ir.Node, shapes: Shapes, write: Write, fresh: Callable[[str], str]) -> bool:
     """Make the data input of the MatMul ``node`` a matrix, if it is not one and if that costs no operation.
 
     That is so where one Flatten or Reshape to a matrix alone reads the elements of the product; it then reads the
     data input instead. Readers of the product's shape get that shape as a constant.
     """
     x, product = node.inputs[0], node.outputs[0]
-    before, after = (None if x is None else shape(x)), shape(product)
+    before, after = (None if x is None else shapes.of(x)), shapes.of(product)
     if x is None or before is None or after is None:
         return False
     if len(before) == 2:
@@ -42,6 +42,9 @@ def flatten_before(node: ir.Node, shape: Shapes, write: Write, fresh: Callable[[
         set(reader.attributes) & {"start", "end"} or reader.graph is not node.graph for reader in [*readers, *asking]
     ):
         return False
+    flat = readers[0].outputs[0]
+    shapes.tell(product, shapes.of(flat))
+    shapes.tell(flat, (None, before[-1]))
     _swap(node, readers[0], write, before[-1], fresh)
     for reader in asking:
         _state(reader, sizes)

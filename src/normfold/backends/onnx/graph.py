@@ -50,7 +50,7 @@ class OnnxGraph:
         written = find_decompositions(self.nodes(), self._context)
         self._written = {node: found for found in written for node in found.nodes}
         self._views: dict[ir.Node, View] = {}
-        self._writer = Writer(model, self._constants, self._context.opset, self._shapes.of, self.fresh_name)
+        self._writer = Writer(model, self._constants, self._context.opset, self._shapes, self.fresh_name)
 
     def nodes(self) -> Sequence[ir.Node]:
         """Every node, those of subgraphs and functions, too."""
@@ -160,7 +160,7 @@ class OnnxGraph:
         for insertion, reader, slot in edges:
             self._writer.insert_before(reader, slot, insertion.affine)
         for node, slot, behind in moves:
-            move(node, slot, behind, self.fresh_name)
+            move(node, slot, behind, self._shapes, self.fresh_name)
         self._constants.forget_expressions()
         if stale is None:
             self._views.clear()

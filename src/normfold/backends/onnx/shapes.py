@@ -1,4 +1,4 @@
-"""Dimensions of values: as the model states them, as inference finds them, or as a convolution implies them."""
+"""Dimensions and types of values: as the model states them, as inference finds them, or as an operation implies them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,36 @@ class Shapes:
 
     def __init__(self, model: ir.Model) -> None:
         self._model = model
-        self._inferred: dict[ir.Value, tuple[Dim, ...]] | None = None
+        self._inferred: dict[ir.Value, ir.Value] | None = None
+        self._told: dict[ir.Value, tuple[Dim, ...] | None] = {}
 
     def of(self, value: ir.Value) -> tuple[Dim, ...] | None:
         """The dimensions of ``value``: sizes, names, ``None`` each where unknown; ``None`` where the rank is."""
+        if value in self._told:
+            return self._told[value]
         known = _stated(value)
         if known is not None:
             return known
+        found = self._find(value)
+        return (None if found is None else _stated(found)) or _after_convolution(value)
+
+    def dtype(self, value: ir.Value) -> ir.DataType | None:
+        """The type of the elements of ``value``, where it is known."""
+        found = self._find(value) if value.dtype is None else value
+        return None if found is None else found.dtype
+
+    def tell(self, value: ir.Value, dims: tuple[Dim, ...] | None) -> None:
+        """``value`` has ``dims`` from now on: it is new, or has taken the place of another one."""
+        self._told[value] = dims
+
+    def _find(self, value: ir.Value) -> ir.Value | None:
         if self._inferred is None:
             self._inferred = _infer(self._model)
-        return self._inferred.get(value) or _after_convolution(value)
+        return self._inferred.get(value)
 
 
-def _infer(model: ir.Model) -> dict[ir.Value, tuple[Dim, ...]]:
-    """What inference finds for the values of ``model``, which stays as it is."""
+def _infer(model: ir.Model) -> dict[ir.Value, ir.Value]:
+    """For the values of ``model``, which stays as it is, their likes in a copy with what inference finds."""
     # Inference that fails finds nothing; the premises that need shapes then say so.
     logging.getLogger("onnx_ir.passes.common.shape_inference").setLevel(logging.CRITICAL)
     copy = model.clone()
@@ -36,10 +52,8 @@ def _infer(model: ir.Model) -> dict[ir.Value, tuple[Dim, ...]]:
     found = {}
     for mine, theirs in zip(model.graphs(), copy.graphs(), strict=True):
         values = ir.convenience.create_value_mapping(theirs)
-        for name, value in ir.convenience.create_value_mapping(mine).items():
-            known = _stated(values[name]) if name in values else None
-            if known is not None:
-                found[value] = known
+        mapping = ir.convenience.create_value_mapping(mine)
+        found |= {value: values[name] for name, value in mapping.items() if name in values}
     return found
 
 

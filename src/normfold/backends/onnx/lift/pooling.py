@@ -40,6 +40,9 @@ def _window(context: Context, node: ir.Node) -> View:
     if node.op_type == "MaxPool":
         if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
             raise NotLifted("single-use", f"{context.label(node)} also returns indices")
+        if not _windows_reach(context, node):
+            # Such a maximum is the lowest number of the type, which runtimes do not treat as minus infinity.
+            raise NotLifted("every-tap", f"a window of {context.label(node)} may lie in its padding alone")
         return _pool(node, axes, maximum=True)
     padded = node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or not all_equal(
         node.attributes.get_ints("pads", ()), 0
@@ -51,6 +54,19 @@ def _window(context: Context, node: ir.Node) -> View:
         axes,
         maximum=False,
         keeps_shift=not (counted and (padded or node.attributes.get_int("ceil_mode", 0) == 1)),
+    )
+
+
+def _windows_reach(context: Context, node: ir.Node) -> bool:
+    """Whether every window of a MaxPool is known to see an element: one with gaps can miss all of a small input."""
+    kernel = node.attributes.get_ints("kernel_shape", ())
+    dilations = node.attributes.get_ints("dilations", [1] * len(kernel))
+    pads = node.attributes.get_ints("pads", [0] * 2 * len(kernel))
+    sizes = (context.shape(data(node)) or (None,) * (len(kernel) + 2))[2:]
+    padded = [max(pads[k], pads[k + len(kernel)]) for k in range(len(kernel))]
+    return all(
+        not pad or (pad <= gap * (taps - 1) and (gap == 1 or (isinstance(size, int) and size >= gap)))
+        for pad, gap, taps, size in zip(padded, dilations, kernel, sizes, strict=True)
     )
 
 
