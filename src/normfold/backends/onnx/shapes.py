@@ -1,4 +1,4 @@
-"""Dimensions and types of values: as the model states them, as inference finds them, or as an operation implies them."""
+"""Dimensions and types of values: as the model states them, as inference finds them, or as operations imply."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _infer(model: ir.Model) -> dict[ir.Value, ir.Value]:
     logging.getLogger("onnx_ir.passes.common.shape_inference").setLevel(logging.CRITICAL)
     copy = model.clone()
     ShapeInferencePass(check_type=False, strict_mode=False)(copy)
-    found = {}
+    found: dict[ir.Value, ir.Value] = {}
     for mine, theirs in zip(model.graphs(), copy.graphs(), strict=True):
         values = ir.convenience.create_value_mapping(theirs)
         mapping = ir.convenience.create_value_mapping(mine)
