@@ -31,7 +31,6 @@ CODES: Final[dict[str, str]] = {
     "meta-tensors": "The module's tensors are on the meta device: they hold no numbers.",
     "custom-ops": "The library of custom operators cannot be loaded.",
     "missing-package": "An optional package is needed for this and is not installed.",
-    "provider-unavailable": "The execution provider cannot be loaded on this machine.",
     "no-cost-table": "There is no table of what operations cost on this execution provider.",
     "internal": "A bug in normfold.",
 }

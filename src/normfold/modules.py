@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Final, Literal, TypeVar, cast
 
 import ml_dtypes
@@ -221,7 +221,7 @@ class _Runner:
         if isinstance(ran, Failed):
             return ran
         if not ran.outputs:
-            return Failed("unsupported", "the module returns no tensors in tuples, lists or dicts")
+            return Failed("unsupported", "the module returns no tensors in tuples, lists, dicts or dataclasses")
         return Loaded(f"torch {torch.__version__}", (*ran.outputs, *extra_outputs), ran.seconds)
 
     def run(self, arrays: Mapping[str, Array], outputs: Sequence[str] | None = None) -> Ran | Failed:
@@ -249,9 +249,18 @@ class _Runner:
                 result = module(*own.args, **own.kwargs)
         except Exception as error:  # noqa: BLE001 - whatever a user's own code raises is an answer about these inputs
             return Failed("run", " ".join(str(error).split()) or type(error).__name__)
-        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        tensors = list(_tensors(result))
         arrays = {f"output {k}": _array(tensor) for k, tensor in enumerate(tensors)}
         return Ran(arrays, time.monotonic() - started)
+
+
+def _tensors(result: Any) -> Iterator[torch.Tensor]:
+    """The tensors in what a module returned, those in its dataclasses, too."""
+    for leaf in tree_leaves(result):
+        if isinstance(leaf, torch.Tensor):
+            yield leaf
+        elif is_dataclass(leaf) and not isinstance(leaf, type):
+            yield from _tensors([getattr(leaf, one.name) for one in fields(leaf)])
 
 
 def _check(module: nn.Module) -> None:
@@ -263,6 +272,9 @@ def _check(module: nn.Module) -> None:
             hint = "Load the weights first: module.to_empty(device='cpu'), then load_state_dict."
             raise UsageError("meta-tensors", f"{name} is on the meta device: it has a shape, but no numbers.", hint)
     for name, inner in module.named_modules():
+        if isinstance(inner, torch.jit.ScriptModule):
+            hint = "Fold the module that it was made from, then script or trace the result."
+            raise UsageError("bad-input", f"{name or 'The module'} is compiled by torch.jit.", hint)
         if hasattr(inner, "_orig_mod"):
             hint = "Fold first, then call torch.compile on the result."
             raise UsageError("bad-input", f"{name or 'The module'} is compiled by torch.compile.", hint)

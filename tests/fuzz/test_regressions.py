@@ -97,3 +97,40 @@ def test_a_negation_next_to_the_rest_of_a_norm_goes_with_it() -> None:
     ]
     folded = proven_fold(model("float[1, 3, 4, 4] x", body, held))
     assert "Neg" not in folded.operators
+
+
+def test_an_inserted_addition_has_the_dimensions_of_what_it_adds_to() -> None:
+    """The next norm stayed because the rank of its input was not known."""
+    held = {"k": array(3), "d": array(3, seed=1), "w": array(3, 4), **statistics(5)}
+    body = ["r = Relu(x)", "[scale] t = Mul(r, k)", "[shift] a = Add(t, d)", "[linear] h = MatMul(a, w)"]
+    body += ["[relu] z = Relu(h)", norm("h", "y")]
+    folded = proven_fold(model("float[2, 5, 6, 3] x", body, held, outputs="float[] y, float[] z"))
+    assert "known-rank" not in {r.premise for d in folded.decisions.values() for r in d.refused_by}
+
+
+def test_a_flattened_product_has_the_dimensions_of_the_matrix() -> None:
+    """After its bias has made it a Gemm, the next norm still took its output for what it was before."""
+    held = {"w": array(3, 4), "to": np.array([10, 4], np.int64), "w2": array(4, 2)}
+    held |= {**statistics(4), **statistics(4, "n_", seed=3)}
+    body = ["[linear] h = MatMul(x, w)", "r = Reshape(h, to)", norm("r", "t"), "z = Relu(t)"]
+    body += [norm("t", "u", "n_"), "[next] y = Gemm(u, w2)"]
+    folded = proven_fold(model("float[2, 5, 3] x", body, held, outputs="float[] y, float[] z"))
+    assert [decision.outcome for decision in folded.decisions.values()] == ["folded", "folded"]
+
+
+def test_a_padding_number_where_no_type_is_stated() -> None:
+    held = {"p": np.array([0, 0, 1, 0, 0, 1], np.int64), "w": array(2, 3, 1)}
+    held |= {name: np.full(3, number, np.float32) for name, number in zip("sbmv", (2, 1, 0, 1), strict=True)}
+    body = ["r = Relu(x)", norm("r", "t"), "d = Dropout(t)", "[pad] q = Pad(d, p)", "[linear] y = Conv(q, w)"]
+    folded = proven_fold(model("float[1, 3, 4] x", body, held))
+    assert folded.operators == ["Relu", "Dropout", "Pad", "Conv"]
+
+
+def test_a_maximum_over_padding_alone_stays_where_it_is() -> None:
+    held = {"w": array(3, 3, 1, 1), **{name: np.abs(part) for name, part in statistics(3).items()}}
+    body = [
+        "[linear] c = Conv(x, w)",
+        "[pool] p = MaxPool <kernel_shape = [2, 2], dilations = [2, 2], pads = [1, 1, 1, 1]> (c)",
+    ]
+    folded = proven_fold(model("float[1, 3, 1, 4] x", [*body, norm("p", "t"), "y = Relu(t)"], held), tolerance=1)
+    assert folded.refused >= {"every-tap"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from folding import array, model, norm, proven_fold, statistics
+from folding import array, model, norm, only_fold, proven_fold, statistics
 
 IMAGE = "float[1, 4, 6, 6] x"
 ANY = {
@@ -143,6 +143,18 @@ def test_indices_that_are_read() -> None:
     folded = proven_fold(model(IMAGE, body, held, outputs="float[] y, int64[] z"))
     assert folded.refused == {"single-use", "not-output"}
     assert "MaxPool 'pool' also returns indices" in folded.because("single-use")
+
+
+@pytest.mark.parametrize(("size", "outcome"), [("2", "kept"), ("L", "kept"), ("6", "folded")])
+def test_a_maximum_whose_windows_may_lie_in_the_padding(size: str, outcome: str) -> None:
+    """Taps three apart can all miss an input of two; what they see then is no minus infinity."""
+    pool = "MaxPool <kernel_shape = [2], dilations = [3], pads = [2, 2]> (n)"
+    body = ["r = Sigmoid(x)", norm("r", "n"), f"[pool] t = {pool}", "[linear] y = Conv(t, w)"]
+    held = {"w": array(3, 4, 1), **statistics(4)}
+    held["s"] = np.abs(held["s"])
+    folded = only_fold(model(f"float[1, 4, {size}] x", body, held))
+    assert folded.decision.outcome == outcome
+    assert ("every-tap" in folded.refused) == (outcome == "kept")
 
 
 def test_a_resizing_that_fills_in() -> None:

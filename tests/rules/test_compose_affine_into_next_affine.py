@@ -27,7 +27,13 @@ def test_both_travel_on_to_a_linear_operation() -> None:
 
 def case(number: float, dtype: type = np.float32) -> tuple[list[str], dict[str, np.ndarray]]:
     """A scale whose producer has another reader, so that forwards is its only way."""
-    body = ["[linear] h = Conv(x, w)", "u = Relu(h)", "[first] n = Mul(h, k)", norm("n", "y", "p"), norm("n", "z", "q")]
+    body = [
+        "[linear] h = Conv(x, w)",
+        "u = Sigmoid(h)",
+        "[first] n = Mul(h, k)",
+        norm("n", "y", "p"),
+        norm("n", "z", "q"),
+    ]
     held = {"k": np.full((4, 1, 1), number, dtype), "w": array(4, 4, 1, 1, dtype=dtype)}
     return body, held | statistics(4, "p", dtype, seed=20) | statistics(4, "q", dtype, seed=40)
 
@@ -35,7 +41,9 @@ def case(number: float, dtype: type = np.float32) -> tuple[list[str], dict[str, 
 def test_refused_because_not_finite() -> None:
     body, held = case(np.inf)
     folded = only_fold(model(IMAGE, body, held, outputs="float[] y, float[] z, float[] u"))
-    assert {r.premise for r in folded.decisions["first"].refused_by} == {"finite", "single-use"}
+    premises = {r.premise for r in folded.decisions["first"].refused_by}
+    assert "finite" in premises
+    assert "representable" not in premises
 
 
 def test_refused_because_not_representable() -> None:
@@ -43,4 +51,5 @@ def test_refused_because_not_representable() -> None:
     held["ps"][:], held["pv"][:] = 60000, 1
     source = model("float16[1, 4, 5, 5] x", body, held, outputs="float16[] y, float16[] z, float16[] u")
     folded = only_fold(source)
-    assert {r.premise for r in folded.decisions["first"].refused_by} == {"representable", "single-use"}
+    assert "representable" in {r.premise for r in folded.decisions["first"].refused_by}
+    assert "Mul" in folded.operators

@@ -86,7 +86,7 @@ def test_a_convolution_with_another_reader() -> None:
     )
     folded = proven_fold(source)
     assert folded.decision.outcome == "kept"
-    assert folded.refused == {"single-use", "not-output"}
+    assert folded.refused >= {"single-use", "not-output"}
     assert "Relu 'other'" in folded.because("single-use")
     assert "Conv 'linear'" in folded.because("single-use")
 
@@ -95,8 +95,10 @@ def test_a_convolution_that_two_norms_share() -> None:
     body = ["[linear] h = Conv(x, w)", norm("h", "y", "p"), norm("h", "z", "q")]
     held = {"w": array(3, 4, 1, 1), **statistics(3, "p"), **statistics(3, "q", seed=20)}
     folded = proven_fold(model("float[1, 4, 5, 5] x", body, held, outputs="float[] y, float[] z"))
-    assert {d.outcome for d in folded.decisions.values()} == {"kept"}
-    assert all("single-use" in {r.premise for r in d.refused_by} for d in folded.decisions.values())
+    # One of them may go, where the other takes back what it would see of it; never both.
+    kept = [d for d in folded.decisions.values() if d.outcome == "kept"]
+    assert kept
+    assert folded.operators == ["Conv", *["BatchNormalization"] * len(kept)]
 
 
 def test_a_convolution_used_once_with_a_norm_and_once_without() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -243,6 +244,24 @@ def test_a_module_needs_inputs() -> None:
 def test_a_compiled_module_is_refused() -> None:
     with pytest.raises(UsageError, match=r"torch\.compile"):
         normfold.fold(torch.compile(live(ConvNorm())), (picture(),))
+
+
+def test_a_scripted_module_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"torch\.jit") as caught:
+        normfold.fold(torch.jit.script(live(nn.Sequential(nn.Conv2d(4, 6, 1), nn.BatchNorm2d(6)))), (picture(),))
+    assert caught.value.code == "bad-input"
+
+
+@dataclass
+class Output:
+    y: torch.Tensor
+
+
+def test_a_dataclass_out() -> None:
+    net = live(Forward(lambda self, x: Output(self.bn(self.conv(x))), **dict(ConvNorm().named_children())))
+    result = normfold.fold(net, (picture(),))
+    assert outcomes(result) == {"bn": "folded"}
+    assert result.verification.status == "equivalent"
 
 
 def test_torch_is_not_imported_for_the_others() -> None:

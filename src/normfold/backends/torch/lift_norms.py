@@ -48,7 +48,7 @@ def _batch_norm(around: Surroundings, op: Op) -> View:
         holds_scale=_is_own(around, op, "weight"),
         holds_shift=_is_own(around, op, "bias"),
         axis=1 - rank,
-        deviation=np.sqrt(variance),
+        deviation=np.sqrt(variance + float(arguments["eps"])),
         largest=_largest(op),
     )
 

@@ -87,11 +87,11 @@ class Op:
     call: Call
     arguments: Mapping[str, Any]
     outputs: tuple[Value, ...] = ()
+    inputs: tuple[Value, ...] = field(init=False)
+    """The values among the arguments."""
 
-    @property
-    def inputs(self) -> tuple[Value, ...]:
-        """The values among the arguments."""
-        return tuple(leaf for leaf in tree_leaves(dict(self.arguments)) if isinstance(leaf, Value))
+    def __post_init__(self) -> None:
+        self.inputs = tuple(leaf for leaf in tree_leaves(dict(self.arguments)) if isinstance(leaf, Value))
 
 
 @dataclass(frozen=True, eq=False, slots=True)

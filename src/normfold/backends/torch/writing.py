@@ -33,12 +33,10 @@ def write(graph: TorchGraph, module: nn.Module) -> Change:
             if op not in graph.removals:
                 for argument, values in _constants(op, view):
                     _set(module, op, argument, values)
-    for op, removal in graph.removals.items():
-        paths = [
-            path for path, found in graph.trace.module.named_modules(remove_duplicate=False) if found is op.call.module
-        ]
-        for path in paths:
-            _take_out(module, path, removal.children)
+    going = {id(op.call.module): removal for op, removal in graph.removals.items()}
+    for path, norm in list(graph.trace.module.named_modules(remove_duplicate=False)):
+        if id(norm) in going:
+            _take_out(module, path, going[id(norm)].children)
     after = list(module.state_dict())
     return Change(tuple(n for n in before if n not in after), tuple(n for n in after if n not in before))
 
