@@ -154,8 +154,8 @@ class Search:
         if view.refusals:
             self.refuse(*view.refusals)
             return
-        if view.node in plan.bypassed:
-            # Its own map has gone on with what arrived first; it must not do so again.
+        if view.node in plan.bypassed or any(one.value in view.outputs for one in plan.inserted):
+            # Its own map has gone on with what arrived first, or stands behind it now; it must not do so again.
             self.refuse(
                 Refusal("single-use", f"{self.graph.label(view.node)} is reached on two ways and can go only once")
             )

@@ -22,7 +22,7 @@ from normfold.ops import AffineOp, Clip, Linear, Norm, Pad, QuantizedLinear, Vie
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes into one model. ``fresh`` turns a wanted value name into one that is free."""
+    """Writes into one model. ``fresh`` turns a wanted name of a value or node into one that is free."""
 
     model: ir.Model
     constants: Constants
@@ -177,7 +177,8 @@ class Writer:
             constant = self._constant(reader, held, self.fresh(f"{name}_constant"))
             output = ir.Value(name=name, shape=value.shape, type=value.type)
             self.shapes.tell(output, self.shapes.of(value))
-            node = ir.Node("", op, [value, constant], outputs=[output], name=f"{reader.name or name}_{op.lower()}")
+            label = self.fresh(f"{reader.name or name}_{op.lower()}")
+            node = ir.Node("", op, [value, constant], outputs=[output], name=label)
             reader.graph.insert_before(reader, node)
             reader.replace_input_with(slot, output)
 
@@ -214,7 +215,8 @@ class Writer:
         value.replace_all_uses_with(output, replace_graph_outputs=True)
         held = ExactTensor(operand, self._dtype(value))
         constant = self._constant(before, held, self.fresh(f"{name}_{'scale' if op == 'Mul' else 'shift'}"))
-        node = ir.Node("", op, [value, constant], outputs=[output], name=f"{before.name or name}_{op.lower()}")
+        label = self.fresh(f"{before.name or name}_{op.lower()}")
+        node = ir.Node("", op, [value, constant], outputs=[output], name=label)
         before.graph.insert_after(before, node)
         value.name = self.fresh(f"{name}_before_{op.lower()}")
         output.name = name

@@ -34,7 +34,7 @@ class OnnxGraph:
     def __init__(self, model: ir.Model, stage: Stage | None = None) -> None:
         self.model = model
         inline_norms(model, may_hold_norm)
-        self._names = {value.name for value in self._values()}
+        self._names = {value.name for value in self._values()} | {node.name for node in self.nodes()}
         if stage is not None:
             insert(model, stage, self.fresh_name)
         self._foreign = foreign_nodes(model)
@@ -185,7 +185,7 @@ class OnnxGraph:
             self._written.pop(node, None)
 
     def fresh_name(self, wanted: str) -> str:
-        """``wanted``, or the first numbered variant that no value of the model has."""
+        """``wanted``, or the first numbered variant that no value and no node of the model has."""
         name, count = wanted, 1
         while name in self._names:
             count += 1
