@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -28,7 +29,7 @@ NOISE = 30
 """How much more than one nudge of every constant and input the roundings of a whole network may amount to."""
 EXACT = 1e-9
 """Deviation in float64 that an exact fold stays below; before opset 11, bounds and paddings are float32 even there."""
-SMALL = 1e-2
+SMALL = 0.1
 """What a value may have cancelled down from: a deviation is not judged by a smaller range."""
 SINGLE_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
 """Inputs that are float32 whatever the data is."""
@@ -157,7 +158,7 @@ def is_noise(model: onnx.ModelProto, feeds: Feeds, deviations: Mapping[str, floa
         rng = np.random.default_rng(draw)
         after = run(perturbed(model, rng), {k: _nudged(v, rng) for k, v in feeds.items()}, names)
         noise = {name: max(noise[name], deviation(before[name], after[name])) for name in noise}
-    return (error <= max(CLOSE, NOISE * noise[name]) for name, error in deviations.items())
+    return (math.isfinite(e) and e <= max(CLOSE, NOISE * noise[name]) for name, e in deviations.items())
 
 
 def perturbed(model: onnx.ModelProto, rng: np.random.Generator) -> onnx.ModelProto:

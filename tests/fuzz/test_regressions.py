@@ -134,3 +134,26 @@ def test_a_maximum_over_padding_alone_stays_where_it_is() -> None:
     ]
     folded = proven_fold(model("float[1, 3, 1, 4] x", [*body, norm("p", "t"), "y = Relu(t)"], held), tolerance=1)
     assert folded.refused >= {"every-tap"}
+
+
+def test_a_product_that_a_map_reaches_on_two_ways_gets_one_addition() -> None:
+    """The norm's scale went into the product whose input it also undid, but not into the addition behind it."""
+    held = {"g": array(6), "i": array(6, seed=1), "w": array(6, 1, 4, seed=2), **statistics(6)}
+    body = [
+        "[live] n = InstanceNormalization(x, g, i)",
+        "[minus] k = Neg(n)",
+        "[linear] h = MatMul(k, w)",
+        "[sum] t = Add(n, h)",
+        norm("t", "y"),
+    ]
+    folded = proven_fold(model("float[2, 6, 4, 1] x", body, held))
+    assert folded.decisions["y_norm"].outcome == "kept" or folded.operators.count("Add") <= 2
+
+
+def test_an_inserted_node_does_not_take_a_name_that_is_taken() -> None:
+    held = {"w": array(3, 4), "d": array(3), "k": array(3, seed=1)}
+    body = ["r = Relu(x)", "[scale] t = Mul(r, k)", "[shift] a = Add(t, d)", "[linear] h = MatMul(a, w)"]
+    body += ["[linear_add] y = Relu(h)"]
+    folded = proven_fold(model("float[2, 5, 6, 3] x", body, held))
+    assert folded.operators == ["Relu", "MatMul", "Add", "Relu"]
+    assert len({node.name for node in folded.result.graph.node if node.name}) == 3
