@@ -1,0 +1,81 @@
+"""What a module is called with, what it returns, and tensors as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+from normfold.engine.probes import Array
+from normfold.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """The arguments of one call."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(inputs: Any) -> Example:
+        """A tuple or list of positional arguments, a mapping of named ones, or the only argument itself."""
+        if inputs is None:
+            hint = "Pass them as the second argument: normfold.fold(module, (x,))."
+            raise UsageError("usage", "A module is run to be folded, and needs example inputs.", hint)
+        if isinstance(inputs, Mapping) and all(isinstance(name, str) for name in inputs):
+            return Example((), dict(inputs))
+        return Example(tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,))
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Every tensor in the arguments."""
+        return [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, torch.Tensor)]
+
+    def twice(self) -> Example | None:
+        """The same with a batch of twice the size; ``None`` where a tensor has no axes."""
+        if not all(tensor.ndim for tensor in self.tensors()):
+            return None
+        return self.filled([torch.cat([tensor, tensor]) for tensor in self.tensors()])
+
+    def filled(self, tensors: Sequence[torch.Tensor]) -> Example:
+        """The same with other tensors."""
+        leaves, layout = tree_flatten((self.args, self.kwargs))
+        new = iter(tensors)
+        args, kwargs = tree_unflatten(
+            [next(new) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves], layout
+        )
+        return Example(args, kwargs)
+
+
+def tensors_in(result: Any) -> Iterator[torch.Tensor]:
+    """The tensors in what a module returned, those in its dataclasses, too."""
+    for leaf in tree_leaves(result):
+        if isinstance(leaf, torch.Tensor):
+            yield leaf
+        elif is_dataclass(leaf) and not isinstance(leaf, type):
+            yield from tensors_in([getattr(leaf, one.name) for one in fields(leaf)])
+
+
+def to_array(tensor: torch.Tensor) -> Array:
+    """The numbers of ``tensor``."""
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+    if tensor.dtype == torch.bfloat16:
+        return np.asarray(tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16))
+    return np.asarray(tensor.numpy())
+
+
+def to_tensor(array: Array) -> torch.Tensor:
+    """A tensor of its own with the numbers of ``array``."""
+    plain = array.view(np.int16) if array.dtype == ml_dtypes.bfloat16 else array
+    tensor = torch.from_numpy(np.array(plain))
+    return tensor.view(torch.bfloat16) if array.dtype == ml_dtypes.bfloat16 else tensor
+
+
+def tensor_like(array: Array, like: torch.Tensor) -> torch.Tensor:
+    """``array`` as a tensor of the type, in the layout and on the device of ``like``."""
+    return torch.empty_like(like, requires_grad=False).copy_(to_tensor(array))
