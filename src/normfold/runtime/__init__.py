@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from normfold.runtime.evaluator import Evaluator
-from normfold.runtime.worker_client import Failed, Loaded, Ran, Runnable, WorkerClient
+from normfold.runtime.worker_client import Loaded, Ran, Runnable, WorkerClient
+from normfold.runtime.worker_process import Failed
 
 __all__ = ["Evaluator", "Failed", "Loaded", "Ran", "Runnable", "WorkerClient"]

@@ -1,11 +1,7 @@
-"""The evaluation process: JSON lines in, JSON lines out.
+"""The evaluation process, over the protocol of `normfold.runtime.serving`.
 
-A request is ``{"verb": ..., ...}``, its reply ``{"ok": true, ...}`` or
-``{"ok": false, "kind": ..., "message": ...}``. `VERBS` lists what can be asked. One model is held at
-a time: loading another releases it first.
-
-Runs as ``python -m normfold.runtime.worker``. The process ends when its standard input does, even in
-the middle of a run, so that it never outlives the command that started it.
+`VERBS` lists what can be asked. One model is held at a time: loading another releases it first.
+Runs as ``python -m normfold.runtime.worker``.
 """
 
 from __future__ import annotations
@@ -13,23 +9,17 @@ from __future__ import annotations
 import ctypes
 import gc
 import io
-import json
 import os
-import queue
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol, TextIO
+from typing import Any, Final, Protocol
 
 import numpy as np
 
 from normfold.runtime.memory import limit_this_process
+from normfold.runtime.serving import RefusedError, Reply, Request, kind_of, own_stdout, sentence, serve
 from normfold.runtime.tensors import Array, extended_type, read, write
-
-Request = dict[str, Any]
-Reply = dict[str, Any]
 
 REFERENCE_LIMIT: Final = 64 << 20
 """Bytes of model and data up to which onnx's reference evaluator, which is slow, is tried."""
@@ -50,16 +40,6 @@ LACKS_KERNEL: Final = (
     "guarantees support for models stamped",
 )
 """Messages with which ONNX Runtime says that the model may be right but is beyond it."""
-
-OUT_OF_MEMORY: Final = ("bad_alloc", "Failed to allocate memory", "Cannot allocate memory")
-
-
-class RefusedError(Exception):
-    """A request that cannot be served; ``kind`` is one of `worker_client.FAILURES`."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
 
 
 class Session(Protocol):
@@ -250,7 +230,7 @@ class Worker:
         except RefusedError:
             raise
         except Exception as error:
-            raise RefusedError(_kind(error, "run"), _sentence(error)) from error
+            raise RefusedError(kind_of(error, "run"), sentence(error)) from error
         seconds = time.perf_counter() - started
         return {"results": write(Path(request["results"]), values), "seconds": seconds}
 
@@ -277,11 +257,11 @@ def _open(request: Request) -> Session:
     except RefusedError:
         raise
     except Exception as error:
-        reason = _sentence(error)
+        reason = sentence(error)
         if not request["evaluator"] and any(text in reason for text in LACKS_KERNEL):
             return _open_reference(request, reason)
         unknown = "is not a registered function/op" in reason or any(text in reason for text in LACKS_KERNEL)
-        raise RefusedError(_kind(error, "unsupported" if unknown else "invalid"), reason) from error
+        raise RefusedError(kind_of(error, "unsupported" if unknown else "invalid"), reason) from error
 
 
 def _open_reference(request: Request, reason: str) -> Session:
@@ -290,63 +270,18 @@ def _open_reference(request: Request, reason: str) -> Session:
     except RefusedError:
         raise
     except Exception as error:
-        message = f"{reason}; the reference evaluator: {_sentence(error)}"
-        raise RefusedError(_kind(error, "unsupported"), message) from error
-
-
-def _kind(error: Exception, otherwise: str) -> str:
-    exhausted = isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY)
-    return "memory" if exhausted else otherwise
-
-
-def _sentence(error: Exception) -> str:
-    """An exception as one line of bounded length."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text.removeprefix("[ONNXRuntimeError] : ")[:500]
-
-
-def _answer(worker: Worker, line: str) -> Reply:
-    try:
-        request = json.loads(line)
-        return {"ok": True, **VERBS[request["verb"]](worker, request)}
-    except RefusedError as error:
-        return {"ok": False, "kind": error.kind, "message": str(error)}
-    except Exception as error:  # noqa: BLE001  the process's boundary: whatever went wrong is a reply
-        return {"ok": False, "kind": _kind(error, "crash"), "message": f"{type(error).__name__}: {_sentence(error)}"}
-
-
-def _requests() -> Iterator[str]:
-    """Lines of standard input; a thread watches for its end, because the main one may be deep in a run."""
-    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-
-    def watch() -> None:
-        for line in sys.stdin:
-            lines.put(line)
-        os._exit(0)
-
-    threading.Thread(target=watch, daemon=True).start()
-    while True:
-        yield lines.get()
-
-
-def _own_stdout() -> TextIO:
-    """Standard output for replies alone: libraries that print go to standard error from here on."""
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return replies
+        message = f"{reason}; the reference evaluator: {sentence(error)}"
+        raise RefusedError(kind_of(error, "unsupported"), message) from error
 
 
 def main() -> None:
     """Serve until standard input ends."""
-    replies = _own_stdout()
+    replies = own_stdout()
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(4)
-    worker = Worker()
-    for line in _requests():
-        replies.write(json.dumps(_answer(worker, line)) + "\n")
-        replies.flush()
+    serve(Worker(), VERBS, replies)
 
 
 if __name__ == "__main__":
