@@ -37,6 +37,23 @@ def test_chain_after_a_convolution(case: str) -> None:
     assert folded.decision.into == ("linear",)
 
 
+@pytest.mark.parametrize("cast", ["Cast <to = 1> (zero)", "CastLike(zero, x)"])
+def test_a_number_that_is_stored_as_an_integer(cast: str) -> None:
+    """What torch.export makes of Python's ``0`` in ``x - 0``."""
+    body = [CONV, f"z = {cast}", "t = Sub(h, z)", "y = Mul(t, k)"]
+    folded = proven_fold(model(IMAGE, body, WEIGHT | {"zero": np.int64(0), "k": CHANNELS["k"]}, opset=18))
+    assert folded.decision.outcome == "folded"
+    assert "Mul" not in folded.operators
+
+
+def test_codes_are_not_made_numbers() -> None:
+    """A weight of bytes would take four times the room."""
+    body = ["c = Cast <to = 1> (codes)", "h = MatMul(x, c)", "y = Mul(h, k)"]
+    held = {"codes": np.arange(12, dtype=np.int8).reshape(4, 3), "k": array(3)}
+    folded = proven_fold(model("float[2, 4] x", body, held))
+    assert folded.operators == ["Cast", "MatMul", "Mul"]
+
+
 FROZEN = [
     "ve = Add(v, eps)",
     "sd = Sqrt(ve)",

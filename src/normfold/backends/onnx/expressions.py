@@ -89,8 +89,14 @@ def _identity(_: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
 
 
 def _cast(node: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
-    tensor, target = arguments[0], ir.DataType(node.attributes.get_int("to"))
-    if tensor is None or tensor.dtype not in FLOATS or target not in FLOATS:
+    return _converted(arguments[0], ir.DataType(node.attributes.get_int("to")))
+
+
+def _converted(tensor: ir.TensorProtocol | None, target: ir.DataType | None) -> ir.TensorProtocol | None:
+    """``tensor`` as a floating type. One integer may be meant as a number; several are codes, and stay as stored."""
+    if tensor is None or target is None or target not in FLOATS:
+        return None
+    if tensor.dtype not in FLOATS and not (tensor.dtype.is_integer() and tensor.size == 1):
         return None
     return ir.Tensor(tensor.numpy().astype(target.numpy()), dtype=target)
 
@@ -103,11 +109,7 @@ def _unread(_: ir.Node, __: Arguments) -> ir.TensorProtocol | None:
 def _cast_like(node: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
     tensor, like = arguments[0], node.inputs[1]
     target = None if like is None else like.dtype
-    if tensor is None or tensor.dtype == target:
-        return tensor
-    if target not in FLOATS or tensor.dtype not in FLOATS:
-        return None
-    return ir.Tensor(tensor.numpy().astype(target.numpy()), dtype=target)
+    return tensor if tensor is None or tensor.dtype == target else _converted(tensor, target)
 
 
 def _expand(_: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
