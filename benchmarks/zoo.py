@@ -21,6 +21,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -145,10 +146,11 @@ def light_models() -> Iterator[Path]:
     yield from sorted(folder.glob("*.onnx"))
 
 
+@cache
 def define_vision_operators() -> Any:
     """Declare torchvision's compiled operators, which a CPU torch does not bring, so that it can be imported.
 
-    The caller keeps the library alive: its declarations vanish with it.
+    Once for each process; the library stays alive, for its declarations would vanish with it.
     """
     import torch
 
@@ -163,7 +165,7 @@ def create(architecture: Architecture) -> nn.Module:
 
     Raises whatever the package raises where it does not know the name.
     """
-    library = define_vision_operators()
+    define_vision_operators()
     model: nn.Module
     if architecture.source == "torchvision":
         import torchvision
@@ -174,7 +176,6 @@ def create(architecture: Architecture) -> nn.Module:
         import timm
 
         model = timm.create_model(architecture.name, pretrained=False, exportable=True)
-    model.vision_operators = library
     return model.train()
 
 

@@ -1,0 +1,369 @@
+"""The square: folding a module and exporting it, and exporting it and folding the file, come to the same.
+
+For timm, torchvision and transformers architectures with random weights and live statistics (see `zoo.py`) this folds
+the module, exports the result, exports the source, folds that, and asks:
+
+- do both leave the same norms, site by site, but for those that the module tree cannot express (``needs-structure``);
+- does folding the first export too leave what folding the source's export leaves: folding early loses nothing;
+- does the folded module agree with its source in float64, and do both files with it in float32, in ONNX Runtime;
+- does ``torch.export`` take the folded module.
+
+    python benchmarks/square.py                          # every row that is not in docs/data/square.json yet
+    python benchmarks/square.py --names 'res*' --again
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import zoo
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx_ir as ir
+    from torch import nn
+
+    from normfold.api import FoldResult
+    from normfold.decisions import Decision
+
+RECORD: Final = Path(__file__).resolve().parents[1] / "docs" / "data" / "square.json"
+EXACT: Final = 1e-9
+"""Largest deviation from the source, of the output's range, in float64."""
+CLOSE: Final = 1e-4
+"""The same in float32."""
+ALIKE: Final = 4.0
+"""How many times as far as the source's own export a file may be from the source, in float32."""
+STRUCTURE: Final = "needs-structure"
+WORDS: Final = {"vocab_size": 200, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+TRANSFORMERS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "Bert": {**WORDS, "intermediate_size": 128},
+    "Roberta": {**WORDS, "intermediate_size": 128},
+    "DistilBert": {"vocab_size": 200, "dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128},
+    "MobileBert": {**WORDS, "embedding_size": 32, "intra_bottleneck_size": 32, "intermediate_size": 64},
+    "GPT2": {"vocab_size": 200, "n_embd": 64, "n_layer": 2, "n_head": 4, "use_cache": False},
+    "Llama": {**WORDS, "intermediate_size": 128, "use_cache": False},
+    "ViT": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128},
+    "ResNet": {"hidden_sizes": [32, 64, 96, 128], "depths": [1, 1, 2, 1], "embedding_size": 16},
+    "RegNet": {"hidden_sizes": [32, 64, 96, 128], "depths": [1, 1, 2, 1], "groups_width": 16, "embedding_size": 16},
+    "MobileNetV2": {"depth_multiplier": 0.35},
+    "ConvNext": {"hidden_sizes": [32, 64, 96, 128], "depths": [1, 1, 2, 1]},
+    "Segformer": {"hidden_sizes": [16, 32, 64, 96], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 2, 4]},
+}
+"""Small models of the transformers package: the class is the name and ``Model``, these are its configuration."""
+TEXT: Final = frozenset({"Bert", "Roberta", "DistilBert", "MobileBert", "GPT2", "Llama"})
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one architecture has shown.
+
+    ``module`` and ``file`` count what became of its norms on either way, ``partings`` name the sites at which the two
+    decide differently without an excuse, ``structure`` counts those with one, ``bare`` the norms of the file that are
+    no module. ``left`` are the norms left (by `norm_count`) when folding first, when folding the file, and both.
+    """
+
+    name: str
+    source: str
+    module: dict[str, int] = field(default_factory=dict)
+    file: dict[str, int] = field(default_factory=dict)
+    structure: int = 0
+    bare: int = 0
+    partings: list[str] = field(default_factory=list)
+    left: dict[str, int] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    failed: str | None = None
+
+    @property
+    def verdict(self) -> str:
+        """``failed``, ``wrong``, ``parts``, or ``equal``."""
+        if self.failed is not None:
+            return "failed"
+        limit = max(CLOSE, ALIKE * self.errors["exported"])
+        if self.errors["module, float64"] > EXACT or max(self.errors.values()) > limit:
+            return "wrong"
+        return "parts" if self.partings or self.left["both"] != self.left["exported, folded"] else "equal"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A network in evaluation mode, and what it is called with."""
+
+    module: nn.Module
+    inputs: tuple[Any, ...]
+
+
+def vision(architecture: zoo.Architecture) -> Subject:
+    """A network of the zoo."""
+    module = zoo.create(architecture)
+    zoo.enliven(module, architecture.size)
+    return Subject(module, (zoo.pictures(2, architecture.size),))
+
+
+def transformer(name: str) -> Subject:
+    """A small model of the transformers package, its class ``nameModel``."""
+    import torch
+
+    zoo.define_vision_operators()
+    import transformers
+
+    module = getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**TRANSFORMERS[name]))
+    if name not in TEXT:
+        zoo.enliven(module, 224)
+        return Subject(module, (zoo.pictures(2, 224),))
+    zoo.randomise_parameters(module)
+    return Subject(module.eval(), (torch.randint(0, WORDS["vocab_size"], (2, 9)),))
+
+
+def subjects() -> dict[str, tuple[str, Callable[[], Subject]]]:
+    """Name to the package that it is from and what builds it."""
+    found = {a.name: (a.source, lambda a=a: vision(a)) for a in zoo.ARCHITECTURES}
+    return {**found, **{f"{name}Model": ("transformers", lambda name=name: transformer(name)) for name in TRANSFORMERS}}
+
+
+def measure(name: str) -> Row:
+    """Go round the square with one architecture, in this process."""
+    import torch
+
+    import normfold
+
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    torch.manual_seed(zoo.SEED)
+    started = time.perf_counter()
+    source, make = subjects()[name]
+    subject = make()
+    folded = folded_in_double(subject)
+    first, second = exported(folded.model.float(), subject), exported(subject.module, subject)
+    places = sites_of(second)
+    plain = deviation(subject, second)
+    after = normfold.fold(second, verify=False)
+    both = normfold.fold(first.clone(), verify=False)
+    meeting = Meeting.of(folded.decisions, after.decisions, places)
+    if meeting.structure:
+        # Where one norm stays for want of structure, those that wait for it stay, too: leave it alone in the file.
+        without = normfold.fold(second, verify=False, skip=meeting.structure)
+        meeting = replace(Meeting.of(folded.decisions, without.decisions, places), structure=meeting.structure)
+    return Row(
+        name,
+        source,
+        tally(folded.decisions),
+        tally(after.decisions),
+        len(meeting.structure),
+        meeting.bare,
+        meeting.partings,
+        {"folded, exported": left(first), "exported, folded": left(after.model), "both": left(both.model)},
+        {
+            "module, float64": float(f"{folded.verification.max_rel or 0:.2g}"),
+            "exported": plain,
+            "folded, exported": deviation(subject, first),
+            "exported, folded": deviation(subject, after.model),
+        },
+        round(time.perf_counter() - started, 1),
+    )
+
+
+def tally(decisions: Iterable[Decision]) -> dict[str, int]:
+    """Norms by outcome."""
+    return dict(Counter(decision.outcome for decision in decisions))
+
+
+def folded_in_double(subject: Subject) -> FoldResult:
+    """The module folded, and proven, where rounding plays no part."""
+    import copy
+
+    import normfold
+
+    module = copy.deepcopy(subject.module).double()
+    return normfold.fold(module, tuple(x.double() if x.is_floating_point() else x for x in subject.inputs))
+
+
+def exported(module: nn.Module, subject: Subject) -> ir.Model:
+    """``module`` through ``torch.export`` and on, with nothing optimised."""
+    import torch
+
+    program = torch.export.export(module, subject.inputs)
+    return torch.onnx.export(program, dynamo=True, optimize=False, verbose=False).model
+
+
+def sites_of(model: ir.Model) -> dict[str, str]:
+    """Node name to the path of the module that it comes from, as the exporter has written it down."""
+    import ast
+
+    found = {}
+    for node in model.graph:
+        scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
+        if scopes is not None and node.name:
+            found[node.name] = ast.literal_eval(scopes)[-2]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """The decisions on both ways, site by site."""
+
+    structure: list[str]
+    """Sites in the file of the norms for which the module tree has no place."""
+    bare: int
+    partings: list[str]
+
+    @staticmethod
+    def of(module: Iterable[Decision], file: Iterable[Decision], places: Mapping[str, str]) -> Meeting:
+        """Match the two by the path of the module: ``places`` has it by the name of a node."""
+        mine, other = by_path(module, lambda d: d.site.split(":")[0]), by_path(file, lambda d: place(d, places))
+        structure, partings = [], []
+        for path, here in mine.items():
+            there = other.get(path, [])
+            if sorted(d.outcome for d in here) == sorted(d.outcome for d in there):
+                continue
+            if any(refusal.premise == STRUCTURE for d in here for refusal in d.refused_by):
+                structure += [decision.site for decision in there]
+            else:
+                partings.append(f"{path}: {told(here)}; in the file {told(there)}")
+        return Meeting(structure, sum(len(there) for path, there in other.items() if path not in mine), partings)
+
+
+def place(decision: Decision, places: Mapping[str, str]) -> str:
+    """The path of the module that a norm of a file comes from."""
+    return places.get(decision.site, decision.site)
+
+
+def by_path(decisions: Iterable[Decision], path: Callable[[Decision], str]) -> dict[str, list[Decision]]:
+    """Decisions by the module that they are about, whichever of its calls."""
+    found: dict[str, list[Decision]] = {}
+    for decision in decisions:
+        found.setdefault(path(decision).split("@")[0], []).append(decision)
+    return found
+
+
+def told(decisions: Sequence[Decision]) -> str:
+    """What was decided, and by which premises."""
+    if not decisions:
+        return "no norm"
+    words = []
+    for decision in decisions:
+        premises = dict.fromkeys(refusal.premise for refusal in decision.refused_by)
+        words.append(" ".join([decision.norm, decision.outcome, *premises]))
+    return ", ".join(words)
+
+
+def left(model: ir.Model) -> int:
+    """Norms left, by the neutral counter."""
+    import norm_count
+    import onnx_ir as ir
+
+    return norm_count.census(ir.to_proto(model)).norms
+
+
+def deviation(subject: Subject, model: ir.Model) -> float:
+    """How far a file, in ONNX Runtime, is from the module that it comes from."""
+    import onnx_ir as ir
+    import onnxruntime as ort
+    import torch
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, ["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    feeds = {name: x.numpy() for name, x in zip(names, subject.inputs, strict=True)}
+    with torch.no_grad():
+        wanted = arrays(subject.module(*subject.inputs))
+    return worst(wanted, session.run(None, feeds))
+
+
+def arrays(result: Any) -> list[np.ndarray]:
+    """The tensors in what a module returned."""
+    import torch
+
+    return [leaf.numpy() for leaf in torch.utils._pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]  # noqa: SLF001
+
+
+def worst(wanted: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> float:
+    """The largest deviation of an output, relative to its range."""
+    import numpy as np
+
+    pairs = zip(wanted, got, strict=True)
+    found = max(float(np.abs(a - b).max()) / (float(np.ptp(a)) or 1.0) for a, b in pairs)
+    if not np.isfinite(found):
+        raise ValueError("an output is not finite")
+    return float(f"{found:.2g}")
+
+
+def measure_apart(name: str, limit: float) -> Row:
+    """Measure in a process of its own, within ``limit`` seconds; a failure is a row, too."""
+    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, "--here", name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, env=environment, check=False)
+        error = None if done.returncode == 0 else zoo.last_line(done.stderr) or f"exit {done.returncode}"
+    except subprocess.TimeoutExpired:
+        error = f"no result within {limit:.0f} s"
+    if error is not None:
+        return Row(name, subjects()[name][0], failed=error)
+    return Row(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def read(path: Path) -> dict[str, Row]:
+    """The rows of an earlier run."""
+    if not path.is_file():
+        return {}
+    return {row["name"]: Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))["models"]}
+
+
+def write(path: Path, rows: Mapping[str, Row]) -> None:
+    """Write the rows in the order of `subjects`."""
+    ordered = [asdict(rows[name]) for name in subjects() if name in rows]
+    path.write_text(json.dumps({"benchmark": "square", "models": ordered}, indent=1) + "\n", encoding="utf-8")
+
+
+def show(row: Row) -> None:
+    """One line for the row, and one for each parting."""
+    if row.failed is not None:
+        print(f"{row.name:32} failed: {row.failed}", flush=True)
+        return
+    norms = " ".join(f"{count} {outcome}" for outcome, count in row.module.items())
+    errors = "  ".join(f"{error:.0e}" for error in row.errors.values())
+    lefts = "/".join(str(count) for count in row.left.values())
+    extra = f"{row.structure} need structure, {row.bare} bare"
+    print(f"{row.name:32} {row.verdict:7} {norms:40} left {lefts:12} {extra:28} {errors}  {row.seconds} s", flush=True)
+    for parting in row.partings[:5]:
+        print(f"    {parting}", flush=True)
+
+
+def main() -> int:
+    """Entry point; exits 1 where an architecture parts, is wrong or fails."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--names", default="*", metavar="GLOB", help="these architectures only")
+    parser.add_argument("--again", action="store_true", help="measure rows anew that are there already")
+    parser.add_argument("--json", type=Path, default=RECORD, help="where the rows are kept (default: %(default)s)")
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds for one (default: %(default)s)")
+    parser.add_argument("--here", metavar="NAME", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.here:
+        print(json.dumps(asdict(measure(options.here))))
+        return 0
+    rows = read(options.json)
+    for name in (name for name in subjects() if fnmatch(name, options.names)):
+        if options.again or name not in rows or rows[name].failed is not None:
+            rows[name] = measure_apart(name, options.limit)
+            write(options.json, rows)
+        show(rows[name])
+    return int(any(row.verdict != "equal" for row in rows.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
