@@ -9,33 +9,46 @@ from normfold.errors import NormfoldError
 
 if TYPE_CHECKING:
     from normfold.api import DiffersError, FoldResult, InspectResult, UnprovenError, fold, inspect, verify
+    from normfold.benchmark.contender import Effort
+    from normfold.benchmark.session_profile import SessionProfile
+    from normfold.latency import BenchResult, bench, compare
     from normfold.preprocess import Preprocess
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BenchResult",
     "DiffersError",
+    "Effort",
     "FoldResult",
     "InspectResult",
     "NormfoldError",
     "Preprocess",
+    "SessionProfile",
     "UnprovenError",
     "__version__",
+    "bench",
+    "compare",
     "fold",
     "inspect",
     "verify",
 ]
 
-_VERBS: Final = frozenset(
-    {"DiffersError", "FoldResult", "InspectResult", "Preprocess", "UnprovenError", "fold", "inspect", "verify"}
-)
+_PLACES: Final = {
+    "BenchResult": "normfold.latency",
+    "Effort": "normfold.latency",
+    "SessionProfile": "normfold.latency",
+    "bench": "normfold.latency",
+    "compare": "normfold.latency",
+}
+"""Where the names are that are not in `normfold.api`."""
 
 
 def __getattr__(name: str) -> Any:
     """Load the verbs when one is first used: they bring NumPy and onnx_ir with them."""
-    if name not in _VERBS:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("normfold.api"), name)
+    return getattr(import_module(_PLACES.get(name, "normfold.api")), name)
 
 
 def __dir__() -> list[str]:

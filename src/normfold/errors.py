@@ -32,6 +32,17 @@ CODES: Final[dict[str, str]] = {
     "custom-ops": "The library of custom operators cannot be loaded.",
     "missing-package": "An optional package is needed for this and is not installed.",
     "no-cost-table": "There is no table of what operations cost on this execution provider.",
+    "provider-unavailable": "The execution provider is not part of this ONNX Runtime, or cannot be loaded.",
+    "provider-fallback": "Some nodes would run on another execution provider than the one asked for.",
+    "not-runnable": "ONNX Runtime cannot load or run the model.",
+    "inputs-differ": "Models that were to be timed beside one another take different inputs.",
+    "outputs-differ": "A model that was to be timed computes something else than the one that it is compared with.",
+    "worker-died": "The process that was timing a model crashed or was killed.",
+    "out-of-memory": "There is not enough memory to run the model.",
+    "timed-out": "The model did not finish loading or running in time.",
+    "bad-session-profile": "A file of session settings is not one, or has a setting that does not exist.",
+    "bad-measurement": "A file of measured figures is not one.",
+    "environment-differs": "Two sets of figures were measured under different conditions.",
     "internal": "A bug in normfold.",
 }
 """Error code to what it means, in the order in which the documentation lists them."""
@@ -65,6 +76,12 @@ class ModelFileError(NormfoldError):
 
 class OutputError(NormfoldError):
     """The result cannot be written where it was asked for."""
+
+
+class FindingError(NormfoldError):
+    """The job was done, and this is what it found."""
+
+    exit_code = 1
 
 
 class EnvironmentUnavailableError(NormfoldError):

@@ -19,6 +19,11 @@ def available() -> int | None:
     return min(bounds, default=None)
 
 
+def peak_of_this_process() -> int | None:
+    """Most bytes that this process ever had in memory; None where unknown."""
+    return _kilobytes("/proc/self/status", "VmHWM")
+
+
 def limit_this_process() -> None:
     """Bound this process's address space by what is in use now plus `SHARE` of the available memory.
 

@@ -93,18 +93,20 @@ class RuntimeSession:
         """Values of ``outputs``; raises what ONNX Runtime raises."""
         # Values of ONNX Runtime's own cannot hold strings, NumPy's arrays not the extended types.
         if self._extended or any(array.dtype.kind == "V" for array in feeds.values()):
-            values = {name: self._given(array) for name, array in feeds.items()}
+            values = {name: given(self._onnxruntime, array) for name, array in feeds.items()}
             results = self._session.run_with_ort_values(list(outputs), values)
-            return {name: _taken(name, value) for name, value in zip(outputs, results, strict=True)}
+            return {name: taken(name, value) for name, value in zip(outputs, results, strict=True)}
         results = self._session.run(list(outputs), dict(feeds))
         return {name: _tensor(name, value) for name, value in zip(outputs, results, strict=True)}
 
-    def _given(self, array: Array) -> Any:
-        numbers = dict(EXTENDED_TYPES.values())
-        if array.dtype.name not in numbers:
-            return self._onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
-        bits = np.ascontiguousarray(array).view(np.dtype(f"u{array.dtype.itemsize}"))
-        return self._onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, numbers[array.dtype.name])
+
+def given(onnxruntime: Any, array: Array, device: str = "cpu") -> Any:
+    """``array`` as ONNX Runtime's own value, in the memory of ``device``."""
+    numbers = dict(EXTENDED_TYPES.values())
+    if array.dtype.name not in numbers:
+        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device, 0)
+    bits = np.ascontiguousarray(array).view(np.dtype(f"u{array.dtype.itemsize}"))
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, numbers[array.dtype.name])
 
 
 def _tensor(name: str, value: object) -> Array:
@@ -113,7 +115,8 @@ def _tensor(name: str, value: object) -> Array:
     return value
 
 
-def _taken(name: str, value: Any) -> Array:
+def taken(name: str, value: Any) -> Array:
+    """The array in a value of ONNX Runtime's own."""
     if not value.is_tensor():
         raise RefusedError("unsupported", f"output {name!r} is a {value.data_type()}, not a tensor")
     if value.data_type() not in EXTENDED_TYPES:

@@ -1,0 +1,57 @@
+"""Which model runs when: rounds of one block a contender, each round in an order of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+LEAST_RUNS: Final = 10
+LEAST_SECONDS: Final = 0.005
+"""A block has this many runs and takes this long at the least, so that clock and hand-over do not count."""
+LONGEST_SECONDS: Final = 1.0
+"""Blocks of slow models have fewer runs than `LEAST_RUNS` where they would take longer: a long run averages itself."""
+LEAST_ROUNDS: Final = 5
+MOST_ROUNDS: Final = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Blocks in order, ``rounds[r]`` being one name for each contender; runs of a block by name."""
+
+    rounds: tuple[tuple[str, ...], ...]
+    runs: Mapping[str, int]
+
+    def blocks(self) -> list[tuple[str, int]]:
+        """What a worker is told."""
+        return [(name, self.runs[name]) for order in self.rounds for name in order]
+
+    def by_name(self, blocks: Sequence[Sequence[int]]) -> dict[str, list[Sequence[int]]]:
+        """The blocks of every contender, one a round, from the worker's list of them."""
+        sorted_out: dict[str, list[Sequence[int]]] = {name: [] for name in self.runs}
+        names = (name for order in self.rounds for name in order)
+        for name, block in zip(names, blocks, strict=True):
+            sorted_out[name].append(block)
+        return sorted_out
+
+
+def block_runs(seconds: float) -> int:
+    """Runs in a block of a model that takes ``seconds`` a run."""
+    wanted = max(LEAST_RUNS, math.ceil(LEAST_SECONDS / seconds))
+    return max(1, min(wanted, math.floor(LONGEST_SECONDS / seconds)))
+
+
+def schedule(seconds: Mapping[str, float], budget: float, seed: Sequence[int]) -> Schedule:
+    """Rounds that take ``budget`` seconds together, given the ``seconds`` that each model takes a run.
+
+    Their number does not depend on what is measured later. Equal seeds give equal orders.
+    """
+    runs = {name: block_runs(one) for name, one in seconds.items()}
+    a_round = sum(runs[name] * one for name, one in seconds.items())
+    count = min(MOST_ROUNDS, max(LEAST_ROUNDS, round(budget / a_round)))
+    generator, names = np.random.default_rng(seed), list(seconds)
+    orders = (generator.permutation(len(names)) for _ in range(count))
+    return Schedule(tuple(tuple(names[index] for index in order) for order in orders), runs)

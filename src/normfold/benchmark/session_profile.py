@@ -1,0 +1,184 @@
+"""How a session is set up: the file format ``normfold.session/1``, and what a worker is told.
+
+A session profile holds only what differs from ONNX Runtime's defaults::
+
+    {
+      "schema": "normfold.session/1",
+      "provider": "cpu",
+      "provider_options": {},
+      "intra_threads": 2,
+      "inter_threads": 1,
+      "options": {"graph_optimization_level": "ORT_ENABLE_ALL", "enable_mem_pattern": true},
+      "config": {"session.intra_op.allow_spinning": "0"},
+      "disabled_optimizers": ["SkipLayerNormFusion"]
+    }
+
+Every field but ``schema`` may be left out; ``intra_threads`` is null where the caller is to choose.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from normfold.errors import UsageError
+
+SCHEMA: Final = "normfold.session/1"
+Use = Literal["server", "edge"]
+
+PROVIDERS: Final = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "nvtensorrtrtx": "NvTensorRTRTXExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "dnnl": "DnnlExecutionProvider",
+    "xnnpack": "XnnpackExecutionProvider",
+    "webgpu": "WebGpuExecutionProvider",
+    "qnn": "QNNExecutionProvider",
+    "migraphx": "MIGraphXExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "dml": "DmlExecutionProvider",
+    "acl": "ACLExecutionProvider",
+    "cann": "CANNExecutionProvider",
+}
+"""Names here, and ONNX Runtime's."""
+OPTIONS: Final[dict[str, tuple[object, ...]]] = {
+    "graph_optimization_level": (
+        "ORT_DISABLE_ALL",
+        "ORT_ENABLE_BASIC",
+        "ORT_ENABLE_EXTENDED",
+        "ORT_ENABLE_LAYOUT",
+        "ORT_ENABLE_ALL",
+    ),
+    "execution_mode": ("ORT_SEQUENTIAL", "ORT_PARALLEL"),
+    "enable_mem_pattern": (True, False),
+    "enable_mem_reuse": (True, False),
+    "enable_cpu_mem_arena": (True, False),
+    "use_deterministic_compute": (True, False),
+}
+"""Attributes of ``onnxruntime.SessionOptions`` that a profile may set, and their values."""
+SPINNING: Final = ("session.intra_op.allow_spinning", "session.inter_op.allow_spinning")
+STOP_SPINNING: Final = "session.force_spinning_stop"
+OF_A_POOL: Final = (*SPINNING, STOP_SPINNING, "session.intra_op_thread_affinities")
+"""Entries that mean nothing to a session that borrows its threads from a shared pool."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionProfile:
+    """Settings of a session; what is empty is as ONNX Runtime has it."""
+
+    provider: str = "cpu"
+    provider_options: Mapping[str, str] = field(default_factory=dict)
+    intra_threads: int | None = None
+    inter_threads: int = 1
+    options: Mapping[str, object] = field(default_factory=dict)
+    config: Mapping[str, str] = field(default_factory=dict)
+    disabled_optimizers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise `UsageError` ``bad-session-profile`` where a setting is unknown or has no such value."""
+        if self.provider not in PROVIDERS:
+            raise _bad(f"no execution provider {self.provider!r}", f"There are: {', '.join(PROVIDERS)}.")
+        for name, value in self.options.items():
+            if not any(type(value) is type(known) and value == known for known in OPTIONS.get(name, ())):
+                known = ", ".join(map(str, OPTIONS.get(name, ()))) or f"no such option; there are {', '.join(OPTIONS)}"
+                raise _bad(f"option {name!r} cannot be {value!r}", f"It can be: {known}.")
+        if not all(isinstance(text, str) for text in (*self.provider_options.values(), *self.config.values())):
+            raise _bad("values of config and provider_options are strings", 'Such as "0" for off.')
+        for threads in (self.intra_threads, self.inter_threads):
+            if threads is not None and (type(threads) is not int or threads < 1):
+                raise _bad(f"{threads!r} is not a number of threads")
+
+    @property
+    def spins_on_its_own(self) -> bool:
+        """Whether it says something about its threads, so that it cannot borrow those of a shared pool."""
+        return any(key in self.config for key in OF_A_POOL)
+
+    def to_json(self) -> dict[str, Any]:
+        """As in a file."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        copied = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+        return {"schema": SCHEMA, **copied, "disabled_optimizers": list(self.disabled_optimizers)}
+
+
+def from_json(document: object) -> SessionProfile:
+    """A profile from its document.
+
+    Raises:
+        UsageError: ``bad-session-profile``, it is none.
+    """
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise _bad(f"its schema is not {SCHEMA}")
+    known = {entry.name for entry in fields(SessionProfile)}
+    if strange := sorted(set(document) - known - {"schema"}):
+        raise _bad(f"unknown field {strange[0]!r}", f"Fields are: {', '.join(sorted(known))}.")
+    for name, kind in (("options", dict), ("config", dict), ("provider_options", dict), ("disabled_optimizers", list)):
+        if not isinstance(document.get(name, kind()), kind):
+            raise _bad(f"{name} is no {kind.__name__}")
+    values = {name: value for name, value in document.items() if name != "schema"}
+    return SessionProfile(**values | {"disabled_optimizers": tuple(values.get("disabled_optimizers", ()))})
+
+
+def read(path: str | os.PathLike[str]) -> SessionProfile:
+    """The profile in a file; raises as `from_json`."""
+    try:
+        return from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UsageError("bad-session-profile", f"{path} cannot be read: {error}") from error
+    except UsageError as error:
+        raise UsageError(error.code, f"{path}: {error.message}", error.hint) from error
+
+
+def _bad(because: str, hint: str = "") -> UsageError:
+    return UsageError("bad-session-profile", f"The session profile is not right: {because}.", hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Threading:
+    """What the sessions of one process share: a pool of ``pool`` threads (0: each has its own), and why."""
+
+    pool: int
+    note: str = ""
+
+
+def threading_of(profiles: Sequence[SessionProfile], threads: int, use: Use) -> Threading:
+    """One pool for all where they want the same: idle sessions whose threads spin would slow the others down."""
+    if use == "edge":
+        return Threading(0)
+    counts = {profile.intra_threads or threads for profile in profiles}
+    if counts == {1}:
+        return Threading(0)
+    if len(counts) == 1 and not any(profile.spins_on_its_own for profile in profiles):
+        return Threading(counts.pop())
+    return Threading(0, "sessions want threads of their own, so those stop spinning at the end of each run")
+
+
+def session_request(
+    profile: SessionProfile, threads: int, use: Use, threading: Threading, custom_ops: Sequence[str] = ()
+) -> dict[str, Any]:
+    """``session`` of a worker's requests."""
+    config = dict(profile.config)
+    if use == "edge":
+        config = {**dict.fromkeys(SPINNING, "0"), **config}
+    elif not threading.pool:
+        config = {STOP_SPINNING: "1", **config}
+    return {
+        "provider": PROVIDERS[profile.provider],
+        "provider_options": dict(profile.provider_options),
+        "intra_threads": profile.intra_threads or threads,
+        "inter_threads": profile.inter_threads,
+        "options": dict(profile.options),
+        "config": config,
+        "disabled_optimizers": list(profile.disabled_optimizers),
+        "custom_ops": [str(Path(library).absolute()) for library in custom_ops],
+    }
+
+
+def on(provider: str, profile: SessionProfile | None = None) -> SessionProfile:
+    """``profile``, or the default one, on ``provider``."""
+    return replace(profile or SessionProfile(), provider=provider)

@@ -1,0 +1,154 @@
+"""The document of schema ``normfold.bench/1``: figures, and the raw samples that they are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from normfold.benchmark.contender import Contender, Effort
+from normfold.benchmark.figures import Cell, Details, Figure, Sample
+from normfold.benchmark.statistics import Comparison, Interval
+from normfold.benchmark.stored import SCHEMA, StoredComparison
+from normfold.report.document import error_record, finite, probe_record
+
+Json = dict[str, Any]
+
+
+def bench_record(
+    models: Iterable[Contender],
+    cells: Iterable[Cell],
+    effort: Effort,
+    *,
+    seed: int,
+    started: str,
+    environment: Mapping[str, Any],
+) -> Json:
+    """The whole document."""
+    return {
+        "schema": SCHEMA,
+        "started": started,
+        "environment": dict(environment),
+        "seed": seed,
+        "effort": asdict(effort),
+        "models": [model_record(model) for model in models],
+        "cells": [cell_record(cell) for cell in cells],
+    }
+
+
+def model_record(model: Contender) -> Json:
+    """A model and the settings of its session."""
+    return {
+        "name": model.name,
+        "file": model.model.file.name,
+        "sha256": model.sha256,
+        "bytes": model.nbytes,
+        "session": model.profile.to_json(),
+    }
+
+
+def cell_record(cell: Cell) -> Json:
+    """One set of conditions; ``figures`` is empty where ``refused`` says why."""
+    return {
+        "batch": cell.conditions.batch,
+        "threads": cell.conditions.threads,
+        "use": cell.conditions.use,
+        "cpus": list(cell.conditions.cpus),
+        "refused": None if cell.refused is None else error_record(cell.refused),
+        "inputs": [probe_record(probe) for probe in cell.probes],
+        "figures": [figure_record(figure, cell) for figure in cell.figures],
+        "comparisons": [
+            {"reference": cell.figures[0].name, "other": name, **comparison_record(one)}
+            for name, one in cell.comparisons.items()
+        ],
+        "control": None if cell.control is None else interval_record(cell.control),
+        "samples": [sample_record(sample) for sample in cell.samples],
+        "warnings": list(cell.warnings),
+    }
+
+
+def figure_record(figure: Figure, cell: Cell) -> Json:
+    """Figures of one contender; times in nanoseconds."""
+    batch = cell.conditions.batch or 1
+    return {
+        "name": figure.name,
+        "kind": "measured",
+        "latency_ns": interval_record(figure.latency),
+        "quantiles_ns": [asdict(quantile) for quantile in figure.quantiles],
+        "per_second": finite(batch * 1e9 / figure.latency.value),
+        "runs": figure.runs,
+        "outliers": figure.outliers,
+        "import_ns": figure.import_ns,
+        "load_ns": figure.load_ns,
+        "first_run_ns": figure.first_run_ns,
+        "providers": dict(figure.placed),
+        "deviation": finite(figure.deviation),
+        "microjoules": figure.microjoules,
+        "no_energy": figure.no_energy,
+        "details": None if figure.details is None else details_record(figure.details),
+    }
+
+
+def details_record(details: Details) -> Json:
+    """Memory in bytes, nodes with their microseconds a run."""
+    fields = ("name", "operator", "provider", "runs", "microseconds")
+    return {
+        "peak_rss": details.peak_rss,
+        "rss_before": details.rss_before,
+        "arena_peak": details.arena_peak,
+        "arena_size": details.arena_size,
+        "nodes": [dict(zip(fields, node, strict=True)) for node in details.nodes],
+    }
+
+
+def interval_record(interval: Interval) -> Json:
+    """An estimate and its bounds, null where they are not finite."""
+    return {"value": finite(interval.value), "low": finite(interval.low), "high": finite(interval.high)}
+
+
+def comparison_record(comparison: Comparison) -> Json:
+    """Ratio, noise floor and what is to be made of them."""
+    return {
+        "ratio": interval_record(comparison.ratio),
+        "floor": finite(comparison.floor),
+        "found": comparison.found,
+        "verdict": comparison.verdict,
+    }
+
+
+def sample_record(sample: Sample) -> Json:
+    """One process: every run, in nanoseconds, by contender and round."""
+    return {
+        "orders": [list(order) for order in sample.orders],
+        "ns": {name: [list(block) for block in blocks] for name, blocks in sample.blocks.items()},
+        "microjoules": None if sample.microjoules is None else _firsts(sample.microjoules),
+        "steady_from": sample.steady,
+        "onnxruntime": sample.onnxruntime,
+        "cpus": None if sample.cpus is None else list(sample.cpus),
+        "import_ns": sample.import_ns,
+        "load_ns": dict(sample.load_ns),
+        "first_run_ns": dict(sample.first_run_ns),
+    }
+
+
+def _firsts(blocks: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, list[int]]:
+    return {name: [block[0] for block in listed] for name, listed in blocks.items()}
+
+
+def compare_record(a: str, b: str, comparisons: Iterable[StoredComparison]) -> Json:
+    """``result`` of ``compare``."""
+    return {
+        "a": a,
+        "b": b,
+        "comparisons": [
+            {
+                "batch": one.conditions.batch,
+                "threads": one.conditions.threads,
+                "use": one.conditions.use,
+                "reference": one.reference,
+                "other": one.other,
+                **comparison_record(one.comparison),
+            }
+            for one in comparisons
+        ],
+    }
