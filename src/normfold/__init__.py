@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from normfold.api import DiffersError, FoldResult, InspectResult, UnprovenError, fold, inspect, verify
     from normfold.benchmark.contender import Effort
     from normfold.benchmark.session_profile import SessionProfile
+    from normfold.exporting import export
     from normfold.latency import BenchResult, bench, compare
+    from normfold.modules.saving import restore
     from normfold.preprocess import Preprocess
 
 __version__ = "0.1.0"
@@ -29,8 +31,10 @@ __all__ = [
     "__version__",
     "bench",
     "compare",
+    "export",
     "fold",
     "inspect",
+    "restore",
     "verify",
 ]
 
@@ -40,6 +44,8 @@ _PLACES: Final = {
     "SessionProfile": "normfold.latency",
     "bench": "normfold.latency",
     "compare": "normfold.latency",
+    "export": "normfold.exporting",
+    "restore": "normfold.modules.saving",
 }
 """Where the names are that are not in `normfold.api`."""
 

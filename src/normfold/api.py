@@ -221,9 +221,9 @@ def inspect(model: Path_ | Model | nn.Module, example_inputs: Any = None, *, tel
         NormfoldError: the model cannot be read.
     """
     if _is_module(model):
-        from normfold import modules
+        from normfold.modules import folding
 
-        return InspectResult(modules.inspect(model, example_inputs, tell))
+        return InspectResult(folding.inspect(model, example_inputs, tell))
     tell("reading")
     copy = _source(model).fresh()
     tell("inspecting")
@@ -237,9 +237,9 @@ def _is_module(model: Any) -> TypeIs[nn.Module]:
 
 
 def _fold_module(module: nn.Module, inputs: Any, how: Literal["prove", "skip", "dry"], **options: Any) -> FoldResult:
-    from normfold import modules
+    from normfold.modules import folding
 
-    done = modules.fold(module, inputs, how, **options)
+    done = folding.fold(module, inputs, how, **options)
     if done.verification.status in ("different", "unavailable"):
         raise _refused(done.decisions, done.verification)
     return FoldResult(done.module, done.decisions, done.verification, done.change.removed, done.change.added)
@@ -400,11 +400,16 @@ def _scratch() -> Iterator[Path]:
 def _given(inputs: Shapes | None, feeds: Feeds | Path_ | None) -> Given:
     shapes = {name: tuple(shape) for name, shape in (inputs or {}).items()}
     if isinstance(feeds, str | os.PathLike):
-        return Given(shapes, _read_feeds(Path(feeds)))
+        return Given(shapes, read_feeds(feeds))
     return Given(shapes, {name: np.asarray(array) for name, array in (feeds or {}).items()})
 
 
-def _read_feeds(path: Path) -> dict[str, Array]:
+def read_feeds(path: Path_) -> dict[str, Array]:
+    """The arrays of an ``.npz`` file by name.
+
+    Raises:
+        UsageError: ``bad-input`` where it is none.
+    """
     try:
         archive = np.load(path, allow_pickle=False)
         if isinstance(archive, np.ndarray):
@@ -449,17 +454,18 @@ def _stamp(
 
 def _check(staged: modelfile.Staged, source: _Source) -> None:
     """Raise where the ONNX checker or shape inference rejects the result but not its source."""
-    problem = _rejection(staged.file)
+    problem = rejection(staged.file)
     if problem is None:
         return
     with source.runnable() as original:
-        if _rejection(original.file) is None:
+        if rejection(original.file) is None:
             raise ModelFileError(
                 "invalid-model", f"The folded model is not valid ONNX: {problem}", "Please report this."
             )
 
 
-def _rejection(file: Path) -> str | None:
+def rejection(file: Path) -> str | None:
+    """Why the ONNX checker or shape inference rejects ``file``, in one line."""
     try:
         onnx.checker.check_model(str(file), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from normfold.cli.answer import Answer
-from normfold.cli.options import CUSTOM_OPS, FEEDS, SEED, SHAPES, Tell, file_name, verb
-from normfold.decisions import Decision, Verification
+from normfold.cli.naming import DYNAMIC, INPUTS, WEIGHTS, Called, Wanted, for_onnx, free_sizes, is_reference, loaded
+from normfold.cli.options import CUSTOM_OPS, FEEDS, SEED, Tell, file_name, verb
+from normfold.cli.shown import proven
 from normfold.errors import UsageError
+
+if TYPE_CHECKING:
+    from normfold.api import FoldResult
+
+MODULE_FILES: Final = (".safetensors", ".pt2", ".onnx")
+ONNX_ONLY: Final = {
+    "in_place": "--in-place",
+    "preprocess": "--preprocess",
+    "custom_ops": "--custom-ops",
+    "allow_inserted": "--allow-inserted",
+}
+"""Options that say nothing about a module."""
 
 
 @click.command("fold")
 @click.argument("model", type=file_name)
 @click.option("-o", "--output", type=file_name, metavar="FILE", help="Where to write the folded model.")
-@SHAPES
+@INPUTS
 @FEEDS
+@DYNAMIC
+@WEIGHTS
 @click.option("--only", multiple=True, metavar="GLOB", help="Fold norms whose site matches; repeatable.")
 @click.option("--skip", multiple=True, metavar="GLOB", help="Keep norms whose site matches; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Decide and print; write nothing, run nothing.")
@@ -53,47 +68,107 @@ def command(
     *,
     model: str,
     output: str | None,
-    shapes: tuple[tuple[str, tuple[int, ...]], ...],
-    unverified: bool,
-    in_place: bool,
+    shapes: tuple[Wanted, ...],
+    dynamic: tuple[tuple[str, int, str], ...],
+    weights: str | None,
     dry_run: bool,
-    preprocess: tuple[str, ...],
     tell: Tell,
     detail: int,
     **options: Any,
 ) -> Answer:
-    """Fold the norms of MODEL, compare the result with it, and write it to the file given with -o."""
+    """Fold the norms of MODEL, compare the result with it, and write it to the file given with -o.
+
+    MODEL is an ONNX file, or a PyTorch module named package.module:factory, which becomes a .safetensors, .pt2 or
+    .onnx file.
+    """
+    target = output or (model if options["in_place"] else None)
+    if target is None and not dry_run:
+        raise UsageError("usage", "Nothing says where to write.", "Add -o FILE, --in-place or --dry-run.")
+    written = None if dry_run else target
+    if is_reference(model):
+        job = _ModuleJob(model, written, shapes, dynamic, weights, tell, options)
+        return proven("fold", model, written, job.run, detail)
+    known = for_onnx(shapes, weights=weights, dynamic=dynamic)
+    return proven("fold", model, written, lambda: _fold_file(model, target, known, dry_run, tell, options), detail)
+
+
+def _fold_file(
+    model: str,
+    target: str | None,
+    shapes: dict[str, tuple[int, ...]],
+    dry_run: bool,
+    tell: Tell,
+    options: dict[str, Any],
+) -> FoldResult:
     from normfold import api
     from normfold.preprocess import Preprocess
 
-    target = output or (model if in_place else None)
-    if target is None and not dry_run:
-        raise UsageError("usage", "Nothing says where to write.", "Add -o FILE, --in-place or --dry-run.")
-    try:
-        done = api.fold(
-            model,
-            target,
-            inputs=dict(shapes),
-            verify=not unverified,
-            in_place=in_place,
-            dry_run=dry_run,
-            preprocess=Preprocess.parse(preprocess),
-            tell=tell,
-            **options,
-        )
-    except api.UnprovenError as refusal:
-        finding = refusal.exit_code == 1
-        answer = _answer(model, None, refusal.decisions, refusal.verification, detail)
-        return replace(answer, exit_code=refusal.exit_code, error=None if finding else refusal)
-    return _answer(model, None if dry_run else target, done.decisions, done.verification, detail)
-
-
-def _answer(model: str, written: str | None, decisions: Sequence[Decision], proof: Verification, detail: int) -> Answer:
-    from normfold.report import document, text
-
-    title = f"{model} -> {written}" if written else f"{model}: nothing written"
-    return Answer(
-        command="fold",
-        result=document.fold_record(decisions, proof, source=model, output=written),
-        show=lambda console: text.show_fold(console, title, decisions, proof, detail=detail),
+    preprocess = Preprocess.parse(options.pop("preprocess"))
+    verify = not options.pop("unverified")
+    return api.fold(
+        model, target, inputs=shapes, verify=verify, dry_run=dry_run, preprocess=preprocess, tell=tell, **options
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _ModuleJob:
+    """Folding the module that ``model`` names; ``target`` is None under --dry-run."""
+
+    model: str
+    target: str | None
+    shapes: tuple[Wanted, ...]
+    dynamic: tuple[tuple[str, int, str], ...]
+    weights: str | None
+    tell: Tell
+    options: dict[str, Any]
+
+    def run(self) -> FoldResult:
+        """Load, fold, write."""
+        self._check()
+        self.tell("loading")
+        called = loaded(self.model, self.shapes, self.options["feeds"], self.weights, self.options["seed"])
+        choice: dict[str, Any] = {key: self.options[key] for key in ("only", "skip", "seed")}
+        choice |= {"verify": not self.options["unverified"], "tell": self.tell}
+        suffix = Path(self.target or "").suffix
+        if suffix == ".onnx":
+            return self._exported(called, choice)
+        from normfold import api
+
+        done = api.fold(called.module, called.example, dry_run=self.target is None, **choice)
+        if suffix:
+            self.tell("writing")
+        if suffix == ".pt2":
+            self._save_program(called, done)
+        elif suffix == ".safetensors":
+            self._save_state(called, done)
+        return done
+
+    def _check(self) -> None:
+        given = next((option for key, option in ONNX_ONLY.items() if self.options[key]), None)
+        if given is not None:
+            raise UsageError("usage", f"{given} is for ONNX models.")
+        if self.target is not None and Path(self.target).suffix not in MODULE_FILES:
+            raise UsageError("usage", f"{self.target} does not end in {', '.join(MODULE_FILES)}.")
+
+    def _exported(self, called: Called, choice: dict[str, Any]) -> FoldResult:
+        from normfold import exporting
+
+        return exporting.export(
+            called.module,
+            called.example,
+            self.target,
+            dynamic=free_sizes(self.dynamic),
+            input_names=called.names,
+            external_data=self.options["external_data"],
+            **choice,
+        )
+
+    def _save_program(self, called: Called, done: FoldResult) -> None:
+        from normfold import exporting
+
+        exporting.save_program(done.model, called.example, free_sizes(self.dynamic), Path(str(self.target)))
+
+    def _save_state(self, called: Called, done: FoldResult) -> None:
+        from normfold.modules.saving import save_state
+
+        save_state(done.model, called.module, done.decisions, Path(str(self.target)))

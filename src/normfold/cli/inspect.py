@@ -5,18 +5,35 @@ from __future__ import annotations
 import click
 
 from normfold.cli.answer import Answer
-from normfold.cli.options import Tell, file_name, verb
+from normfold.cli.naming import INPUTS, WEIGHTS, Wanted, for_onnx, is_reference, loaded
+from normfold.cli.options import FEEDS, Tell, file_name, verb
 
 
 @click.command("inspect")
 @click.argument("model", type=file_name)
+@INPUTS
+@FEEDS
+@WEIGHTS
 @verb("inspect")
-def command(*, model: str, tell: Tell, detail: int) -> Answer:
-    """List the norms of MODEL, the health of their statistics, and what 'fold' would decide."""
-    from normfold import api
+def command(
+    *, model: str, shapes: tuple[Wanted, ...], feeds: str | None, weights: str | None, tell: Tell, detail: int
+) -> Answer:
+    """List the norms of MODEL, the health of their statistics, and what 'fold' would decide.
+
+    MODEL is an ONNX file, or a PyTorch module named package.module:factory, which needs an --input.
+    """
     from normfold.report import document, text
 
-    norms = api.inspect(model, tell=tell).norms
+    if is_reference(model):
+        called = loaded(model, shapes, feeds, weights, 0)
+        from normfold import api
+
+        norms = api.inspect(called.module, called.example, tell=tell).norms
+    else:
+        for_onnx(shapes, weights=weights)
+        from normfold import api
+
+        norms = api.inspect(model, tell=tell).norms
     return Answer(
         command="inspect",
         result=document.inspect_record(norms, source=model),

@@ -25,6 +25,8 @@ class Example:
     @staticmethod
     def of(inputs: Any) -> Example:
         """A tuple or list of positional arguments, a mapping of named ones, or the only argument itself."""
+        if isinstance(inputs, Example):
+            return inputs
         if inputs is None:
             hint = "Pass them as the second argument: normfold.fold(module, (x,))."
             raise UsageError("usage", "A module is run to be folded, and needs example inputs.", hint)
@@ -54,11 +56,28 @@ class Example:
 
 def tensors_in(result: Any) -> Iterator[torch.Tensor]:
     """The tensors in what a module returned, those in its dataclasses, too."""
-    for leaf in tree_leaves(result):
-        if isinstance(leaf, torch.Tensor):
-            yield leaf
-        elif is_dataclass(leaf) and not isinstance(leaf, type):
-            yield from tensors_in([getattr(leaf, one.name) for one in fields(leaf)])
+    return (tensor for _, tensor in named_tensors(result))
+
+
+def named_tensors(result: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], torch.Tensor]]:
+    """The same, each with the keys, field names and indices that lead to it."""
+    if isinstance(result, torch.Tensor):
+        yield path, result
+        return
+    for name, inner in _members(result):
+        yield from named_tensors(inner, (*path, name))
+
+
+def _members(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        yield from ((str(key), inner) for key, inner in value.items())
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from ((one.name, getattr(value, one.name)) for one in fields(value))
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        yield from zip(value._fields, value, strict=True)
+    else:
+        leaves = tree_leaves(value, is_leaf=lambda inner: inner is not value)
+        yield from ((str(k), inner) for k, inner in enumerate(leaves) if inner is not value)
 
 
 def to_array(tensor: torch.Tensor) -> Array:

@@ -63,7 +63,7 @@ class Job:
 
     def unproven(self, because: str) -> Folded:
         """Fold without a comparison."""
-        graph, folding = self._fold(self._copy(), {})
+        graph, folding = self._fold(copied(self.module), {})
         return self._done(graph, folding.decisions, Verification("skipped", because=because))
 
     def proven(self) -> Folded:
@@ -72,7 +72,7 @@ class Job:
         ``verification`` says whether the result is equivalent; where it is not, ``module`` is not to be handed over.
         """
         dropped: dict[str, Refusal] = {}
-        source = self._copy()
+        source = copied(self.module)
         while True:
             graph, folding = self._fold(source, dropped)
             result = copy.deepcopy(self.module)
@@ -85,7 +85,7 @@ class Job:
             if proof.status == "different" and at_fault in changed:
                 because = f"With it folded, the module differs from its source: {proof.because}."
                 dropped[str(at_fault)] = Refusal("verification-failed", because)
-                source = self._copy()
+                source = copied(self.module)
             elif self.in_place and proof.status == "equivalent":
                 return self._done(graph, decisions, proof)
             else:
@@ -95,19 +95,10 @@ class Job:
         result = self.module if self.in_place else copy.deepcopy(self.module)
         return Folded(result, decisions, write(graph, result), proof)
 
-    def _copy(self) -> nn.Module:
-        check(self.module)
-        try:
-            return copy.deepcopy(self.module)
-        except Exception as error:
-            # A class's own __deepcopy__, or a tensor that is the result of a computation.
-            hint = "A weight that is computed (torch.nn.utils.weight_norm) has to be baked first."
-            raise UsageError("bad-input", f"The module cannot be copied: {error}", hint) from error
-
     def trace(self, module: nn.Module | None = None) -> Trace:
         """Run ``module``, or a copy of the job's, and write down what it does."""
         self.tell("tracing")
-        return record(module or self._copy(), self.example.args, self.example.kwargs)
+        return record(module or copied(self.module), self.example.args, self.example.kwargs)
 
     def _fold(self, source: nn.Module, dropped: Mapping[str, Refusal]) -> tuple[TorchGraph, engine.Folding]:
         graph = TorchGraph(self.trace(source), shared_memory(self.module))
@@ -139,6 +130,21 @@ class Job:
         comparison = Comparison(cast(Evaluator, InProcess(ModuleRunner(example))), question)
         comparison.begin(cast(Runnable, RunnableModule(source)))
         return comparison.finish(cast(Runnable, RunnableModule(result, graph.origins())), pairs)
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A copy of ``module``, so that running it leaves no trace in the user's own.
+
+    Raises:
+        UsageError: it has no numbers, its operations cannot be seen, or it cannot be copied.
+    """
+    check(module)
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:
+        # A class's own __deepcopy__, or a tensor that is the result of a computation.
+        hint = "A weight that is computed (torch.nn.utils.weight_norm) has to be baked first."
+        raise UsageError("bad-input", f"The module cannot be copied: {error}", hint) from error
 
 
 def check(module: nn.Module) -> None:

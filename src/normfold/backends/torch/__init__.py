@@ -2,6 +2,6 @@
 
 from normfold.backends.torch.graph import TorchGraph
 from normfold.backends.torch.record import Trace, record, shared_memory
-from normfold.backends.torch.writing import Change, write
+from normfold.backends.torch.writing import Change, take_out, write
 
-__all__ = ["Change", "TorchGraph", "Trace", "record", "shared_memory", "write"]
+__all__ = ["Change", "TorchGraph", "Trace", "record", "shared_memory", "take_out", "write"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +36,7 @@ def write(graph: TorchGraph, module: nn.Module) -> Change:
     going = {id(op.call.module): removal for op, removal in graph.removals.items()}
     for path, norm in list(graph.trace.module.named_modules(remove_duplicate=False)):
         if id(norm) in going:
-            _take_out(module, path, going[id(norm)].children)
+            take_out(module, path, going[id(norm)].children)
     after = list(module.state_dict())
     return Change(tuple(n for n in before if n not in after), tuple(n for n in after if n not in before))
 
@@ -93,7 +93,7 @@ def _stored(module: nn.Module, name: str) -> torch.Tensor:
     return tensor
 
 
-def _take_out(module: nn.Module, path: str, children: tuple[str, ...]) -> None:
+def take_out(module: nn.Module, path: str, children: Sequence[str] = ()) -> None:
     """Put the children of the norm at ``path`` in its place, or an Identity."""
     parent, _, name = path.rpartition(".")
     holder, norm = module.get_submodule(parent), module.get_submodule(path)
