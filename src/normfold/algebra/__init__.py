@@ -2,7 +2,7 @@
 
 from normfold.algebra.affine import Affine, trim
 from normfold.algebra.codes import Codes
-from normfold.algebra.moves import Chain, Crop, Move, Permute, Regroup, Shuffle, Take
+from normfold.algebra.moves import Chain, Crop, Move, Permute, Regroup, Shuffle, Take, is_identity
 from normfold.algebra.weight import Weight
 from normfold.algebra.window import Window
 
@@ -18,5 +18,6 @@ __all__ = [
     "Take",
     "Weight",
     "Window",
+    "is_identity",
     "trim",
 ]

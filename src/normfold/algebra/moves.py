@@ -37,6 +37,23 @@ class Move(Protocol):
         ...
 
 
+def is_identity(move: Move) -> bool:
+    """Whether ``move`` is known to leave every element where it is, in the same shape."""
+    match move:
+        case Permute(order):
+            return order == tuple(range(len(order)))
+        case Regroup(runs):
+            return all(source == target for source, target in runs)
+        case Take(size=size, indices=indices):
+            return indices == range(size)
+        case Shuffle(order=order):
+            return order == tuple(range(len(order)))
+        case Chain(moves):
+            return all(map(is_identity, moves))
+        case _:
+            return False
+
+
 def carry(move: Move, affine: Affine, *, backward: bool) -> Affine | None:
     """``affine`` on the other side of ``move``."""
     if backward:

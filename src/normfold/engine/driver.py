@@ -15,7 +15,7 @@ from normfold.engine.search import Search
 from normfold.engine.verification import Pair
 from normfold.graph import Graph, Plan, Site
 from normfold.ops import AffineOp, Linear, Moving, Node, Norm, QuantizedLinear, View
-from normfold.rules import MOVES, REWRITES, Rewrite
+from normfold.rules import IDENTITIES, MOVES, REWRITES, Rewrite
 
 ALTERNATIVES = 32
 """Plans compared for one norm; the first that inserts nothing is taken at once."""
@@ -89,13 +89,14 @@ def fold(
 
     records = enlist()
     stated = len(records)
+    _rewrite(graph, owner, IDENTITIES, spared=frozenset(owner))
     progress = True
     while progress:
         progress = False
         for record in records:
             for node in record.open:
                 progress |= _try(graph, node, owner, table)
-        progress |= _rewrite(graph, owner)
+        progress |= _rewrite(graph, owner, REWRITES)
         records += enlist()
         if not progress and table.moves_past_pools:
             progress = _relocate(graph, owner)
@@ -132,11 +133,13 @@ def _try(graph: Graph, node: Node, owner: Mapping[Node, _Record], table: CostTab
     return True
 
 
-def _rewrite(graph: Graph, owner: Mapping[Node, _Record]) -> bool:
-    """Carry out every rewrite that makes the model smaller by itself."""
+def _rewrite(
+    graph: Graph, owner: Mapping[Node, _Record], rules: Sequence[Rewrite[Any]], spared: Collection[Node] = ()
+) -> bool:
+    """Carry out every one of ``rules``, each of which makes the model smaller by itself, but for ``spared`` nodes."""
     progress = False
-    for rule in REWRITES:
-        for node in graph.nodes():
+    for rule in rules:
+        for node in [node for node in graph.nodes() if node not in spared]:
             while (plan := _next_plan(graph, rule, node, owner)) is not None and _allowed(plan, owner):
                 _book(plan, owner)
                 graph.commit(plan)

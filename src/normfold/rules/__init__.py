@@ -23,6 +23,7 @@ from normfold.rules import (
     compose_affine_into_tail,
     drop_bias_before_norm,
     drop_identity_map,
+    drop_identity_move,
     emit_norm,
     fold_affine_into_consumer,
     fold_affine_into_padded_consumer,
@@ -56,11 +57,13 @@ CARRIES: tuple[Rule[Any], ...] = (
     carry_scale_through_activation.RULE,
     carry_scale_through_product.RULE,
 )
+IDENTITIES: tuple[Rewrite[Any], ...] = (drop_identity_map.RULE, drop_identity_move.RULE)
+"""What changes nothing goes first: a bias of zeros would otherwise take a shift that is better left where it is."""
 REWRITES: tuple[Rewrite[Any], ...] = (
     emit_norm.RULE,
     drop_bias_before_norm.RULE,
     bake_normalised_weight.RULE,
-    drop_identity_map.RULE,
+    *IDENTITIES,
     fold_shift_into_producer.RULE,
     merge_parallel_branches.RULE,
     fold_shuffle_into_consumer.RULE,
@@ -73,6 +76,7 @@ __all__ = [
     "BACKWARD",
     "CARRIES",
     "FORWARD",
+    "IDENTITIES",
     "MOVES",
     "REWRITES",
     "RULES",

@@ -20,20 +20,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from normfold.graph import Graph, Plan
-from normfold.ops import AffineOp
+from normfold.ops import AffineOp, View
 from normfold.rules.rule import Rewrite
 
 
-def _plans(graph: Graph, view: AffineOp) -> Iterable[Plan]:
-    if view.refusals or view.affine.scales or view.affine.shifts:
-        return
+def without(graph: Graph, view: View, rule: str) -> Iterable[Plan]:
+    """The plan that takes out ``view``, which changes nothing, unless its output's name would be lost."""
     source, producer = view.inputs[0], graph.producer(view.inputs[0])
     if graph.escapes(view.outputs[0]) is not None:
         named = producer is not None and graph.same_scope(producer, view.node) and graph.escapes(source) is None
         if not named:
             return
     into = () if producer is None else (producer,)
-    yield Plan(bypassed={view.node: source}, into=into, rules=(RULE.name,))
+    yield Plan(bypassed={view.node: source}, into=into, rules=(rule,))
+
+
+def _plans(graph: Graph, view: AffineOp) -> Iterable[Plan]:
+    if not (view.refusals or view.affine.scales or view.affine.shifts):
+        yield from without(graph, view, RULE.name)
 
 
 RULE = Rewrite(name="drop_identity_map", view=AffineOp, plans=_plans)

@@ -136,8 +136,12 @@ class OnnxGraph:
         own = (node for node in self.model.graph if STAGE not in node.meta)
         return frozenset(output.name for node in own for output in node.outputs if output.name)
 
-    def unable(self, _plan: Plan) -> Refusal | None:
-        """Nothing: an ONNX graph has a place for every edit."""
+    def unable(self, plan: Plan) -> Refusal | None:
+        """A node that would go, but makes something else that is read, such as the mask of a Dropout."""
+        for node in map(_node, plan.bypassed):
+            seen = self.view(node).outputs
+            if any(output not in seen and (output.uses() or output.is_graph_output()) for output in node.outputs):
+                return Refusal("single-use", f"{self.label(node)} makes other values that are read")
         return None
 
     def commit(self, plan: Plan) -> None:

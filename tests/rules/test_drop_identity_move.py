@@ -1,0 +1,65 @@
+"""Operations that leave every element where it is go."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from folding import model, proven_fold
+
+IMAGE = "float[2, 4, 6, 6] x"
+STEPS = {
+    "Identity(r)": {},
+    "Dropout(r)": {},
+    "Slice(r, start, stop, axis)": {"start": [0], "stop": [4], "axis": [1]},
+    "Slice(r, start, far, axes)": {"start": [0, 0], "far": [2**31 - 1] * 2, "axes": [2, 3]},
+    "Reshape(r, shape)": {"shape": [0, 0, -1, 6]},
+    "Transpose <perm = [0, 1, 2, 3]> (r)": {},
+    "Split <axis = 1> (r, part)": {"part": [4]},
+    "Gather <axis = 1> (r, order)": {"order": [0, 1, 2, 3]},
+}
+STAYING = {
+    "Slice(r, start, stop, axis)": {"start": [0], "stop": [3], "axis": [1]},
+    "Slice(r, start, stop, axis, step)": {"start": [0], "stop": [4], "axis": [1], "step": [2]},
+    "Reshape(r, shape)": {"shape": [0, 0, 36]},
+    "Transpose <perm = [0, 1, 3, 2]> (r)": {},
+    "Gather <axis = 1> (r, order)": {"order": [1, 0, 2, 3]},
+}
+
+
+def operators(step: str, held: dict[str, list[int]], *, image: str = IMAGE) -> list[str]:
+    constants = {name: np.asarray(values) for name, values in held.items()}
+    source = model(image, ["r = Sigmoid(x)", f"m = {step}", "y = Tanh(m)"], constants)
+    return proven_fold(source).operators
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_what_moves_nothing(step: str) -> None:
+    assert operators(step, STEPS[step]) == ["Sigmoid", "Tanh"]
+
+
+@pytest.mark.parametrize("step", STAYING)
+def test_what_moves_something(step: str) -> None:
+    assert operators(step, STAYING[step]) == ["Sigmoid", re.match(r"\w+", step)[0], "Tanh"]
+
+
+def test_a_free_size_that_stays_what_it_is() -> None:
+    assert operators("Reshape(r, shape)", {"shape": [0, 4, -1]}, image="float[n, 4, 6] x") == ["Sigmoid", "Tanh"]
+
+
+def test_a_free_size_that_may_change() -> None:
+    kept = operators("Reshape(r, shape)", {"shape": [-1, 4, 2, 6]}, image="float[n, 4, m, 6] x")
+    assert kept == ["Sigmoid", "Reshape", "Tanh"]
+
+
+def test_the_mask_of_a_dropout_is_still_made() -> None:
+    body = ["r = Sigmoid(x)", "y, mask = Dropout(r)"]
+    folded = proven_fold(model(IMAGE, body, {}, outputs="float[] y, bool[] mask"))
+    assert folded.operators == ["Sigmoid", "Dropout"]
+
+
+def test_an_input_is_not_an_output() -> None:
+    """not-output: without the operation, the model's output would be its input."""
+    assert proven_fold(model(IMAGE, ["y = Identity(x)"], {})).operators == ["Identity"]
