@@ -35,42 +35,42 @@ def show_fold(
 ) -> None:
     """Print what became of every norm, the counts and the proof."""
     if detail >= 0:
-        _line(console, title)
+        line(console, title)
         show_decisions(console, decisions, detail=detail)
-    _line(console, counts_sentence(decisions))
-    _line(console, verification_sentence(verification), PROOF_STYLES[verification.status])
+    line(console, counts_sentence(decisions))
+    line(console, verification_sentence(verification), PROOF_STYLES[verification.status])
 
 
 def show_decisions(console: Console, decisions: Sequence[Decision], *, detail: int = 0) -> None:
     """Print one row a norm, or a row a reason where there are many."""
     one_by_one = detail > 0 or len(decisions) <= LISTED
     rows = map(_decision_row, decisions) if one_by_one else _grouped(decisions)
-    _table(console, list(rows))
+    table(console, list(rows))
 
 
 def show_norms(console: Console, title: str, norms: Sequence[SiteReport], *, detail: int = 0) -> None:
     """Print the norms of a model, the health of their statistics and what `fold` would decide."""
     would = [norm.would for norm in norms]
     if detail >= 0:
-        _line(console, title)
+        line(console, title)
         if detail > 0 or len(norms) <= LISTED:
-            _table(console, list(chain.from_iterable(map(_norm_rows, norms))))
+            table(console, list(chain.from_iterable(map(_norm_rows, norms))))
         else:
             show_decisions(console, would)
-            _table(console, list(_health_groups(norms)))
+            table(console, list(_health_groups(norms)))
     ill = unhealthy(norms)
-    _line(console, counts_sentence(would) + (f"; {plural(ill, 'norm')} with a remark on its statistics" if ill else ""))
+    line(console, counts_sentence(would) + (f"; {plural(ill, 'norm')} with a remark on its statistics" if ill else ""))
 
 
 def show_verification(console: Console, title: str, verification: Verification, *, detail: int = 0) -> None:
     """Print the comparison of two models, and under --verbose every input."""
     if detail >= 0:
-        _line(console, title)
+        line(console, title)
     if detail > 0:
-        _table(
+        table(
             console, [(probe.name, shape_words(probe.shape), probe.dtype, probe.made) for probe in verification.inputs]
         )
-    _line(console, verification_sentence(verification), PROOF_STYLES[verification.status])
+    line(console, verification_sentence(verification), PROOF_STYLES[verification.status])
 
 
 def show_demo(
@@ -86,13 +86,13 @@ def show_demo(
     show_fold(
         console, "digits.onnx, a small network trained on handwritten digits", decisions, verification, detail=detail
     )
-    _line(
+    line(
         console,
         f"accuracy: {accuracy['before']:.2%} before, {accuracy['after']:.2%} after; "
         f"{accuracy['changed_answers']} of {accuracy['pictures']} answers changed",
     )
     low, high = speed["quartiles"]
-    _line(
+    line(
         console,
         f"speed: {speed['ratio']:.2f}x of the source (quartiles {low:.2f} to {high:.2f}; batch 1, one thread, "
         f"{speed['rounds']} rounds in turns). ONNX Runtime folds norms behind a convolution by itself when it loads "
@@ -102,7 +102,7 @@ def show_demo(
 
 def show_pairs(console: Console, pairs: Mapping[str, Any]) -> None:
     """Print names and values in two columns."""
-    _table(console, [(name, str(value)) for name, value in pairs.items()])
+    table(console, [(name, str(value)) for name, value in pairs.items()])
 
 
 def _decision_row(decision: Decision) -> Row:
@@ -141,11 +141,12 @@ def _some(sites: Iterable[str]) -> str:
     return ", ".join(listed[:NAMED]) + more
 
 
-def _line(console: Console, text: str, style: str | None = None) -> None:
+def line(console: Console, text: str, style: str | None = None) -> None:
+    """Print one line, escaped."""
     console.print(printable(text), style=style)
 
 
-def _table(console: Console, rows: Sequence[Row]) -> None:
+def table(console: Console, rows: Sequence[Row]) -> None:
     """Align rows; the first cell is coloured by outcome.
 
     A terminal gets wrapped cells, a pipe one line a row without padding at its end.
@@ -162,7 +163,7 @@ def _table(console: Console, rows: Sequence[Row]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for row in clean:
-        table.add_row(Text(row[0], style=STYLES.get(row[0].rpartition(" ")[2], "")), *map(Text, row[1:]))
-    console.print(table)
+        grid.add_row(Text(row[0], style=STYLES.get(row[0].rpartition(" ")[2], "")), *map(Text, row[1:]))
+    console.print(grid)
