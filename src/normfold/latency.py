@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from normfold.api import read_feeds
 from normfold.benchmark import session_profile as profiles
 from normfold.benchmark.contender import Conditions, Contender, Effort, contender
 from normfold.benchmark.figures import Cell
@@ -83,7 +84,7 @@ def bench(  # noqa: PLR0913 - each keyword is an option of the command line
     cpus: Sequence[int] = (),
     session_profile: SessionProfile | str | os.PathLike[str] | None = None,
     inputs: Mapping[str, Sequence[int]] | None = None,
-    feeds: Mapping[str, Array] | None = None,
+    feeds: Mapping[str, Array] | str | os.PathLike[str] | None = None,
     rtol: float | None = None,
     seed: int = 0,
     custom_ops: Sequence[str] = (),
@@ -105,7 +106,7 @@ def bench(  # noqa: PLR0913 - each keyword is an option of the command line
         cpus: processors to keep to; by default all that this process may use.
         session_profile: settings of every session, or a file of them; ``provider`` is then the profile's own.
         inputs: shapes by input name.
-        feeds: arrays by input name.
+        feeds: arrays by input name, or the path of an ``.npz`` of them.
         rtol: largest deviation of outputs from the first model's, of their range; by default the type decides.
         seed: of the inputs and of the order of blocks.
         custom_ops: libraries of custom operators.
@@ -117,7 +118,8 @@ def bench(  # noqa: PLR0913 - each keyword is an option of the command line
         ModelFileError: a model cannot be read.
         UsageError: options or settings make no sense.
     """
-    given = Given({name: tuple(shape) for name, shape in (inputs or {}).items()}, dict(feeds or {}))
+    arrays = read_feeds(feeds) if isinstance(feeds, str | os.PathLike) else dict(feeds or {})
+    given = Given({name: tuple(shape) for name, shape in (inputs or {}).items()}, arrays)
     settings = _settings(session_profile, provider)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     with ExitStack() as files:
@@ -164,9 +166,9 @@ def compare(
             off; ``bad-measurement``, a document is not one.
         NormfoldError: a model cannot be timed.
     """
-    if _is_stored(a) != _is_stored(b):
+    if is_stored(a) != is_stored(b):
         raise UsageError("usage", "Compare two models or two files of figures, not one of each.")
-    if _is_stored(a):
+    if is_stored(a):
         return compare_stored(_stored(a), _stored(b), force=force, threshold=threshold)
     effort = replace(options.pop("effort", DEFAULT_EFFORT), threshold=threshold)
     done = bench([a, b], effort=effort, **options)  # type: ignore[list-item]
@@ -188,6 +190,9 @@ def _listed(models: Model | Sequence[Model]) -> list[Model]:
 
 def _settings(profile: SessionProfile | str | os.PathLike[str] | None, provider: str) -> SessionProfile:
     if profile is None:
+        if provider not in profiles.PROVIDERS:
+            known = ", ".join(profiles.PROVIDERS)
+            raise UsageError("usage", f"There is no execution provider {provider!r}.", f"There are: {known}.")
         return SessionProfile(provider=provider)
     return profile if isinstance(profile, SessionProfile) else profiles.read(profile)
 
@@ -209,7 +214,8 @@ def _prefixed(tell: Tell, batch: int | None, threads: int) -> Tell:
     return lambda doing: tell(f"{where}: {doing}")
 
 
-def _is_stored(one: Model | Mapping[str, Any]) -> bool:
+def is_stored(one: Model | Mapping[str, Any]) -> bool:
+    """Whether ``one`` is a document or a file of it, and no model."""
     return isinstance(one, Mapping) or (isinstance(one, str | os.PathLike) and Path(one).suffix.lower() == ".json")
 
 

@@ -180,20 +180,21 @@ def _binomial(n: int, q: float) -> Floats:
 
 
 def steady_from(rounds: Floats) -> int | None:
-    """The round from which a process runs steadily; None where that is not within the first half.
+    """The round from which a process runs steadily; None where it does not within the first half.
 
-    MSER (White, 1997): cut off the start that leaves the rest with the smallest standard error of its mean.
-    ``rounds`` is one figure a round, the mean of the logs of its blocks, so that the cut cannot favour a contender;
-    values beyond the outer fence are drawn in to it, or one late interruption would move the cut.
+    MSER (White, 1997): cut off the start, at most half, that leaves the rest with the smallest standard error of its
+    mean; where that is the whole half, the end of the change was not seen. ``rounds`` is one figure a round, the mean
+    of the logs of its blocks, so that the cut cannot favour a contender; values beyond the outer fence are drawn in to
+    it, or one interruption would move the cut.
     """
-    if len(rounds) < 4:
+    if len(rounds) < 8:
         return 0
     low, high = fences(rounds)
     values = np.clip(rounds, low, high)
-    starts = range(len(values) - 2)
-    errors = [float(np.sum((values[k:] - np.mean(values[k:])) ** 2)) / (len(values) - k) ** 2 for k in starts]
+    half = len(values) // 2
+    errors = [float(np.sum((values[k:] - np.mean(values[k:])) ** 2)) / (len(values) - k) ** 2 for k in range(half + 1)]
     start = int(np.argmin(errors))
-    return start if start <= len(values) // 2 else None
+    return start if start < half else None
 
 
 def outliers(values: Floats) -> list[int]:

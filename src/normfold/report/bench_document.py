@@ -10,6 +10,7 @@ from normfold.benchmark.contender import Contender, Effort
 from normfold.benchmark.figures import Cell, Details, Figure, Sample
 from normfold.benchmark.statistics import Comparison, Interval
 from normfold.benchmark.stored import SCHEMA, StoredComparison
+from normfold.errors import NormfoldError
 from normfold.report.document import error_record, finite, probe_record
 
 Json = dict[str, Any]
@@ -135,11 +136,14 @@ def _firsts(blocks: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, list[int
     return {name: [block[0] for block in listed] for name, listed in blocks.items()}
 
 
-def compare_record(a: str, b: str, comparisons: Iterable[StoredComparison]) -> Json:
-    """``result`` of ``compare``."""
+def compare_record(
+    a: str, b: str, comparisons: Iterable[StoredComparison], refused: NormfoldError | None = None
+) -> Json:
+    """``result`` of ``compare``; ``refused`` says why there are no figures."""
     return {
         "a": a,
         "b": b,
+        "refused": None if refused is None else error_record(refused),
         "comparisons": [
             {
                 "batch": one.conditions.batch,

@@ -1,6 +1,6 @@
-"""The published JSON Schema of the documents.
+"""The published JSON Schemas of the documents.
 
-``python -m normfold.report.schema`` brings its closed lists up to date.
+``python -m normfold.report.schema`` brings their closed lists up to date.
 """
 
 from __future__ import annotations
@@ -12,22 +12,26 @@ from typing import Any, Final
 from normfold.decisions import PREMISES
 from normfold.errors import CODES
 
-FILE: Final = Path(__file__).resolve().parents[1] / "schema" / "normfold-1.schema.json"
+FOLDER: Final = Path(__file__).resolve().parents[1] / "schema"
+FILE: Final = FOLDER / "normfold-1.schema.json"
+BENCH_FILE: Final = FOLDER / "normfold-bench-1.schema.json"
 
 
-def schema() -> dict[str, Any]:
-    """The schema as the package ships it."""
-    published: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
+def schema(file: Path = FILE) -> dict[str, Any]:
+    """A schema as the package ships it; by default, that of what the commands print."""
+    published: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return published
 
 
-def renewed() -> dict[str, Any]:
+def renewed(file: Path = FILE) -> dict[str, Any]:
     """The same with the closed lists of error codes and premises as the code has them."""
-    whole = schema()
-    whole["$defs"]["code"]["enum"] = list(CODES)
-    whole["$defs"]["premise"]["enum"] = list(PREMISES)
+    whole = schema(file)
+    for name, closed in (("code", CODES), ("premise", PREMISES)):
+        if name in whole["$defs"]:
+            whole["$defs"][name]["enum"] = list(closed)
     return whole
 
 
 if __name__ == "__main__":
-    FILE.write_text(json.dumps(renewed(), indent=2) + "\n", encoding="utf-8")
+    for each in (FILE, BENCH_FILE):
+        each.write_text(json.dumps(renewed(each), indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,48 @@
+"""``normfold bench``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from normfold.cli.answer import Answer
+from normfold.cli.measuring import arguments, measuring
+from normfold.cli.options import CUSTOM_OPS, FEEDS, SEED, SHAPES, Tell, file_name, verb
+
+
+@click.command("bench")
+@click.argument("models", type=file_name, nargs=-1, required=True, metavar="MODEL...")
+@click.option("-o", "--output", type=file_name, metavar="FILE", help="Write figures and raw samples as JSON.")
+@measuring
+@click.option("--profile-nodes", "nodes", is_flag=True, help="List the nodes that take longest.")
+@click.option("--no-details", "plain", is_flag=True, help="Leave out memory and node times, which take more processes.")
+@SHAPES
+@FEEDS
+@SEED
+@CUSTOM_OPS
+@verb("bench")
+def command(
+    *, models: tuple[str, ...], output: str | None, nodes: bool, plain: bool, tell: Tell, detail: int, **options: Any
+) -> Answer:
+    """Time each MODEL with ONNX Runtime, beside the first one, in fresh processes that take turns.
+
+    Exit 0 where every figure asked for is there; otherwise the code says why one is not.
+    """
+    from normfold import latency
+    from normfold.report import bench_text
+
+    given = arguments(options)
+    effort = replace(given.pop("effort"), details=not plain)
+    done = latency.bench(list(models), effort=effort, tell=tell, **given)
+    if output is not None:
+        done.save(output)
+    error = next(iter(done.refused), None)
+    return Answer(
+        command="bench",
+        result=done.document(),
+        show=lambda console: bench_text.show_bench(console, done.models, done.cells, detail=detail, nodes=nodes),
+        exit_code=0 if error is None else error.exit_code,
+        error=error if error is not None and error.exit_code > 1 else None,
+    )

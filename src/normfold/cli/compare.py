@@ -1,0 +1,58 @@
+"""``normfold compare``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from normfold.cli.answer import Answer
+from normfold.cli.measuring import arguments, measuring
+from normfold.cli.options import CUSTOM_OPS, FEEDS, SEED, SHAPES, Tell, file_name, verb
+from normfold.errors import FindingError
+
+if TYPE_CHECKING:
+    from normfold.benchmark.stored import StoredComparison
+
+
+@click.command("compare")
+@click.argument("a", type=file_name)
+@click.argument("b", type=file_name)
+@click.option("--force", is_flag=True, help="Compare figures from different environments, too.")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(min=0, min_open=True, max=100),
+    default=2.0,
+    show_default=True,
+    help="Difference that matters, in percent.",
+)
+@measuring
+@SHAPES
+@FEEDS
+@SEED
+@CUSTOM_OPS
+@verb("compare")
+def command(*, a: str, b: str, force: bool, threshold: float, tell: Tell, detail: int, **options: Any) -> Answer:
+    """Say whether B is slower than A; exit 1 where it is, by more than the threshold.
+
+    A and B are two models, timed beside one another, or two files that `normfold bench -o` wrote.
+    """
+    from normfold import latency
+    from normfold.report import bench_document, bench_text
+
+    given = arguments(options)
+    effort = replace(given.pop("effort"), details=False)
+    found: tuple[StoredComparison, ...] = ()
+    refused = None
+    try:
+        found = latency.compare(a, b, force=force, threshold=threshold / 100, effort=effort, tell=tell, **given)
+    except FindingError as error:
+        refused = error
+    remark = detail >= 0 and latency.is_stored(a)
+    return Answer(
+        command="compare",
+        result=bench_document.compare_record(a, b, found, refused),
+        show=lambda console: bench_text.show_compare(console, found, refused, remark=remark),
+        exit_code=int(refused is not None or any(one.comparison.verdict == "slower" for one in found)),
+    )
