@@ -41,7 +41,6 @@ from normfold.runtime import Evaluator, Runnable
 
 if TYPE_CHECKING:
     from torch import nn
-    from typing_extensions import TypeIs
 
 Path_ = str | os.PathLike[str]
 Model = onnx_ir.Model | onnx.ModelProto
@@ -190,11 +189,12 @@ def fold(  # noqa: PLR0913 - each keyword is an option of the command line
         UnprovenError: nothing here can run the two.
         NormfoldError: any other reason, with its code.
     """
-    if _is_module(model):
+    module = module_of(model)
+    if module is not None:
         if inputs or feeds or custom_ops or preprocess or allow_inserted:
             raise UsageError("usage", "inputs, feeds, custom_ops, preprocess and allow_inserted are for ONNX models.")
         how: Literal["prove", "skip", "dry"] = "dry" if dry_run else "prove" if verify else "skip"
-        return _fold_module(model, output, how, only=only, skip=skip, seed=seed, in_place=in_place, tell=tell)
+        return _fold_module(module, output, how, only=only, skip=skip, seed=seed, in_place=in_place, tell=tell)
     target = None if output is None else Path(output)
     costs = replace(cost_table(provider), lenient=allow_inserted)
 
@@ -220,20 +220,22 @@ def inspect(model: Path_ | Model | nn.Module, example_inputs: Any = None, *, tel
     Raises:
         NormfoldError: the model cannot be read.
     """
-    if _is_module(model):
+    module = module_of(model)
+    if module is not None:
         from normfold.modules import folding
 
-        return InspectResult(folding.inspect(model, example_inputs, tell))
+        return InspectResult(folding.inspect(module, example_inputs, tell))
     tell("reading")
     copy = _source(model).fresh()
     tell("inspecting")
     return InspectResult(engine.inspect(OnnxGraph(copy)))
 
 
-def _is_module(model: Any) -> TypeIs[nn.Module]:
-    """Whether ``model`` is an ``nn.Module``, found out without importing torch."""
+def module_of(model: Any) -> nn.Module | None:
+    """``model``, or the ``model`` of a learner, where that is an ``nn.Module``; found out without importing torch."""
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(model, torch.nn.Module)
+    found = (one for one in (model, getattr(model, "model", None)) if torch and isinstance(one, torch.nn.Module))
+    return next(found, None)
 
 
 def _fold_module(module: nn.Module, inputs: Any, how: Literal["prove", "skip", "dry"], **options: Any) -> FoldResult:
@@ -367,7 +369,7 @@ class _Job:
         return FoldResult(onnx_ir.to_proto(model) if self.source.proto else model, decisions, proof)
 
 
-def _source(model: Path_ | Model) -> _Source:
+def _source(model: Path_ | Model | nn.Module) -> _Source:
     if isinstance(model, onnx.ModelProto):
         modelfile.check_structure(model)
         digest = sha256(model.SerializeToString(deterministic=True)).hexdigest()

@@ -53,7 +53,7 @@ def export(  # noqa: PLR0913 - each keyword is an option of the command line
     what is dynamic.
 
     Args:
-        module: in evaluation mode; left as it is.
+        module: in evaluation mode, or a learner that has one as its ``model``; left as it is.
         example_inputs: a tuple of positional arguments, a dict of named ones, or the only one. Arguments may be
             tuples, lists and dicts of tensors; what is no tensor is fixed in the result.
         output: where to write; nothing is written unless the result is proven (or ``verify`` is off).
@@ -78,6 +78,7 @@ def export(  # noqa: PLR0913 - each keyword is an option of the command line
         NormfoldError: any other reason, with its code; ``not-exportable`` carries the exporter's.
     """
     needs("onnxscript")
+    module = api.module_of(module) or module
     if module.training:
         raise UsageError("not-exportable", "The module is in training mode.", "Call module.eval() first.")
     tell("exporting")
