@@ -95,7 +95,8 @@ class Called:
 
     module: nn.Module
     example: Example
-    names: tuple[str, ...]
+    names: tuple[str, ...] | None
+    """None where they are those of the module's arguments."""
 
 
 def loaded(reference: str, wishes: Sequence[Wanted], feeds: str | None, weights: str | None, seed: int) -> Called:
@@ -110,7 +111,7 @@ def loaded(reference: str, wishes: Sequence[Wanted], feeds: str | None, weights:
     if not tensors:
         hint = "Add --input x=1x3x224x224, or --inputs FILE.npz."
         raise UsageError("usage", "A module is run to be folded, and needs an input.", hint)
-    return Called(module, loading.called_with(module, tensors), tuple(tensors))
+    return Called(module, *loading.called_with(module, tensors))
 
 
 def free_sizes(given: Iterable[tuple[str, int, str]]) -> dict[str, dict[int, str]]:

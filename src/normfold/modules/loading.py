@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -151,7 +152,9 @@ def _pickled(path: Path) -> Any:
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _unsafe(path, "it names code to run") from error
     except RuntimeError as error:
@@ -201,26 +204,29 @@ def made_up(wanted: Iterable[Wish], given: Mapping[str, Array], seed: int) -> di
     return tensors
 
 
-def called_with(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Example:
-    """``tensors`` by name where ``module`` knows all the names, else one after the other.
+def called_with(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> tuple[Example, tuple[str, ...] | None]:
+    """``tensors`` as the arguments of those names; one after the other where ``module`` knows none of the names.
+
+    The names come with them where they are not those of the arguments.
 
     Raises:
-        UsageError: ``bad-input`` where it knows some of the names, or takes fewer.
+        UsageError: ``bad-input`` where it knows only some of the names.
     """
     from normfold.modules.example import Example
 
-    parameters = inspect.signature(module.forward).parameters
-    by_name = {n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    if tensors and by_name >= tensors.keys():
-        return Example((), dict(tensors))
-    if takes_any and by_name & tensors.keys():
-        return Example((), dict(tensors))
-    unknown = [name for name in tensors if name not in by_name]
+    signature = inspect.signature(module.forward)
+    known = {
+        name for name, one in signature.parameters.items() if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    }
+    unknown = [name for name in tensors if name not in known]
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in signature.parameters.values())
+    if not unknown or (takes_any and len(unknown) < len(tensors)):
+        bound = signature.bind_partial(**tensors)
+        return Example(bound.args, bound.kwargs), None
     if len(unknown) < len(tensors):
-        hint = f"It takes {', '.join(parameters)}."
+        hint = f"It takes {', '.join(signature.parameters)}."
         raise UsageError("bad-input", f"The module has no input named {', '.join(unknown)}.", hint)
-    return Example(tuple(tensors.values()))
+    return Example(tuple(tensors.values())), tuple(tensors)
 
 
 def _words(error: BaseException) -> str:
