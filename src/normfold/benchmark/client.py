@@ -28,7 +28,6 @@ class Client:
         self._results = 0
 
     def __enter__(self) -> Self:
-        self._process.start()
         return self
 
     def __exit__(

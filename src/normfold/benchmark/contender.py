@@ -94,18 +94,18 @@ def with_batch(specs: Sequence[InputSpec], given: Given, batch: int | None) -> t
         name: (batch, *shape[1:]) if batch is not None and name in free else shape
         for name, shape in given.shapes.items()
     }
-    same = {head for name, head in heads.items() if name in free - set(shapes) - set(given.feeds)}
-    sized = tuple(
-        spec if spec.name in shapes else replace(spec, shape=_sized(spec.shape, same, size)) for spec in specs
-    )
-    return sized, replace(given, shapes=shapes)
+    told = {heads[name] for name in (*shapes, *given.feeds) if name in free} if batch is None else set()
+    same = {heads[name] for name in free} - told
+    sized = (replace(spec, shape=_sized(spec.shape, same, size)) for spec in specs)
+    both = tuple(spec if spec.name in shapes else better for spec, better in zip(specs, sized, strict=True))
+    return both, replace(given, shapes=shapes)
 
 
 def _sized(shape: tuple[Dim, ...] | None, same: set[Dim], size: int) -> tuple[Dim, ...] | None:
-    """``shape`` with ``size`` for a free first dimension, and wherever the name of such a dimension stands again."""
+    """``shape`` with ``size`` for a first dimension of ``same``, and wherever the name of such a dimension stands."""
     if not shape:
         return shape
-    head = shape[0] if isinstance(shape[0], int) else size
+    head = size if shape[0] in same else shape[0]
     return (head, *(size if isinstance(dim, str) and dim in same else dim for dim in shape[1:]))
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from normfold.benchmark import gate, statistics
-from normfold.benchmark.client import Client
+from normfold.benchmark.client import LOCAL, Client
 from normfold.benchmark.contender import CONTROL, Conditions, Contender, Effort, with_batch
 from normfold.benchmark.feeds import Fed, Scratch, feed_for
 from normfold.benchmark.figures import Cell, Details, Figure, Sample
@@ -40,6 +40,8 @@ class Task:
     rtol: float | None = None
     allow_fallback: bool = False
     custom_ops: tuple[str, ...] = ()
+    command: tuple[str, ...] = LOCAL
+    """What to start for each process: anything that serves the verbs of `normfold.runtime.timing`."""
 
     @property
     def reference(self) -> Contender:
@@ -117,6 +119,9 @@ class Measurement:
             samples.append(self._sample(len(samples), wanted))
         return tuple(samples)
 
+    def _client(self) -> Client:
+        return Client(time_limit=self._task.effort.time_limit, command=self._task.command)
+
     def _wanted(self, samples: Sequence[Sample]) -> int:
         if len(samples) < 2:
             return len(samples)
@@ -128,7 +133,7 @@ class Measurement:
         self._tell(f"timing, process {index + 1} of {of}")
         task, generator = self._task, np.random.default_rng([task_seed(self._task), index])
         order = [task.names[position] for position in generator.permutation(len(task.names))]
-        with Client(time_limit=task.effort.time_limit) as client:
+        with self._client() as client:
             hello = client.hello(task.conditions.cpus, task.threading.pool, preload=task.preload)
             if self._fed is None:
                 self._fed = self._settle(client)
@@ -184,7 +189,7 @@ class Measurement:
         task = self._task
         alone = threading_of([contender.profile], task.conditions.threads, task.conditions.use)
         session = task.session(contender.profile, alone)
-        with Client(time_limit=task.effort.time_limit) as client:
+        with self._client() as client:
             before = client.hello(task.conditions.cpus, alone.pool, preload=task.preload)["peak_rss"]
             client.open(contender.name, contender, session)
             after = client.bind(contender.name, self.fed.entries)["peak_rss"]

@@ -35,6 +35,8 @@ FIRST: Final = 5
 QUANTILES: Final = (0.5, 0.9, 0.95, 0.99, 0.999)
 SIDE: Final = 0.999
 """Confidence on each side of a quantile's interval."""
+DRIFT: Final = 0.05
+"""Relative change within a process beyond which it does not run steadily."""
 FENCE: Final = 3.0
 """Interquartile ranges beyond the quartiles from which a block is an outlier (Tukey's outer fence)."""
 
@@ -183,9 +185,9 @@ def steady_from(rounds: Floats) -> int | None:
     """The round from which a process runs steadily; None where it does not within the first half.
 
     MSER (White, 1997): cut off the start, at most half, that leaves the rest with the smallest standard error of its
-    mean; where that is the whole half, the end of the change was not seen. ``rounds`` is one figure a round, the mean
-    of the logs of its blocks, so that the cut cannot favour a contender; values beyond the outer fence are drawn in to
-    it, or one interruption would move the cut.
+    mean; where that is the whole half, or the two halves of the rest differ by more than `DRIFT`, the process was still
+    changing. ``rounds`` is one figure a round, the mean of the logs of its blocks, so that the cut cannot favour a
+    contender; values beyond the outer fence are drawn in to it, or one interruption would move the cut.
     """
     if len(rounds) < 8:
         return 0
@@ -194,7 +196,9 @@ def steady_from(rounds: Floats) -> int | None:
     half = len(values) // 2
     errors = [float(np.sum((values[k:] - np.mean(values[k:])) ** 2)) / (len(values) - k) ** 2 for k in range(half + 1)]
     start = int(np.argmin(errors))
-    return start if start < half else None
+    early, late = np.array_split(values[start:], 2)
+    drifts = abs(float(np.median(late) - np.median(early))) > DRIFT
+    return None if start == half or drifts else start
 
 
 def outliers(values: Floats) -> list[int]:

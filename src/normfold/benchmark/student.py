@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from statistics import NormalDist
 from typing import Final
 
@@ -11,6 +12,7 @@ LARGE: Final = 1000.0
 TINY: Final = 1e-300
 
 
+@cache
 def t_quantile(p: float, df: float) -> float:
     """The value that a t variable with ``df`` degrees of freedom stays below with probability ``p``.
 

@@ -85,7 +85,7 @@ class Timer:
         return {
             "load_ns": took,
             "providers": session.get_providers(),
-            "placed": _placed(session),
+            "placed": placed(session),
             "inputs": [[value.name, value.type, value.shape] for value in session.get_inputs()],
             "outputs": [value.name for value in session.get_outputs()],
         }
@@ -225,7 +225,7 @@ def _timed(run: Callable[[Any], None], binding: Any, runs: int) -> list[int]:
     return [late - early for early, late in itertools.pairwise(marks)]
 
 
-def _placed(session: Any) -> list[list[str]] | None:
+def placed(session: Any) -> list[list[str]] | None:
     """Name, operator and provider of every node; None where this ONNX Runtime does not say."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return None
