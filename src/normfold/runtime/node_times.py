@@ -11,7 +11,7 @@ SUFFIX: Final = "_kernel_time"
 
 
 def node_times(file: Path) -> dict[str, Any]:
-    """Rows of name, operator, provider, runs and median microseconds, longest first; the arena's peak and size in bytes.
+    """Rows of name, operator, provider, runs, median microseconds, longest first; peak and size of the arena in bytes.
 
     Nodes are those that ran: after ONNX Runtime's own fusions. Removes ``file``.
     """

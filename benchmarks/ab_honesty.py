@@ -1,0 +1,248 @@
+"""How honest the timing is: two copies of a model, and one with 1 % more work, measured over and over.
+
+Every trial times three networks as `normfold.bench` does: one of 100 equal layers, a second copy of it, and one of
+101 such layers, which therefore takes 1 % longer. Counted are the trials in which the copies are called different
+(their interval excludes 1), which should be 5 % of them at most, and those in which the added work is found.
+Beside it, what is usually done: run one model, then the other, in one process, and ask a t-test about the two means.
+
+    python benchmarks/ab_honesty.py --json out/ab_honesty.json --minutes 45
+
+goes on where an earlier run of the same settings left off, and stops after that many minutes or all trials.
+Nothing else should run on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from normfold.benchmark import CONTROL, Conditions, Contender, Effort, Task, contender, measure, statistics
+from normfold.benchmark.client import Client
+from normfold.benchmark.feeds import Scratch, feed_for
+from normfold.benchmark.measure import PLAIN
+from normfold.benchmark.session_profile import SessionProfile
+from normfold.engine.probes import Given
+from normfold.report.environment import environment
+
+LAYERS: Final = 100
+WIDTH: Final = 96
+BATCH: Final = 8
+LIMIT: Final = 10.0
+"""Seconds that a trial may take."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one method said in one trial: relative differences with their bounds."""
+
+    same: tuple[float, float, float]
+    slower: tuple[float, float, float]
+    seconds: float
+    processes: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial; ``load`` is the machine's load average before it."""
+
+    seed: int
+    load: float
+    ours: Answer
+    naive: Answer
+
+
+def network(folder: Path, layers: int) -> Path:
+    """``layers`` products with the identity, so that all networks compute the same."""
+    values = ["x", *(f"h{index}" for index in range(layers - 1)), "y"]
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", [a, "w"], [b], name=b) for a, b in itertools.pairwise(values)],
+        "layers",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [BATCH, WIDTH])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [BATCH, WIDTH])],
+        [numpy_helper.from_array(np.eye(WIDTH, dtype=np.float32), "w")],
+    )
+    path = folder / f"layers{layers}.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def ours(pair: tuple[Contender, Contender], effort: Effort, seed: int) -> Answer:
+    """As `normfold.bench` does it."""
+    started = time.monotonic()
+    cell = measure(Task(pair, Conditions(), effort, seed=seed))
+    if cell.refused is not None or cell.control is None:
+        raise SystemExit(f"no figures: {cell.refused}")
+    ratio = cell.comparisons[pair[1].name].ratio
+    return Answer(_relative(cell.control), _relative(ratio), time.monotonic() - started, len(cell.samples))
+
+
+def naive(pair: tuple[Contender, Contender], runs: int, seed: int) -> Answer:
+    """One after the other in one process; mean, and Welch's t-test over single runs."""
+    started = time.monotonic()
+    names = {"a": pair[0], CONTROL: pair[0], "b": pair[1]}
+    task = Task(pair, Conditions(), Effort())
+    with Scratch() as scratch, Client(time_limit=60) as client:
+        client.hello((), 0, preload=False)
+        client.open("plain", pair[0], task.session(PLAIN))
+        fed = feed_for(client, "plain", pair[0].inputs, Given(), seed, scratch)
+        times = {}
+        for name, one in names.items():
+            client.open(name, one, task.session(SessionProfile()))
+            client.bind(name, fed.entries)
+            client.time([(name, runs // 10)])
+            times[name] = np.array(client.time([(name, runs)])["ns"][0], dtype=float)
+    base = float(np.mean(times["a"]))
+    same, slower = (statistics.welch_interval(times["a"], times[name]) for name in (CONTROL, "b"))
+    return Answer(*(_over(interval, base) for interval in (same, slower)), time.monotonic() - started, 1)
+
+
+def _relative(ratio: statistics.Interval) -> tuple[float, float, float]:
+    return ratio.value - 1, ratio.low - 1, ratio.high - 1
+
+
+def _over(difference: statistics.Interval, base: float) -> tuple[float, float, float]:
+    return difference.value / base, difference.low / base, difference.high / base
+
+
+def row(name: str, answers: Sequence[Answer]) -> dict[str, Any]:
+    """One line of the table."""
+    count = len(answers)
+    different = sum(not low <= 0 <= high for _, low, high in (answer.same for answer in answers))
+    found = sum(answer.slower[1] > 0 for answer in answers)
+    wrong = sum(answer.slower[2] < 0 for answer in answers)
+    widths = sorted((high - low) / 2 for _, low, high in (answer.slower for answer in answers))
+    seconds = sorted(answer.seconds for answer in answers)
+    return {
+        "method": name,
+        "trials": count,
+        "called_different": different,
+        "found": found,
+        "wrong_sign": wrong,
+        "half_width_median": widths[count // 2],
+        "half_width_p95": widths[math.ceil(0.95 * count) - 1],
+        "within_0.3_percent": sum(width <= 0.003 for width in widths),
+        "seconds_median": seconds[count // 2],
+        "seconds_max": seconds[-1],
+        "over_limit": sum(one > LIMIT for one in seconds),
+        "difference_median": float(np.median([answer.slower[0] for answer in answers])),
+    }
+
+
+def show(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """Print the table; its rows."""
+    rows = [
+        row("normfold", [trial.ours for trial in trials]),
+        row("sequential means, t-test", [trial.naive for trial in trials]),
+    ]
+    print(f"{'':26} {'copies called':>14} {'1 %':>11} {'wrong':>6} {'half-width':>17} {'<=0.3%':>7} {'seconds':>15}")
+    print(f"{'':26} {'different':>14} {'found':>11} {'sign':>6} {'median / p95':>17} {'':>7} {'median / max':>15}")
+    for one in rows:
+        count = one["trials"]
+        print(
+            f"{one['method']:26} {one['called_different']:>5} ({one['called_different'] / count:6.1%})"
+            f" {one['found']:>4} ({one['found'] / count:5.0%}) {one['wrong_sign']:>6}"
+            f" {one['half_width_median']:8.2%} /{one['half_width_p95']:7.2%} {one['within_0.3_percent'] / count:>7.0%}"
+            f" {one['seconds_median']:7.1f} /{one['seconds_max']:6.1f}"
+        )
+    loads = sorted(trial.load for trial in trials)
+    middle = loads[len(loads) // 2]
+    print(f"{len(trials)} trials; load of the machine {loads[0]:.1f} to {loads[-1]:.1f}, median {middle:.1f}")
+    return rows
+
+
+def earlier(path: Path | None, settings: dict[str, Any]) -> list[Trial]:
+    """Trials of a run of the same settings."""
+    if path is None or not path.exists():
+        return []
+    document = json.loads(path.read_text())
+    if document["settings"] != settings:
+        raise SystemExit(f"{path} is of other settings: name another file")
+    return [
+        Trial(one["seed"], one["load"], *(_answer(one[method]) for method in ("ours", "naive")))
+        for one in document["trials"]
+    ]
+
+
+def _answer(record: dict[str, Any]) -> Answer:
+    return Answer(tuple(record["same"]), tuple(record["slower"]), record["seconds"], record["processes"])
+
+
+def write(path: Path, settings: dict[str, Any], trials: Sequence[Trial], rows: Sequence[dict[str, Any]]) -> None:
+    """Everything, with the environment."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = {
+        "settings": settings,
+        "environment": environment(),
+        "rows": list(rows),
+        "trials": [asdict(trial) for trial in trials],
+    }
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(document, indent=1) + "\n")
+    part.replace(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; exits 1 where more than 5 % of the copies are called different (with room for chance)."""
+    parser = argparse.ArgumentParser(description="Count how often the timing is wrong about two equal models.")
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--minutes", type=float, default=60.0, help="stop after this long (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=5, help="of the first stage (default: %(default)s)")
+    parser.add_argument("--per-process", type=float, default=0.9, help="seconds timed in each (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=8.0, help="no process starts later (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="three trials, to see that it works")
+    parser.add_argument("--json", type=Path, help="write trials here after each, and go on from what is there")
+    options = parser.parse_args(arguments)
+    effort = Effort(
+        half_width=0.003,
+        first=options.processes,
+        most=options.processes + 3,
+        seconds=options.seconds,
+        per_process=options.per_process,
+        warm_up=0.05,
+        details=False,
+    )
+    settings = {"layers": LAYERS, "width": WIDTH, "batch": BATCH, "effort": asdict(effort)}
+    trials = earlier(options.json, settings)
+    wanted = len(trials) + 3 if options.quick else options.trials
+    until = time.monotonic() + 60 * options.minutes
+    with tempfile.TemporaryDirectory() as scratch:
+        paths = [network(Path(scratch), layers) for layers in (LAYERS, LAYERS + 1)]
+        with contender(paths[0]) as a, contender(paths[1]) as b:
+            while len(trials) < wanted and time.monotonic() < until:
+                seed, load = len(trials), os.getloadavg()[0]
+                trials.append(Trial(seed, load, ours((a, b), effort, seed), naive((a, b), 1000, seed)))
+                last = trials[-1]
+                print(
+                    f"{len(trials):4}/{wanted}  copies {last.ours.same[0]:+.2%}  added {last.ours.slower[0]:+.2%} "
+                    f"({last.ours.slower[1]:+.2%} to {last.ours.slower[2]:+.2%})  {last.ours.processes} processes "
+                    f"{last.ours.seconds:.1f} s",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                if options.json:
+                    write(options.json, settings, trials, [])
+    if not trials:
+        raise SystemExit("no trial was made")
+    rows = show(trials)
+    if options.json:
+        write(options.json, settings, trials, rows)
+    allowed = 0.05 * len(trials) + 3 * math.sqrt(0.05 * 0.95 * len(trials))
+    return int(rows[0]["called_different"] > allowed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
