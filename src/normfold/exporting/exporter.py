@@ -66,7 +66,7 @@ def raw_model(module: nn.Module, what: Interface, opset: int | None) -> onnx_ir.
     from onnxscript import optimizer
 
     # Exported as it is, a convolution without a bias computes one of zeros at each run.
-    optimizer.fold_constants(model)
+    optimizer.fold_constants(model, onnx_shape_inference=True)
     optimizer.remove_unused_nodes(model)
     return model
 

@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 from torch.utils._pytree import tree_leaves
 
+from normfold.algebra import Affine
 from normfold.backends.torch.chains import collapse
 from normfold.backends.torch.health import remarks
 from normfold.backends.torch.lift import lift
@@ -180,7 +182,7 @@ class TorchGraph:
     def commit(self, plan: Plan) -> None:
         """Carry out ``plan`` on this graph."""
         for node, view in plan.views.items():
-            self._views[_op(node)] = self.changed[_op(node)] = view
+            self._views[_op(node)] = self.changed[_op(node)] = _with_room(view, self.view(node))
         for value in plan.changed:
             self._names[_value(value)] = f"{self.value_name(value)}_folded"
         for node in plan.bypassed:
@@ -199,6 +201,16 @@ class TorchGraph:
         for value in after.memory.values:
             value.memory = before.memory
             before.memory.values.append(value)
+
+
+def _with_room(view: View, before: View) -> View:
+    """``view``; the scale and shift of a norm that has given them on keep the shapes that they are stored in."""
+    if not isinstance(view, Norm) or not isinstance(before, Norm) or view.tail is None or before.tail is None:
+        return view
+    scale, shift = (
+        np.broadcast_to(constant, before.tail.scale.shape) for constant in (view.tail.scale, view.tail.shift)
+    )
+    return replace(view, tail=Affine(scale, shift))
 
 
 def _needs_structure(what: str) -> Refusal:
