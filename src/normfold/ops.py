@@ -157,13 +157,14 @@ class Pool(View):
 
     ``axes`` (negative, of the input) are pooled; ``move`` is what happens to constants that do not vary along them.
     ``maximum`` commutes with non-negative scales only. ``keeps_shift`` is false where zeros of a padding take part
-    in an average.
+    in an average. ``window`` says where an average looks whose taps weigh the same everywhere; others have none.
     """
 
     axes: tuple[int, ...]
     move: Move
     maximum: bool
     keeps_shift: bool
+    window: Window | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -209,6 +209,9 @@ def deviation(wanted: np.ndarray, got: np.ndarray) -> float:
     if wanted.shape != got.shape or wanted.dtype != got.dtype:
         return float("inf")
     exact, found = wanted.astype(np.float64), got.astype(np.float64)
+    # A pool over padding alone makes numbers that overflow in what reads them, in both models alike.
+    alike = np.isinf(exact) & (exact == found)
+    exact, found = exact[~alike], found[~alike]
     if not np.isfinite(found).all():
         return float("inf")
     magnitude = float(np.abs(exact).max(initial=0.0))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from linear_reference import Convolution, Stored, integers, powers
 from normfold.algebra import Weight, Window
-from normfold.laws.parallel import diagonal, embed
+from normfold.laws.parallel import diagonal, embed, spread
 
 
 def convolution(kernel: np.ndarray, window: Window) -> Convolution:
@@ -61,6 +61,17 @@ def test_an_affine_map_as_a_kernel(data: st.DataObject, shape: tuple[int, int]) 
     kernel = diagonal(scale, groups, channels)[..., None]
     point = Window((1,), (1,), (1,), (0,), (0,))
     assert np.array_equal(convolution(kernel, point)(x), scale[:, None] * x)
+
+
+@given(st.data(), st.sampled_from([(2,), (4,), (2, 4)]))
+def test_an_average_as_a_kernel(data: st.DataObject, taps: tuple[int, ...]) -> None:
+    """Counts that are powers of two keep it exact."""
+    scale, x = powers(data.draw, 4), integers(data.draw, 2, 4, *[6] * len(taps))
+    window = Window(taps, *((n,) * len(taps) for n in (1, 1, 0, 0)))
+    views = np.lib.stride_tricks.sliding_window_view(x, taps, axis=tuple(range(2, 2 + len(taps))))
+    mean = views.mean(axis=tuple(range(-len(taps), 0)))
+    kernel = spread(diagonal(scale, 2, 4), taps)
+    assert np.array_equal(convolution(kernel, window)(x), scale.reshape(-1, *[1] * len(taps)) * mean)
 
 
 def test_counter_example_of_windows_centred_elsewhere() -> None:

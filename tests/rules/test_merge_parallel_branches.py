@@ -62,6 +62,63 @@ def test_kernels_of_other_sizes(large: tuple[int, int], small: tuple[int, int]) 
     assert proven_fold(model(IMAGE, body, {"w": array(3, 4, *large), "u": array(3, 4, *small)})).operators == ["Conv"]
 
 
+COUNTED = "pads = [1, 1, 1, 1], count_include_pad = 1"
+
+
+@pytest.mark.parametrize("group", [1, 4])
+@pytest.mark.parametrize(
+    ("pool", "host"),
+    [
+        (f"AveragePool <kernel_shape = [3, 3], {COUNTED}> (#)", "pads = [1, 1, 1, 1]"),
+        ("AveragePool <kernel_shape = [3, 3]> (#)", ""),
+        ("AveragePool <kernel_shape = [3, 3], strides = [2, 2]> (#)", "strides = [2, 2]"),
+        ('AveragePool <kernel_shape = [3, 3], auto_pad = "VALID"> (#)', ""),
+        ("AveragePool <kernel_shape = [1, 3], pads = [0, 1, 0, 1], count_include_pad = 1> (#)", "pads = [1, 1, 1, 1]"),
+        ("AveragePool <kernel_shape = [1, 1]> (#)", "pads = [1, 1, 1, 1]"),
+    ],
+)
+def test_an_average_pool(pool: str, host: str, group: int) -> None:
+    """A diverse branch: norms before and behind the pool; behind padding, the one before it has no shift to lose."""
+    held = {"w": array(4, 4 // group, 3, 3), **statistics(4), "k": array(4, 1, 1)}
+    conv = ", ".join(filter(None, [host, f"group = {group}"]))
+    body = [
+        f"a = Conv <{conv}> (x, w)",
+        "scaled = Mul(x, k)",
+        f"e = {pool.replace('#', 'scaled')}",
+        norm("e", "n"),
+        "y = Add(n, a)",
+    ]
+    assert proven_fold(model(IMAGE, body, held)).operators == ["Conv"]
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        "AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (#)",
+        "AveragePool <kernel_shape = [3, 3], ceil_mode = 1, pads = [1, 1, 1, 1], count_include_pad = 1> (#)",
+        'AveragePool <kernel_shape = [3, 3], auto_pad = "SAME_UPPER", count_include_pad = 1> (#)',
+        "AveragePool <kernel_shape = [5, 5], pads = [2, 2, 2, 2], count_include_pad = 1> (#)",
+        "MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (#)",
+    ],
+)
+def test_a_pool_that_is_no_such_kernel(pool: str) -> None:
+    """Taps that weigh more at the border, taps that the host has not, and no average at all."""
+    body = [THREE, f"e = {pool.replace('#', 'x')}", "y = Add(a, e)"]
+    assert proven_fold(model(IMAGE, body, HELD)).operators == ["Conv", pool.partition(" ")[0], "Add"]
+
+
+def test_a_shift_before_a_pool_that_counts_its_padding() -> None:
+    pool = f"e = AveragePool <kernel_shape = [3, 3], {COUNTED}> (n)"
+    folded = proven_fold(model(IMAGE, [THREE, norm("x", "n"), pool, "y = Add(a, e)"], HELD | statistics(4)))
+    assert folded.operators == ["Conv", "BatchNormalization", "AveragePool", "Add"]
+
+
+def test_an_average_of_averages() -> None:
+    pools = [f"{b} = AveragePool <kernel_shape = [3, 3], {COUNTED}> ({a})" for a, b in ("xp", "pe")]
+    folded = proven_fold(model(IMAGE, [THREE, *pools, "y = Add(a, e)"], HELD))
+    assert folded.operators == ["Conv", "AveragePool", "AveragePool", "Add"]
+
+
 NOT_MERGED = {
     "other-input": ["a = Conv(x, w)", "r = Relu(x)", "e = Conv(r, u)", "y = Add(a, e)"],
     "other-window": [
@@ -168,6 +225,6 @@ def test_trees_of_branches(seed: int) -> None:
 
 
 def test_a_value_that_a_convolution_makes_is_a_branch_of_its_own() -> None:
-    body = ["s = Conv(x, u)", THREE.replace("(x, ", "(s, "), "t = Add(a, s)", norm("t", "y", "p")]
-    held = HELD | {"u": array(4, 4, 1, 1, seed=2)} | statistics(4, "p")
+    body = ["s = Conv(x, u, f)", THREE.replace("(x, ", "(s, "), "t = Add(a, s)", norm("t", "y", "p")]
+    held = HELD | {"u": array(4, 4, 1, 1, seed=2), "f": array(4)} | statistics(4, "p")
     assert proven_fold(model(IMAGE, body, held)).operators == ["Conv", "Conv"]

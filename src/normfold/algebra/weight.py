@@ -32,6 +32,17 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class Dense:
+    """Values that are already there."""
+
+    values: Array
+
+    def numpy(self) -> Array:
+        """The values."""
+        return self.values
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Weight:
     """``base`` seen as ``[group, out/group, in/group, *taps]``, times ``rows`` and ``columns``.
 

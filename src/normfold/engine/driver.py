@@ -71,6 +71,7 @@ def fold(
     The graph is changed in place, one whole plan at a time.
     """
     before, table = graph.values(), costs or cost_table()
+    _tidy(graph)
     owner: dict[Node, _Record] = {}
 
     def enlist() -> list[_Record]:
@@ -89,7 +90,6 @@ def fold(
 
     records = enlist()
     stated = len(records)
-    _rewrite(graph, owner, IDENTITIES, spared=frozenset(owner))
     progress = True
     while progress:
         progress = False
@@ -108,9 +108,15 @@ def fold(
 
 def inspect(graph: Graph) -> tuple[SiteReport, ...]:
     """Every norm of ``graph``, its health, and what `fold` would decide. Uses the graph up."""
+    _tidy(graph)
     sites = graph.sites()
     decisions = {decision.site: decision for decision in fold(graph).decisions}
     return tuple(SiteReport(s.name, s.norm, s.shape, s.health, decisions[s.name]) for s in sites)
+
+
+def _tidy(graph: Graph) -> None:
+    """Take out what changes nothing and is no norm, so that it hides none."""
+    _rewrite(graph, {}, IDENTITIES, spared={node for site in graph.sites() for node in site.nodes})
 
 
 def _excluded(name: str, only: Sequence[str], skip: Sequence[str], exclude: Mapping[str, Refusal]) -> Refusal | None:

@@ -17,6 +17,7 @@ from normfold.laws import (
     permutation,
     quantized,
     routes,
+    sequence,
     sums,
 )
 from normfold.laws.law import Law
@@ -31,6 +32,7 @@ LAWS: tuple[Law, ...] = (
     homogeneous.LAW,
     means.LAW,
     parallel.LAW,
+    sequence.LAW,
     permutation.LAW,
     quantized.LAW,
 )

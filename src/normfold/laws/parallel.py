@@ -12,6 +12,7 @@ Source: Ding et al. 2021, arXiv 2101.03697, section 3.3 (RepVGG).
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -40,3 +41,9 @@ def diagonal(scale: Array, groups: int, channels: int) -> Array:
     width = channels // groups
     full = np.broadcast_to(scale, (channels,)).reshape(groups, width)
     return np.eye(width)[None] * full[:, :, None]
+
+
+def spread(kernel: Array, taps: tuple[int, ...]) -> Array:
+    """The kernel that averages over ``taps`` what ``kernel`` [group, out, in] makes of each: the same at every tap."""
+    share = kernel.reshape(*kernel.shape, *[1] * len(taps)) / prod(taps)
+    return np.broadcast_to(share, (*kernel.shape, *taps))

@@ -32,6 +32,7 @@ from normfold.rules import (
     fold_scale_into_quantized_consumer,
     fold_shift_into_producer,
     fold_shuffle_into_consumer,
+    merge_linear_sequence,
     merge_parallel_branches,
     move_norm_past_pool,
 )
@@ -66,6 +67,7 @@ REWRITES: tuple[Rewrite[Any], ...] = (
     *IDENTITIES,
     fold_shift_into_producer.RULE,
     merge_parallel_branches.RULE,
+    merge_linear_sequence.RULE,
     fold_shuffle_into_consumer.RULE,
 )
 MOVES: tuple[Rewrite[Any], ...] = (move_norm_past_pool.RULE,)

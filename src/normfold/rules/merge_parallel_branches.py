@@ -1,9 +1,9 @@
 """Merge convolutions of one input that are added: RepVGG, MobileOne, ``x + conv(x)``.
 
 What it does:
-    Takes a term of a sum (a convolution, a norm, or the value itself) into another term that is a convolution of the
-    same value: the smaller kernel is embedded in the larger one, the kernels and biases are added, and one addition
-    goes.
+    Takes a term of a sum (a convolution, a norm, an average pool, or the value itself) into another term that is a
+    convolution of the same value: the smaller kernel is embedded in the larger one, the kernels and biases are added,
+    and one addition goes.
 
 When it holds:
     Both convolutions have the same stride, groups and output size, every tap of the smaller one is a tap of the larger
@@ -28,10 +28,11 @@ import numpy as np
 
 from normfold.algebra import Affine, Permute, Weight, Window, trim
 from normfold.algebra.affine import Array
+from normfold.algebra.weight import Dense
 from normfold.graph import Graph, Plan
 from normfold.laws.backward import channel_vector
-from normfold.laws.parallel import diagonal, embed
-from normfold.ops import AffineOp, Linear, Moving, Node, Sum, Value, View
+from normfold.laws.parallel import diagonal, embed, spread
+from normfold.ops import AffineOp, Linear, Moving, Node, Pool, Sum, Value, View
 from normfold.rules.rule import Rewrite
 
 
@@ -42,17 +43,6 @@ class Term:
     value: Value
     sign: int
     path: tuple[Sum, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Dense:
-    """Values that are already there."""
-
-    values: Array
-
-    def numpy(self) -> Array:
-        """The values."""
-        return self.values
 
 
 def _terms(graph: Graph, root: Sum) -> Iterator[Term]:
@@ -116,16 +106,18 @@ def _same_channels(view: View, host: Linear) -> bool:
     return isinstance(view, Linear) and view.weight.split[:3] == host.weight.split[:3]
 
 
-def _diagonal(graph: Graph, value: Value, host: Linear, point: Window) -> Guest | None:
-    """``value`` as a kernel of one tap, where it is an affine map of the host's input, channel by channel."""
-    affine, nodes = Affine.of(), []
+def _diagonal(graph: Graph, value: Value, host: Linear, window: Window) -> Guest | None:
+    """``value`` as a kernel, where it is an affine map or an average of the host's input, channel by channel."""
+    affine, pool, nodes = Affine.of(), None, []
     while value is not host.inputs[0]:
         producer = graph.producer(value)
         view = None if producer is None else graph.view(producer)
         if view is None or view.refusals or not _private(graph, value):
             return None
-        if isinstance(view, AffineOp):
+        if isinstance(view, AffineOp) and (pool is None or pool.keeps_shift or not view.affine.shifts):
             affine = affine.after(view.affine)
+        elif isinstance(view, Pool) and view.window is not None and pool is None:
+            pool, window = view, view.window
         elif not (isinstance(view, Moving) and view.moves == (Permute(),)):
             return None
         nodes.append(view.node)
@@ -135,8 +127,12 @@ def _diagonal(graph: Graph, value: Value, host: Linear, point: Window) -> Guest 
     shift = channel_vector(affine.shift, host.out_axes, host.out_sizes)
     if scale is None or shift is None or not affine.finite or weight.in_channels != weight.out_channels:
         return None
-    kernel = diagonal(scale, weight.groups, weight.out_channels)
-    return kernel.reshape(*kernel.shape, *point.kernel), point, affine.shift, tuple(nodes)
+    return (
+        spread(diagonal(scale, weight.groups, weight.out_channels), window.kernel),
+        window,
+        affine.shift,
+        tuple(nodes),
+    )
 
 
 def _merged(host: Linear, guest: Guest, sign: int) -> Linear | None:

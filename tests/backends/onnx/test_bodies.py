@@ -170,17 +170,17 @@ def test_a_function_called_once() -> None:
 
 def test_a_function_called_twice_with_different_constants() -> None:
     held = {"w": array(4, 4, 1, 1), "u": array(4, 4, 1, 1, seed=3), **statistics(4), **statistics(4, "q", seed=30)}
-    body = ["[one] t = local.block(x, w, s, b, m, v)", "[two] y = local.block(t, u, qs, qb, qm, qv)"]
+    body = ["[one] t = local.block(x, w, s, b, m, v)", "z = Tanh(t)", "[two] y = local.block(z, u, qs, qb, qm, qv)"]
     folded = proven_fold(model(IMAGE, body, held, functions=FUNCTION, imports=IMPORTS))
-    assert folded.operators == ["Conv", "Conv"]
+    assert folded.operators == ["Conv", "Tanh", "Conv"]
     assert {d.site: d.into for d in folded.decisions.values()} == {"one/n": ("one/linear",), "two/n": ("two/linear",)}
 
 
 def test_a_function_called_twice_with_the_same_constants() -> None:
     held = {"w": array(4, 4, 1, 1), **statistics(4)}
-    body = ["[one] t = local.block(x, w, s, b, m, v)", "[two] y = local.block(t, w, s, b, m, v)"]
+    body = ["[one] t = local.block(x, w, s, b, m, v)", "z = Tanh(t)", "[two] y = local.block(z, w, s, b, m, v)"]
     folded = proven_fold(model(IMAGE, body, held, functions=FUNCTION, imports=IMPORTS))
-    assert folded.operators == ["Conv", "Conv"]
+    assert folded.operators == ["Conv", "Tanh", "Conv"]
     assert {d.outcome for d in folded.decisions.values()} == {"folded"}
 
 

@@ -282,10 +282,10 @@ def test_health_of_statistics_that_were_never_updated() -> None:
 
 
 def test_a_constant_that_two_chains_share() -> None:
-    body = ["h = Conv(x, w)", "[s1] t = Mul(h, k)", "q = Conv(t, w2)", "[s2] y = Mul(q, k)"]
+    body = ["h = Conv(x, w)", "[s1] t = Mul(h, k)", "z = Tanh(t)", "q = Conv(z, w2)", "[s2] y = Mul(q, k)"]
     held = {"w": array(3, 3, 1, 1), "w2": array(3, 3, 1, 1, seed=2), "k": array(3, 1, 1)}
     folded = proven_fold(model("float[1, 3, 5, 5] x", body, held))
-    assert folded.operators == ["Conv", "Conv"]
+    assert folded.operators == ["Conv", "Tanh", "Conv"]
 
 
 def test_a_decomposed_norm_whose_constants_others_share() -> None:

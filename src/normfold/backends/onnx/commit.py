@@ -55,7 +55,10 @@ class Writer:
         slot = 1 if node.op_type in ("Conv", "ConvTranspose") else 1 - position(node, view.inputs[0])
         old = self._tensor(node, slot)
         name = _operand(node, slot).name or "weight"
-        self.set_constant(node, slot, WeightTensor(view.weight, old.dtype, tuple(old.shape.numpy())), name)
+        shape = tuple(old.shape.numpy())
+        if node.op_type == "Conv":  # a merged one may have other channels
+            shape = (view.weight.out_channels, view.weight.in_per_group, *view.weight.taps)
+        self.set_constant(node, slot, WeightTensor(view.weight, old.dtype, shape), name)
         if node.op_type == "Gemm":
             for attribute in ("alpha", "beta"):
                 node.attributes.pop(attribute, None)
@@ -252,7 +255,8 @@ def bypass(node: ir.Node, slot: int, *, replaced: bool) -> None:
     """
     source, output = _operand(node, slot), node.outputs[0]
     name, escaped = output.name, output.is_graph_output()
-    source.shape = source.shape if source.shape is not None else output.shape
+    if replaced or source.shape is None:
+        source.shape = output.shape
     source.type = source.type if source.type is not None else output.type
     output.replace_all_uses_with(source, replace_graph_outputs=True)
     operands = [v for v in node.inputs if v is not None and v is not source]

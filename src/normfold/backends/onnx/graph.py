@@ -157,7 +157,7 @@ class OnnxGraph:
         for value in plan.changed:
             _value(value).name = self.fresh_name(f"{_value(value).name}_folded")
         for node, slot in slots:
-            bypass(node, slot, replaced=node in plan.replaced)
+            self._bypass(node, slot, replaced=node in plan.replaced)
         for insertion in plan.inserted:
             if insertion.reader is None:
                 self._writer.insert(insertion)
@@ -170,6 +170,12 @@ class OnnxGraph:
             self._views.clear()
         for node in stale or ():
             self._views.pop(node, None)
+
+    def _bypass(self, node: ir.Node, slot: int, *, replaced: bool) -> None:
+        source = node.inputs[slot]
+        if replaced and source is not None:
+            self._shapes.tell(source, self._shapes.of(node.outputs[0]))
+        bypass(node, slot, replaced=replaced)
 
     def _around(self, plan: Plan) -> set[ir.Node]:
         """The nodes whose views may change with ``plan``: those it names, and whatever stands next to them."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
+from normfold.algebra import Window
 from normfold.algebra.affine import Array
 from normfold.algebra.moves import Dim
 from normfold.backends.onnx.tensors import FLOATS, OVERRIDABLE, Constants
@@ -101,6 +102,22 @@ def data(node: ir.Node, index: int = 0) -> ir.Value:
     if value is None:
         raise NotLifted("constant", f"input {index} of {node.op_type} is missing")
     return value
+
+
+def window(node: ir.Node, kernel: tuple[int, ...]) -> Window | None:
+    """Where a convolution or pool looks; ``None`` where that depends on the input's size."""
+    ones = [1] * len(kernel)
+    auto_pad = node.attributes.get_string("auto_pad", "NOTSET")
+    if auto_pad.startswith("SAME"):
+        return None
+    pads = [0] * 2 * len(kernel) if auto_pad == "VALID" else node.attributes.get_ints("pads", [0] * 2 * len(kernel))
+    return Window(
+        kernel=tuple(kernel),
+        strides=tuple(node.attributes.get_ints("strides", ones)),
+        dilations=tuple(node.attributes.get_ints("dilations", ones)),
+        begins=tuple(pads[: len(kernel)]),
+        ends=tuple(pads[len(kernel) :]),
+    )
 
 
 def all_equal(values: Sequence[int], wanted: int) -> bool:

@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from normfold.algebra import Weight, Window, trim
+from normfold.algebra import Weight, trim
 from normfold.algebra.affine import Array
 from normfold.algebra.weight import split_shape
-from normfold.backends.onnx.lift.context import Context, NotLifted, all_equal, data
+from normfold.backends.onnx.lift.context import Context, NotLifted, all_equal, data, window
 from normfold.backends.onnx.tensors import WeightTensor, exact, largest
 from normfold.ops import Linear, View
 
@@ -49,23 +49,7 @@ def _convolution(context: Context, node: ir.Node) -> View:
         whole_taps=_whole_taps(node, native[2:], transposed=transposed),
         bias_slot=True,
         largest=largest(tensor.dtype),
-        window=None if transposed else _window(node, native[2:]),
-    )
-
-
-def _window(node: ir.Node, kernel: tuple[int, ...]) -> Window | None:
-    """Where a Conv looks; ``None`` where that depends on the input's size."""
-    ones = [1] * len(kernel)
-    auto_pad = node.attributes.get_string("auto_pad", "NOTSET")
-    if auto_pad.startswith("SAME"):
-        return None
-    pads = [0] * 2 * len(kernel) if auto_pad == "VALID" else node.attributes.get_ints("pads", [0] * 2 * len(kernel))
-    return Window(
-        kernel=tuple(kernel),
-        strides=tuple(node.attributes.get_ints("strides", ones)),
-        dilations=tuple(node.attributes.get_ints("dilations", ones)),
-        begins=tuple(pads[: len(kernel)]),
-        ends=tuple(pads[len(kernel) :]),
+        window=None if transposed else window(node, native[2:]),
     )
 
 

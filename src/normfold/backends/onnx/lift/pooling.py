@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import onnx_ir as ir
 
 from normfold.algebra import Move, Permute, Regroup
 from normfold.algebra.moves import Dim
-from normfold.backends.onnx.lift.context import Context, NotLifted, all_equal, data
+from normfold.backends.onnx.lift.context import Context, NotLifted, all_equal, data, window
 from normfold.ops import Pool, View
 
 
@@ -49,12 +50,10 @@ def _window(context: Context, node: ir.Node) -> View:
     )
     # Runtimes disagree on what the last, partial window of ceil_mode counts.
     counted = bool(node.attributes.get_int("count_include_pad", 0))
-    return _pool(
-        node,
-        axes,
-        maximum=False,
-        keeps_shift=not (counted and (padded or node.attributes.get_int("ceil_mode", 0) == 1)),
-    )
+    partial = node.attributes.get_int("ceil_mode", 0) == 1
+    pool = _pool(node, axes, maximum=False, keeps_shift=not (counted and (padded or partial)))
+    uneven = partial or (padded and not counted)
+    return pool if uneven else replace(pool, window=window(node, tuple(node.attributes.get_ints("kernel_shape", ()))))
 
 
 def _windows_reach(context: Context, node: ir.Node) -> bool:

@@ -1,0 +1,91 @@
+"""A pointwise convolution goes into its neighbour."""
+
+from __future__ import annotations
+
+import pytest
+
+from folding import array, model, norm, proven_fold, statistics
+
+IMAGE = "float[2, 4, 7, 7] x"
+WIDE, NARROW = "[one] h = Conv(x, u, f)", "[one] y = Conv(h, u, f)"
+
+
+@pytest.mark.parametrize("attributes", ["", "strides = [2, 2]", "dilations = [2, 2]", "group = 2"])
+def test_a_pointwise_one_before(attributes: str) -> None:
+    groups = 2 if "group" in attributes else 1
+    first = WIDE.replace("(x", f" <group = {groups}> (x")
+    held = {"u": array(6, 4 // groups, 1, 1), "f": array(6), "w": array(4, 6 // groups, 3, 3), "c": array(4, seed=5)}
+    folded = proven_fold(model(IMAGE, [first, f"[three] y = Conv <{attributes}> (h, w, c)"], held))
+    assert folded.operators == ["Conv"]
+
+
+@pytest.mark.parametrize("attributes", ["", "strides = [2, 2]", "pads = [1, 1, 1, 1]", "group = 2"])
+@pytest.mark.parametrize("outputs", [4, 6])
+def test_a_pointwise_one_behind(attributes: str, outputs: int) -> None:
+    groups = 2 if "group" in attributes else 1
+    last = NARROW.replace("(h", f" <group = {groups}> (h")
+    held = {"u": array(outputs, 6 // groups, 1, 1), "f": array(outputs), "w": array(6, 4 // groups, 3, 3)}
+    body = [f"[three] h = Conv <{attributes}> (x, w)", last]
+    assert proven_fold(model(IMAGE, body, held)).operators == ["Conv"]
+
+
+def test_what_follows_sees_the_new_channels() -> None:
+    """Four convolutions and three norms, one after the other, are one convolution."""
+    held = {"u": array(6, 4, 1, 1), "w": array(6, 6, 3, 3), "v1": array(5, 6, 1, 1), "k": array(3, 5, 1, 1)}
+    held |= statistics(6, "p") | statistics(6, "q", seed=9) | statistics(5, "o", seed=17)
+    body = ["h = Conv(x, u)", norm("h", "hn", "p"), "t = Conv(hn, w)", norm("t", "tn", "q"), "r = Conv(tn, v1)"]
+    folded = proven_fold(model(IMAGE, [*body, norm("r", "rn", "o"), "y = Conv(rn, k)"], held))
+    assert folded.operators == ["Conv"]
+    assert {decision.outcome for decision in folded.decisions.values()} == {"folded"}
+
+
+def test_padding_without_a_shift() -> None:
+    body = ["h = Conv(x, u)", "y = Conv <pads = [1, 1, 1, 1]> (h, w)"]
+    folded = proven_fold(model(IMAGE, body, {"u": array(6, 4, 1, 1), "w": array(4, 6, 3, 3)}))
+    assert folded.operators == ["Conv"]
+
+
+APART = {
+    "a shift before padding": [WIDE, "y = Conv <pads = [1, 1, 1, 1]> (h, w)"],
+    "a bottleneck": ["h = Conv(x, b)", "y = Conv(h, w2)"],
+    "an expansion": ["h = Conv(x, w2t)", "y = Conv(h, bt)"],
+    "other groups": ["h = Conv(x, u)", "y = Conv <group = 2> (h, w3)"],
+    "an activation": ["h = Conv(x, u)", "r = Sigmoid(h)", "y = Conv(r, w)"],
+    "another reader": [
+        "h = Conv(x, u)",
+        "r = Conv(h, w)",
+        "p = GlobalAveragePool(h)",
+        "q = Conv(p, n)",
+        "y = Add(r, q)",
+    ],
+    "two kernels": ["h = Conv(x, w4)", "y = Conv(h, w5)"],
+    "a stride between": ["h = Conv <strides = [2, 2]> (x, u)", "y = Conv(h, w)"],
+}
+HELD = {
+    "u": array(6, 4, 1, 1),
+    "f": array(6),
+    "w": array(4, 6, 3, 3),
+    "b": array(2, 4, 1, 1),
+    "w2": array(4, 2, 3, 3),
+    "w2t": array(2, 4, 3, 3),
+    "bt": array(6, 2, 1, 1),
+    "w3": array(4, 3, 3, 3),
+    "w4": array(4, 4, 3, 3),
+    "w5": array(4, 4, 2, 2),
+    "n": array(4, 6, 1, 1),
+}
+
+
+@pytest.mark.parametrize("case", APART)
+def test_what_stays_apart(case: str) -> None:
+    text = " ".join(APART[case])
+    held = {name: values for name, values in HELD.items() if f", {name})" in text or f", {name}," in text}
+    assert proven_fold(model(IMAGE, APART[case], held)).operators.count("Conv") == text.count("Conv")
+
+
+def test_a_value_that_is_an_output_stays() -> None:
+    """not-output: the value between the two is asked for."""
+    body = ["h = Conv(x, u)", "y = Conv(h, w)"]
+    held = {name: HELD[name] for name in ("u", "w")}
+    folded = proven_fold(model(IMAGE, body, held, outputs="float[] h, float[] y"))
+    assert folded.operators == ["Conv", "Conv"]
