@@ -10,6 +10,20 @@ from normfold import fold
 from normfold.api import FoldResult
 from normfold.decisions import PREMISES, Decision
 
+STUBS = (
+    "nms(Tensor a, Tensor b, float c) -> Tensor",
+    "qnms(Tensor a, Tensor b, float c) -> Tensor",
+    "qroi_align(Tensor a, Tensor b, float c, int d, int e, int f, bool g) -> Tensor",
+)
+LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
+
+
+def define_vision_operators() -> None:
+    """Declare the operators that torchvision's wheel compiles, and a CPU build of torch lacks."""
+    for signature in STUBS:
+        if not hasattr(torch.ops.torchvision, signature.partition("(")[0]):
+            LIBRARY.define(signature)
+
 
 def live(module: nn.Module, seed: int = 7) -> nn.Module:
     """``module`` in evaluation mode and float64, with live norms: some scales negative, no variance near zero."""

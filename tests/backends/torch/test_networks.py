@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import normfold
+from torch_nets import define_vision_operators
 
 GARDEN = Path(environ.get("NORMFOLD_GARDEN", Path(__file__).resolve().parents[4] / "shared" / "garden"))
 NETWORKS = {
@@ -41,8 +42,6 @@ TIMM = {
     "levit_128s": 224,
     "xcit_nano_12_p16_224": 224,
 }
-STUBS = ("nms(Tensor a, Tensor b, float c) -> Tensor", "qnms(Tensor a, Tensor b, float c) -> Tensor")
-ALIGN = "qroi_align(Tensor a, Tensor b, float c, int d, int e, int f, bool g) -> Tensor"
 
 
 def garden(name: str) -> nn.Module:
@@ -59,11 +58,7 @@ def garden(name: str) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def timm():
-    # The operators that torchvision's wheel compiles, and a CPU build of torch lacks.
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for signature in (*STUBS, ALIGN):
-        if not hasattr(torch.ops.torchvision, signature.partition("(")[0]):
-            library.define(signature)
+    define_vision_operators()
     return pytest.importorskip("timm", reason="timm is for benchmarks")
 
 
