@@ -14,6 +14,7 @@ from normfold.benchmark.statistics import Comparison, Floats, Interval, Quantile
 from normfold.decisions import Probe
 from normfold.errors import NormfoldError
 
+GpuState = Sequence[Mapping[str, str]] | str
 Blocks = Mapping[str, Sequence[Sequence[int]]]
 
 
@@ -33,6 +34,8 @@ class Sample:
     first_run_ns: Mapping[str, int]
     placed: Mapping[str, Mapping[str, int]]
     deviations: Mapping[str, float]
+    gpu: tuple[GpuState, GpuState] | None = None
+    """Clocks, power and throttle reasons before and after, or why they are unknown; None off the GPU."""
 
     @cached_property
     def medians(self) -> dict[str, Floats]:

@@ -19,6 +19,7 @@ from normfold.benchmark.schedule import block_runs, schedule
 from normfold.benchmark.session_profile import SessionProfile, Threading, session_request, threading_of
 from normfold.engine.probes import Given
 from normfold.errors import NormfoldError
+from normfold.runtime import gpu
 
 Tell = Callable[[str], None]
 TRUTH: Final = "(truth)"
@@ -69,8 +70,8 @@ class Task:
         return session_request(profile, self.conditions.threads, self.conditions.use, shared, self.custom_ops)
 
     @property
-    def preload(self) -> bool:
-        """Whether a provider needs CUDA's libraries."""
+    def on_gpu(self) -> bool:
+        """Whether a provider runs on an NVIDIA GPU, and needs CUDA's libraries."""
         return any(one.profile.provider in ("cuda", "tensorrt", "nvtensorrtrtx") for one in self.contenders)
 
 
@@ -134,7 +135,7 @@ class Measurement:
         task, generator = self._task, np.random.default_rng([task_seed(self._task), index])
         order = [task.names[position] for position in generator.permutation(len(task.names))]
         with self._client() as client:
-            hello = client.hello(task.conditions.cpus, task.threading.pool, preload=task.preload)
+            hello = client.hello(task.conditions.cpus, task.threading.pool, preload=task.on_gpu)
             if self._fed is None:
                 self._fed = self._settle(client)
             opened = {name: self._open(client, name) for name in order}
@@ -142,7 +143,9 @@ class Measurement:
             deviations = {name: self._check(client, name) for name in order}
             seconds = {name: _pilot(client, name, task.effort.warm_up) for name in order}
             plan = schedule(seconds, task.effort.per_process, [task_seed(task), index])
+            before = gpu.look() if task.on_gpu else ""
             timed = client.time(plan.blocks())
+            after = gpu.look() if task.on_gpu else ""
             for name in order:
                 self._check(client, name)
         return Sample(
@@ -158,6 +161,7 @@ class Measurement:
             first_run_ns={name: reply["first_run_ns"] for name, reply in bound.items()},
             placed={name: reply["placed_by_provider"] for name, reply in opened.items()},
             deviations=deviations,
+            gpu=(before, after) if task.on_gpu else None,
         )
 
     def _settle(self, client: Client) -> Fed:
@@ -190,7 +194,7 @@ class Measurement:
         alone = threading_of([contender.profile], task.conditions.threads, task.conditions.use)
         session = task.session(contender.profile, alone)
         with self._client() as client:
-            before = client.hello(task.conditions.cpus, alone.pool, preload=task.preload)["peak_rss"]
+            before = client.hello(task.conditions.cpus, alone.pool, preload=task.on_gpu)["peak_rss"]
             client.open(contender.name, contender, session)
             after = client.bind(contender.name, self.fed.entries)["peak_rss"]
             client.close(contender.name)

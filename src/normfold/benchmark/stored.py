@@ -18,7 +18,7 @@ from normfold.errors import UsageError
 
 SCHEMA: Final = "normfold.bench/1"
 DECISIVE: Final = ("processor", "cpus", "cpu_features")
-"""Fields of the environment that must agree, besides the version of ONNX Runtime."""
+"""Fields of the environment that must agree, besides the version of ONNX Runtime and the GPUs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +71,21 @@ def from_document(document: Any) -> Stored:
         if document["schema"] != SCHEMA:
             raise UsageError("bad-measurement", f"Its schema is {document['schema']}, not {SCHEMA}.")
         versions = document["environment"]["packages"]
-        decisive = {name: document["environment"][name] for name in DECISIVE} | {"onnxruntime": versions["onnxruntime"]}
+        decisive = {name: document["environment"][name] for name in DECISIVE}
+        decisive |= {
+            "onnxruntime": versions["onnxruntime"],
+            "gpus": [_kind(one) for one in document["environment"]["gpus"]],
+        }
         models = {model["name"]: model for model in document["models"]}
         series = [one for cell in document["cells"] for one in _series(cell, models)]
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         message = f"It does not hold what {SCHEMA} promises: {type(error).__name__} {error}."
         raise UsageError("bad-measurement", message) from error
     return Stored(decisive, tuple(series))
+
+
+def _kind(gpu: Mapping[str, str]) -> str:
+    return f"{gpu['name']}, driver {gpu['driver']}"
 
 
 def _series(cell: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> list[Series]:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from normfold.benchmark.contender import Contender, Effort
-from normfold.benchmark.figures import Cell, Details, Figure, Sample
+from normfold.benchmark.figures import Cell, Details, Figure, GpuState, Sample
 from normfold.benchmark.statistics import Comparison, Interval
 from normfold.benchmark.stored import SCHEMA, StoredComparison
 from normfold.errors import NormfoldError
@@ -129,7 +129,14 @@ def sample_record(sample: Sample) -> Json:
         "import_ns": sample.import_ns,
         "load_ns": dict(sample.load_ns),
         "first_run_ns": dict(sample.first_run_ns),
+        "gpu": None if sample.gpu is None else [_gpu_record(state) for state in sample.gpu],
     }
+
+
+def _gpu_record(state: GpuState) -> Json:
+    if isinstance(state, str):
+        return {"gpus": [], "unknown": state}
+    return {"gpus": [dict(one) for one in state], "unknown": None}
 
 
 def _firsts(blocks: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, list[int]]:

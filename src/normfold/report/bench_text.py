@@ -35,6 +35,8 @@ def show_bench(
             continue
         if detail >= 0:
             table(console, [HEAD, *(_figure_row(figure, cell, sizes[figure.name]) for figure in cell.figures)])
+        elif not cell.comparisons:
+            line(console, f"  {cell.figures[0].name} takes {_interval(cell.figures[0].latency)} ms")
         for name, comparison in cell.comparisons.items():
             line(console, f"  {verdict_sentence(cell.figures[0].name, name, comparison)}", STYLES[comparison.verdict])
         if detail >= 0:
@@ -75,7 +77,8 @@ def _remark(comparison: Comparison) -> str:
 
 def _title(provider: str, cell: Cell) -> str:
     rounds = sorted(len(sample.orders) for sample in cell.samples)
-    effort = f"; {rounds[0]} to {rounds[-1]} rounds in each of {len(rounds)} fresh processes" if rounds else ""
+    span = "" if not rounds else str(rounds[0]) if rounds[0] == rounds[-1] else f"{rounds[0]} to {rounds[-1]}"
+    effort = f"; {span} rounds in each of {len(rounds)} fresh processes" if rounds else ""
     return f"{provider}, {_conditions(cell.conditions)}{effort}"
 
 

@@ -10,14 +10,30 @@ from pathlib import Path
 from typing import Any, Final
 
 from normfold import __version__
+from normfold.runtime import energy, gpu
 
 PACKAGES: Final = ("onnx", "onnx-ir", "onnxruntime", "numpy", "ml-dtypes", "protobuf")
-OPTIONAL: Final = {"torch": "pip install 'normfold[torch]'"}
-"""Packages that some jobs need, and the command that installs each."""
+OPTIONAL: Final = {"torch": ("pip install 'normfold[torch]'", "folding and exporting an nn.Module")}
+"""Packages that some jobs need: the command that installs each, and what for."""
+PROVIDERS: Final = {
+    "onnxruntime-gpu": (
+        "pip uninstall onnxruntime && pip install onnxruntime-gpu",
+        "the execution providers cuda and tensorrt, beside an NVIDIA driver",
+    ),
+    "onnxruntime-ep-openvino": ("pip install onnxruntime-ep-openvino", "the execution provider openvino"),
+    "onnxruntime-ep-webgpu": ("pip install onnxruntime-ep-webgpu", "the execution provider webgpu"),
+    "onnxruntime-qnn": ("pip install onnxruntime-qnn", "the execution provider qnn"),
+}
+"""The same for packages that bring execution providers."""
+DOT_PRODUCTS: Final = ("avx512_vnni", "avx_vnni", "amx_int8", "asimd dot product", "asimd int8 matrix product")
+"""Processor features that multiply bytes."""
 FEATURES: Final = {
     "avx2": "avx2",
     "fma": "fma",
     "avx512f": "avx512f",
+    "avx512bw": "avx512bw",
+    "avx512_bf16": "avx512_bf16",
+    "avx512_fp16": "avx512_fp16",
     "avx512_vnni": "avx512_vnni",
     "avx_vnni": "avx_vnni",
     "amx_int8": "amx_int8",
@@ -32,7 +48,8 @@ FEATURES: Final = {
 def environment() -> dict[str, Any]:
     """``result`` of ``env``; never fails, an unusable package is named with its reason."""
     providers, unusable = _providers()
-    installed = {name: _version(name) for name in (*PACKAGES, *OPTIONAL)}
+    installed = {name: _version(name) for name in (*PACKAGES, *OPTIONAL, *PROVIDERS)}
+    gpus, meter = gpu.look(), energy.meter()
     return {
         "normfold": __version__,
         "python": platform.python_version(),
@@ -44,8 +61,13 @@ def environment() -> dict[str, Any]:
         "providers": providers,
         "unusable": unusable,
         "missing": [
-            {"package": name, "install": command} for name, command in OPTIONAL.items() if installed[name] is None
+            {"package": name, "install": command, "for": purpose}
+            for name, (command, purpose) in (OPTIONAL | PROVIDERS).items()
+            if installed[name] is None
         ],
+        "gpus": [] if isinstance(gpus, str) else gpus,
+        "no_gpu": gpus if isinstance(gpus, str) else None,
+        "no_energy": meter if isinstance(meter, str) else None,
     }
 
 
@@ -54,19 +76,31 @@ def lines(found: dict[str, Any], *, short: bool = False) -> dict[str, str]:
     head = {"normfold": found["normfold"], "python": found["python"]}
     if short:
         return head
-    packages = {name: installed or "not installed" for name, installed in found["packages"].items()}
-    missing = {f"to get {entry['package']}": entry["install"] for entry in found["missing"]}
+    packages = {name: installed for name, installed in found["packages"].items() if installed}
+    missing = {f"no {entry['package']}": f"{entry['install']}   for {entry['for']}" for entry in found["missing"]}
     features = found["cpu_features"]
     return {
         **head,
         **packages,
-        **missing,
         **{f"unusable {name}": because for name, because in found["unusable"].items()},
         "execution providers": ", ".join(found["providers"]) or "none",
         "platform": found["platform"],
         "processor": f"{found['processor']}, {found['cpus']} logical",
         "processor features": "unknown" if features is None else ", ".join(features) or "none that matter",
+        "int8 arithmetic": _int8(features),
+        "gpu": ", ".join(entry["name"] for entry in found["gpus"]) or found["no_gpu"],
+        "energy": "RAPL counters" if found["no_energy"] is None else found["no_energy"],
+        **missing,
     }
+
+
+def _int8(features: list[str] | None) -> str:
+    """What products of bytes run on, which decides whether quantised models are any faster."""
+    if features is None:
+        return "unknown"
+    if found := [name for name in features if name in DOT_PRODUCTS]:
+        return ", ".join(found)
+    return "no dot product of bytes: quantised models gain little, and U8S8 can saturate on AVX2"
 
 
 def _version(package: str) -> str | None:

@@ -8,6 +8,7 @@ a timed run does nothing else. `VERBS` lists what can be asked, in the order of 
 from __future__ import annotations
 
 import gc
+import importlib
 import itertools
 import os
 import time
@@ -22,6 +23,12 @@ from normfold.runtime.serving import RefusedError, Reply, Request, kind_of, own_
 CPU: Final = "CPUExecutionProvider"
 DEVICES: Final = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda", "ROCMExecutionProvider": "cuda"}
 """Where the tensors of a provider live, in ONNX Runtime's words; others work on the CPU's memory."""
+PLUGINS: Final = {
+    "OpenVINOExecutionProvider": "onnxruntime_ep_openvino",
+    "WebGpuExecutionProvider": "onnxruntime_ep_webgpu",
+    "QNNExecutionProvider": "onnxruntime_qnn",
+}
+"""Modules of the packages in which providers come that are not part of ONNX Runtime itself."""
 ASSIGNED: Final = "session.record_ep_graph_assignment_info"
 DATA_FOLDER: Final = "session.model_external_initializers_file_folder_path"
 
@@ -42,6 +49,7 @@ class Timer:
         self._runtime: Any = None
         self._models: dict[str, Held] = {}
         self._shared_pool = False
+        self._plugged: set[str] = set()
 
     def hello(self, request: Request) -> Reply:
         """Import ONNX Runtime, keep to the processors ``cpus``, and share one pool of ``pool`` threads, if any."""
@@ -69,6 +77,8 @@ class Timer:
     def open(self, request: Request) -> Reply:
         """Load ``model`` under ``name``; the reply has the seconds it took, and which node went to which provider."""
         wanted = request["session"]["provider"]
+        if wanted in PLUGINS and wanted not in self._plugged:
+            self._plug_in(wanted)
         available = self._runtime.get_available_providers()
         if wanted not in available:
             raise RefusedError("provider", f"this ONNX Runtime has no {wanted}; it has {', '.join(available)}")
@@ -168,12 +178,15 @@ class Timer:
         provider = (session["provider"], session["provider_options"])
         file, folder = Path(request["model"]), Path(request["data_folder"])
         source: str | bytes = str(file) if file.parent == folder else file.read_bytes()
+        plugged = session["provider"] in self._plugged
         others = [] if session["provider"] == CPU else [CPU]
         try:
+            if plugged:
+                options.add_provider_for_devices(self._devices(session["provider"])[:1], session["provider_options"])
             return self._runtime.InferenceSession(
                 source,
                 options,
-                providers=[provider, *others],
+                providers=None if plugged else [provider, *others],
                 disabled_optimizers=session["disabled_optimizers"],
                 enable_fallback=0,
             )
@@ -182,6 +195,22 @@ class Timer:
             foreign = session["provider"] != CPU and "provider" in reason.lower()
             refusal = "provider" if foreign else "invalid"
             raise RefusedError(kind_of(error, refusal), reason) from error
+
+    def _plug_in(self, provider: str) -> None:
+        """Register a provider that comes in a package of its own, if that is installed."""
+        try:
+            package = importlib.import_module(PLUGINS[provider])
+            self._runtime.register_execution_provider_library(provider, package.get_library_path())
+        except ModuleNotFoundError:
+            return
+        except Exception as error:
+            raise RefusedError("provider", f"{provider} could not be loaded: {sentence(error)}") from error
+        if not self._devices(provider):
+            raise RefusedError("provider", f"{provider} found no device that it could use")
+        self._plugged.add(provider)
+
+    def _devices(self, provider: str) -> list[Any]:
+        return [device for device in self._runtime.get_ep_devices() if device.ep_name == provider]
 
     def _options(self, request: Request) -> Any:
         session = request["session"]
