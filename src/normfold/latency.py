@@ -64,7 +64,7 @@ class BenchResult:
         Raises:
             OutputError: the file cannot be written.
         """
-        target = Path(path)
+        target = check_target(path)
         part = target.with_name(f".{target.name}.part")
         try:
             part.write_text(json.dumps(self.document(), allow_nan=False) + "\n", encoding="utf-8")
@@ -72,6 +72,19 @@ class BenchResult:
         except OSError as error:
             part.unlink(missing_ok=True)
             raise OutputError("output-not-writable", f"{path} cannot be written: {error.strerror}") from error
+
+
+def check_target(path: str | os.PathLike[str]) -> Path:
+    """``path``, given that a file could be written there: better known before the measuring than after it.
+
+    Raises:
+        OutputError: ``output-not-writable``.
+    """
+    target = Path(path)
+    if target.is_dir() or not target.parent.is_dir():
+        because = "it is a folder" if target.is_dir() else "its folder does not exist"
+        raise OutputError("output-not-writable", f"{path} cannot be written: {because}.")
+    return target
 
 
 def bench(  # noqa: PLR0913 - each keyword is an option of the command line

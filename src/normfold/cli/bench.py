@@ -33,6 +33,8 @@ def command(
     from normfold import latency
     from normfold.report import bench_text
 
+    if output is not None:
+        latency.check_target(output)
     given = arguments(options)
     effort = replace(given.pop("effort"), details=not plain)
     done = latency.bench(list(models), effort=effort, tell=tell, **given)

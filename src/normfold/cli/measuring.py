@@ -57,6 +57,13 @@ OPTIONS = (
         help="After this long no further process is started.",
     ),
     click.option(
+        "--processes",
+        type=click.IntRange(2, 1000),
+        default=5,
+        show_default=True,
+        help="Fresh processes in any case; their spread says how many more are needed.",
+    ),
+    click.option(
         "--half-width",
         type=click.FloatRange(min=0, min_open=True, max=50),
         default=0.5,
@@ -84,13 +91,15 @@ def arguments(options: dict[str, Any]) -> dict[str, Any]:
     """Keywords of `normfold.bench` from the values of `OPTIONS` and of the shared ones."""
     from normfold.benchmark.contender import Effort
 
-    usual, seconds = Effort(), options.pop("seconds")
+    usual, seconds, processes = Effort(), options.pop("seconds"), options.pop("processes")
     effort = replace(
         usual,
         half_width=options.pop("half_width") / 100,
+        first=processes,
+        most=max(usual.most, processes),
         seconds=seconds,
         # Half of the time for the first stage.
-        per_process=min(usual.per_process, seconds / (2 * usual.first)),
+        per_process=min(usual.per_process, seconds / (2 * processes)),
         time_limit=options.pop("time_limit"),
     )
     inputs = dict(options.pop("shapes"))
