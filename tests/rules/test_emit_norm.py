@@ -51,3 +51,10 @@ def test_in_a_branch_of_an_if() -> None:
     body = [f"y = If (flag) <{then}, else_branch = e () => (float[2, 5, 8] o) {{ o = Relu(x) }}>"]
     folded = proven_fold(model("float[2, 5, 8] x, bool[1] flag", body, HELD))
     assert folded.decision.outcome == "lowered"
+
+
+def test_the_type_is_found_behind_a_constant_operand() -> None:
+    """The type of ``x`` is that of the Constant node it is multiplied by: no value of the model states one."""
+    made = ["k = Constant <value_floats = [1.0, 2.0, 0.5, 1.5, 1.0, 2.0, 3.0, 1.0]> ()", "x = Mul(k, r)", *BODY]
+    source = model("float[2, 5, 8] r", [*made, "y = Relu(s2)"], HELD)
+    assert "LayerNormalization" in proven_fold(source).operators

@@ -66,6 +66,9 @@ class Context:
     def dtype(self, value: ir.Value) -> ir.DataType | None:
         """The type of ``value``; where the model does not state it, that of what it is made from, if they share it."""
         while value.dtype is None:
+            known = self.constants.find(value)
+            if not isinstance(known, str):
+                return known.dtype
             node = value.producer()
             if node is not None and node.op_type == "Cast" and not self.domain(node):
                 return ir.DataType(node.attributes.get_int("to", 0))
