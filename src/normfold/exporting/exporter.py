@@ -63,11 +63,14 @@ def raw_model(module: nn.Module, what: Interface, opset: int | None) -> onnx_ir.
     except Exception as error:
         raise refusal(error) from error
     model: onnx_ir.Model = program.model  # type: ignore[union-attr]
+    from onnx_ir.passes import common
     from onnxscript import optimizer
 
     # Exported as it is, a convolution without a bias computes one of zeros at each run.
     optimizer.fold_constants(model, onnx_shape_inference=True)
     optimizer.remove_unused_nodes(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.DeduplicateInitializersPass()(model)
     return model
 
 

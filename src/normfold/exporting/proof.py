@@ -48,9 +48,11 @@ def examples(module: nn.Module, what: Interface) -> Iterator[Example]:
     """The example, the same at other free sizes, and with a batch of one."""
     yield what.example
     sizes = what.sizes()
+    if not sizes:
+        return
     batches = {axes[0] for axes in what.dynamic.values() if 0 in axes}
     others = [other for other in _other_sizes(sizes, batches) if _runs(module, what, other)]
-    if sizes and not others:
+    if not others:
         tried = ", ".join(f"{symbol} {size}" for symbol, size in sizes.items())
         raise UsageError(
             "bad-input",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
@@ -53,11 +54,20 @@ class ModuleRunner:
         self._inputs = inputs or [f"input {k}" for k in range(len(example.tensors()))]
         self._outputs = outputs
         self._model: RunnableModule | None = None
+        self._exactly = False
+        self._types: tuple[torch.dtype, ...] = ()
         self._extra: Collection[str] = ()
 
-    def load(self, model: RunnableModule, *, extra_outputs: Sequence[str] = (), **_options: Any) -> Loaded | Failed:
-        """Hold ``model``; its outputs are known once it has run."""
-        self._model, self._extra = model, extra_outputs
+    def load(
+        self, model: RunnableModule, *, extra_outputs: Sequence[str] = (), optimised: bool = False, **_options: Any
+    ) -> Loaded | Failed:
+        """Hold ``model``; its outputs are known once it has run.
+
+        ``optimised`` asks for the same in another order of computation. Here that is float64, rounded at the end: the
+        difference is the rounding that the module itself gathers.
+        """
+        self._exactly, self._extra = optimised, extra_outputs
+        self._model = RunnableModule(copy.deepcopy(model.module).double(), model.origins) if optimised else model
         ran = self._ran(self._example)
         if isinstance(ran, Failed):
             return ran
@@ -83,14 +93,22 @@ class ModuleRunner:
         if self._model is None:
             raise ValueError("run before load")
         started = time.monotonic()
-        result = call(self._model.module, example)
+        result = call(self._model.module, _doubled(example) if self._exactly else example)
         if isinstance(result, Failed):
             return result
-        arrays = [to_array(tensor) for tensor in tensors_in(result)]
-        names = self._outputs or [f"output {k}" for k in range(len(arrays))]
-        if len(names) != len(arrays):
-            return Failed("run", f"the module returns {len(arrays)} tensors on these inputs, {len(names)} on others")
-        return Ran(dict(zip(names, arrays, strict=True)), time.monotonic() - started)
+        tensors = list(tensors_in(result))
+        if self._exactly:
+            tensors = [tensor.to(dtype) for tensor, dtype in zip(tensors, self._types, strict=False)]
+        self._types = tuple(tensor.dtype for tensor in tensors)
+        names = self._outputs or [f"output {k}" for k in range(len(tensors))]
+        if len(names) != len(tensors):
+            return Failed("run", f"the module returns {len(tensors)} tensors on these inputs, {len(names)} on others")
+        return Ran(dict(zip(names, map(to_array, tensors), strict=True)), time.monotonic() - started)
+
+
+def _doubled(example: Example) -> Example:
+    """The same in float64."""
+    return example.filled([one.double() if one.is_floating_point() else one for one in example.tensors()])
 
 
 def call(module: nn.Module, example: Example) -> Any | Failed:
