@@ -41,7 +41,7 @@ def test_twice_the_work_takes_about_twice_as_long(tmp_path: Path, brief: Effort)
     assert nodes == [60, 120]
     sample = cell.samples[0]
     assert set(sample.blocks) == {"products60", "products120", CONTROL}
-    assert len(sample.orders) >= LEAST_ROUNDS
+    assert len(sample.turns) >= LEAST_ROUNDS
     assert all(len(block) >= 10 and min(block) > 0 for block in sample.blocks["products60"])
     assert cell.control is not None
 

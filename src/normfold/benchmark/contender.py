@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 COARSE: Final = ("bfloat16", "float16")
 """Types whose rounding decides how close two models can be, coarsest first."""
+COPIED_BELOW: Final = 256 << 20
+"""Bytes of a model up to which a process holds several sessions of it."""
 CONTROL: Final = "(control)"
 """Name of the reference's second copy."""
 
@@ -71,6 +73,8 @@ class Effort:
     """Seconds that each model runs in each process before it is timed."""
     time_limit: float = 300.0
     """Seconds for one request to a process."""
+    copies: int = 2
+    """Sessions of each model in each process, taking turns: where a session's memory lies makes it faster or slower."""
     details: bool = True
     """Also measure memory and the time of each node, in further processes."""
     control: bool = True

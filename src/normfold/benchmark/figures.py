@@ -10,6 +10,7 @@ import numpy as np
 
 from normfold.benchmark import statistics
 from normfold.benchmark.contender import Conditions
+from normfold.benchmark.schedule import Turn
 from normfold.benchmark.statistics import Comparison, Floats, Interval, Quantile
 from normfold.decisions import Probe
 from normfold.errors import NormfoldError
@@ -23,7 +24,7 @@ class Sample:
     """One process: nanoseconds of every run, by contender and round, and what it took to get there."""
 
     reference: str
-    orders: Sequence[Sequence[str]]
+    turns: Sequence[Sequence[Turn]]
     blocks: Blocks
     microjoules: Blocks | None
     no_energy: str | None

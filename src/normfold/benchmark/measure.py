@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
 from normfold.benchmark import gate, statistics
 from normfold.benchmark.client import LOCAL, Client
-from normfold.benchmark.contender import CONTROL, Conditions, Contender, Effort, with_batch
+from normfold.benchmark.contender import CONTROL, COPIED_BELOW, Conditions, Contender, Effort, with_batch
 from normfold.benchmark.feeds import Fed, Scratch, feed_for
 from normfold.benchmark.figures import Cell, Details, Figure, Sample
-from normfold.benchmark.schedule import block_runs, schedule
+from normfold.benchmark.schedule import Turn, block_runs, schedule
 from normfold.benchmark.session_profile import SessionProfile, Threading, session_request, threading_of
 from normfold.engine.probes import Given
 from normfold.errors import NormfoldError
 from normfold.runtime import gpu
 
 Tell = Callable[[str], None]
+T = TypeVar("T")
 TRUTH: Final = "(truth)"
 PLAIN: Final = SessionProfile(options={"graph_optimization_level": "ORT_DISABLE_ALL"})
 """What the reference's outputs are computed with: the CPU, as the file says, node by node."""
@@ -57,6 +58,12 @@ class Task:
     def contender(self, name: str) -> Contender:
         """The one of that name; the control is the reference."""
         return next((one for one in self.contenders if one.name == name), self.reference)
+
+    @property
+    def copies(self) -> int:
+        """Sessions of each model in each process; one of large models."""
+        large = any((one.nbytes or 0) > COPIED_BELOW for one in self.contenders)
+        return 1 if large else self.effort.copies
 
     @property
     def threading(self) -> Threading:
@@ -132,35 +139,35 @@ class Measurement:
 
     def _sample(self, index: int, of: int) -> Sample:
         self._tell(f"timing, process {index + 1} of {of}")
-        task, generator = self._task, np.random.default_rng([task_seed(self._task), index])
-        order = [task.names[position] for position in generator.permutation(len(task.names))]
+        task, seed = self._task, [task_seed(self._task), index]
         with self._client() as client:
             hello = client.hello(task.conditions.cpus, task.threading.pool, preload=task.on_gpu)
             if self._fed is None:
                 self._fed = self._settle(client)
-            opened = {name: self._open(client, name) for name in order}
-            bound = {name: client.bind(name, self.fed.entries) for name in order}
-            deviations = {name: self._check(client, name) for name in order}
-            seconds = {name: _pilot(client, name, task.effort.warm_up) for name in order}
-            plan = schedule(seconds, task.effort.per_process, [task_seed(task), index])
+            turns = _shuffled([Turn(name, copy) for name in task.names for copy in range(task.copies)], seed)
+            opened = {turn: self._open(client, turn) for turn in turns}
+            bound = {turn: client.bind(turn.seat, self.fed.entries) for turn in turns}
+            deviations = [(turn.name, self._check(client, turn)) for turn in turns]
+            seconds = [(turn.name, _pilot(client, turn.seat, task.effort.warm_up)) for turn in turns]
+            plan = schedule(_by_name(seconds, max), task.effort.per_process, seed, task.copies)
             before = gpu.look() if task.on_gpu else ""
             timed = client.time(plan.blocks())
             after = gpu.look() if task.on_gpu else ""
-            for name in order:
-                self._check(client, name)
+            for turn in turns:
+                self._check(client, turn)
         return Sample(
             reference=task.reference.name,
-            orders=plan.rounds,
+            turns=plan.rounds,
             blocks=plan.by_name(timed["ns"]),
             microjoules=None if timed["microjoules"] is None else plan.by_name([[e] for e in timed["microjoules"]]),
             no_energy=timed["no_energy"],
             onnxruntime=hello["onnxruntime"],
             import_ns=hello["import_ns"],
             cpus=hello["cpus"],
-            load_ns={name: reply["load_ns"] for name, reply in opened.items()},
-            first_run_ns={name: reply["first_run_ns"] for name, reply in bound.items()},
-            placed={name: reply["placed_by_provider"] for name, reply in opened.items()},
-            deviations=deviations,
+            load_ns=_by_name([(turn.name, reply["load_ns"]) for turn, reply in opened.items()], _median),
+            first_run_ns=_by_name([(turn.name, reply["first_run_ns"]) for turn, reply in bound.items()], _median),
+            placed={turn.name: reply["placed_by_provider"] for turn, reply in opened.items()},
+            deviations=_by_name(deviations, max),
             gpu=(before, after) if task.on_gpu else None,
         )
 
@@ -174,18 +181,18 @@ class Measurement:
         client.close(TRUTH)
         return replace(fed, outputs=expected)
 
-    def _open(self, client: Client, name: str) -> dict[str, Any]:
-        contender = self._task.contender(name)
+    def _open(self, client: Client, turn: Turn) -> dict[str, Any]:
+        contender = self._task.contender(turn.name)
         session = self._task.session(contender.profile)
-        reply = client.open(name, contender, session)
+        reply = client.open(turn.seat, contender, session)
         counts = gate.check_placement(
             contender.name, session["provider"], reply["placed"], allow_fallback=self._task.allow_fallback
         )
         return reply | {"placed_by_provider": counts}
 
-    def _check(self, client: Client, name: str) -> float:
-        contender = self._task.contender(name)
-        return gate.check_outputs(contender, self.fed.outputs, client.outputs(name), self._task.rtol)
+    def _check(self, client: Client, turn: Turn) -> float:
+        contender = self._task.contender(turn.name)
+        return gate.check_outputs(contender, self.fed.outputs, client.outputs(turn.seat), self._task.rtol)
 
     def details(self, contender: Contender) -> Details:
         """Memory and node times, from a process that holds this model alone."""
@@ -211,6 +218,22 @@ class Measurement:
 def task_seed(task: Task) -> int:
     """Different for different conditions, so that no two cells share their orders."""
     return task.seed * 1_000_003 + task.conditions.threads * 1009 + (task.conditions.batch or 0)
+
+
+def _shuffled(turns: list[Turn], seed: Sequence[int]) -> list[Turn]:
+    return [turns[position] for position in np.random.default_rng(seed).permutation(len(turns))]
+
+
+def _by_name(pairs: Iterable[tuple[str, T]], pick: Callable[[list[T]], T]) -> dict[str, T]:
+    """One value of each name, picked among those of its copies."""
+    collected: dict[str, list[T]] = {}
+    for name, value in pairs:
+        collected.setdefault(name, []).append(value)
+    return {name: pick(values) for name, values in collected.items()}
+
+
+def _median(values: list[int]) -> int:
+    return int(np.median(values))
 
 
 def _pilot(client: Client, name: str, seconds: float) -> float:

@@ -19,22 +19,40 @@ MOST_ROUNDS: Final = 400
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
-    """Blocks in order, ``rounds[r]`` being one name for each contender; runs of a block by name."""
+class Turn:
+    """One block: whose, and which of its sessions."""
 
-    rounds: tuple[tuple[str, ...], ...]
+    name: str
+    copy: int
+
+    @property
+    def seat(self) -> str:
+        """What a worker calls that session."""
+        return seat(self.name, self.copy)
+
+
+def seat(name: str, copy: int) -> str:
+    """What a worker calls a session of ``name``."""
+    return f"{name} ({copy})"
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Blocks in order, ``rounds[r]`` being one turn for each contender; runs of a block by name."""
+
+    rounds: tuple[tuple[Turn, ...], ...]
     runs: Mapping[str, int]
 
     def blocks(self) -> list[tuple[str, int]]:
         """What a worker is told."""
-        return [(name, self.runs[name]) for order in self.rounds for name in order]
+        return [(turn.seat, self.runs[turn.name]) for turns in self.rounds for turn in turns]
 
     def by_name(self, blocks: Sequence[Sequence[int]]) -> dict[str, list[Sequence[int]]]:
         """The blocks of every contender, one a round, from the worker's list of them."""
         sorted_out: dict[str, list[Sequence[int]]] = {name: [] for name in self.runs}
-        names = (name for order in self.rounds for name in order)
-        for name, block in zip(names, blocks, strict=True):
-            sorted_out[name].append(block)
+        turns = (turn for turns in self.rounds for turn in turns)
+        for turn, block in zip(turns, blocks, strict=True):
+            sorted_out[turn.name].append(block)
         return sorted_out
 
 
@@ -44,14 +62,19 @@ def block_runs(seconds: float) -> int:
     return max(1, min(wanted, math.floor(LONGEST_SECONDS / seconds)))
 
 
-def schedule(seconds: Mapping[str, float], budget: float, seed: Sequence[int]) -> Schedule:
+def schedule(seconds: Mapping[str, float], budget: float, seed: Sequence[int], copies: int = 1) -> Schedule:
     """Rounds that take ``budget`` seconds together, given the ``seconds`` that each model takes a run.
 
-    Their number does not depend on what is measured later. Equal seeds give equal orders.
+    Their number does not depend on what is measured later. Each contender's ``copies`` have equally many turns, in an
+    order of their own, so that any two of them meet. Equal seeds give equal schedules.
     """
     runs = {name: block_runs(one) for name, one in seconds.items()}
     a_round = sum(runs[name] * one for name, one in seconds.items())
     count = min(MOST_ROUNDS, max(LEAST_ROUNDS, round(budget / a_round)))
     generator, names = np.random.default_rng(seed), list(seconds)
+    whose = [generator.permutation(np.arange(count) % copies) for _name in names]
     orders = (generator.permutation(len(names)) for _ in range(count))
-    return Schedule(tuple(tuple(names[index] for index in order) for order in orders), runs)
+    rounds = (
+        tuple(Turn(names[index], int(whose[index][number])) for index in order) for number, order in enumerate(orders)
+    )
+    return Schedule(tuple(rounds), runs)

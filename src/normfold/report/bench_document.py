@@ -120,7 +120,8 @@ def comparison_record(comparison: Comparison) -> Json:
 def sample_record(sample: Sample) -> Json:
     """One process: every run, in nanoseconds, by contender and round."""
     return {
-        "orders": [list(order) for order in sample.orders],
+        "orders": [[turn.name for turn in turns] for turns in sample.turns],
+        "copies": [[turn.copy for turn in turns] for turns in sample.turns],
         "ns": {name: [list(block) for block in blocks] for name, blocks in sample.blocks.items()},
         "microjoules": None if sample.microjoules is None else _firsts(sample.microjoules),
         "steady_from": sample.steady,

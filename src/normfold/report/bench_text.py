@@ -76,7 +76,7 @@ def _remark(comparison: Comparison) -> str:
 
 
 def _title(provider: str, cell: Cell) -> str:
-    rounds = sorted(len(sample.orders) for sample in cell.samples)
+    rounds = sorted(len(sample.turns) for sample in cell.samples)
     span = "" if not rounds else str(rounds[0]) if rounds[0] == rounds[-1] else f"{rounds[0]} to {rounds[-1]}"
     effort = f"; {span} rounds in each of {len(rounds)} fresh processes" if rounds else ""
     return f"{provider}, {_conditions(cell.conditions)}{effort}"
