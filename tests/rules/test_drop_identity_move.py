@@ -19,6 +19,8 @@ STEPS = {
     "Transpose <perm = [0, 1, 2, 3]> (r)": {},
     "Split <axis = 1> (r, part)": {"part": [4]},
     "Gather <axis = 1> (r, order)": {"order": [0, 1, 2, 3]},
+    "Pad(r, none)": {"none": [0] * 8},
+    "Concat <axis = 1> (r)": {},
 }
 STAYING = {
     "Slice(r, start, stop, axis)": {"start": [0], "stop": [3], "axis": [1]},

@@ -1,8 +1,9 @@
 """Drop an operation that moves nothing.
 
 What it does:
-    A Slice of everything, a Reshape or Transpose into what is there already, an Identity, a Dropout at inference: the
-    operation goes. Runtimes leave such operations in, and lose a faster memory layout around them.
+    A Slice of everything, a Reshape or Transpose into what is there already, a Pad by nothing, a Concat of one value,
+    an Identity, a Dropout at inference: the operation goes. Runtimes leave them in, and lose a faster memory
+    layout around them.
 
 When it holds:
     The shapes show that every element stays where it is.

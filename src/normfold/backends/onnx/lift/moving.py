@@ -19,7 +19,8 @@ def _moving(node: ir.Node, *moves: Move) -> Moving:
     )
 
 
-def _identity(_: Context, node: ir.Node) -> View:
+def identity(_: Context, node: ir.Node) -> View:
+    """An operation that gives back what it gets."""
     return _moving(node, Permute())
 
 
@@ -170,7 +171,7 @@ def _gather(context: Context, node: ir.Node) -> View:
 
 
 LIFTS: dict[str, Callable[[Context, ir.Node], View]] = {
-    "Identity": _identity,
+    "Identity": identity,
     "Dropout": _dropout,
     "Transpose": _transpose,
     "Reshape": _reshape,

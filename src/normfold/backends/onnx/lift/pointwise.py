@@ -6,12 +6,28 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
+from normfold.algebra.affine import Array
 from normfold.backends.onnx.lift.context import Context, NotLifted, data
+from normfold.backends.onnx.lift.moving import identity
 from normfold.ops import Clip, Concat, Homogeneous, Pad, View
 
 
 def _homogeneous(_: Context, node: ir.Node) -> View:
     return Homogeneous(node=node, op=node.op_type, inputs=(data(node),), outputs=tuple(node.outputs))
+
+
+def _half(context: Context, node: ir.Node) -> View:
+    """``max(x, 0)`` and ``min(x, 0)``, as PyTorch exports a clamp with one bound."""
+    zeros = [_is_zero(context.constants.array(value)) for value in node.inputs]
+    if zeros not in ([True, False], [False, True]):
+        raise NotLifted("constant", f"{context.label(node)} compares with something else than zero")
+    return Homogeneous(
+        node=node, op=node.op_type, inputs=(data(node, zeros.index(False)),), outputs=tuple(node.outputs)
+    )
+
+
+def _is_zero(constant: Array | None) -> bool:
+    return constant is not None and constant.size == 1 and not constant.any()
 
 
 def _bound(context: Context, node: ir.Node, attribute: str, index: int, default: float) -> float:
@@ -48,6 +64,8 @@ def _pad(context: Context, node: ir.Node) -> View:
     axes = [axis % rank - rank for axis in (chosen or range(rank))]
     half = len(pads) // 2
     padded = tuple(axis for axis, begin, end in zip(axes, pads[:half], pads[half:], strict=True) if begin or end)
+    if not padded:
+        return identity(context, node)
     constant = node.attributes.get_string("mode", "constant") == "constant"
     return Pad(
         node=node,
@@ -60,6 +78,8 @@ def _pad(context: Context, node: ir.Node) -> View:
 
 
 def _concat(context: Context, node: ir.Node) -> View:
+    if len(node.inputs) == 1:
+        return identity(context, node)
     values = tuple(data(node, k) for k in range(len(node.inputs)))
     shapes = [context.shape(value) for value in values]
     rank = next((len(shape) for shape in shapes if shape is not None), None)
@@ -76,6 +96,8 @@ LIFTS: dict[str, Callable[[Context, ir.Node], View]] = {
     "LeakyRelu": _homogeneous,
     "PRelu": _homogeneous,
     "Abs": _homogeneous,
+    "Max": _half,
+    "Min": _half,
     "Clip": _clip,
     "Pad": _pad,
     "Concat": _concat,
