@@ -201,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--minutes", type=float, default=60.0, help="stop after this long (default: %(default)s)")
     parser.add_argument("--processes", type=int, default=5, help="of the first stage (default: %(default)s)")
-    parser.add_argument("--per-process", type=float, default=0.9, help="seconds timed in each (default: %(default)s)")
+    parser.add_argument("--per-process", type=float, default=0.8, help="seconds timed in each (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=8.0, help="no process starts later (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="three trials, to see that it works")
     parser.add_argument("--json", type=Path, help="write trials here after each, and go on from what is there")
@@ -212,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         most=options.processes + 3,
         seconds=options.seconds,
         per_process=options.per_process,
-        warm_up=0.05,
+        warm_up=0.03,
         details=False,
     )
     settings = {"layers": LAYERS, "width": WIDTH, "batch": BATCH, "effort": asdict(effort)}

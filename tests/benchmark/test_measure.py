@@ -35,7 +35,7 @@ def test_twice_the_work_takes_about_twice_as_long(tmp_path: Path, brief: Effort)
         assert set(figure.placed) <= {"CPUExecutionProvider"}
         assert figure.details is not None
         assert figure.details.peak_rss is None or figure.details.peak_rss > 1 << 20
-        assert figure.details.arena_peak is not None
+        assert figure.details.arena_peak is None or figure.details.arena_peak > 0
         assert figure.microjoules is not None or figure.no_energy
     nodes = [len(figure.details.nodes) for figure in cell.figures if figure.details]
     assert nodes == [60, 120]

@@ -119,7 +119,7 @@ def error_of(name: str, failed: Failed) -> NormfoldError:
             hint = "Allow more with --time-limit."
             return EnvironmentUnavailableError("timed-out", f"Gave up waiting for {said}.", hint)
         case "crash":
-            return EnvironmentUnavailableError("worker-died", f"The process that ran {said}: gone without an answer.")
+            return EnvironmentUnavailableError("worker-died", f"The process that was timing broke down: {said}.")
         case "custom-ops":
             return EnvironmentUnavailableError("custom-ops", f"The custom operators cannot be loaded: {said}")
         case _:

@@ -13,7 +13,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,11 +35,15 @@ DATA_FOLDER: Final = "session.model_external_initializers_file_folder_path"
 
 @dataclass(slots=True)
 class Held:
-    """A model that is loaded; ``binding`` is there once its inputs are."""
+    """A model that is loaded; ``binding`` is there once its inputs are.
+
+    A binding keeps no hold on the arrays behind ``values``, its inputs.
+    """
 
     session: Any
     device: str
     binding: Any = None
+    values: list[Any] = field(default_factory=list)
 
 
 class Timer:
@@ -107,7 +111,8 @@ class Timer:
         held = self._models[request["name"]]
         binding = held.session.io_binding()
         for name, array in read(request["feeds"]).items():
-            binding.bind_ortvalue_input(name, self._value(array, held.device))
+            held.values.append(self._value(array, held.device))
+            binding.bind_ortvalue_input(name, held.values[-1])
         for output in held.session.get_outputs():
             binding.bind_output(output.name, held.device)
         started = time.perf_counter_ns()
