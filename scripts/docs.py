@@ -205,12 +205,87 @@ as many on {equal}. Those under *LayerNorm and the like* are counted apart: only
 are random and statistics live, except in `garden/` (small trained networks) and `light_` (as the onnx package has
 them)."""
 
+
+def backends_page() -> str:
+    """Which rule works on modules, which on files only, and the cases that show it."""
+    cases = json.loads((DATA / "backends.json").read_text(encoding="utf-8"))["cases"]
+    rows = [[f"[{rule.name}](rules.md#{rule.name})", *backend_cells(rule.name, cases)] for rule in RULES]
+    both = [case for case in cases if case["tree"]["outcomes"] == case["file"]["outcomes"]]
+    other = [case_row(case) for case in cases if case not in both]
+    return page(
+        "Rules on modules and on files",
+        "docs/data/backends.json",
+        BACKENDS.format(count=len(cases)),
+        [
+            grid(("rule", "`nn.Module`", "ONNX"), rows),
+            f"On {len(both)} of the {len(cases)} networks both ways come to the same. The others:",
+            grid(("network", "module", "file"), other),
+        ],
+    )
+
+
+def backend_cells(rule: str, cases: Sequence[dict[str, Any]]) -> list[str]:
+    """What the cases show of a rule on modules and on files."""
+    used = {way: [case["case"] for case in cases if rule in case[way]["used"]] for way in ("tree", "file")}
+    wanting = [case["case"] for case in cases if rule in case["tree"]["needs-structure"]]
+    tree = shown_by(used["tree"]) or (
+        f"`needs-structure`: {named(wanting)}" if wanting else NOT_ON_MODULES.get(rule, GAP)
+    )
+    return [tree, shown_by(used["file"]) or NOT_EXPORTED.get(rule, GAP)]
+
+
+def shown_by(names: Sequence[str]) -> str:
+    """How many cases show it, and the first ones."""
+    return f"covered: {named(names)}" if names else ""
+
+
+def named(names: Sequence[str]) -> str:
+    """The first three names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def case_row(case: dict[str, Any]) -> list[str]:
+    """What became of the norms of one network."""
+    cells = [
+        ", ".join(case[way]["outcomes"] or ["no norm"])
+        + "".join(f" `{premise}`" for premise in case[way]["premises"] if "kept" in case[way]["outcomes"])
+        for way in ("tree", "file")
+    ]
+    return [case["case"], *cells]
+
+
+BACKENDS: Final = """\
+{count} small networks, each written once as an `nn.Module`, are folded as modules and, exported, as ONNX files; both
+results are compared with the source in float64 (`tests/backends/test_shared_cases.py`). A module tree can set constants
+and take modules out, no more: what needs another operation, or one in another place, is refused there as
+`needs-structure` and done in the file."""
+CODES_ONLY: Final = "not applicable: the weights of a module are no quantised codes with scales beside them"
+GAP: Final = "**no case yet**"
+NOT_ON_MODULES: Final = {
+    "fold_affine_into_quantized_producer": CODES_ONLY,
+    "fold_scale_into_quantized_consumer": CODES_ONLY,
+    "emit_norm": "not applicable: operations in a module's own forward stay as they are",
+    "bake_normalised_weight": "not applicable: a parametrised weight is not a stored one (`constant`); bake it first",
+    "fold_shift_into_producer": "not applicable: an addition in a module's own forward stays (`needs-structure`)",
+    "fold_shuffle_into_consumer": "not applicable: an indexing in a module's own forward stays",
+}
+"""Why no case shows a rule on a module."""
+NOT_EXPORTED: Final = {
+    "fold_affine_into_quantized_producer": "covered by cases of its own: the exporter writes no quantised weights",
+    "fold_scale_into_quantized_consumer": "covered by cases of its own: the exporter writes no quantised weights",
+    "bake_normalised_weight": "covered by cases of its own: the export bakes such weights already",
+    "drop_identity_move": "covered by cases of its own: the export leaves such operations out already",
+}
+"""Why no case shows a rule on an exported file."""
+
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "rules.md": rules_page,
     "laws.md": laws_page,
     "premises.md": premises_page,
     "errors.md": errors_page,
     "coverage.md": coverage_page,
+    "backends.md": backends_page,
 }
 
 

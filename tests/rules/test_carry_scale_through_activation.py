@@ -14,12 +14,14 @@ ACTIVATIONS = {
     "leaky-negative": "LeakyRelu <alpha = -0.3> (h)",
     "parametric": "PRelu(h, slope)",
     "absolute": "Abs(h)",
+    "maximum": "Max(h, zero)",
+    "minimum": "Min(h, zero)",
 }
 SLOPE = {"slope": array(4, 1, 1, seed=4)}
 
 
 def held(case: str, *, sign: int = 1) -> dict[str, np.ndarray]:
-    slope = SLOPE if case == "parametric" else {}
+    slope = SLOPE if case == "parametric" else {"zero": np.float32(0)} if case in ("maximum", "minimum") else {}
     scale = np.abs(array(4, 1, 1, seed=5))
     scale[2] *= sign
     return {"w": array(4, 4, 3, 3), "k": scale, **slope}

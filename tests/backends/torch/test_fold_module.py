@@ -144,6 +144,11 @@ def test_the_affine_of_a_layer_norm_goes_and_its_core_stays() -> None:
     assert result.added == ("2.bias",)
 
 
+def test_a_bias_that_a_norm_subtracts_again_stays() -> None:
+    net = live(nn.Sequential(nn.Conv2d(4, 6, 1), nn.InstanceNorm2d(6), nn.GELU()))
+    assert torch.equal(folded(net, picture()).model[0].bias, net[0].bias)
+
+
 class Activated(nn.BatchNorm2d):
     """A batch norm with an activation inside."""
 

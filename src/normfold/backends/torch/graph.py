@@ -153,6 +153,8 @@ class TorchGraph:
         for view in plan.views.values():
             if not isinstance(view, AffineOp | Linear | Norm):
                 return _needs_structure(f"{self.label(view.node)} would need other constants")
+            if isinstance(view, Linear) and view.bias is None and _op(view.node).arguments["bias"] is not None:
+                return _needs_structure(f"the bias of {self.label(view.node)} would have to be taken out")
         for node in plan.bypassed:
             refusal = self._stuck(_op(node))
             if refusal is not None:
