@@ -193,7 +193,7 @@ CONSUMERS: Mapping[str, Case] = {
 COMPOSED: Mapping[str, Case] = {
     "bn-bn": Case(row(nn.Sigmoid(), BN(4), BN(4), nn.Sigmoid()), IMAGE, (FOLDED, KEPT), "linear-producer"),
     "bn-relu-bn": Case(
-        plain(row(nn.Tanh(), BN(4), nn.ReLU(), BN(4), nn.Sigmoid()), but="1"), IMAGE, (KEPT, FOLDED), "no-shift"
+        plain(row(nn.Tanh(), BN(4), nn.ReLU(), BN(4), nn.Sigmoid()), but="1"), IMAGE, (KEPT, FOLDED), "linear-producer"
     ),
     "layerscale-bn": Case(
         net(
