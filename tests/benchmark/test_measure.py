@@ -98,3 +98,18 @@ def test_a_fixed_batch_size_stays() -> None:
     with pytest.raises(UsageError) as caught:
         with_batch((spec("x", 4, 3),), Given(), 8)
     assert caught.value.code == "bad-input"
+
+
+def test_a_model_says_what_it_computes_in(tmp_path: Path) -> None:
+    path = timed.products(tmp_path, 2)
+    model = onnx.load(path)
+    with contender(model) as plain:
+        assert plain.precision is None
+    model.graph.node.insert(0, onnx.helper.make_node("DynamicQuantizeLinear", ["x"], ["c", "s", "z"]))
+    with contender(model) as quantized:
+        assert quantized.precision == "int8"
+    half = onnx.numpy_helper.from_array(np.zeros(3, np.float16), "half")
+    del model.graph.node[0]
+    model.graph.initializer.append(half)
+    with contender(model) as mixed:
+        assert mixed.precision == "float16"

@@ -187,8 +187,14 @@ def test_inputs_that_fit_each_other() -> None:
 def test_outputs() -> None:
     truth = {"y": np.linspace(0, 1, 8, dtype=np.float32)}
     close = {"y": truth["y"] + np.float32(5e-5)}
-    assert check_outputs(named("a"), truth, close, None) == pytest.approx(5e-5, rel=0.1)
+    assert check_outputs(named("a"), named("b"), truth, close, None) == pytest.approx(5e-5, rel=0.1)
+    coarse = {"y": truth["y"] + np.float32(0.03)}
+    for pair in (
+        (replace(named("q"), precision="int8"), named("b")),
+        (named("b"), replace(named("q"), precision="int8")),
+    ):
+        assert check_outputs(*pair, truth, coarse, None) == pytest.approx(0.03, rel=0.1)
     for wrong in ({"y": truth["y"] + np.float32(5e-3)}, {"z": truth["y"]}, {"y": truth["y"] * np.float32("nan")}):
         with pytest.raises(FindingError) as caught:
-            check_outputs(named("a"), truth, wrong, None)
+            check_outputs(named("a"), named("b"), truth, wrong, None)
         assert caught.value.code == "outputs-differ"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from normfold import modelfile
+from normfold.backends.onnx.smoothing import quantizes_activations
 from normfold.benchmark import statistics
 from normfold.benchmark.session_profile import SessionProfile, Use
 from normfold.engine.probes import Dim, Given, InputSpec, input_specs
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir
 
+INT8: Final = "int8"
+QUANTIZED: Final = re.compile(r"^(QLinear|DynamicQuantize)|Integer$|ToFloat$")
+"""Operators that compute with bytes."""
 COARSE: Final = ("bfloat16", "float16")
 """Types whose rounding decides how close two models can be, coarsest first."""
 COPIED_BELOW: Final = 256 << 20
@@ -39,7 +44,7 @@ class Contender:
     sha256: str | None = None
     nbytes: int | None = None
     precision: str | None = None
-    """Coarsest floating-point type that it computes in, where its outputs do not show it."""
+    """Coarsest type that it computes in, where its outputs do not show it: `INT8` or one of floating point."""
     profile: SessionProfile = field(default_factory=SessionProfile)
 
 
@@ -158,5 +163,8 @@ def _write(model: onnx.ModelProto | onnx_ir.Model, path: Path) -> None:
 
 
 def _precision(model: onnx_ir.Model) -> str | None:
+    operators = {node.op_type for node in model.graph.all_nodes()}
+    if quantizes_activations(model) or any(QUANTIZED.search(operator) for operator in operators):
+        return INT8
     types = {value.dtype.name.lower() for value in model.graph.initializers.values() if value.dtype is not None}
     return next((name for name in COARSE if name in types), None)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from normfold.benchmark.contender import Contender
+from normfold.benchmark.contender import INT8, Contender
 from normfold.engine.deviation import compare, tolerance
 from normfold.engine.probes import InputSpec
 from normfold.errors import EnvironmentUnavailableError, FindingError, NormfoldError, UsageError
@@ -18,6 +18,8 @@ from normfold.runtime import Failed
 Values = Mapping[str, NDArray[Any]]
 Placed = Sequence[Sequence[str]]
 
+QUANTIZED: Final = 0.1
+"""Deviation allowed where activations are quantised: fused or not, sums round to other steps, layer by layer."""
 NAMED: Final = 3
 """Nodes named in a message."""
 
@@ -80,25 +82,34 @@ def check_placement(name: str, wanted: str, placed: Placed | None, *, allow_fall
     return dict(counts)
 
 
-def check_outputs(contender: Contender, reference: Values, outputs: Values, rtol: float | None) -> float:
-    """Largest deviation from the reference's outputs, relative to their range.
+def check_outputs(
+    contender: Contender, reference: Contender, expected: Values, outputs: Values, rtol: float | None
+) -> float:
+    """Largest deviation from the ``expected`` outputs of the reference, relative to their range.
 
     Raises:
-        FindingError: ``outputs-differ``, by more than the type's rounding or ``rtol`` explains.
+        FindingError: ``outputs-differ``, by more than rounding explains in the coarsest type of the two, or ``rtol``.
     """
-    if set(reference) != set(outputs):
-        raise _outputs_differ(contender, f"its outputs are {', '.join(outputs)} instead of {', '.join(reference)}")
+    if set(expected) != set(outputs):
+        raise _outputs_differ(contender, f"its outputs are {', '.join(outputs)} instead of {', '.join(expected)}")
     largest = 0.0
-    for name, expected in reference.items():
-        allowed = tolerance(expected.dtype, contender.precision)
+    for name, truth in expected.items():
+        allowed = max(_tolerance(truth, one.precision) for one in (contender, reference))
         if rtol is not None and allowed:
             allowed = rtol
-        found = compare(expected, outputs[name], allowed)
+        found = compare(truth, outputs[name], allowed)
         if not found.excess <= 1.0:
             by = found.reason or f"differs by {found.max_rel:.1e} of its range, {allowed:.1e} is allowed"
             raise _outputs_differ(contender, f"output {name!r} {by}")
         largest = max(largest, found.max_rel or 0.0)
     return float(np.float64(largest))
+
+
+def _tolerance(truth: NDArray[Any], precision: str | None) -> float:
+    exact = tolerance(truth.dtype)
+    if precision == INT8:
+        return exact and QUANTIZED
+    return tolerance(truth.dtype, precision)
 
 
 def _outputs_differ(contender: Contender, because: str) -> FindingError:

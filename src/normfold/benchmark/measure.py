@@ -192,7 +192,9 @@ class Measurement:
 
     def _check(self, client: Client, turn: Turn) -> float:
         contender = self._task.contender(turn.name)
-        return gate.check_outputs(contender, self.fed.outputs, client.outputs(turn.seat), self._task.rtol)
+        return gate.check_outputs(
+            contender, self._task.reference, self.fed.outputs, client.outputs(turn.seat), self._task.rtol
+        )
 
     def details(self, contender: Contender) -> Details:
         """Memory and node times, from a process that holds this model alone."""
