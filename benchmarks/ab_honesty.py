@@ -33,7 +33,7 @@ from onnx import TensorProto, helper, numpy_helper
 from normfold.benchmark import CONTROL, Conditions, Contender, Effort, Task, contender, measure, statistics
 from normfold.benchmark.client import Client
 from normfold.benchmark.feeds import Scratch, feed_for
-from normfold.benchmark.measure import PLAIN
+from normfold.benchmark.processes import PLAIN
 from normfold.benchmark.session_profile import SessionProfile
 from normfold.engine.probes import Given
 from normfold.report.environment import environment

@@ -18,9 +18,10 @@ from normfold.api import read_feeds
 from normfold.benchmark import session_profile as profiles
 from normfold.benchmark.contender import Conditions, Contender, Effort, contender
 from normfold.benchmark.figures import Cell
-from normfold.benchmark.measure import Task, measure
+from normfold.benchmark.measure import measure
 from normfold.benchmark.session_profile import SessionProfile, Use
 from normfold.benchmark.stored import Stored, StoredComparison, compare_stored, from_document, read_document
+from normfold.benchmark.task import Task
 from normfold.engine.probes import Array, Given
 from normfold.errors import NormfoldError, OutputError, UsageError
 from normfold.report import bench_document
@@ -134,6 +135,7 @@ def bench(  # noqa: PLR0913 - each keyword is an option of the command line
     arrays = read_feeds(feeds) if isinstance(feeds, str | os.PathLike) else dict(feeds or {})
     given = Given({name: tuple(shape) for name, shape in (inputs or {}).items()}, arrays)
     settings = _settings(session_profile, provider)
+    _check_cpus(cpus)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     with ExitStack() as files:
         tell("reading")
@@ -208,6 +210,13 @@ def _settings(profile: SessionProfile | str | os.PathLike[str] | None, provider:
             raise UsageError("usage", f"There is no execution provider {provider!r}.", f"There are: {known}.")
         return SessionProfile(provider=provider)
     return profile if isinstance(profile, SessionProfile) else profiles.read(profile)
+
+
+def _check_cpus(cpus: Sequence[int]) -> None:
+    known = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(cpus)
+    if strange := sorted(set(cpus) - known):
+        listed = ", ".join(map(str, sorted(known)))
+        raise UsageError("usage", f"Processor {strange[0]} cannot be used.", f"Those that can: {listed}.")
 
 
 def _named(contenders: Sequence[Contender], paths: Sequence[str]) -> tuple[Contender, ...]:

@@ -100,6 +100,7 @@ def test_a_provider_that_is_not_there(ask: Ask, net: Path, provider: str) -> Non
         ("bench", "net.onnx", "--batch", "one"),
         ("bench", "net.onnx", "--threads", "0"),
         ("bench", "net.onnx", "--profile", "desktop"),
+        ("bench", "net.onnx", "--cpus", "100000"),
         ("compare", "a.json"),
         ("compare", "a.json", "b.onnx"),
     ],

@@ -21,9 +21,10 @@ from __future__ import annotations
 
 from normfold.benchmark.contender import CONTROL, Conditions, Contender, Effort, contender
 from normfold.benchmark.figures import Cell, Details, Figure, Sample
-from normfold.benchmark.measure import Task, measure
+from normfold.benchmark.measure import measure
 from normfold.benchmark.session_profile import PROVIDERS, SessionProfile
 from normfold.benchmark.statistics import Comparison, Interval, Quantile
+from normfold.benchmark.task import Task
 
 __all__ = [
     "CONTROL",
