@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from normfold.backends.onnx.graph import OnnxGraph
 
 BATCH_NORMALIZATION = ("", "BatchNormalization")
-NORM_OPERATORS = KINDS | {BATCH_NORMALIZATION}
+SCALER = ("ai.onnx.ml", "Scaler")
+NORM_OPERATORS = KINDS | {BATCH_NORMALIZATION, SCALER}
 LINEAR_OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 

@@ -17,6 +17,7 @@ LIFTS: Mapping[tuple[str, str], Callable[[Context, ir.Node], View]] = {
     **{("", op): lift for op, lift in pointwise.LIFTS.items()},
     **{("", op): lift for op, lift in pooling.LIFTS.items()},
     **norms.LIFTS,
+    ("ai.onnx.ml", "Scaler"): affine.scaler,
 }
 
 

@@ -160,6 +160,30 @@ def _negation(_: Context, node: ir.Node) -> View:
     )
 
 
+def scaler(context: Context, node: ir.Node) -> View:
+    """``(x - offset) * scale`` along the last axis, in float32: what scikit-learn's scalers are exported as."""
+    label, x = context.label(node), data(node)
+    if context.dtype(x) != ir.DataType.FLOAT:
+        raise NotLifted("floating-point", f"{label} makes float32 of {context.dtype(x)}, which another one cannot take")
+    offset, scale = (trim(node.attributes.get_floats(name, ())) for name in ("offset", "scale"))
+    features = (context.shape(x) or (None,))[-1]
+    if any(constant.size not in (1, features) for constant in (offset, scale)):
+        raise NotLifted("well-formed", f"{label} has not one offset and one scale for each feature")
+    affine = Affine.of(scale, -offset * scale)
+    if not affine.finite:
+        raise NotLifted("finite", f"a constant of {label} is not a number")
+    return AffineOp(
+        node=node,
+        op=node.op_type,
+        inputs=(x,),
+        outputs=tuple(node.outputs),
+        affine=affine,
+        holds_scale=False,
+        holds_shift=False,
+        largest=float("inf"),
+    )
+
+
 LIFTS: dict[str, Callable[[Context, ir.Node], View]] = {
     "BatchNormalization": _batch_normalization,
     "Mul": _arithmetic,
