@@ -65,3 +65,36 @@ def test_the_mask_of_a_dropout_is_still_made() -> None:
 def test_an_input_is_not_an_output() -> None:
     """not-output: without the operation, the model's output would be its input."""
     assert proven_fold(model(IMAGE, ["y = Identity(x)"], {})).operators == ["Identity"]
+
+
+def test_a_pad_whose_amounts_are_computed_from_the_shape() -> None:
+    """What an exporter writes for a padding up to the next multiple of three, and for the slice that undoes it."""
+    body = [
+        "r = Sigmoid(x)",
+        "shape = Shape(r)",
+        "size = Gather(shape, three)",
+        "rest = Mod(size, multiple)",
+        "left = Sub(multiple, rest)",
+        "more = Mod(left, multiple)",
+        "row = Unsqueeze(more, zero)",
+        "pairs = Concat <axis = 0> (zeros, row)",
+        "table = Reshape(pairs, two)",
+        "turned = Slice(table, last, first, zero, back)",
+        "order = Transpose(turned)",
+        "flat = Reshape(order, all)",
+        "m = Pad(r, flat)",
+        "s = Slice(m, zero, row_end, three_list)",
+        "y = Tanh(s)",
+    ]
+    held = {
+        "three": 3,
+        "multiple": 3,
+        "zero": [0],
+        "zeros": [0] * 7,
+        "two": [-1, 2],
+        "last": [-1],
+        "first": [-(2**63) + 1],
+    }
+    held |= {"back": [-1], "all": [-1], "row_end": [6], "three_list": [3]}
+    source = model(IMAGE, body, {name: np.asarray(values) for name, values in held.items()})
+    assert proven_fold(source).operators == ["Sigmoid", "Tanh"]

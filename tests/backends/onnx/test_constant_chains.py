@@ -5,9 +5,12 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import onnx_ir as ir
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 from folding import array, model, norm, only_fold, proven_fold, statistics
+from normfold.backends.onnx import OnnxGraph
 
 CONV = "[linear] h = Conv(x, w)"
 IMAGE = "float[1, 4, 5, 5] x"
@@ -194,3 +197,42 @@ def test_a_long_row_of_additions_ends() -> None:
     body[-1] = f"y = BatchNormalization({names[-2]}, s, b, m, v)"
     folded = only_fold(model("float[1, 3, 5, 5] x", body, {"d": array(3, 1, 1), **statistics(3)}))
     assert len(folded.decisions) == 1
+
+
+WHOLE = {
+    "Add(a, b)": {},
+    "Sub(a, b)": {},
+    "Mul(a, b)": {},
+    "Div(a, b)": {},
+    "Mod(a, b)": {},
+    "Mod <fmod = 1> (a, b)": {},
+    "Neg(a)": {},
+    "Slice(a, p, q)": {"p": [1], "q": [3]},
+    "Slice(a, p, q, r, s)": {"p": [-1], "q": [-(2**63) + 1], "r": [0], "s": [-2]},
+    "Slice(a, p, q, r, s)#": {"p": [3], "q": [-5], "r": [-1], "s": [-1]},
+    "Cast <to = 6> (a)": {},
+}
+
+
+@pytest.mark.parametrize("step", WHOLE)
+@pytest.mark.parametrize("kind", [np.int32, np.int64])
+def test_arithmetic_of_sizes_is_that_of_the_specification(step: str, kind: type) -> None:
+    held = {"a": np.array([7, -7, 6, -1, 0], kind), "b": np.array([3, 3, -4, -2, 5], kind)}
+    held |= {name: np.asarray(values) for name, values in WHOLE[step].items()}
+    text = step.rstrip("#")
+    used = {name: values for name, values in held.items() if name in text.partition("(")[2]}
+    source = model("float[2] x", [f"c = {text}", "y = Identity(c)"], used, outputs="int64[] y")
+    (expected,) = ReferenceEvaluator(source).run(["c"], {"x": np.zeros(2, np.float32)})
+    graph = OnnxGraph(ir.from_proto(source))
+    value = next(node.outputs[0] for node in graph.model.graph if node.outputs[0].name == "c")
+    found = graph._constants.find(value)
+    assert not isinstance(found, str), found
+    assert found.numpy().dtype == expected.dtype
+    assert np.array_equal(found.numpy(), expected)
+
+
+def test_a_size_divided_by_zero_is_not_known() -> None:
+    source = model("float[2] x", ["c = Div(a, b)", "y = Reshape(x, c)"], {"a": np.array([2]), "b": np.array([0])})
+    graph = OnnxGraph(ir.from_proto(source))
+    found = graph._constants.find(graph.model.graph[0].outputs[0])
+    assert found == "'c' cannot be computed by Div: a division by zero"

@@ -22,17 +22,63 @@ LIMIT = 1 << 29
 """Most elements that a constant expression may make."""
 
 
-def _arithmetic(function: Callable[..., NDArray[np.generic]]) -> Expression:
+SIZES = frozenset({ir.DataType.INT32, ir.DataType.INT64})
+"""Types in which exporters compute sizes."""
+
+
+def _arithmetic(
+    function: Callable[..., NDArray[np.generic]], sizes: Callable[..., NDArray[np.generic]] | None = None
+) -> Expression:
+    """``function`` of floating numbers in float64, ``sizes`` of whole numbers in their own type."""
+
     def evaluate(_: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
         tensors = [t for t in arguments if t is not None]
-        if not tensors or len({t.dtype for t in tensors}) != 1 or tensors[0].dtype not in FLOATS:
+        if not tensors or len({t.dtype for t in tensors}) != 1:
             return None
         if prod(np.broadcast_shapes(*(t.shape.numpy() for t in tensors))) > LIMIT:
             return None
+        dtype = tensors[0].dtype
         with np.errstate(all="ignore"):
-            return ExactTensor(np.asarray(function(*map(exact, tensors)), dtype=np.float64), tensors[0].dtype)
+            if dtype in SIZES and sizes is not None:
+                return ir.Tensor(np.asarray(sizes(*(t.numpy() for t in tensors)), dtype=dtype.numpy()), dtype=dtype)
+            if dtype not in FLOATS:
+                return None
+            return ExactTensor(np.asarray(function(*map(exact, tensors)), dtype=np.float64), dtype)
 
     return evaluate
+
+
+def _quotient(dividend: NDArray[np.generic], divisor: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Whole numbers divided as the specification of Div says: what is left over is cut off."""
+    if not np.all(divisor):
+        raise ValueError("a division by zero")
+    return np.asarray(np.sign(dividend) * np.sign(divisor) * (np.abs(dividend) // np.abs(divisor)))
+
+
+def _modulus(node: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
+    dividend, divisor = arguments
+    if dividend is None or divisor is None or not {dividend.dtype, divisor.dtype} <= SIZES or not divisor.numpy().all():
+        return None
+    function = np.fmod if node.attributes.get_int("fmod", 0) else np.mod
+    return ir.Tensor(np.asarray(function(dividend.numpy(), divisor.numpy())), dtype=dividend.dtype)
+
+
+def _slice(node: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
+    tensor, *bounds = arguments
+    if tensor is None or (bounds and (bounds[0] is None or bounds[1] is None)):
+        return None
+    given = [None if t is None else [int(k) for k in np.ravel(t.numpy())] for t in bounds]
+    attributes = [list(node.attributes.get_ints(name, ())) for name in ("starts", "ends", "axes")]
+    starts, ends, axes, steps = (*given, *[None] * (4 - len(given))) if given else (*attributes, None)
+    if starts is None or ends is None:
+        return None
+    picked = [slice(None)] * len(tensor.shape)
+    for axis, start, end, step in zip(
+        axes or range(len(starts)), starts, ends, steps or [1] * len(starts), strict=True
+    ):
+        # Counted from the end, the place before the first element is further away than any that there is.
+        picked[axis] = slice(start, None if step < 0 and end < -tensor.shape.numpy()[axis] else end, step)
+    return ir.Tensor(np.ascontiguousarray(tensor.numpy()[tuple(picked)]), dtype=tensor.dtype)
 
 
 def _rearranged(
@@ -93,8 +139,12 @@ def _cast(node: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
 
 
 def _converted(tensor: ir.TensorProtocol | None, target: ir.DataType | None) -> ir.TensorProtocol | None:
-    """``tensor`` as a floating type. One integer may be meant as a number; several are codes, and stay as stored."""
-    if tensor is None or target is None or target not in FLOATS:
+    """``tensor`` as another type. One integer may be meant as a number; several are codes, and stay as stored."""
+    if tensor is None or target is None:
+        return None
+    if {tensor.dtype, target} <= SIZES:
+        return ir.Tensor(tensor.numpy().astype(target.numpy()), dtype=target)
+    if target not in FLOATS:
         return None
     if tensor.dtype not in FLOATS and not (tensor.dtype.is_integer() and tensor.size == 1):
         return None
@@ -227,11 +277,13 @@ EXPRESSIONS: dict[str, Expression] = {
     "Flatten": _rearranged(_flatten),
     "Squeeze": _rearranged(_squeeze),
     "Unsqueeze": _rearranged(_unsqueeze),
-    "Add": _arithmetic(np.add),
-    "Sub": _arithmetic(np.subtract),
-    "Mul": _arithmetic(np.multiply),
-    "Div": _arithmetic(np.divide),
-    "Neg": _arithmetic(np.negative),
+    "Slice": _slice,
+    "Mod": _modulus,
+    "Add": _arithmetic(np.add, np.add),
+    "Sub": _arithmetic(np.subtract, np.subtract),
+    "Mul": _arithmetic(np.multiply, np.multiply),
+    "Div": _arithmetic(np.divide, _quotient),
+    "Neg": _arithmetic(np.negative, np.negative),
     "Sqrt": _arithmetic(np.sqrt),
     "Reciprocal": _arithmetic(np.reciprocal),
     "Pow": _arithmetic(np.power),

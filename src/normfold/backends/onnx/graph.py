@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import onnx_ir as ir
 
@@ -23,6 +24,9 @@ from normfold.graph import Plan, Site
 from normfold.ops import Node, Norm, Value, View
 from normfold.preprocess import Stage
 
+SIZED: Final = frozenset({"Expand", "Pad", "ReduceMean", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze"})
+"""Operators whose inputs behind the first say what shape the result has."""
+
 
 class OnnxGraph:
     """The model's graph, subgraphs and remaining functions, as rules and the engine see them.
@@ -39,7 +43,7 @@ class OnnxGraph:
             insert(model, stage, self.fresh_name)
         self._foreign = foreign_nodes(model)
         self._labels = Labels(model)
-        self._shapes = Shapes(model)
+        self._shapes = Shapes(model, self._sizes)
         self._constants = Constants(self._overridable, EXPRESSIONS, self._shapes.of)
         self._context = Context(
             self._constants,
@@ -202,6 +206,19 @@ class OnnxGraph:
             name = f"{wanted}_{count}"
         self._names.add(name)
         return name
+
+    def _sizes(self) -> dict[ir.Value, ir.TensorProtocol]:
+        """What operations compute, as far as that is known before the model runs, for others to take sizes from."""
+        self._constants.forget_expressions()
+        found = {}
+        for node in self.nodes():
+            for value in node.inputs[1:] if node.op_type in SIZED else ():
+                producer = None if value is None else value.producer()
+                if value is not None and producer is not None and producer.op_type != "Constant":
+                    tensor = self._constants.find(value)
+                    if not isinstance(tensor, str):
+                        found[value] = tensor
+        return found
 
     def _overridable(self, value: ir.Value) -> bool:
         # Before IR version 4 every initializer had to be listed as an input; runtimes treat them as constants.

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
+from typing import Final
 
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from normfold.algebra.moves import Dim
 
+ROUNDS: Final = 32
+"""Most times that sizes found are followed through the arithmetic that computes further sizes from them."""
+
+Sizes = Mapping[ir.Value, ir.TensorProtocol]
+
 
 class Shapes:
-    """Looks dimensions up; runs shape inference over a copy of the model once, and only when it must."""
+    """Looks dimensions up; runs shape inference over a copy of the model once, and only when it must.
 
-    def __init__(self, model: ir.Model) -> None:
+    ``sizes`` gives the values that say how large others are, where they are known before the model runs: inference
+    does not compute them by itself.
+    """
+
+    def __init__(self, model: ir.Model, sizes: Callable[[], Sizes]) -> None:
         self._model = model
+        self._sizes = sizes
         self._inferred: dict[ir.Value, ir.Value] | None = None
         self._told: dict[ir.Value, tuple[Dim, ...] | None] = {}
 
@@ -39,15 +51,22 @@ class Shapes:
 
     def _find(self, value: ir.Value) -> ir.Value | None:
         if self._inferred is None:
-            self._inferred = _infer(self._model)
+            self._inferred, known = _infer(self._model, {}), 0
+            for _ in range(ROUNDS):
+                sizes = self._sizes()
+                if len(sizes) <= known:
+                    break
+                self._inferred, known = _infer(self._model, sizes), len(sizes)
         return self._inferred.get(value)
 
 
-def _infer(model: ir.Model) -> dict[ir.Value, ir.Value]:
+def _infer(model: ir.Model, sizes: Sizes) -> dict[ir.Value, ir.Value]:
     """For the values of ``model``, which stays as it is, their likes in a copy with what inference finds."""
     # Inference that fails finds nothing; the premises that need shapes then say so.
     logging.getLogger("onnx_ir.passes.common.shape_inference").setLevel(logging.CRITICAL)
     copy = model.clone()
+    for mine, theirs in zip(model.graphs(), copy.graphs(), strict=True):
+        _spell_out(mine, theirs, sizes)
     ShapeInferencePass(check_type=False, strict_mode=False)(copy)
     found: dict[ir.Value, ir.Value] = {}
     for mine, theirs in zip(model.graphs(), copy.graphs(), strict=True):
@@ -55,6 +74,19 @@ def _infer(model: ir.Model) -> dict[ir.Value, ir.Value]:
         mapping = ir.convenience.create_value_mapping(mine)
         found |= {value: values[name] for name, value in mapping.items() if name in values}
     return found
+
+
+def _spell_out(graph: ir.Graph, copy: ir.Graph, sizes: Sizes) -> None:
+    """Give the readers of computed ``sizes`` of ``graph`` the numbers themselves in its ``copy``."""
+    names = {value.name: tensor for value, tensor in sizes.items() if value.graph is graph}
+    likes = ir.convenience.create_value_mapping(copy, include_subgraphs=False) if names else {}
+    for name, tensor in names.items():
+        constant = ir.Value(
+            name=f"{name} known", shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype)
+        )
+        constant.const_value = tensor
+        copy.register_initializer(constant)
+        likes[str(name)].replace_all_uses_with(constant)
 
 
 def _stated(value: ir.Value) -> tuple[Dim, ...] | None:
