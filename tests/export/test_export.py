@@ -283,3 +283,32 @@ def test_folding_and_exporting_commute() -> None:
     other = normfold.export(module, (x,)).model
     assert [node.op_type for node in one.graph] == [node.op_type for node in other.graph]
     assert normfold.verify(one, other).status == "equivalent"
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x):
+        self.calls += 1
+        return x + self.calls
+
+
+def test_a_module_that_changes_itself_is_refused_and_left_alone() -> None:
+    module = Counting()
+    error = refused(module, torch.randn(2, 3))
+    assert (error.code, "'calls'" in error.message) == ("not-exportable", True)
+    assert module.calls == 0
+
+
+def test_random_numbers_are_compared_within_their_own_difference() -> None:
+    module = Forward(lambda self, x: x + torch.randn_like(x)).eval()
+    assert "differs from itself" in normfold.export(module, torch.randn(2, 30)).verification.because
+
+
+def test_what_is_no_module_or_is_compiled_is_refused() -> None:
+    with pytest.raises(normfold.NormfoldError) as caught:
+        normfold.export("model.onnx", torch.randn(2, 4))
+    assert caught.value.code == "usage"
+    assert refused(torch.compile(nn.Linear(4, 3)), torch.randn(2, 4)).code == "bad-input"

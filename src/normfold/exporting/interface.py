@@ -70,11 +70,17 @@ def interface(
     none, ``output``. Parts of nested structures are joined with ``_``.
 
     Raises:
-        UsageError: ``bad-input`` where the module does not run, or names or axes do not fit.
+        UsageError: ``bad-input`` where the module does not run, or names or axes do not fit; ``not-exportable`` where
+            it changes itself when it is called.
     """
+    before = _buffers(module)
     result = call(module, example)
     if isinstance(result, Failed):
         raise UsageError("bad-input", f"The module does not run on the example inputs: {result.message}")
+    changed = [name for name, state in _buffers(module).items() if before.get(name) != state]
+    if changed:
+        hint = "Pass it in and return it instead."
+        raise UsageError("not-exportable", f"The module changes its buffer {changed[0]!r} when it is called.", hint)
     found = _distinct(
         "_".join(path) if path and not path[0].isdigit() else "_".join(("output", *path))
         for path, _ in named_tensors(result)
@@ -106,6 +112,11 @@ class Flat(nn.Module):
         """Call the module with ``tensors`` in the places of the example's."""
         example = self._example.filled(tensors)
         return tuple(tensors_in(self.module(*example.args, **example.kwargs)))
+
+
+def _buffers(module: nn.Module) -> dict[str, tuple[int, int]]:
+    """What tells whether a buffer was replaced, or changed in place."""
+    return {name: (id(buffer), buffer._version) for name, buffer in module.named_buffers()}  # noqa: SLF001
 
 
 def _input_names(module: nn.Module, example: Example) -> tuple[str, ...]:

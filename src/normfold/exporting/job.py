@@ -13,6 +13,7 @@ from torch import nn
 
 from normfold import __version__, api, modelfile
 from normfold.decisions import Decision, Verification
+from normfold.engine.verification import Question
 from normfold.errors import UsageError
 from normfold.exporting.exporter import lowered, raw_model
 from normfold.exporting.interface import Interface, interface
@@ -78,11 +79,8 @@ def export(  # noqa: PLR0913 - each keyword is an option of the command line
         NormfoldError: any other reason, with its code; ``not-exportable`` carries the exporter's.
     """
     needs("onnxscript")
-    module = api.module_of(module) or module
-    if module.training:
-        raise UsageError("not-exportable", "The module is in training mode.", "Call module.eval() first.")
     tell("exporting")
-    source = copied(module)
+    source = copied(_checked(module))
     what = interface(source, Example.of(example_inputs), dynamic or {}, input_names, output_names)
     model = raw_model(source, what, opset)
     tidy(model, what)
@@ -93,7 +91,7 @@ def export(  # noqa: PLR0913 - each keyword is an option of the command line
         folded = api.fold(model, feeds=feeds, only=only, skip=skip, seed=seed, verify=verify, tell=tell)
         model, decisions = folded.model, folded.decisions
     model.metadata_props["normfold.version"] = __version__
-    model.metadata_props["normfold.module"] = f"{type(module).__module__}.{type(module).__qualname__}"
+    model.metadata_props["normfold.module"] = f"{type(source).__module__}.{type(source).__qualname__}"
     target = None if output is None else Path(output)
     with ExitStack() as stack:
         tell("writing")
@@ -102,20 +100,30 @@ def export(  # noqa: PLR0913 - each keyword is an option of the command line
         proof = Verification("skipped", because="not asked for")
         if verify:
             tell("comparing with the module")
-            proof = _proven(source, staged, what, seed, decisions)
+            random = any(node.op_type in api.RANDOM for node in model.graph.all_nodes())
+            proof = _proven(source, staged, what, Question((), seed=seed, random=random), decisions)
         if target is not None:
             staged.commit()
     return api.FoldResult(model, decisions, proof)
 
 
+def _checked(module: Any) -> nn.Module:
+    found = api.module_of(module)
+    if found is None:
+        raise UsageError("usage", f"What is exported is an nn.Module, not a {type(module).__name__}.")
+    if found.training:
+        raise UsageError("not-exportable", "The module is in training mode.", "Call module.eval() first.")
+    return found
+
+
 def _proven(
-    source: nn.Module, staged: modelfile.Staged, what: Interface, seed: int, decisions: tuple[Decision, ...]
+    source: nn.Module, staged: modelfile.Staged, what: Interface, question: Question, decisions: tuple[Decision, ...]
 ) -> Verification:
     problem = api.rejection(staged.file)
     if problem is not None:
         raise UsageError("not-exportable", f"What PyTorch exports is not valid ONNX: {problem}", "Try another opset.")
     with Evaluator() as evaluator:
-        proof = compare(evaluator, source, Runnable(staged.file, staged.data_folder), what, seed)
+        proof = compare(evaluator, source, Runnable(staged.file, staged.data_folder), what, question)
     if proof.status == "different":
         message = f"The exported model differs from the module, so it is not handed over: {proof.because}"
         hint = "Does the code take another way for other sizes or numbers? An example that takes it shows more."

@@ -25,7 +25,9 @@ LARGEST_DOUBLED: Final = 64
 """Size up to which a free size is doubled to try another one; larger ones are halved."""
 
 
-def compare(evaluator: Evaluator, module: nn.Module, result: Runnable, what: Interface, seed: int = 0) -> Verification:
+def compare(
+    evaluator: Evaluator, module: nn.Module, result: Runnable, what: Interface, asked: Question
+) -> Verification:
     """Compare ``result`` with ``module`` on made-up inputs, at every set of free sizes worth trying.
 
     The verdict is the first that is not "equivalent"; figures and inputs are those of all of them. A difference is none
@@ -37,7 +39,7 @@ def compare(evaluator: Evaluator, module: nn.Module, result: Runnable, what: Int
     whole: Verification | None = None
     for example in examples(module, what):
         both = _Both(evaluator, ModuleRunner(example, what.inputs, what.outputs))
-        question = _question(module, what, example, seed)
+        question = _about(asked, module, what, example)
         proof = _compare(both, question, RunnableModule(module), result)
         if proof.status == "different":
             turned = _compare(both, question, result, RunnableModule(module))
@@ -93,12 +95,13 @@ def _runs(module: nn.Module, what: Interface, sizes: Sizes) -> bool:
     return not isinstance(call(module, what.resized(sizes)), Failed)
 
 
-def _question(module: nn.Module, what: Interface, example: Example, seed: int) -> Question:
+def _about(asked: Question, module: nn.Module, what: Interface, example: Example) -> Question:
+    """``asked``, of this module with these inputs."""
     feeds = {name: to_array(tensor) for name, tensor in zip(what.inputs, example.tensors(), strict=True)}
-    return Question(
-        [InputSpec(name, array.dtype, array.shape) for name, array in feeds.items()],
-        Given(feeds=feeds),
-        seed=seed,
+    return replace(
+        asked,
+        inputs=[InputSpec(name, array.dtype, array.shape) for name, array in feeds.items()],
+        given=Given(feeds=feeds),
         precision=precision(module),
     )
 
