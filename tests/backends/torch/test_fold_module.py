@@ -149,6 +149,28 @@ def test_a_bias_that_a_norm_subtracts_again_stays() -> None:
     assert torch.equal(folded(net, picture()).model[0].bias, net[0].bias)
 
 
+class Reversed(nn.Module):
+    """The Linear of GPT-2, its weight ``[in, out]``."""
+
+    def __init__(self, bias: tuple[int, ...] = (6,)) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(4, 6)), nn.Parameter(torch.randn(bias))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.addmm(self.bias, x, self.weight)
+
+
+def test_a_weight_the_other_way_round() -> None:
+    result = folded(live(nn.Sequential(nn.LayerNorm(4), Reversed(), nn.BatchNorm1d(6))), torch.randn(3, 4).double())
+    assert outcomes(result) == {"0": "part-folded", "2": "folded"}
+
+
+def test_a_bias_that_is_no_bias() -> None:
+    result = folded(live(nn.Sequential(Reversed((3, 1)), nn.BatchNorm1d(6))), torch.randn(3, 4).double())
+    assert outcomes(result) == {"1": "kept"}
+    assert "per-output-channel" in premises(result, "1")
+
+
 class Activated(nn.BatchNorm2d):
     """A batch norm with an activation inside."""
 

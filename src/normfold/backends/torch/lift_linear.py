@@ -48,10 +48,15 @@ def _convolution(around: Surroundings, op: Op) -> View:
 
 
 def _linear(around: Surroundings, op: Op) -> View:
+    """``linear``, and ``addmm``, whose weight stands the other way round."""
+    if any(op.arguments.get(factor, 1) != 1 for factor in ("alpha", "beta")):
+        raise NotLifted("linear-consumer", f"{around.label(op)} multiplies its product or its bias by a number")
     stored = around.own(op, "the weight", "weight")
     if stored.ndim != 2:
         raise NotLifted("matrix", f"the weight of {around.label(op)} is a vector")
-    weight = Weight(Stored(stored), split_shape(tuple(stored.shape), 1), "goi")
+    weight = Weight(Stored(stored), split_shape(tuple(stored.shape), 1), "gio" if op.kind == "addmm" else "goi")
+    if op.arguments["bias"] is not None and op.arguments["bias"].shape != (weight.out_channels,):
+        raise NotLifted("per-output-channel", f"the bias of {around.label(op)} is not one number for each output")
     return Linear(
         node=op,
         op="Gemm",
@@ -131,4 +136,5 @@ LIFTS: dict[str, Callable[[Surroundings, Op], View]] = {
     **{f"conv{k}d": _convolution for k in (1, 2, 3)},
     **{f"conv_transpose{k}d": _convolution for k in (1, 2, 3)},
     "linear": _linear,
+    "addmm": _linear,
 }

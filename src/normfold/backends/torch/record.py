@@ -34,6 +34,9 @@ SHAPES: Final = {
 }
 """Operations that look at the shape and type of an argument, not at its elements."""
 
+ROLES: Final = {"addmm": {"self": "bias", "mat1": "input", "mat2": "weight"}}
+"""Arguments by what they are, where their names do not say so."""
+
 
 @dataclass(eq=False, slots=True)
 class Memory:
@@ -241,8 +244,9 @@ class _Recorder:
         """Run one operation and write it down."""
         schema = function._schema  # noqa: SLF001 - the only description of an operation's arguments
         given = _bound(schema, args, kwargs)
-        looks = SHAPES.get(schema.name.removeprefix("aten::"))
-        arguments = {name: self._as_values(value) for name, value in given.items() if name != looks}
+        kind = schema.name.removeprefix("aten::")
+        looks, roles = SHAPES.get(kind), ROLES.get(kind, {})
+        arguments = {roles.get(name, name): self._as_values(value) for name, value in given.items() if name != looks}
         changed = [given[a.name] for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
         result = function(*args, **kwargs)
         op = self._open(schema.name, arguments, inplace=bool(changed))
