@@ -301,6 +301,7 @@ def test_a_factory_that_makes_no_module(ask: Ask, reference: str, words: str) ->
         ("inspect", "nf_models:Net", "--input", "x=1x3x8x8:float33"),
         ("inspect", "nf_models:Net", "--input", "x=1x3x8x8:float32:7"),
         ("inspect", "nf_models:Net", "--input", "x=1x3x8x8:int64:0"),
+        ("inspect", "nf_models:Net", "--input", "x=1x3x8x8:int8:129"),
         ("fold", "nf_models:Net", *PICTURE, "-o", "out.pt2", "--dynamic", "x=batch"),
         ("export", "nf_models:Net", *PICTURE),
         ("export", "model.onnx", *PICTURE, "-o", "out.onnx"),
@@ -321,9 +322,13 @@ def test_options_for_modules_are_refused_for_files(ask: Ask, folder: Path, tmp_p
         assert (code, parsed["error"]["code"]) == (2, "usage")
 
 
-def test_inputs_that_do_not_fit(ask: Ask) -> None:
+def test_inputs_that_do_not_fit(ask: Ask, tmp_path: Path) -> None:
     for given in ("x=1x4x8x8", "x=1x3x8x8:int64"):
         code, parsed = ask("inspect", "nf_models:Net", "--input", given)
+        assert (code, parsed["error"]["code"]) == (2, "bad-input")
+    np.savez(tmp_path / "feeds.npz", x=np.array(["no", "numbers"]))
+    for given in (("--inputs", tmp_path / "feeds.npz"), ("--input", f"x={10**9}x{10**9}")):
+        code, parsed = ask("inspect", "nf_models:Net", *given)
         assert (code, parsed["error"]["code"]) == (2, "bad-input")
     code, parsed = ask("inspect", "nf_models:Words", "--input", "ids=1x5:int64", "--input", "masc=1x5")
     assert (code, "masc" in parsed["error"]["message"]) == (2, True)
@@ -336,6 +341,17 @@ def test_what_cannot_be_exported_says_why(ask: Ask, folder: Path) -> None:
         assert (code, parsed["error"]["code"]) == (2, "not-exportable")
         assert "torch.where" in parsed["error"]["hint"]
         assert not (folder / target).exists()
+
+
+@pytest.mark.parametrize("verb", ["fold", "export"])
+def test_the_weights_are_not_written_over(ask: Ask, tmp_path: Path, verb: str) -> None:
+    torch.save(made().state_dict(), tmp_path / "net.pth")
+    (tmp_path / "link.onnx").symlink_to(tmp_path / "net.pth")
+    before = (tmp_path / "net.pth").read_bytes()
+    out = ("-o", tmp_path / "link.onnx")
+    code, parsed = ask(verb, "nf_models:Net", *PICTURE, "--weights", tmp_path / "net.pth", *out)
+    assert (code, parsed["error"]["code"]) == (2, "output-is-input")
+    assert (tmp_path / "net.pth").read_bytes() == before
 
 
 def test_a_folder_that_is_not_there(ask: Ask, tmp_path: Path) -> None:
@@ -352,6 +368,10 @@ def test_restore_refuses_what_fold_did_not_write(tmp_path: Path) -> None:
     assert caught.value.code == "bad-weights"
     normfold_file = tmp_path / "net.safetensors"
     assert run(["fold", "nf_models:Net", *PICTURE, "-o", str(normfold_file), "--quiet"]) == 0
+    save_file(made().state_dict(), tmp_path / "odd.safetensors", {"normfold.taken_out": "{", "normfold.added": "[]"})
+    with pytest.raises(normfold.NormfoldError) as caught:
+        normfold.restore(made(), tmp_path / "odd.safetensors")
+    assert caught.value.code == "bad-weights"
     with pytest.raises(normfold.NormfoldError) as caught:
         normfold.restore(nn.Sequential(nn.Linear(2, 2)), normfold_file)
     assert caught.value.code == "bad-weights"

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from normfold.cli.answer import Answer
-from normfold.cli.naming import DYNAMIC, INPUTS, WEIGHTS, Wanted, free_sizes, loaded
+from normfold.cli.naming import DYNAMIC, INPUTS, WEIGHTS, Wanted, free_sizes, loaded, refuse_overwriting
 from normfold.cli.options import FEEDS, SEED, Tell, file_name, verb
 from normfold.cli.shown import proven
 
@@ -52,6 +52,7 @@ def command(
     **options: Any,
 ) -> Answer:
     """Export the PyTorch module that FACTORY makes to ONNX, fold its norms, and compare the result with the module."""
+    refuse_overwriting(output, weights)
     tell("loading")
     called = loaded(model, shapes, feeds, weights, seed)
 

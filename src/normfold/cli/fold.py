@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from normfold.cli.answer import Answer
-from normfold.cli.naming import DYNAMIC, INPUTS, WEIGHTS, Called, Wanted, for_onnx, free_sizes, is_reference, loaded
+from normfold.cli.naming import (
+    DYNAMIC,
+    INPUTS,
+    WEIGHTS,
+    Called,
+    Wanted,
+    for_onnx,
+    free_sizes,
+    is_reference,
+    loaded,
+    refuse_overwriting,
+)
 from normfold.cli.options import CUSTOM_OPS, FEEDS, SEED, Tell, file_name, verb
 from normfold.cli.shown import proven
 from normfold.errors import UsageError
@@ -125,6 +136,7 @@ class _ModuleJob:
     def run(self) -> FoldResult:
         """Load, fold, write."""
         self._check()
+        refuse_overwriting(self.target, self.weights)
         self.tell("loading")
         called = loaded(self.model, self.shapes, self.options["feeds"], self.weights, self.options["seed"])
         choice: dict[str, Any] = {key: self.options[key] for key in ("only", "skip", "seed")}

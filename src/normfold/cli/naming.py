@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from normfold.cli.options import file_name, shape
-from normfold.errors import UsageError
+from normfold.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from normfold.modules.example import Example
 
 FLOATS: Final = ("float32", "float16", "bfloat16", "float64")
-TYPES: Final = (*FLOATS, "int64", "int32", "int16", "int8", "uint8", "bool")
+INTEGERS: Final = {"int64": 63, "int32": 31, "int16": 15, "int8": 7, "uint8": 8}
+"""Type to the bits that its numbers from 0 have."""
+TYPES: Final = (*FLOATS, *INTEGERS, "bool")
 
 
 REFERENCE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -51,8 +53,8 @@ def wanted(text: str) -> Wanted:
     below = kind[1] if len(kind) == 2 else "2"
     if kind[0] not in TYPES or len(kind) > 2 or not (below.isascii() and below.isdigit() and int(below)):
         raise click.BadParameter(f"{text!r} does not end in a type such as :int64 or :int64:1000.")
-    if len(kind) == 2 and kind[0] in (*FLOATS, "bool"):
-        raise click.BadParameter(f"{text!r}: only integers have an end.")
+    if len(kind) == 2 and int(below) > 2 ** INTEGERS.get(kind[0], 0):
+        raise click.BadParameter(f"{text!r}: {kind[0]} has no integers up to {below}.")
     return Wanted(name, dimensions, kind[0], int(below), typed=True)
 
 
@@ -112,6 +114,12 @@ def loaded(reference: str, wishes: Sequence[Wanted], feeds: str | None, weights:
         hint = "Add --input x=1x3x224x224, or --inputs FILE.npz."
         raise UsageError("usage", "A module is run to be folded, and needs an input.", hint)
     return Called(module, *loading.called_with(module, tensors))
+
+
+def refuse_overwriting(target: str | None, weights: str | None) -> None:
+    """Raise `OutputError` ``output-is-input`` where ``target`` is the file of weights."""
+    if target and weights and Path(target).exists() and Path(weights).exists() and Path(target).samefile(weights):
+        raise OutputError("output-is-input", f"{target} is the file of weights.", "Choose another name.")
 
 
 def free_sizes(given: Iterable[tuple[str, int, str]]) -> dict[str, dict[int, str]]:

@@ -189,7 +189,18 @@ def _kind(value: Any) -> type:
 
 
 def made_up(wanted: Iterable[Wish], given: Mapping[str, Array], seed: int) -> dict[str, torch.Tensor]:
-    """Tensors by name: those of ``given``, and standard normal numbers, integers or booleans for ``wanted``."""
+    """Tensors by name: those of ``given``, and standard normal numbers, integers or booleans for ``wanted``.
+
+    Raises:
+        UsageError: ``bad-input`` for arrays that are no tensors, and for sizes beyond this machine's memory.
+    """
+    try:
+        return _tensors(wanted, given, seed)
+    except (TypeError, RuntimeError, MemoryError) as error:
+        raise UsageError("bad-input", f"An input cannot be made: {_words(error)}") from error
+
+
+def _tensors(wanted: Iterable[Wish], given: Mapping[str, Array], seed: int) -> dict[str, torch.Tensor]:
     import torch
 
     from normfold.modules.example import to_tensor

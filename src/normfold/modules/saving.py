@@ -97,7 +97,7 @@ def restore(module: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
             owner, _, own = name.rpartition(".")
             module.get_submodule(owner).register_parameter(own, nn.Parameter(torch.empty_like(state[name])))
         module.load_state_dict(state)
-    except (AttributeError, KeyError, RuntimeError) as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         words = " ".join(str(error).split())[:300]
         raise UsageError("bad-weights", f"{path} does not fit the module: {words}") from error
     return module
