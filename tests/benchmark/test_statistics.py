@@ -85,6 +85,7 @@ def test_verdicts(low: float, high: float, floor: float, verdict: str, found: bo
     said = judge(Interval((low + high) / 2, low, high), control)
     assert (said.verdict, said.found) == (verdict, found)
     assert said.floor == pytest.approx(floor)
+    assert said.called == (found and abs(math.expm1((low + high) / 2)) > floor)
     assert said.ratio.low == pytest.approx(math.exp(low))
 
 

@@ -74,13 +74,18 @@ class Comparison:
     """Time of one contender over that of the reference.
 
     ``found``: the interval excludes 1. ``floor`` is what two copies of the reference may differ by as far as this run
-    can tell: differences below it are not called.
+    can tell.
     """
 
     ratio: Interval
     floor: float
     found: bool
     verdict: Verdict
+
+    @property
+    def called(self) -> bool:
+        """Whether there is a difference to speak of: found, and above the noise floor."""
+        return self.found and _above(math.log(self.ratio.value), self.floor)
 
 
 def stein_interval(values: Sequence[float], first: int = FIRST, confidence: float = CONFIDENCE) -> Interval:
@@ -127,11 +132,15 @@ def _verdict(logs: Interval, floor: float, threshold: float) -> Verdict:
     bound = math.log1p(threshold)
     if -bound < logs.low and logs.high < bound:
         return "equivalent"
-    if abs(logs.value) <= math.log1p(floor):
+    if not _above(logs.value, floor):
         return "inconclusive"
     if logs.high < -bound:
         return "faster"
     return "slower" if logs.low > bound else "inconclusive"
+
+
+def _above(log: float, floor: float) -> bool:
+    return abs(log) > math.log1p(floor)
 
 
 def log_ratio(reference: Floats, other: Floats) -> float:

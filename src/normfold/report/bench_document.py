@@ -113,6 +113,7 @@ def comparison_record(comparison: Comparison) -> Json:
         "ratio": interval_record(comparison.ratio),
         "floor": finite(comparison.floor),
         "found": comparison.found,
+        "called": comparison.called,
         "verdict": comparison.verdict,
     }
 

@@ -67,12 +67,11 @@ def verdict_sentence(reference: str, other: str, comparison: Comparison) -> str:
 
 
 def _remark(comparison: Comparison) -> str:
-    size = abs(comparison.ratio.value - 1)
-    if comparison.found and size <= comparison.floor:
-        return ", and what was seen is below the noise floor"
     if comparison.verdict in ("faster", "slower"):
         return ""
-    return ", though a difference was found" if comparison.found else ", no difference found"
+    if comparison.called:
+        return ", though a difference was found"
+    return ", what was seen is below the noise floor" if comparison.found else ", no difference found"
 
 
 def _title(provider: str, cell: Cell) -> str:
