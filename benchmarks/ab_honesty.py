@@ -167,20 +167,15 @@ def show(trials: Sequence[Trial]) -> list[dict[str, Any]]:
         row("normfold", [trial.ours for trial in trials]),
         row("sequential means, t-test", [trial.naive for trial in trials]),
     ]
-    print(
-        f"{'':26} {'equal, but':^17} {'1 % more, and':^17} {'wrong':>5} {'half-width':>17} {'<=0.3%':>7} {'seconds':>14}"
-    )
-    print(
-        f"{'':26} {'found':>8} {'called':>8} {'found':>8} {'called':>8} {'sign':>5} {'median / p95':>17} {'':>7} ",
-        end="",
-    )
-    print(f"{'median / max':>14}")
+    print(f"{'':26} {'equal, but':^17} {'1 % more, and':^17} {'wrong':>5} {'half-width':>17} {'<=0.3%':>7}  seconds")
+    heads = " ".join(f"{word:>8}" for word in ("found", "called", "found", "called"))
+    print(f"{'':26} {heads} {'sign':>5} {'median / p95':>17} {'':>7}  median / max")
     for one in rows:
         count = one["trials"]
         shares = " ".join(f"{one[name] / count:8.1%}" for name in COUNTED)
         widths = f"{one['half_width_median']:8.2%} /{one['half_width_p95']:7.2%}"
         narrow, seconds = one["within_0.3_percent"] / count, f"{one['seconds_median']:6.1f} /{one['seconds_max']:6.1f}"
-        print(f"{one['method']:26} {shares} {one['wrong_sign']:>5} {widths:>17} {narrow:>7.0%} {seconds:>14}")
+        print(f"{one['method']:26} {shares} {one['wrong_sign']:>5} {widths:>17} {narrow:>7.0%}  {seconds}")
     loads = sorted(trial.load for trial in trials)
     middle = loads[len(loads) // 2]
     print(f"{len(trials)} trials; load of the machine {loads[0]:.1f} to {loads[-1]:.1f}, median {middle:.1f}")
@@ -224,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--minutes", type=float, default=60.0, help="stop after this long (default: %(default)s)")
     parser.add_argument("--processes", type=int, default=5, help="of the first stage (default: %(default)s)")
-    parser.add_argument("--per-process", type=float, default=0.8, help="seconds timed in each (default: %(default)s)")
+    parser.add_argument("--per-process", type=float, default=0.7, help="seconds timed in each (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=8.0, help="no process starts later (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="three trials, to see that it works")
     parser.add_argument("--json", type=Path, help="write trials here after each, and go on from what is there")
