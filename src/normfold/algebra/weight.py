@@ -141,7 +141,8 @@ class Weight:
 
     def native(self) -> Array:
         """The whole weight as float64 in the order of ``split``."""
-        return np.concatenate([block for _, block in self._blocks()], axis=1)
+        blocks = [block for _, block in self._blocks()]
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
 
     def write_chunks(self, dtype: np.dtype[np.generic]) -> Iterator[NDArray[np.generic]]:
         """The weight in native element order, cast once to ``dtype``, piece by piece."""

@@ -203,7 +203,9 @@ class _Recorder:
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor) and leaf in self.values:
                 self.values[leaf].kept = "is an output of the module"
-        gc.collect()
+        if any(value.tensor is None and value.kept is None for value in self.values.values()):
+            # Cycles that nobody holds may still hold tensors. To look for them takes as long as the rest of the run.
+            gc.collect()
         for value in self.values.values():
             value.kept = value.kept or "is kept by somebody after the call"
 

@@ -76,7 +76,8 @@ def _set(module: nn.Module, op: Op, argument: str, values: Array) -> None:
     held = op.arguments[argument]
     if isinstance(held, Value):
         tensor = _stored(module, held.names[0])
-        tensor.copy_(torch.from_numpy(np.array(values)).reshape(tensor.shape if values.size > 1 else ()))
+        own = np.require(values, requirements=("C", "W"))
+        tensor.copy_(torch.from_numpy(own).reshape(tensor.shape if values.size > 1 else ()))
         return
     weight = _stored(module, op.arguments["weight"].names[0])
     owner = module.get_submodule(op.arguments["weight"].names[0].rpartition(".")[0])
