@@ -116,7 +116,8 @@ def inspect(graph: Graph) -> tuple[SiteReport, ...]:
 
 def _tidy(graph: Graph) -> None:
     """Take out what changes nothing and is no norm, so that it hides none."""
-    _rewrite(graph, {}, IDENTITIES, spared={node for site in graph.sites() for node in site.nodes})
+    while _rewrite(graph, {}, IDENTITIES, spared={node for site in graph.sites() for node in site.nodes}):
+        pass
 
 
 def _excluded(name: str, only: Sequence[str], skip: Sequence[str], exclude: Mapping[str, Refusal]) -> Refusal | None:
