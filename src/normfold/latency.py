@@ -24,7 +24,7 @@ from normfold.benchmark.stored import Stored, StoredComparison, compare_stored, 
 from normfold.benchmark.task import Task
 from normfold.engine.probes import Array, Given
 from normfold.errors import NormfoldError, OutputError, UsageError
-from normfold.report import bench_document
+from normfold.report import bench_document, bench_html
 from normfold.report.environment import environment
 
 if TYPE_CHECKING:
@@ -58,6 +58,9 @@ class BenchResult:
         return bench_document.bench_record(
             self.models, self.cells, self.effort, seed=self.seed, started=self.started, environment=self.environment
         )
+
+    def _repr_html_(self) -> str:
+        return bench_html.bench_html(self.models, self.cells)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the document.

@@ -29,12 +29,12 @@ def show_bench(
     """Print a table a cell, then what the figures say of each other."""
     sizes = {model.name: model.nbytes for model in models}
     for cell in cells:
-        line(console, _title(models[0].profile.provider, cell))
+        line(console, title(models[0].profile.provider, cell))
         if cell.refused is not None:
             line(console, f"  no figures [{cell.refused.code}]: {cell.refused.message}", "bold red")
             continue
         if detail >= 0:
-            table(console, [HEAD, *(_figure_row(figure, cell, sizes[figure.name]) for figure in cell.figures)])
+            table(console, [HEAD, *(figure_row(figure, cell, sizes[figure.name]) for figure in cell.figures)])
         elif not cell.comparisons:
             line(console, f"  {cell.figures[0].name} takes {_interval(cell.figures[0].latency)} ms")
         for name, comparison in cell.comparisons.items():
@@ -74,7 +74,8 @@ def _remark(comparison: Comparison) -> str:
     return ", what was seen is below the noise floor" if comparison.found else ", no difference found"
 
 
-def _title(provider: str, cell: Cell) -> str:
+def title(provider: str, cell: Cell) -> str:
+    """What the figures of ``cell`` hold for, and what they were made of."""
     rounds = sorted(len(sample.turns) for sample in cell.samples)
     span = "" if not rounds else str(rounds[0]) if rounds[0] == rounds[-1] else f"{rounds[0]} to {rounds[-1]}"
     effort = f"; {span} rounds in each of {len(rounds)} fresh processes" if rounds else ""
@@ -86,7 +87,8 @@ def _conditions(conditions: Conditions) -> str:
     return f"{conditions.use}, {plural(conditions.threads, 'thread')}{batch}"
 
 
-def _figure_row(figure: Figure, cell: Cell, size: int | None) -> Row:
+def figure_row(figure: Figure, cell: Cell, size: int | None) -> Row:
+    """One contender's figures under `HEAD`; ``size`` of its files in bytes."""
     found = {quantile.q: quantile.value for quantile in figure.quantiles}
     details = figure.details
     return (

@@ -12,8 +12,8 @@ from normfold.report.words import counts_sentence, decision_words, shape_words, 
 def fold_html(decisions: Sequence[Decision], verification: Verification) -> str:
     """A table of decisions under the counts and the proof."""
     rows = ((decision.outcome, decision.site, decision.norm, decision_words(decision)) for decision in decisions)
-    head = _paragraph(counts_sentence(decisions)) + _paragraph(verification_sentence(verification))
-    return head + _table(("outcome", "site", "norm", "into / why"), rows)
+    head = paragraph(counts_sentence(decisions)) + paragraph(verification_sentence(verification))
+    return head + table(("outcome", "site", "norm", "into / why"), rows)
 
 
 def norms_html(norms: Sequence[SiteReport]) -> str:
@@ -29,11 +29,12 @@ def norms_html(norms: Sequence[SiteReport]) -> str:
         )
         for norm in norms
     )
-    head = _paragraph(counts_sentence(norm.would for norm in norms))
-    return head + _table(("would be", "site", "norm", "shape", "statistics", "into / why"), rows)
+    head = paragraph(counts_sentence(norm.would for norm in norms))
+    return head + table(("would be", "site", "norm", "shape", "statistics", "into / why"), rows)
 
 
-def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table, its cells escaped."""
     body = "".join(_row("td", row) for row in rows)
     return f"<table><thead>{_row('th', heads)}</thead><tbody>{body}</tbody></table>"
 
@@ -42,5 +43,6 @@ def _row(tag: str, cells: Iterable[str]) -> str:
     return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
 
 
-def _paragraph(text: str) -> str:
+def paragraph(text: str) -> str:
+    """A paragraph, escaped."""
     return f"<p>{escape(text)}</p>"
