@@ -26,9 +26,13 @@ from normfold.ops import Value as AnyValue
 class TorchGraph:
     """One run of a module, as rules and the engine see it.
 
+    ``takes_out`` says whether operations can go that are no modules of their own.
+
     Plans change this graph only. What has come of them is then written into a module tree of the same make
     (`normfold.backends.torch.writing`): ``changed`` holds the views with new constants, ``removals`` the norms that go.
     """
+
+    takes_out = False
 
     def __init__(self, trace: Trace, shared: Mapping[str, str] | None = None) -> None:
         """``shared`` names, for tensors of the module's state that are parts of another one's memory, that other."""
@@ -148,15 +152,15 @@ class TorchGraph:
             return _data_dependent(self.trace.read)
         if plan.inserted:
             return _needs_structure("a new operation would have to be put in")
-        if plan.moved or plan.removed:
+        if plan.moved or (plan.removed and not self.takes_out):
             return _needs_structure("operations would have to be put in other places, or taken out")
         for view in plan.views.values():
             if not isinstance(view, AffineOp | Linear | Norm):
                 return _needs_structure(f"{self.label(view.node)} would need other constants")
             if isinstance(view, Linear) and view.bias is None and _op(view.node).arguments["bias"] is not None:
                 return _needs_structure(f"the bias of {self.label(view.node)} would have to be taken out")
-        for node in plan.bypassed:
-            refusal = self._stuck(_op(node))
+        for node, value in plan.bypassed.items():
+            refusal = self._stuck(_op(node)) or self._overwritten(_op(node), self._now(_value(value)))
             if refusal is not None:
                 return refusal
         return None
@@ -169,7 +173,11 @@ class TorchGraph:
             self._around.removal(op)
         except NotLifted as reason:
             return reason.refusal
-        before, after = self._now(op.arguments["input"]), op.outputs[0]
+        return None
+
+    def _overwritten(self, op: Op, before: Value) -> Refusal | None:
+        """Why ``before`` cannot take the place of what ``op`` makes, where either is changed in place."""
+        after = op.outputs[0]
         overwritten = before.memory.written > op.index or after.memory.written > op.index
         if not overwritten or (before.memory.values[0].op is not None and self._read_once(before)):
             return None
@@ -187,14 +195,24 @@ class TorchGraph:
             self._views[_op(node)] = self.changed[_op(node)] = _with_room(view, self.view(node))
         for value in plan.changed:
             self._names[_value(value)] = f"{self.value_name(value)}_folded"
-        for node in plan.bypassed:
-            self._bypass(_op(node), replaced=node in plan.replaced)
+        for node in plan.removed:
+            self._leave(_op(node))
+        for node, value in plan.bypassed.items():
+            self._bypass(_op(node), self._now(_value(value)), replaced=node in plan.replaced)
 
-    def _bypass(self, op: Op, *, replaced: bool) -> None:
-        before, after = self._now(op.arguments["input"]), op.outputs[0]
-        self.removals[op] = self._around.removal(op)
-        readers = [use for use in self._uses.get(before, []) if use[0] is not op]
-        self._uses[before] = [*readers, *self._uses.pop(after, [])]
+    def _leave(self, op: Op) -> None:
+        """Take ``op`` out: it reads nothing any more."""
+        self.removals[op] = self._removal(op)
+        for value in {self._now(value) for value in op.inputs}:
+            self._uses[value] = [use for use in self._uses.get(value, []) if use[0] is not op]
+
+    def _removal(self, op: Op) -> Removal:
+        return self._around.removal(op)
+
+    def _bypass(self, op: Op, before: Value, *, replaced: bool) -> None:
+        after = op.outputs[0]
+        self._leave(op)
+        self._uses[before] = [*self._uses.get(before, []), *self._uses.pop(after, [])]
         self._moved[after] = before
         before.kept = before.kept or after.kept
         if replaced:
