@@ -68,14 +68,23 @@ class BenchResult:
         Raises:
             OutputError: the file cannot be written.
         """
-        target = check_target(path)
-        part = target.with_name(f".{target.name}.part")
-        try:
-            part.write_text(json.dumps(self.document(), allow_nan=False) + "\n", encoding="utf-8")
-            part.replace(target)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise OutputError("output-not-writable", f"{path} cannot be written: {error.strerror}") from error
+        write_json(path, self.document())
+
+
+def write_json(path: str | os.PathLike[str], document: Mapping[str, Any], *, indent: int | None = None) -> None:
+    """Write ``document``, whole or not at all.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    target = check_target(path)
+    part = target.with_name(f".{target.name}.part")
+    try:
+        part.write_text(json.dumps(document, indent=indent, allow_nan=False) + "\n", encoding="utf-8")
+        part.replace(target)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OutputError("output-not-writable", f"{path} cannot be written: {error.strerror}") from error
 
 
 def check_target(path: str | os.PathLike[str]) -> Path:

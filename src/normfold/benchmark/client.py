@@ -74,6 +74,11 @@ class Client:
         request = _files(contender) | {"session": dict(session), "feeds": list(feeds), "runs": runs}
         return self._ask(contender.name, "profile", results=str(self._new_path()), **request)
 
+    def optimizers(self, contender: Contender, session: Mapping[str, Any]) -> tuple[str, ...]:
+        """Which of ONNX Runtime's optimisers change the model."""
+        reply = self._ask(contender.name, "optimizers", **_files(contender), session=dict(session))
+        return tuple(reply["changing"])
+
     def close(self, name: str) -> None:
         """Release the model."""
         self._ask(name, "close", name=name)

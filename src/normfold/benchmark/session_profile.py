@@ -97,7 +97,7 @@ class SessionProfile:
     @property
     def spins_on_its_own(self) -> bool:
         """Whether it says something about its threads, so that it cannot borrow those of a shared pool."""
-        return any(key in self.config for key in OF_A_POOL)
+        return self.inter_threads > 1 or any(key in self.config for key in OF_A_POOL)
 
     def to_json(self) -> dict[str, Any]:
         """As in a file."""

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from normfold.runtime import energy, memory
 from normfold.runtime.serving import RefusedError, Reply, Request, kind_of, own_stdout, sentence, serve
+from normfold.runtime.session_options import session_options
 
 CPU: Final = "CPUExecutionProvider"
 DEVICES: Final = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda", "ROCMExecutionProvider": "cuda"}
@@ -172,6 +173,14 @@ class Timer:
             held.session.run_with_iobinding(held.binding)
         return node_times(Path(session.end_profiling()))
 
+    def optimizers(self, request: Request) -> Reply:
+        """Which of its optimisers change ``model`` as it is loaded."""
+        from normfold.runtime.optimizers import INFO, changing
+
+        options = self._options(request)
+        options.log_severity_level = INFO
+        return {"changing": changing(lambda: self._session(request, options))}
+
     def close(self, request: Request) -> Reply:
         """Let go of ``name``."""
         self._models.pop(request["name"], None)
@@ -219,20 +228,11 @@ class Timer:
 
     def _options(self, request: Request) -> Any:
         session = request["session"]
-        options = self._runtime.SessionOptions()
+        options = session_options(self._runtime, session)
         options.log_severity_level = 4
-        options.intra_op_num_threads = session["intra_threads"]
-        options.inter_op_num_threads = session["inter_threads"]
         options.use_per_session_threads = not self._shared_pool
-        for name, value in session["options"].items():
-            kind = {
-                "graph_optimization_level": self._runtime.GraphOptimizationLevel,
-                "execution_mode": self._runtime.ExecutionMode,
-            }.get(name)
-            setattr(options, name, getattr(kind, value) if kind else value)
-        fixed = {ASSIGNED: "1", DATA_FOLDER: request["data_folder"]}
-        for key, value in (session["config"] | fixed).items():
-            options.add_session_config_entry(key, value)
+        options.add_session_config_entry(ASSIGNED, "1")
+        options.add_session_config_entry(DATA_FOLDER, request["data_folder"])
         for library in session["custom_ops"]:
             self._register(options, library)
         return options
@@ -277,6 +277,7 @@ VERBS: Final[dict[str, Callable[[Timer, Request], Reply]]] = {
     "time": Timer.time,
     "outputs": Timer.outputs,
     "profile": Timer.profile,
+    "optimizers": Timer.optimizers,
     "close": Timer.close,
 }
 """What can be asked."""
