@@ -148,6 +148,12 @@ def test_a_file_that_is_no_model(task: Task, tmp_path: Path) -> None:
     assert refused(measure(replace(task, contenders=(broken,)))) == "not-runnable"
 
 
+def test_what_is_no_model_at_all() -> None:
+    with pytest.raises(UsageError) as caught, contender(object()):  # type: ignore[arg-type]
+        pass
+    assert caught.value.code == "usage"
+
+
 def test_a_missing_library_of_custom_operators(task: Task) -> None:
     assert refused(measure(replace(task, custom_ops=("/nowhere/lib.so",)))) == "custom-ops"
 

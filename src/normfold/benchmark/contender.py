@@ -156,8 +156,16 @@ def contender(
 def _write(model: onnx.ModelProto | onnx_ir.Model, path: Path) -> None:
     """Put a model in memory into a file of its own."""
     import onnx
+    import onnx_ir
 
-    copy = modelfile.from_proto(model) if isinstance(model, onnx.ModelProto) else model.clone()
+    if isinstance(model, onnx.ModelProto):
+        modelfile.check_structure(model)
+        copy = modelfile.from_proto(model)
+    elif isinstance(model, onnx_ir.Model):
+        copy = model.clone()
+    else:
+        kind = type(model).__name__
+        raise UsageError("usage", f"A model is a path, an onnx.ModelProto or an onnx_ir.Model, not a {kind}.")
     with modelfile.stage(copy, path) as staged:
         staged.commit()
 
