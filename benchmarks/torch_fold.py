@@ -1,18 +1,32 @@
-"""Time to fold a module: normfold against ``torch.fx.experimental.optimization.fuse``, on one thread.
+"""Folding a module: normfold against ``torch.fx`` and torchao, the time it takes and what the result is worth.
 
     python benchmarks/torch_fold.py
+    python benchmarks/torch_fold.py --compile --json out/torch_fold.json
 
-Both get the same network and hand back a copy. normfold is timed with and without its comparison of the two, the peer
-compares nothing. Prints milliseconds, the median of the runs, and the norms that each leaves.
+Everything runs on one thread, in one process, in turns: one run of each contender makes a round, and a ratio is the
+median over the rounds of the contender's time over that of the reference in the same round. Machines drift; within a
+round they hardly do.
+
+*Time to fold*: each gets the same network and hands back a copy. normfold is timed with and without its comparison of
+the two; the peers compare nothing. torchao works on what ``torch.export`` makes of a module, so both are in its time.
+
+*Latency*: the results against the source, run eagerly, and through ``torch.compile`` (which folds what it can by
+itself when its weights are frozen, and does not by default). A result that differs from the source says so.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import importlib.util
+import json
 import statistics
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -22,6 +36,21 @@ import normfold
 
 LAYERS: Final = 500
 """Convolutions, and as many norms, of the deep network."""
+REFERENCE: Final = "torch.fx fuse"
+SOURCE: Final = "source"
+WRONG: Final = 1e-3
+"""Largest deviation from the source, of its output's range, that still counts as the same function."""
+Job = Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One contender: median milliseconds, its ratio to the reference, norms left, and deviation from the source."""
+
+    milliseconds: float
+    ratio: float
+    norms: int | None = None
+    deviation: float | None = None
 
 
 class Bottleneck(nn.Module):
@@ -59,44 +88,175 @@ def resnet50() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1000))
 
 
+class Late(nn.Module):
+    """Convolutions whose norm comes behind the activation, so that only the next one can take it."""
+
+    def __init__(self, channels: int = 64, depth: int = 8) -> None:
+        super().__init__()
+        sizes = [(3, channels), *[(channels, channels)] * (depth - 1)]
+        self.convs = nn.ModuleList(nn.Conv2d(i, o, 3 if k == 0 else 1) for k, (i, o) in enumerate(sizes))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in sizes)
+        self.head = nn.Conv2d(channels, 10, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Ten numbers for each place, ``[N, 10, H - 2, W - 2]``."""
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = norm(torch.relu(conv(x)))
+        return self.head(x)
+
+
 def deep() -> nn.Module:
     """A row of small convolutions, each with a norm."""
     layers = ((nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)) for _ in range(LAYERS))
     return nn.Sequential(nn.Conv2d(3, 8, 1), *(layer for pair in layers for layer in pair))
 
 
-def milliseconds(job: Callable[[], object], runs: int) -> float:
-    """The median time of ``job``, after one run that is not counted."""
-    job()
-    times = []
-    for _ in range(runs):
-        started = time.perf_counter()
-        job()
-        times.append(time.perf_counter() - started)
-    return 1e3 * statistics.median(times)
+NETWORKS: Final[Mapping[str, tuple[Callable[[], nn.Module], int]]] = {
+    "resnet50": (resnet50, 64),
+    f"{2 * LAYERS} layers": (deep, 16),
+    "norms behind relu": (Late, 64),
+}
+"""What builds each network, and the side of its picture."""
+
+
+def live(net: nn.Module) -> nn.Module:
+    """``net`` in evaluation mode, its norms far from the identity."""
+    with torch.no_grad():
+        for norm in net.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.weight.uniform_(0.8, 1.2)
+                norm.bias.normal_(0, 0.1)
+                norm.running_mean.normal_(0, 0.1)
+                norm.running_var.uniform_(0.8, 1.2)
+    return net.eval()
+
+
+def torchao_fuse(net: nn.Module, x: torch.Tensor) -> nn.Module:
+    """What torchao makes of ``net`` before it quantises; the function is its own, as no other does that alone."""
+    from torchao.quantization.pt2e.utils import _fuse_conv_bn_
+
+    program = torch.export.export(copy.deepcopy(net), (x,)).module()
+    _fuse_conv_bn_(program)
+    return program
+
+
+def contenders(net: nn.Module, x: torch.Tensor) -> dict[str, Callable[[], nn.Module]]:
+    """Name of a tool to what folds ``net`` with it."""
+    found = {
+        "normfold": lambda: normfold.fold(net, (x,)).model,
+        "normfold, not compared": lambda: normfold.fold(net, (x,), verify=False).model,
+        REFERENCE: lambda: fuse(net),
+    }
+    if importlib.util.find_spec("torchao") is not None:
+        found["torchao"] = lambda: torchao_fuse(net, x)
+    return found
+
+
+def in_turns(jobs: Mapping[str, Job], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each job in each of ``rounds``, after one round that is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for counted in [False] + [True] * rounds:
+        for name, job in jobs.items():
+            started = time.perf_counter()
+            job()
+            if counted:
+                times[name].append(time.perf_counter() - started)
+    return times
+
+
+def figures(times: Mapping[str, Sequence[float]], reference: str) -> dict[str, Figure]:
+    """Medians, and medians of the ratios within the rounds."""
+    return {
+        name: Figure(
+            round(1e3 * statistics.median(own), 3),
+            round(statistics.median(a / b for a, b in zip(own, times[reference], strict=True)), 3),
+        )
+        for name, own in times.items()
+    }
 
 
 def norms(module: nn.Module) -> int:
-    """Batch norms in ``module``."""
-    return sum(isinstance(inner, nn.modules.batchnorm._BatchNorm) for inner in module.modules())  # noqa: SLF001
+    """Batch norms in ``module``, or in the operations of an exported one."""
+    if isinstance(module, torch.fx.GraphModule):
+        calls = [str(node.target) for node in module.graph.nodes if node.op == "call_function"]
+        inner = dict(module.named_modules())
+        called = [inner[str(node.target)] for node in module.graph.nodes if node.op == "call_module"]
+        return sum("batch_norm" in call for call in calls) + sum(map(is_norm, called))
+    return sum(map(is_norm, module.modules()))
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether ``module`` is a batch norm."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)  # noqa: SLF001
+
+
+def deviation(net: nn.Module, other: nn.Module, x: torch.Tensor) -> float:
+    """How far ``other`` is from ``net``, of the range of the output."""
+    with torch.no_grad():
+        wanted, got = net(x), other(x)
+    return float(f"{float((wanted - got).abs().max()) / float(wanted.max() - wanted.min()):.2g}")
+
+
+def fold_times(net: nn.Module, x: torch.Tensor, rounds: int) -> dict[str, Figure]:
+    """How long each tool takes, what it leaves, and how right it is."""
+    jobs = contenders(net, x)
+    out = figures(in_turns(jobs, rounds), REFERENCE)
+    results = {name: job() for name, job in jobs.items()}
+    return {
+        name: Figure(found.milliseconds, found.ratio, norms(results[name]), deviation(net, results[name], x))
+        for name, found in out.items()
+    }
+
+
+def latencies(net: nn.Module, x: torch.Tensor, rounds: int, *, compiled: bool) -> dict[str, Figure]:
+    """How long the source and each tool's result take for one call."""
+    jobs = contenders(net, x)
+    jobs.pop("normfold, not compared")
+    models = {SOURCE: net, **{name: job() for name, job in jobs.items()}}
+    if compiled:
+        torch.compiler.reset()
+        models = {name: torch.compile(model) for name, model in models.items()}
+    with torch.no_grad():
+        times = in_turns({name: lambda model=model: model(x) for name, model in models.items()}, rounds)
+    return figures(times, SOURCE)
+
+
+def show(title: str, rows: Mapping[str, Figure]) -> None:
+    """Print one block of the table."""
+    print(title)
+    for name, found in rows.items():
+        remarks = [] if found.norms is None else [f"{found.norms} norms left"]
+        if found.deviation is not None and found.deviation > WRONG:
+            remarks.append(f"WRONG: differs by {found.deviation:.0e}")
+        print(f"  {name:<24}{found.milliseconds:10.2f} ms  x{found.ratio:<7g} {', '.join(remarks)}", flush=True)
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=5)
-    runs = parser.parse_args().runs
+    parser.add_argument("--rounds", type=int, default=7, help="of folding; five times as many of running")
+    parser.add_argument("--names", default="*", metavar="GLOB", help="these networks only")
+    parser.add_argument("--compile", action="store_true", help="also through torch.compile, but for the deep network")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    for name, make, side in (("resnet50", resnet50, 64), (f"{2 * LAYERS} layers", deep, 16)):
-        net, x = make().eval(), torch.randn(1, 3, side, side)
-        rows = {
-            "normfold": lambda net=net, x=x: normfold.fold(net, (x,)).model,
-            "normfold, not compared": lambda net=net, x=x: normfold.fold(net, (x,), verify=False).model,
-            "torch.fx fuse": lambda net=net: fuse(net),
-        }
-        print(f"{name}: {norms(net)} norms")
-        for tool, job in rows.items():
-            print(f"  {tool:<24}{milliseconds(job, runs):9.0f} ms   {norms(job())} norms left")
+    torch.manual_seed(0)
+    document: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, (make, side) in NETWORKS.items():
+        if not fnmatch(name, options.names):
+            continue
+        net, x = live(make()), torch.randn(1, 3, side, side)
+        blocks = {"time to fold": fold_times(net, x, options.rounds)}
+        blocks["eager latency"] = latencies(net, x, 5 * options.rounds, compiled=False)
+        if options.compile and make is not deep:
+            blocks["compiled latency"] = latencies(net, x, 5 * options.rounds, compiled=True)
+        for block, rows in blocks.items():
+            show(f"{name} ({norms(net)} norms), {block}", rows)
+        document[name] = {block: {k: asdict(v) for k, v in rows.items()} for block, rows in blocks.items()}
+    if importlib.util.find_spec("torchao") is None:
+        print("torchao is not installed, and left out")
+    if options.json is not None:
+        options.json.write_text(json.dumps({"benchmark": "torch_fold", **document}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
