@@ -216,6 +216,12 @@ def test_a_scaler_goes_into_a_gemm() -> None:
     assert folded.decision.into == ("linear",)
 
 
+def test_a_scaler_goes_into_a_product() -> None:
+    """How skl2onnx writes a layer of an MLPClassifier."""
+    folded = proven_fold(learned([f"{SCALER} (x)", "[linear] h = MatMul(s, w)", "y = Add(h, c)"], **LINEAR))
+    assert folded.operators == ["MatMul", "Add"]
+
+
 def test_a_scaler_of_one_number() -> None:
     body = ["s = ai.onnx.ml.Scaler <offset = [1.0], scale = [0.5]> (x)", "y = Gemm(s, w, c)"]
     assert proven_fold(learned(body, **LINEAR)).operators == ["Gemm"]

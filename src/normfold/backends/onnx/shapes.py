@@ -67,6 +67,7 @@ def _infer(model: ir.Model, sizes: Sizes) -> dict[ir.Value, ir.Value]:
     copy = model.clone()
     for mine, theirs in zip(model.graphs(), copy.graphs(), strict=True):
         _spell_out(mine, theirs, sizes)
+    _size_scalers(copy)
     ShapeInferencePass(check_type=False, strict_mode=False)(copy)
     found: dict[ir.Value, ir.Value] = {}
     for mine, theirs in zip(model.graphs(), copy.graphs(), strict=True):
@@ -74,6 +75,14 @@ def _infer(model: ir.Model, sizes: Sizes) -> dict[ir.Value, ir.Value]:
         mapping = ir.convenience.create_value_mapping(mine)
         found |= {value: values[name] for name, value in mapping.items() if name in values}
     return found
+
+
+def _size_scalers(model: ir.Model) -> None:
+    """Say of each Scaler that it keeps the shape of its input, which inference does not know."""
+    for node in model.graph.all_nodes():
+        if (node.domain, node.op_type) == ("ai.onnx.ml", "Scaler") and node.inputs[0] is not None:
+            node.outputs[0].shape = node.outputs[0].shape or node.inputs[0].shape
+            node.outputs[0].type = node.outputs[0].type or ir.TensorType(ir.DataType.FLOAT)
 
 
 def _spell_out(graph: ir.Graph, copy: ir.Graph, sizes: Sizes) -> None:
