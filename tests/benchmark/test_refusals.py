@@ -200,6 +200,11 @@ def test_outputs() -> None:
         (named("b"), replace(named("q"), precision="int8")),
     ):
         assert check_outputs(*pair, truth, coarse, None) == pytest.approx(0.03, rel=0.1)
+    rounded = {"y": truth["y"] + np.float32(5e-3)}
+    tf32, exact = (SessionProfile(provider="cuda", provider_options=options) for options in ({}, {"use_tf32": "0"}))
+    assert check_outputs(replace(named("g"), profile=tf32), named("b"), truth, rounded, None) > 0.004
+    with pytest.raises(FindingError, match="differs by"):
+        check_outputs(replace(named("g"), profile=exact), named("b"), truth, rounded, None)
     for wrong in ({"y": truth["y"] + np.float32(5e-3)}, {"z": truth["y"]}, {"y": truth["y"] * np.float32("nan")}):
         with pytest.raises(FindingError) as caught:
             check_outputs(named("a"), named("b"), truth, wrong, None)

@@ -18,6 +18,8 @@ from normfold.runtime import Failed
 Values = Mapping[str, NDArray[Any]]
 Placed = Sequence[Sequence[str]]
 
+HALF: Final = "float16"
+"""TF32 has as many digits."""
 QUANTIZED: Final = 0.1
 """Deviation allowed where activations are quantised: fused or not, sums round to other steps, layer by layer."""
 NAMED: Final = 3
@@ -94,22 +96,22 @@ def check_outputs(
         raise _outputs_differ(contender, f"its outputs are {', '.join(outputs)} instead of {', '.join(expected)}")
     largest = 0.0
     for name, truth in expected.items():
-        allowed = max(_tolerance(truth, one.precision) for one in (contender, reference))
+        allowed = max(_tolerance(truth, one) for one in (contender, reference))
         if rtol is not None and allowed:
             allowed = rtol
         found = compare(truth, outputs[name], allowed)
         if not found.excess <= 1.0:
-            by = found.reason or f"differs by {found.max_rel:.1e} of its range, {allowed:.1e} is allowed"
+            where = ", and by more in one channel" if found.in_channel else ""
+            by = found.reason or f"differs by {found.max_rel:.1e} of its range{where}; {allowed:.1e} is allowed"
             raise _outputs_differ(contender, f"output {name!r} {by}")
         largest = max(largest, found.max_rel or 0.0)
     return float(np.float64(largest))
 
 
-def _tolerance(truth: NDArray[Any], precision: str | None) -> float:
-    exact = tolerance(truth.dtype)
-    if precision == INT8:
-        return exact and QUANTIZED
-    return tolerance(truth.dtype, precision)
+def _tolerance(truth: NDArray[Any], contender: Contender) -> float:
+    if contender.precision == INT8:
+        return tolerance(truth.dtype) and QUANTIZED
+    return tolerance(truth.dtype, contender.precision or (HALF if contender.profile.computes_in_tf32 else None))
 
 
 def _outputs_differ(contender: Contender, because: str) -> FindingError:

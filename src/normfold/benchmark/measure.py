@@ -88,6 +88,8 @@ def _about_the_processes(samples: Sequence[Sample], control: statistics.Interval
 def _about_the_models(task: Task, samples: Sequence[Sample], fed: Fed) -> Iterator[str]:
     if task.threading.note:
         yield task.threading.note
+    if any(one.profile.computes_in_tf32 for one in task.contenders):
+        yield "float32 products are rounded to TF32; the provider option use_tf32=0 turns that off"
     guessed = [probe.name for probe in fed.probes if "guessed" in probe.made]
     if guessed:
         yield f"sizes were guessed for {', '.join(guessed)}: state them with --input"

@@ -47,6 +47,7 @@ PROVIDERS: Final = {
     "cann": "CANNExecutionProvider",
 }
 """Names here, and ONNX Runtime's."""
+NVIDIA: Final = ("cuda", "tensorrt", "nvtensorrtrtx")
 OPTIONS: Final[dict[str, tuple[object, ...]]] = {
     "graph_optimization_level": (
         "ORT_DISABLE_ALL",
@@ -98,6 +99,16 @@ class SessionProfile:
     def spins_on_its_own(self) -> bool:
         """Whether it says something about its threads, so that it cannot borrow those of a shared pool."""
         return self.inter_threads > 1 or any(key in self.config for key in OF_A_POOL)
+
+    @property
+    def on_nvidia(self) -> bool:
+        """Whether the provider runs on an NVIDIA GPU."""
+        return self.provider in NVIDIA
+
+    @property
+    def computes_in_tf32(self) -> bool:
+        """Whether products of float32 are rounded to ten bits, as these providers do unless told otherwise."""
+        return self.on_nvidia and self.provider_options.get("use_tf32", "1") != "0"
 
     def to_json(self) -> dict[str, Any]:
         """As in a file."""

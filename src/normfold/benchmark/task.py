@@ -65,4 +65,4 @@ class Task:
     @property
     def on_gpu(self) -> bool:
         """Whether a provider runs on an NVIDIA GPU, and needs CUDA's libraries."""
-        return any(one.profile.provider in ("cuda", "tensorrt", "nvtensorrtrtx") for one in self.contenders)
+        return any(one.profile.on_nvidia for one in self.contenders)
