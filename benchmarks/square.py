@@ -28,6 +28,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -64,7 +65,10 @@ TRANSFORMERS: Final[Mapping[str, Mapping[str, Any]]] = {
     "Segformer": {"hidden_sizes": [16, 32, 64, 96], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 2, 4]},
 }
 """Small models of the transformers package: the class is the name and ``Model``, these are its configuration."""
-TEXT: Final = frozenset({"Bert", "Roberta", "DistilBert", "MobileBert", "GPT2", "Llama"})
+CAUSAL: Final = frozenset({"GPT2", "Llama"})
+"""Without a mask, these look for sequences packed into one; with one, the others look whether it hides nothing. What is
+found decides which way they run, so that nothing could be folded."""
+TEXT: Final = CAUSAL | {"Bert", "Roberta", "DistilBert", "MobileBert"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +141,6 @@ def transformer(name: str) -> Subject:
     zoo.define_vision_operators()
     import transformers
 
-    # Other attention than the plain one asks the mask for its numbers, and runs differently for other masks.
     config = getattr(transformers, f"{name}Config")(**TRANSFORMERS[name], attn_implementation="eager")
     module = getattr(transformers, f"{name}Model")(config)
     if name not in TEXT:
@@ -145,7 +148,8 @@ def transformer(name: str) -> Subject:
         return Subject(module, {"pixel_values": zoo.pictures(2, 224)})
     zoo.randomise_parameters(module)
     words = torch.randint(0, WORDS["vocab_size"], (2, 9))
-    return Subject(module.eval(), {"input_ids": words, "attention_mask": torch.ones_like(words)})
+    mask = {"attention_mask": torch.ones_like(words)} if name in CAUSAL else {}
+    return Subject(module.eval(), {"input_ids": words, **mask})
 
 
 def subjects() -> dict[str, tuple[str, Callable[[], Subject]]]:
@@ -335,13 +339,16 @@ def read(path: Path) -> dict[str, Row]:
     """The rows of an earlier run."""
     if not path.is_file():
         return {}
-    return {row["name"]: Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))["models"]}
+    rows = json.loads(path.read_text(encoding="utf-8"))["models"]
+    return {row["name"]: Row(**{key: value for key, value in row.items() if key != "verdict"}) for row in rows}
 
 
 def write(path: Path, rows: Mapping[str, Row]) -> None:
     """Write the rows in the order of `subjects`."""
-    ordered = [asdict(rows[name]) for name in subjects() if name in rows]
-    path.write_text(json.dumps({"benchmark": "square", "models": ordered}, indent=1) + "\n", encoding="utf-8")
+    ordered = [{**asdict(rows[name]), "verdict": rows[name].verdict} for name in subjects() if name in rows]
+    versions = {name: version(name) for name in ("torch", "onnxscript", "timm", "torchvision", "transformers")}
+    document = {"benchmark": "square", "versions": versions, "models": ordered}
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def show(row: Row) -> None:

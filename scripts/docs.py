@@ -212,16 +212,35 @@ def backends_page() -> str:
     rows = [[f"[{rule.name}](rules.md#{rule.name})", *backend_cells(rule.name, cases)] for rule in RULES]
     both = [case for case in cases if case["tree"]["outcomes"] == case["file"]["outcomes"]]
     other = [case_row(case) for case in cases if case not in both]
+    networks = json.loads((DATA / "square.json").read_text(encoding="utf-8"))["models"]
     return page(
         "Rules on modules and on files",
-        "docs/data/backends.json",
+        "docs/data/backends.json` and `docs/data/square.json",
         BACKENDS.format(count=len(cases)),
         [
             grid(("rule", "`nn.Module`", "ONNX"), rows),
             f"On {len(both)} of the {len(cases)} networks both ways come to the same. The others:",
             grid(("network", "module", "file"), other),
+            "## Whole networks\n\n" + SQUARE.format(count=len(networks), parting=len(partings(networks))),
+            *partings(networks),
+            grid(SQUARE_HEAD, map(square_row, networks)),
         ],
     )
+
+
+def square_row(row: dict[str, Any]) -> list[str]:
+    """One line of the table of whole networks."""
+    tally = ", ".join(f"{count} {outcome}" for outcome, count in row["module"].items()) or "none"
+    counts = [str(row[key] or "") for key in ("structure", "dear", "bare")]
+    errors = [
+        f"{row['errors'][key]:.0e}" for key in ("module, float64", "exported", "folded, exported", "exported, folded")
+    ]
+    return [row["name"], tally, *counts, *errors]
+
+
+def partings(networks: Sequence[dict[str, Any]]) -> list[str]:
+    """The sites at which the two ways decide differently without an excuse."""
+    return [f"* {row['name']}: {parting}" for row in networks for parting in row["partings"]]
 
 
 def backend_cells(rule: str, cases: Sequence[dict[str, Any]]) -> list[str]:
@@ -260,6 +279,27 @@ BACKENDS: Final = """\
 results are compared with the source in float64 (`tests/backends/test_shared_cases.py`). A module tree can set constants
 and take modules out, no more: what needs another operation, or one in another place, is refused there as
 `needs-structure` and done in the file."""
+SQUARE_HEAD: Final = (
+    "network",
+    "norm modules",
+    "for want of structure",
+    "only in the module",
+    "only in the file",
+    "folded module, float64",
+    "export",
+    "export of the folded module",
+    "folded export",
+)
+DEVIATIONS: Final = ("module, float64", "exported", "folded, exported", "exported, folded")
+SQUARE: Final = """\
+{count} architectures of timm, torchvision and transformers with random weights and live statistics, folded as modules
+and then exported, and exported and then folded (`benchmarks/square.py`). Both ways keep the same norms, but for those
+counted *for want of structure* (folded in the file alone, `needs-structure` in the module) and *only in the module*
+(a LayerNorm's shift that a bias-less Linear gets a bias for, where a file would need an operation more). *Only in the
+file* are scales in a module's own forward, and norms written out there, which are no modules. Folding the export of the
+folded module leaves no more norms than folding the export. `torch.export` takes every folded module. The last columns
+are deviations from the source, of its output's range, in float32 by ONNX Runtime with nothing optimised but for the
+first. Sites with another difference: {parting}."""
 CODES_ONLY: Final = "not applicable: the weights of a module are no quantised codes with scales beside them"
 GAP: Final = "**no case yet**"
 NOT_ON_MODULES: Final = {
