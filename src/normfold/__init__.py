@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from normfold.api import DiffersError, FoldResult, InspectResult, UnprovenError, fold, inspect, verify
     from normfold.benchmark.contender import Effort
     from normfold.benchmark.session_profile import SessionProfile
-    from normfold.exporting import export
+    from normfold.exporting import export, fold_program
     from normfold.latency import BenchResult, bench, compare
     from normfold.modules.saving import restore
     from normfold.preprocess import Preprocess
+    from normfold.tuning import Tuning, open_session, tune
 
 __version__ = "0.1.0"
 
@@ -27,14 +28,18 @@ __all__ = [
     "NormfoldError",
     "Preprocess",
     "SessionProfile",
+    "Tuning",
     "UnprovenError",
     "__version__",
     "bench",
     "compare",
     "export",
     "fold",
+    "fold_program",
     "inspect",
+    "open_session",
     "restore",
+    "tune",
     "verify",
 ]
 
@@ -42,10 +47,14 @@ _PLACES: Final = {
     "BenchResult": "normfold.latency",
     "Effort": "normfold.latency",
     "SessionProfile": "normfold.latency",
+    "Tuning": "normfold.tuning",
     "bench": "normfold.latency",
     "compare": "normfold.latency",
     "export": "normfold.exporting",
+    "fold_program": "normfold.exporting",
+    "open_session": "normfold.tuning",
     "restore": "normfold.modules.saving",
+    "tune": "normfold.tuning",
 }
 """Where the names are that are not in `normfold.api`."""
 

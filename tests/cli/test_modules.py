@@ -63,6 +63,16 @@ class Holder:
     net = Net()
 
 
+class Shortcut(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        self.norm.running_mean.uniform_(-1, 1)
+
+    def forward(self, x):
+        return self.conv(x) + self.norm(x)
+
+
 def fresh():
     net = Net()
     for parameter in net.parameters():
@@ -170,6 +180,17 @@ def test_fold_into_a_program(ask: Ask, tmp_path: Path) -> None:
     assert not any("batch_norm" in str(node.target) for node in program.graph.nodes)
     same(program.module(), made())
     assert [file.name for file in tmp_path.iterdir()] == ["net.pt2"]
+
+
+def test_a_program_has_room_for_folds_that_a_tree_has_not(ask: Ask, tmp_path: Path) -> None:
+    outcomes = []
+    for out in ("net.safetensors", "net.pt2"):
+        code, parsed = ask("fold", "nf_models:Shortcut", *PICTURE, "-o", tmp_path / out)
+        outcomes += [decision["outcome"] for decision in parsed["result"]["decisions"]]
+        assert code == 0
+    assert outcomes == ["kept", "folded"]
+    program = torch.export.load(tmp_path / "net.pt2")
+    assert [str(node.target) for node in program.graph.nodes if node.op == "call_function"] == ["aten.conv2d.default"]
 
 
 @pytest.mark.parametrize("verb", ["fold", "export"])

@@ -144,15 +144,16 @@ class _ModuleJob:
         suffix = Path(self.target or "").suffix
         if suffix == ".onnx":
             return self._exported(called, choice)
+        if suffix == ".pt2":
+            return self._program(called, choice)
         from normfold import api
 
         done = api.fold(called.module, called.example, dry_run=self.target is None, **choice)
-        if suffix:
+        if self.target is not None:
+            from normfold.modules.saving import save_state
+
             self.tell("writing")
-        if suffix == ".pt2":
-            self._save_program(called, done)
-        elif suffix == ".safetensors":
-            self._save_state(called, done)
+            save_state(done.model, called.module, done.decisions, Path(self.target))
         return done
 
     def _check(self) -> None:
@@ -175,12 +176,11 @@ class _ModuleJob:
             **choice,
         )
 
-    def _save_program(self, called: Called, done: FoldResult) -> None:
+    def _program(self, called: Called, choice: dict[str, Any]) -> FoldResult:
         from normfold import exporting
 
-        exporting.save_program(done.model, called.example, free_sizes(self.dynamic), Path(str(self.target)))
-
-    def _save_state(self, called: Called, done: FoldResult) -> None:
-        from normfold.modules.saving import save_state
-
-        save_state(done.model, called.module, done.decisions, Path(str(self.target)))
+        sizes = free_sizes(self.dynamic)
+        done = exporting.fold_program(called.module, called.example, dynamic=sizes, **choice)
+        self.tell("writing")
+        exporting.save_program(done.model, called.example, sizes, Path(str(self.target)))
+        return done

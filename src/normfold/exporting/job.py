@@ -27,7 +27,7 @@ from normfold.runtime import Evaluator, Runnable
 Tell = Callable[[str], None]
 
 
-def _silent(_doing: str) -> None:
+def silent(_doing: str) -> None:
     """Report nothing."""
 
 
@@ -46,7 +46,7 @@ def export(  # noqa: PLR0913 - each keyword is an option of the command line
     seed: int = 0,
     verify: bool = True,
     external_data: Literal["auto", "always", "never"] = "auto",
-    tell: Tell = _silent,
+    tell: Tell = silent,
 ) -> api.FoldResult:
     """Export ``module`` to ONNX, fold its norms there, and, if ``output`` is given, write the result in one step.
 
@@ -80,7 +80,7 @@ def export(  # noqa: PLR0913 - each keyword is an option of the command line
     """
     needs("onnxscript")
     tell("exporting")
-    source = copied(_checked(module))
+    source = copied(checked(module))
     what = interface(source, Example.of(example_inputs), dynamic or {}, input_names, output_names)
     model = raw_model(source, what, opset)
     tidy(model, what)
@@ -107,7 +107,12 @@ def export(  # noqa: PLR0913 - each keyword is an option of the command line
     return api.FoldResult(model, decisions, proof)
 
 
-def _checked(module: Any) -> nn.Module:
+def checked(module: Any) -> nn.Module:
+    """``module``, or the one of a learner.
+
+    Raises:
+        UsageError: it is none, or in training mode.
+    """
     found = api.module_of(module)
     if found is None:
         raise UsageError("usage", f"What is exported is an nn.Module, not a {type(module).__name__}.")
@@ -119,11 +124,22 @@ def _checked(module: Any) -> nn.Module:
 def _proven(
     source: nn.Module, staged: modelfile.Staged, what: Interface, question: Question, decisions: tuple[Decision, ...]
 ) -> Verification:
+    """The comparison, where it speaks for the result."""
     problem = api.rejection(staged.file)
     if problem is not None:
         raise UsageError("not-exportable", f"What PyTorch exports is not valid ONNX: {problem}", "Try another opset.")
     with Evaluator() as evaluator:
         proof = compare(evaluator, source, Runnable(staged.file, staged.data_folder), what, question)
+    return handed_over(proof, decisions)
+
+
+def handed_over(proof: Verification, decisions: tuple[Decision, ...]) -> Verification:
+    """``proof``, unless it forbids to hand the result over.
+
+    Raises:
+        DiffersError: the result differs from the module.
+        UnprovenError: the two cannot be compared.
+    """
     if proof.status == "different":
         message = f"The exported model differs from the module, so it is not handed over: {proof.because}"
         hint = "Does the code take another way for other sizes or numbers? An example that takes it shows more."

@@ -15,7 +15,7 @@ from normfold.engine.verification import Comparison, Question
 from normfold.errors import UsageError
 from normfold.exporting.interface import Interface
 from normfold.modules.example import Example, to_array
-from normfold.modules.running import ModuleRunner, RunnableModule, call, precision
+from normfold.modules.running import InProcess, ModuleRunner, RunnableModule, call, precision
 from normfold.runtime import Evaluator, Failed, Loaded, Ran, Runnable, WorkerClient
 
 T = TypeVar("T")
@@ -26,19 +26,24 @@ LARGEST_DOUBLED: Final = 64
 
 
 def compare(
-    evaluator: Evaluator, module: nn.Module, result: Runnable, what: Interface, asked: Question
+    evaluator: Evaluator | None,
+    module: nn.Module,
+    result: Runnable | RunnableModule,
+    what: Interface,
+    asked: Question,
 ) -> Verification:
     """Compare ``result`` with ``module`` on made-up inputs, at every set of free sizes worth trying.
 
     The verdict is the first that is not "equivalent"; figures and inputs are those of all of them. A difference is none
-    where the rounding of either of the two explains it.
+    where the rounding of either of the two explains it. A file needs an ``evaluator``; modules run here.
 
     Raises:
         UsageError: ``bad-input`` where the module runs at no other free size than the example's.
     """
     whole: Verification | None = None
     for example in examples(module, what):
-        both = _Both(evaluator, ModuleRunner(example, what.inputs, what.outputs))
+        runner = ModuleRunner(example, what.inputs, what.outputs)
+        both = InProcess(runner) if evaluator is None else _Both(evaluator, runner)
         question = _about(asked, module, what, example)
         proof = _compare(both, question, RunnableModule(module), result)
         if proof.status == "different":
@@ -107,7 +112,10 @@ def _about(asked: Question, module: nn.Module, what: Interface, example: Example
 
 
 def _compare(
-    evaluator: _Both, question: Question, source: RunnableModule | Runnable, result: RunnableModule | Runnable
+    evaluator: _Both | InProcess,
+    question: Question,
+    source: RunnableModule | Runnable,
+    result: RunnableModule | Runnable,
 ) -> Verification:
     # The comparison asks for files; the evaluator knows what to do with a module.
     comparison = Comparison(cast("Evaluator", evaluator), question)

@@ -1,7 +1,19 @@
 """PyTorch modules: run once, lift what ran to views, find the norms, write plans into a module tree."""
 
 from normfold.backends.torch.graph import TorchGraph
+from normfold.backends.torch.program import ProgramGraph, prepare, rewrite
 from normfold.backends.torch.record import Trace, record, shared_memory
 from normfold.backends.torch.writing import Change, take_out, write
 
-__all__ = ["Change", "TorchGraph", "Trace", "record", "shared_memory", "take_out", "write"]
+__all__ = [
+    "Change",
+    "ProgramGraph",
+    "TorchGraph",
+    "Trace",
+    "prepare",
+    "record",
+    "rewrite",
+    "shared_memory",
+    "take_out",
+    "write",
+]

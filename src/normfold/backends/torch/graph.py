@@ -33,6 +33,7 @@ class TorchGraph:
     """
 
     takes_out = False
+    surroundings = Surroundings
 
     def __init__(self, trace: Trace, shared: Mapping[str, str] | None = None) -> None:
         """``shared`` names, for tensors of the module's state that are parts of another one's memory, that other."""
@@ -40,7 +41,7 @@ class TorchGraph:
         self.changed: dict[Op, View] = {}
         self.removals: dict[Op, Removal] = {}
         self._ops = collapse(trace)
-        self._around = Surroundings(trace, shared or {})
+        self._around = self.surroundings(trace, shared or {})
         self._views: dict[Op, View] = {}
         self._moved: dict[Value, Value] = {}
         self._names: dict[Value, str] = {}
@@ -202,12 +203,9 @@ class TorchGraph:
 
     def _leave(self, op: Op) -> None:
         """Take ``op`` out: it reads nothing any more."""
-        self.removals[op] = self._removal(op)
+        self.removals[op] = self._around.removal(op)
         for value in {self._now(value) for value in op.inputs}:
             self._uses[value] = [use for use in self._uses.get(value, []) if use[0] is not op]
-
-    def _removal(self, op: Op) -> Removal:
-        return self._around.removal(op)
 
     def _bypass(self, op: Op, before: Value, *, replaced: bool) -> None:
         after = op.outputs[0]
@@ -218,7 +216,7 @@ class TorchGraph:
         if replaced:
             self._names[before] = self.value_name(after)
         before.memory.written = max(before.memory.written, after.memory.written)
-        for value in after.memory.values:
+        for value in after.memory.values if after.memory is not before.memory else ():
             value.memory = before.memory
             before.memory.values.append(value)
 
@@ -234,7 +232,9 @@ def _with_room(view: View, before: View) -> View:
 
 
 def _needs_structure(what: str) -> Refusal:
-    because = f"{what}, which a module tree has no place for; the exported ONNX model can be folded further"
+    because = (
+        f"{what}, which a module tree has no place for; normfold.fold_program and normfold.export go further"
+    )
     return Refusal("needs-structure", because)
 
 

@@ -28,17 +28,22 @@ class Change:
 def write(graph: TorchGraph, module: nn.Module) -> Change:
     """Give ``module``, of the same make as the one that ran, the constants of ``graph``, and take its norms out."""
     before = list(module.state_dict())
-    with torch.no_grad():
-        for op, view in graph.changed.items():
-            if op not in graph.removals:
-                for argument, values in _constants(op, view):
-                    _set(module, op, argument, values)
+    write_constants(graph, module)
     going = {id(op.call.module): removal for op, removal in graph.removals.items()}
     for path, norm in list(graph.trace.module.named_modules(remove_duplicate=False)):
         if id(norm) in going:
             take_out(module, path, going[id(norm)].children)
     after = list(module.state_dict())
     return Change(tuple(n for n in before if n not in after), tuple(n for n in after if n not in before))
+
+
+def write_constants(graph: TorchGraph, module: nn.Module) -> None:
+    """Give ``module`` the constants that the operations have in ``graph``."""
+    with torch.no_grad():
+        for op, view in graph.changed.items():
+            if op not in graph.removals:
+                for argument, values in _constants(op, view):
+                    _set(module, op, argument, values)
 
 
 def _constants(op: Op, view: View) -> Iterator[tuple[str, Array]]:

@@ -1,0 +1,168 @@
+"""A `torch.fx` graph of a whole module behind the same protocol: here operations can go that are no modules.
+
+``torch.export`` writes down the operations that the dispatcher sees, one node each, so a run of its graph is a `Trace`
+whose operations are the graph's nodes, in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import GraphModule, Node
+
+from normfold.backends.torch.graph import TorchGraph
+from normfold.backends.torch.record import Call, Op, Trace, Value
+from normfold.backends.torch.surroundings import Removal, Surroundings
+from normfold.backends.torch.writing import write_constants
+from normfold.decisions import Refusal
+from normfold.errors import UsageError
+from normfold.graph import Plan
+
+
+class _Anywhere(Surroundings):
+    """The nodes of a graph: each can go, whatever module it comes from."""
+
+    def removal(self, op: Op) -> Removal:
+        """Nothing is left in the place of ``op``."""
+        return Removal(op.call.module, ())
+
+
+class ProgramGraph(TorchGraph):
+    """One run of an exported program."""
+
+    takes_out = True
+    surroundings = _Anywhere
+
+    def __init__(self, trace: Trace, tree: nn.Module) -> None:
+        """``trace`` is of a `GraphModule` that `prepare` made; ``tree`` is the module that it was exported from.
+
+        Raises:
+            UsageError: ``not-exportable`` where the run does not follow the graph.
+        """
+        program = trace.module
+        if not isinstance(program, GraphModule):
+            raise TypeError(f"not a graph: {type(program).__name__}")
+        self.nodes_of = _aligned(trace, program)
+        self.rewired: list[tuple[Op, Value]] = []
+        _place(self.nodes_of, tree)
+        super().__init__(trace)
+
+    def unable(self, plan: Plan) -> Refusal | None:
+        """What ``plan`` asks of the program that is not done here."""
+        if plan.inserted or plan.moved:
+            because = "operations would have to be put in, or in other places; normfold.export does that in ONNX models"
+            return Refusal("needs-structure", because)
+        return super().unable(plan)
+
+    def _stuck(self, _op: Op) -> Refusal | None:
+        """Nothing stands in the way: any node can go."""
+        return None
+
+    def _bypass(self, op: Op, before: Value, *, replaced: bool) -> None:
+        self.rewired.append((op, before))
+        super()._bypass(op, before, replaced=replaced)
+
+
+def prepare(program: GraphModule) -> GraphModule:
+    """Turn operations that change a tensor in place into those that make a new one, where nobody can tell."""
+    order = {node: k for k, node in enumerate(program.graph.nodes)}
+    for node in program.graph.nodes:
+        plain = _plain_target(node)
+        if plain is not None and _is_private(node, order):
+            node.target = plain
+    program.recompile()
+    return program
+
+
+def rewrite(graph: ProgramGraph, program: GraphModule) -> None:
+    """Give ``program``, the one that ran or a copy, the constants of ``graph``, and take out what has gone."""
+    write_constants(graph, program)
+    named = {node.name: node for node in program.graph.nodes}
+    gone = [named[graph.nodes_of[op].name] for op in graph.removals]
+    for op, before in graph.rewired:
+        node = named[graph.nodes_of[op].name]
+        node.replace_all_uses_with(_node_of(graph, before, node, named))
+    for node in sorted(gone, key=list(program.graph.nodes).index, reverse=True):
+        program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
+    program.graph.lint()
+    program.recompile()
+    _drop_unread(program)
+
+
+def _node_of(graph: ProgramGraph, value: Value, reader: Node, named: dict[str, Node]) -> Node:
+    """The node that makes ``value``: an operation, or the input of ``program`` that ``reader`` has read."""
+    if value.op is not None:
+        return named[graph.nodes_of[value.op].name]
+    (source,) = (node for node in reader.all_input_nodes if node.op == "placeholder")
+    return source
+
+
+def _aligned(trace: Trace, program: GraphModule) -> dict[Op, Node]:
+    """The node of each operation."""
+    nodes = [node for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload)]  # noqa: SLF001
+    kinds = [_kind(node.target) for node in nodes]
+    if kinds != [op.kind for op in trace.ops if op.kind != "alias"]:
+        raise UsageError("not-exportable", "The exported program runs other operations than it lists.")
+    return dict(zip((op for op in trace.ops if op.kind != "alias"), nodes, strict=True))
+
+
+def _kind(target: Any) -> str:
+    """The name of an operation as a `Trace` gives it."""
+    kind = str(target._schema.name).removeprefix("aten::")  # noqa: SLF001
+    changes = any(one.alias_info is not None and one.alias_info.is_write for one in target._schema.arguments)  # noqa: SLF001
+    return kind.removesuffix("_") if changes and not kind.endswith("__") else kind
+
+
+def _place(nodes_of: dict[Op, Node], tree: nn.Module) -> None:
+    """Let each operation stand in the module of ``tree`` that it was exported from."""
+    known = dict(tree.named_modules())
+    calls: dict[str, Call] = {}
+    for op, node in nodes_of.items():
+        stack = node.meta.get("nn_module_stack") or {}
+        path = next((path for path, _ in reversed(stack.values()) if path in known), "")
+        call = calls.setdefault(path, Call(known[path], path, op.call))
+        call.items.append(op)
+        op.call = call
+
+
+def _plain_target(node: Node) -> Any:
+    """The operation that makes a new tensor where that of ``node`` changes its first; ``None`` for all others."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or not target._schema.name.endswith("_"):  # noqa: SLF001
+        return None
+    packet = getattr(torch.ops.aten, target._schema.name.removeprefix("aten::")[:-1], None)  # noqa: SLF001
+    overload = getattr(packet, target._overloadname, None)  # noqa: SLF001
+    return None if overload is None or overload._schema.is_mutable else overload  # noqa: SLF001
+
+
+def _is_private(node: Node, order: dict[Node, int]) -> bool:
+    """Whether nobody sees that ``node`` changes its first argument: no alias of it lives, nobody reads it later."""
+    changed = node.args[0]
+    if not isinstance(changed, Node) or not _makes_new(changed):
+        return False
+    return all(reader is node or (order[reader] < order[node] and _makes_new(reader)) for reader in changed.users)
+
+
+def _makes_new(node: Node) -> bool:
+    """Whether the result of ``node`` shares no memory with what it reads."""
+    if not isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001
+        return False
+    return all(one.alias_info is None for one in node.target._schema.returns)  # noqa: SLF001
+
+
+def _drop_unread(program: GraphModule) -> None:
+    """Take tensors out of the state that no node reads any more."""
+    read = {str(node.target) for node in program.graph.nodes if node.op == "get_attr"}
+    for name in list(_state(program)):
+        if name not in read:
+            path, _, own = name.rpartition(".")
+            delattr(program.get_submodule(path), own)
+
+
+def _state(program: GraphModule) -> Iterator[str]:
+    yield from (name for name, _ in program.named_parameters(remove_duplicate=False))
+    yield from (name for name, _ in program.named_buffers(remove_duplicate=False))
