@@ -146,8 +146,8 @@ def bench(  # noqa: PLR0913 - each keyword is an option of the command line
     """
     arrays = read_feeds(feeds) if isinstance(feeds, str | os.PathLike) else dict(feeds or {})
     given = Given({name: tuple(shape) for name, shape in (inputs or {}).items()}, arrays)
-    settings = _settings(session_profile, provider)
-    _check_cpus(cpus)
+    settings = settings_of(session_profile, provider)
+    check_cpus(cpus)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     with ExitStack() as files:
         tell("reading")
@@ -215,7 +215,12 @@ def _listed(models: Model | Sequence[Model]) -> list[Model]:
     return listed
 
 
-def _settings(profile: SessionProfile | str | os.PathLike[str] | None, provider: str) -> SessionProfile:
+def settings_of(profile: SessionProfile | str | os.PathLike[str] | None, provider: str) -> SessionProfile:
+    """``profile``, or the one in its file; where there is none, the default settings on ``provider``.
+
+    Raises:
+        UsageError: there is no such provider; ``bad-session-profile``.
+    """
     if profile is None:
         if provider not in profiles.PROVIDERS:
             known = ", ".join(profiles.PROVIDERS)
@@ -224,7 +229,8 @@ def _settings(profile: SessionProfile | str | os.PathLike[str] | None, provider:
     return profile if isinstance(profile, SessionProfile) else profiles.read(profile)
 
 
-def _check_cpus(cpus: Sequence[int]) -> None:
+def check_cpus(cpus: Sequence[int]) -> None:
+    """Raise `UsageError` unless this process may use all of them."""
     known = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(cpus)
     if strange := sorted(set(cpus) - known):
         listed = ", ".join(map(str, sorted(known)))

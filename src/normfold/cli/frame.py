@@ -20,7 +20,7 @@ from normfold.report.words import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-VERBS: Final = ("inspect", "fold", "export", "verify", "bench", "compare", "demo", "env")
+VERBS: Final = ("inspect", "fold", "export", "verify", "bench", "compare", "tune", "demo", "env")
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
 BUG_HINT: Final = "Please report this; NORMFOLD_DEBUG=1 in the environment shows where it happened."

@@ -27,28 +27,37 @@ def counts(text: str) -> tuple[int, ...]:
     return found
 
 
+PROVIDER = click.option(
+    "--ep", "provider", default="cpu", show_default=True, metavar="NAME", help="Execution provider."
+)
+USE = click.option(
+    "--profile",
+    "use",
+    type=click.Choice(["server", "edge"]),
+    default="server",
+    show_default=True,
+    help="Threads that spin while they wait, or that sleep.",
+)
+CPUS = click.option("--cpus", type=numbers, default=None, metavar="N,N", help="Processors to keep to.")
+RTOL = click.option(
+    "--rtol", type=click.FloatRange(min=0, min_open=True), help="Deviation allowed, of the output's range."
+)
+FALLBACK = click.option(
+    "--allow-fallback", is_flag=True, help="Accept nodes on another provider than the one asked for."
+)
 OPTIONS = (
-    click.option("--ep", "provider", default="cpu", show_default=True, metavar="NAME", help="Execution provider."),
+    PROVIDER,
     click.option("--batch", "batches", type=counts, metavar="N,N", help="Batch sizes, a table each."),
     click.option(
         "--threads", type=counts, default="1", show_default=True, metavar="N,N", help="Threads, a table each."
     ),
-    click.option(
-        "--profile",
-        "use",
-        type=click.Choice(["server", "edge"]),
-        default="server",
-        show_default=True,
-        help="Threads that spin while they wait, or that sleep.",
-    ),
+    USE,
     click.option(
         "--session-profile", type=file_name, metavar="FILE", help="Settings of the sessions, as `normfold tune` writes."
     ),
-    click.option("--cpus", type=numbers, default=None, metavar="N,N", help="Processors to keep to."),
-    click.option(
-        "--rtol", type=click.FloatRange(min=0, min_open=True), help="Deviation allowed, of the output's range."
-    ),
-    click.option("--allow-fallback", is_flag=True, help="Accept nodes on another provider than the one asked for."),
+    CPUS,
+    RTOL,
+    FALLBACK,
     click.option(
         "--seconds",
         type=click.FloatRange(min=0, min_open=True),
