@@ -58,6 +58,11 @@ class CostTable:
         """Whether a norm behind a pooling costs less than one before it."""
         return self.entries.get("pool/Behind", inf) < 1
 
+    @property
+    def relieves(self) -> bool:
+        """Whether a bias of a matrix product costs something, so that one less is worth having."""
+        return self.entries.get("matmul/Add", 0.0) > 0
+
     def allows(self, verdict: Verdict) -> bool:
         """Whether what goes costs more than what comes."""
         return verdict.ratio < 1 or (self.lenient and verdict.gains)

@@ -100,6 +100,8 @@ def fold(
         records += enlist()
         if not progress and table.moves_past_pools:
             progress = _relocate(graph, owner)
+        if not progress and table.relieves:
+            progress = _relieve(graph, owner)
     # What only the folds made a norm is no norm of the model's where it stays.
     records = [record for k, record in enumerate(records) if k < stated or record.gone]
     decisions = tuple(_decide(graph, record) for record in records)
@@ -166,6 +168,19 @@ def _relocate(graph: Graph, owner: Mapping[Node, _Record]) -> bool:
                 _book(plan, owner)
                 graph.commit(plan)
                 progress = True
+    return progress
+
+
+def _relieve(graph: Graph, owner: Mapping[Node, _Record]) -> bool:
+    """Let biases of matrix products go where what reads them adds constants anyway: along a residual stream, mostly."""
+    progress = False
+    kept = frozenset(node for node, holder in owner.items() if holder.excluded is not None)
+    for node in [node for node in graph.nodes() if node not in owner]:
+        plans = (plan for plan in Search(graph, kept).reliefs(node) if graph.unable(plan) is None)
+        plan = next((plan for plan in plans if _allowed(plan, owner)), None)
+        if plan is not None:
+            graph.commit(plan)
+            progress = True
     return progress
 
 

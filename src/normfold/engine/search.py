@@ -16,7 +16,7 @@ import numpy as np
 from normfold.algebra import Affine
 from normfold.decisions import Refusal
 from normfold.graph import Graph, Plan
-from normfold.ops import AffineOp, Concat, Moving, Node, Norm, View
+from normfold.ops import AffineOp, Concat, Linear, Moving, Node, Norm, View
 from normfold.rules import BACKWARD, CARRIES, FORWARD, Carry, Rule, Step, Target
 
 DEPTH = 64
@@ -62,6 +62,21 @@ class Search:
         ):
             start = Plan().with_view(replace(view, tail=Affine.of()))
             yield from self._follow(start, Target(FORWARD, view.outputs[0], view.tail), node, DEPTH)
+
+    def reliefs(self, node: Node) -> Iterator[Plan]:
+        """Plans that take the bias of a matrix product, or an addition, into additions that are made anyway."""
+        view = self.graph.view(node)
+        if view.refusals:
+            return
+        if isinstance(view, Linear) and view.window is None and view.bias is not None and view.bias.any():
+            start, shift = Plan().with_view(replace(view, bias=None)), view.bias
+        elif isinstance(view, AffineOp) and view.affine.shifts and not view.affine.scales:
+            start, shift = Plan(bypassed={node: view.inputs[0]}), view.affine.shift
+        else:
+            return
+        for plan in self._follow(start, Target(FORWARD, view.outputs[0], Affine.of(shift=shift)), node, DEPTH):
+            if not plan.inserted and all(_adds(self.graph.view(other)) for other in plan.into):
+                yield plan
 
     def _follow(self, plan: Plan, target: Target, origin: Node, depth: int) -> Iterator[Plan]:
         """``plan`` completed so that ``target``'s map is absorbed beyond ``target``'s value."""
@@ -215,3 +230,8 @@ def _cancellation(view: AffineOp) -> float:
         return math.inf
     deviation = 1 / np.abs(view.affine.scale) if view.deviation is None else view.deviation
     return float(np.max(np.abs(view.affine.shift / view.affine.scale) / deviation, initial=0.0))
+
+
+def _adds(view: View) -> bool:
+    """Whether an operation adds constants as it is."""
+    return (isinstance(view, Linear) and view.bias is not None) or (isinstance(view, AffineOp) and view.affine.shifts)
