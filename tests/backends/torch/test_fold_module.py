@@ -226,6 +226,37 @@ def test_a_layer_scale() -> None:
     assert outcomes(result) == {"1": "folded"}
 
 
+class NoNorm(nn.Module):
+    """The norm of MobileBERT."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(size)), nn.Parameter(torch.zeros(size))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight + self.bias
+
+
+@pytest.mark.parametrize("first", [NoNorm(4), LayerScale(4)], ids=["scale-and-shift", "scale"])
+def test_a_scale_by_own_constants_takes_another_one(first: nn.Module) -> None:
+    """The first one stays, for its input is the activation's; what comes behind the Relu goes into it."""
+    net = live(nn.Sequential(nn.Tanh(), first, nn.ReLU(), LayerScale(4), nn.Sigmoid()))
+    with torch.no_grad():
+        net[3].gamma.abs_()
+    result = folded(net, torch.randn(2, 5, 4, dtype=torch.float64))
+    assert outcomes(result) == {"1": "kept", "3": "folded"}
+    assert decisions(result)["3"].into == ("1",)
+
+
+def test_a_scale_by_constants_that_are_shared_takes_none() -> None:
+    first = LayerScale(4)
+    net = live(nn.Sequential(nn.Tanh(), first, nn.ReLU(), LayerScale(4), nn.Sigmoid(), LayerScale(4), nn.Tanh()))
+    with torch.no_grad():
+        net[3].gamma.abs_()
+    net[5].gamma = first.gamma
+    assert outcomes(folded(net, torch.randn(2, 5, 4, dtype=torch.float64)))["3"] == "kept"
+
+
 def test_through_what_only_moves_elements() -> None:
     def forward(self, x):
         x = self.first(x).transpose(1, 2)

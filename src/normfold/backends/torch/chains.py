@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from torch import nn
 
@@ -69,16 +69,29 @@ def _is_step(op: Op, value: Value) -> bool:
 
 def _joined(call: Call, steps: list[Op]) -> Op:
     value = call.arguments[0]
-    op = Op(AFFINE, steps[-1].name, steps[-1].index, call, {"input": value, "steps": tuple(steps)}, steps[-1].outputs)
+    arguments = {"input": value, "steps": tuple(steps), **_held(steps)}
+    op = Op(AFFINE, steps[-1].name, steps[-1].index, call, arguments, steps[-1].outputs)
     op.outputs[0].op = op
     call.items = [op if item is steps[-1] else item for item in call.items if item not in steps[:-1]]
     return op
 
 
-def _map(step: Op) -> Affine:
+def _held(steps: list[Op]) -> dict[str, Value]:
+    """The stored tensors that are the whole scale and the whole shift, where the steps are one of each at most."""
+    kinds = [step.kind for step in steps]
+    if kinds not in (["mul"], ["mul", "add"]):
+        return {}
+    constants = zip(("weight", "bias"), map(_constant, steps), strict=False)
+    return {role: constant for role, constant in constants if constant.names}
+
+
+def _constant(step: Op) -> Any:
     left, right = step.arguments["self"], step.arguments["other"]
-    constant = right if left.tensor is None else left
-    k = trim(exact(constant.tensor))
+    return right if left.tensor is None else left
+
+
+def _map(step: Op) -> Affine:
+    k = trim(exact(_constant(step).tensor))
     if step.kind == "mul":
         return Affine.of(k)
     if step.kind == "div":

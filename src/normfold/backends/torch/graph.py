@@ -232,9 +232,7 @@ def _with_room(view: View, before: View) -> View:
 
 
 def _needs_structure(what: str) -> Refusal:
-    because = (
-        f"{what}, which a module tree has no place for; normfold.fold_program and normfold.export go further"
-    )
+    because = f"{what}, which a module tree has no place for; normfold.fold_program and normfold.export go further"
     return Refusal("needs-structure", because)
 
 

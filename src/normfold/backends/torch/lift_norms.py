@@ -71,7 +71,7 @@ def _constant(around: Surroundings, op: Op, argument: str) -> Array:
 
 def _is_own(around: Surroundings, op: Op, argument: str) -> bool:
     """Whether ``argument`` is a tensor of the norm alone, which can be set."""
-    if op.arguments[argument] is None:
+    if op.arguments.get(argument) is None:
         return False
     try:
         around.own(op, "the constant", argument)
@@ -81,7 +81,7 @@ def _is_own(around: Surroundings, op: Op, argument: str) -> bool:
 
 
 def _largest(op: Op) -> float:
-    value = op.arguments["weight"]
+    value = op.arguments.get("weight")
     return float("inf") if value is None else largest(value.tensor)
 
 
@@ -91,16 +91,28 @@ def _affine(around: Surroundings, op: Op) -> View:
     if not affine.finite:
         raise NotLifted("finite", f"a constant of {around.label(op)} is not a number")
     around.removal(op)
+    axis = _only_axis(op)
     return AffineOp(
         node=op,
         op="Mul",
         inputs=(op.arguments["input"],),
         outputs=op.outputs,
         affine=affine,
-        holds_scale=False,
-        holds_shift=False,
-        largest=float("inf"),
+        holds_scale=axis is not None and _is_own(around, op, "weight"),
+        holds_shift=axis is not None and _is_own(around, op, "bias"),
+        axis=axis,
+        largest=_largest(op),
     )
+
+
+def _only_axis(op: Op) -> int | None:
+    """The axis along which the stored scale varies, and the stored shift, if there is one."""
+    axes = [
+        [k for k, size in enumerate(value.shape, -len(value.shape)) if size > 1]
+        for value in (op.arguments.get("weight"), op.arguments.get("bias"))
+        if value is not None
+    ]
+    return axes[0][0] if axes and len(axes[0]) == 1 and all(one == axes[0] for one in axes) else None
 
 
 def _layer_norm(around: Surroundings, op: Op) -> View:

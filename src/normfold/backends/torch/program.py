@@ -6,6 +6,7 @@ whose operations are the graph's nodes, in the same order.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from normfold.backends.torch.graph import TorchGraph
-from normfold.backends.torch.record import Call, Op, Trace, Value
+from normfold.backends.torch.record import Call, Op, Trace, Value, shared_memory
 from normfold.backends.torch.surroundings import Removal, Surroundings
 from normfold.backends.torch.writing import write_constants
 from normfold.decisions import Refusal
@@ -48,7 +49,7 @@ class ProgramGraph(TorchGraph):
         self.nodes_of = _aligned(trace, program)
         self.rewired: list[tuple[Op, Value]] = []
         _place(self.nodes_of, tree)
-        super().__init__(trace)
+        super().__init__(trace, shared_memory(program))
 
     def unable(self, plan: Plan) -> Refusal | None:
         """What ``plan`` asks of the program that is not done here."""
@@ -118,7 +119,8 @@ def _kind(target: Any) -> str:
 
 
 def _place(nodes_of: dict[Op, Node], tree: nn.Module) -> None:
-    """Let each operation stand in the module of ``tree`` that it was exported from."""
+    """Let each operation stand in the module of ``tree`` that it was exported from, with the name that it has there."""
+    counts: Counter[str] = Counter()
     known = dict(tree.named_modules())
     calls: dict[str, Call] = {}
     for op, node in nodes_of.items():
@@ -127,6 +129,9 @@ def _place(nodes_of: dict[Op, Node], tree: nn.Module) -> None:
         call = calls.setdefault(path, Call(known[path], path, op.call))
         call.items.append(op)
         op.call = call
+        name = f"{path}:{op.kind}" if path else op.kind
+        counts[name] += 1
+        op.name = name if counts[name] == 1 else f"{name}@{counts[name]}"
 
 
 def _plain_target(node: Node) -> Any:

@@ -113,7 +113,8 @@ class Surroundings:
         owner = self.owner(value)
         if self.calls[id(owner)] > 1:
             raise NotLifted("called-once", f"{label} is called {self.calls[id(owner)]} times with the same weight")
-        others = [reader for reader in self.readers[value] if reader is not op]
+        own = (op, *op.arguments.get("steps", ()))
+        others = [reader for reader in self.readers[value] if reader not in own]
         if others:
             raise NotLifted("called-once", f"{role} of {label} is also read by {self.label(others[0])}")
 

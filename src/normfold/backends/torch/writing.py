@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from normfold.algebra.affine import Array
+from normfold.backends.torch.chains import AFFINE
 from normfold.backends.torch.graph import TorchGraph
 from normfold.backends.torch.numbers import exact
 from normfold.backends.torch.record import Op, Value
@@ -52,6 +53,10 @@ def _constants(op: Op, view: View) -> Iterator[tuple[str, Array]]:
         yield "weight", view.weight.native()
         if view.bias is not None:
             yield "bias", view.bias.reshape(-1) if view.bias.size > 1 else view.bias.reshape(())
+    elif isinstance(view, AffineOp) and op.kind == AFFINE:
+        yield "weight", view.affine.scale
+        if view.holds_shift:
+            yield "bias", view.affine.shift
     elif isinstance(view, AffineOp):
         yield from _batch_norm(op, view)
     elif isinstance(view, Norm) and view.tail is not None:
