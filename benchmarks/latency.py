@@ -2,16 +2,20 @@
 
     python benchmarks/zoo.py
     python benchmarks/latency.py --json out/latency.json
-    python benchmarks/latency.py --models mobileone_s0,repvgg_a0 --folder out/zoo --blocks 60
+    python benchmarks/latency.py --models mobileone_s0,repvgg_a0 --folder out/zoo --results out/latency
 
-Every tool folds the same file; only results that compute what the source computes compete. A first run times all of
-them and chooses the fastest peer; a second run times normfold's result against that one alone, so that the choice does
-not favour either. Within a run, the contenders take turns in random order, block by block, and every block is paired
-with the other contender's block of the same turn: the ratio is the median of the paired log-ratios of block medians,
-its interval a 95 % bootstrap over turns. Two threads, no spinning: a spinning thread would steal time from whoever
-comes next.
+Every tool folds the same file, into RESULTS/MODEL/TOOL.onnx; what lies there already is not made again. Only results
+that compute what the source computes compete. A first measurement times all of them and chooses the fastest peer; a
+second one, in new processes, times normfold's result against that one, so that the choice does not favour either.
+Both are those of `normfold.benchmark`: fresh processes, blocks in random order, paired ratios (docs/benchmarking.md).
 
-A model whose interval lies above 1.02 is flagged, and the exit is 1.
+*Default session*: all optimisations, and one thread for each core, which spins while it waits. The sessions of one
+process share these threads. With threads of its own, each session would slow the others down, as idle threads spin
+on the cores that the session being timed needs; alone in a process, no two results could be paired. What is not as in
+a program with one session: threads are not pinned to cores.
+
+A model whose interval lies above 1.02 is flagged, and the exit is 1. The file of figures is written after every model;
+models that are in it already, measured the same way, are not measured again.
 """
 
 from __future__ import annotations
@@ -21,56 +25,46 @@ import json
 import math
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import peers
 import zoo
-from fold_coverage import Bench
-from norm_count import census_of
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from normfold.benchmark import Cell, Conditions, Contender, Effort, Interval, Task, contender, measure
+from normfold.errors import NormfoldError
+from normfold.report.environment import environment
+from normfold.runtime import processors
 
-THREADS: Final = 2
-BLOCK_SECONDS: Final = 0.1
 LIMIT: Final = 1.02
-RESAMPLES: Final = 10_000
-SEED: Final = 11
 SOURCE: Final = "source"
-FREE_DIMENSION: Final = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """Time of one contender over another's: the median of the paired ratios and a 95 % interval."""
-
-    ratio: float
-    low: float
-    high: float
-
-    @property
-    def cell(self) -> str:
-        """The ratio as a table cell."""
-        return f"{self.ratio:6.3f} [{self.low:.3f}, {self.high:.3f}]"
+RTOL: Final = 1e-3
+"""Deviation from the source allowed, of an output's range; that of fold_coverage.py. The zoo's weights are random."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One model: milliseconds of every contender in the first run, and the comparison of the second."""
+    """One model: milliseconds of every contender in the first measurement, and the comparison of the second."""
 
     model: str
     milliseconds: dict[str, float] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     """Tools whose result does not compete, with the reason."""
+    sha256: dict[str, str | None] = field(default_factory=dict)
     best: str | None = None
-    to_best: Ratio | None = None
-    to_source: Ratio | None = None
+    to_best: Interval | None = None
+    """Time of normfold's result over that of the best peer's, from the second measurement."""
+    to_source: float | None = None
+    """The same over the source's, from the first; one process, so there is no interval."""
+    best_milliseconds: float | None = None
+    """Of the best peer, in the second."""
+    load: float | None = None
+    """Load average before."""
+    seconds: float = 0.0
 
     @property
     def flagged(self) -> bool:
@@ -78,123 +72,142 @@ class Row:
         return self.to_best is not None and self.to_best.low > LIMIT
 
 
-@dataclass(frozen=True)
-class Contender:
-    """A session, what it is fed, and how many runs make a block."""
+@dataclass(frozen=True, slots=True)
+class Stopwatch:
+    """How every model is timed."""
 
-    session: Any
-    feed: dict[str, Any]
-    runs: int
+    conditions: Conditions
+    processes: int
+    seconds: float
+    """Of timed runs in a process."""
 
-    @staticmethod
-    def of(path: Path) -> Contender:
-        """Open ``path`` with the default session options, warm it up and size its blocks."""
-        import onnxruntime as ort
+    def choosing(self) -> Effort:
+        """One process, just to see which peer is fastest."""
+        return Effort(first=1, most=1, per_process=self.seconds, copies=1, details=False, control=False)
 
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = THREADS
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        feed = make_feed(session)
-        session.run(None, feed)
-        started = time.perf_counter()
-        session.run(None, feed)
-        once = time.perf_counter() - started
-        return Contender(session, feed, max(3, min(50, round(BLOCK_SECONDS / max(once, 1e-6)))))
+    def comparing(self) -> Effort:
+        """As many processes as asked for."""
+        return Effort(first=self.processes, most=self.processes, per_process=self.seconds, details=False, control=False)
 
-    def block(self) -> float:
-        """Median seconds of one block of runs, after one that is not counted."""
-        import numpy as np
+    def cell(self, contenders: Sequence[Contender], effort: Effort, seed: int) -> Cell:
+        """Figures; raises `NormfoldError` where there are none."""
+        cell = measure(Task(tuple(contenders), self.conditions, effort, seed=seed, rtol=RTOL))
+        if cell.refused is not None:
+            raise cell.refused
+        return cell
 
-        self.session.run(None, self.feed)
-        times = []
-        for _ in range(self.runs):
-            started = time.perf_counter()
-            self.session.run(None, self.feed)
-            times.append(time.perf_counter() - started)
-        return float(np.median(times))
+    def refusal(self, source: Contender, other: Contender) -> str | None:
+        """Why ``other`` cannot be timed beside the source, if so."""
+        brief = Effort(first=1, most=1, per_process=0.01, warm_up=0.0, copies=1, details=False, control=False)
+        try:
+            self.cell([source, other], brief, 0)
+        except NormfoldError as error:
+            return f"{error.code}: {error.message}"
+        return None
 
 
-def make_feed(session: Any) -> dict[str, Any]:
-    """Normal numbers for every input; a free dimension is 1."""
-    import numpy as np
-
-    generator = np.random.default_rng(SEED)
-    feed = {}
-    for value in session.get_inputs():
-        shape = [size if isinstance(size, int) else FREE_DIMENSION for size in value.shape]
-        feed[value.name] = generator.standard_normal(shape).astype(np.float32)
-    return feed
-
-
-def race(files: Mapping[str, Path], blocks: int) -> dict[str, NDArray[np.float64]]:
-    """Seconds of every contender's blocks, ``[blocks]`` each; entries of one index belong to one turn."""
-    import numpy as np
-
-    contenders = {name: Contender.of(path) for name, path in files.items()}
-    order, generator = list(contenders), np.random.default_rng(SEED)
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(blocks):
-        generator.shuffle(order)
-        for name in order:
-            times[name].append(contenders[name].block())
-    return {name: np.asarray(values) for name, values in times.items()}
-
-
-def compare(mine: NDArray[np.float64], other: NDArray[np.float64]) -> Ratio:
-    """Median of the paired ratios of ``mine`` to ``other`` with its bootstrap interval."""
-    import numpy as np
-
-    logs = np.log(mine / other)
-    picks = np.random.default_rng(SEED).integers(0, logs.size, (RESAMPLES, logs.size))
-    low, high = np.quantile(np.median(logs[picks], axis=1), [0.025, 0.975])
-    return Ratio(*(round(math.exp(value), 4) for value in (float(np.median(logs)), float(low), float(high))))
-
-
-def measure(source: Path, blocks: int, limit: float) -> Row:
-    """Fold ``source`` with every tool and time the results."""
-    import numpy as np
-
-    with tempfile.TemporaryDirectory() as scratch:
-        files, left_out = fold_all(Bench(source, Path(scratch), limit))
-        first = race({SOURCE: source, **files}, blocks)
-        milliseconds = {name: round(float(np.median(values)) * 1e3, 3) for name, values in first.items()}
-        rivals = [name for name in files if name != peers.NORMFOLD]
-        if peers.NORMFOLD not in files or not rivals:
-            return Row(source.stem, milliseconds, left_out)
-        best = min(rivals, key=milliseconds.__getitem__)
-        second = race({name: files[name] for name in (peers.NORMFOLD, best)}, blocks)
-        to_best = compare(second[peers.NORMFOLD], second[best])
-        to_source = compare(first[peers.NORMFOLD], first[SOURCE])
-        return Row(source.stem, milliseconds, left_out, best, to_best, to_source)
-
-
-def fold_all(bench: Bench) -> tuple[dict[str, Path], dict[str, str]]:
-    """Results by tool, and the tools whose result is missing or wrong, with the reason."""
-    problem = bench.evaluate(bench.source, bench.expected)
-    before = census_of(bench.source)
+def results_of(source: Path, folder: Path, limit: float) -> tuple[dict[str, Path], dict[str, str]]:
+    """Results by tool, made where they are missing, and the tools without one, with the reason."""
+    folder.mkdir(parents=True, exist_ok=True)
     files, left_out = {}, {}
     for tool in peers.TOOLS:
-        outcome = bench.outcome(tool, before)
-        if outcome.status in ("right", "unchecked"):
-            files[tool] = bench.scratch / f"{tool}.onnx"
+        target = folder / f"{tool}.onnx"
+        ended = None if target.is_file() else peers.run(tool, source, target, limit)
+        if ended is None or ended.status == "done":
+            files[tool] = target
         else:
-            left_out[tool] = f"{outcome.status} {outcome.message}".strip()
-    return files, left_out if not problem else {**left_out, SOURCE: problem}
+            left_out[tool] = f"{ended.status} {ended.error}".strip()
+    return files, left_out
+
+
+def row_of(source: Path, folder: Path, limit: float, watch: Stopwatch) -> Row:
+    """Time the source and every tool's result."""
+    load, started = os.getloadavg()[0], time.perf_counter()
+    files, left_out = results_of(source, folder, limit)
+    with ExitStack() as opened:
+        original = opened.enter_context(contender(source, SOURCE))
+        results = {tool: opened.enter_context(contender(path, tool)) for tool, path in files.items()}
+        hashes = {name: one.sha256 for name, one in {SOURCE: original, **results}.items()}
+        try:
+            first = _first(original, results, left_out, watch)
+        except NormfoldError as error:
+            return Row(source.stem, left_out={**left_out, SOURCE: f"{error.code}: {error.message}"}, sha256=hashes)
+        ratios = {name: comparison.ratio.value for name, comparison in first.comparisons.items()}
+        milliseconds = {figure.name: round(figure.latency.value / 1e6, 3) for figure in first.figures}
+        rivals = [name for name in ratios if name != peers.NORMFOLD]
+        if peers.NORMFOLD not in ratios or not rivals:
+            return Row(source.stem, milliseconds, left_out, hashes, load=load)
+        best = min(rivals, key=ratios.__getitem__)
+        second = watch.cell([results[best], results[peers.NORMFOLD]], watch.comparing(), 2)
+    return Row(
+        source.stem,
+        milliseconds,
+        left_out,
+        hashes,
+        best,
+        second.comparisons[peers.NORMFOLD].ratio,
+        ratios[peers.NORMFOLD],
+        round(second.figure(best).latency.value / 1e6, 3),
+        load,
+        round(time.perf_counter() - started, 1),
+    )
+
+
+def _first(source: Contender, results: Mapping[str, Contender], left_out: dict[str, str], watch: Stopwatch) -> Cell:
+    """All beside one another; those that cannot be go to ``left_out``."""
+    try:
+        return watch.cell([source, *results.values()], watch.choosing(), 1)
+    except NormfoldError:
+        refused = {tool: why for tool, one in results.items() if (why := watch.refusal(source, one)) is not None}
+    left_out |= refused
+    return watch.cell([source, *(one for tool, one in results.items() if tool not in refused)], watch.choosing(), 1)
 
 
 def show(row: Row) -> None:
     """Print one line."""
     times = " ".join(f"{row.milliseconds.get(name, math.nan):9.2f}" for name in (SOURCE, *peers.TOOLS))
-    best = "-" if row.to_best is None else f"{row.to_best.cell} {row.best}"
+    ratio = row.to_best
+    best = "-" if ratio is None else f"{ratio.value:6.3f} [{ratio.low:.3f}, {ratio.high:.3f}] {row.best}"
     print(f"{row.model:24} {times}  {best}{'  SLOWER' if row.flagged else ''}", flush=True)
 
 
 def geometric_mean(rows: Sequence[Row]) -> float | None:
     """Of the ratios to the best peer."""
-    ratios = [row.to_best.ratio for row in rows if row.to_best is not None]
+    ratios = [row.to_best.value for row in rows if row.to_best is not None]
     return math.exp(sum(map(math.log, ratios)) / len(ratios)) if ratios else None
+
+
+class Figures:
+    """The file of figures, brought up to date after every model."""
+
+    def __init__(self, path: Path | None, setting: Mapping[str, Any]) -> None:
+        self._path = path
+        self._setting = json.loads(json.dumps(setting))
+        self.rows: dict[str, Row] = {}
+        if path is not None and path.is_file():
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        document = json.loads(path.read_text())
+        if document.get("setting") != self._setting:
+            raise SystemExit(f"{path} was measured in another way or with other versions: name another file.")
+        for row in document["rows"]:
+            ratio = row["to_best"] and Interval(**row["to_best"])
+            self.rows[row["model"]] = Row(**row | {"to_best": ratio})
+
+    def add(self, row: Row) -> None:
+        """Keep ``row``, and write the file anew."""
+        self.rows[row.model] = row
+        if self._path is None:
+            return
+        rows = list(self.rows.values())
+        flagged = [one.model for one in rows if one.flagged]
+        document = {"benchmark": "latency", "setting": self._setting, "environment": environment()}
+        document |= {"geometric_mean": geometric_mean(rows), "flagged": flagged, "rows": [asdict(one) for one in rows]}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        part = self._path.with_suffix(".part")
+        part.write_text(json.dumps(document, indent=1) + "\n")
+        part.replace(self._path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -202,28 +215,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Time the results of normfold and its peers.")
     parser.add_argument("--folder", type=Path, default=zoo.FOLDER, help="where the zoo lies (default: %(default)s)")
     parser.add_argument("--models", default="", help="names, separated by commas (default: all of the zoo)")
-    parser.add_argument("--blocks", type=int, default=30, help="turns in each of the two runs (default: %(default)s)")
+    results = Path("out/latency")
+    parser.add_argument("--results", type=Path, default=results, help="results of the tools (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=4, help="of the second measurement (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of runs in a process (default: %(default)s)")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds for one tool (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--json", type=Path, help="write the figures here, and go on from those that are there")
     options = parser.parse_args(arguments)
     wanted = [name for name in options.models.split(",") if name]
     found = {path.stem: path for path in sorted(options.folder.glob("*.onnx"))}
     if missing := [name for name in wanted if name not in found]:
         parser.error(f"not in {options.folder}: {', '.join(missing)}")
+    threads = processors.cores(processors.usable())
+    watch = Stopwatch(Conditions(batch=None, threads=threads), options.processes, options.seconds)
+    figures = Figures(options.json, {"versions": peers.versions(), "threads": threads, **asdict(watch)})
     names = " ".join(f"{name[:9]:>9}" for name in (SOURCE, *peers.TOOLS))
     print(f"{'ms':24} {names}  normfold / best peer")
-    rows = []
     for name in wanted or found:
-        rows.append(measure(found[name], options.blocks, options.limit))
-        show(rows[-1])
-    mean = geometric_mean(rows)
-    flagged = [row.model for row in rows if row.flagged]
+        if name not in figures.rows:
+            figures.add(row_of(found[name], options.results / name, options.limit, watch))
+        show(figures.rows[name])
+    rows = [figures.rows[name] for name in wanted or found]
+    mean, flagged = geometric_mean(rows), [row.model for row in rows if row.flagged]
     print(f"geometric mean {'-' if mean is None else f'{mean:.3f}'} over {len(rows)} models, {len(flagged)} slower")
-    if options.json:
-        document = {"versions": peers.versions(), "threads": THREADS, "blocks": options.blocks}
-        document |= {"load": os.getloadavg(), "geometric_mean": mean, "rows": [asdict(row) for row in rows]}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
     return 1 if flagged else 0
 
 
