@@ -46,6 +46,15 @@ def test_a_folded_module_compiles_and_exports(timm, name: str) -> None:
 
 
 @pytest.mark.slow
+def test_branches_merge_in_a_graph(timm) -> None:
+    net, x = network(timm, "repvgg_a0"), torch.randn(1, 3, 64, 64)
+    result = normfold.fold_program(net, (x,), dynamic={"x": {0: "batch"}})
+    assert list(outcomes(result).values()) == ["folded"] * 61
+    assert sum("conv2d" in str(node.target) for node in result.model.graph.nodes) == 22
+    assert result.verification.status == "equivalent"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_export_folds(timm, name: str) -> None:
     result = normfold.export(network(timm, name), (torch.randn(1, 3, 64, 64),), dynamic={"x": {0: "batch"}})

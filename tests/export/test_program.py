@@ -74,6 +74,29 @@ def test_a_norm_in_a_function_goes_too() -> None:
     parts = {"conv": nn.Conv2d(4, 6, 1), "norm": nn.BatchNorm2d(6)}
     result = normfold.fold_program(live(Forward(forward, **parts)), (picture(),))
     assert operations(result.model) == ["conv2d"]
+    assert outcomes(result) == {"batch_norm": "folded"}
+    assert result.verification.status == "equivalent"
+
+
+def test_a_norm_called_twice_goes_twice() -> None:
+    parts = {"one": nn.Conv2d(4, 4, 1), "two": nn.Conv2d(4, 4, 1), "norm": nn.BatchNorm2d(4)}
+    net = live(Forward(lambda self, x: self.norm(self.two(self.norm(self.one(x)).relu())), **parts))
+    result = normfold.fold_program(net, (picture(),))
+    assert operations(result.model) == ["conv2d", "relu", "conv2d"]
+    assert outcomes(result) == {"norm": "folded", "norm@2": "folded"}
+    assert outcomes(normfold.fold(net, (picture(),))) == {"norm": "kept", "norm@2": "kept"}
+
+
+@pytest.mark.parametrize("tied", ["module", "tensor"])
+def test_tied_weights_stay(tied: str) -> None:
+    one, two = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+    if tied == "module":
+        two = one
+    elif tied == "tensor":
+        two.weight = one.weight
+    net = live(nn.Sequential(one, nn.BatchNorm2d(4), nn.ReLU(), two, nn.BatchNorm2d(4)))
+    result = normfold.fold_program(net, (picture(),))
+    assert set(outcomes(result).values()) == {"kept"}
     assert result.verification.status == "equivalent"
 
 

@@ -81,8 +81,8 @@ def fold_program(  # noqa: PLR0913 - each keyword is an option of `fold`
 
 def _later(first: Iterable[Decision], second: Iterable[Decision]) -> Iterable[Decision]:
     """The decisions in the tree, with those in the graph where they went further."""
-    further = {decision.site: decision for decision in second if decision.outcome != "kept"}
-    return (further.get(decision.site, decision) for decision in first)
+    listed = {decision.site: decision for decision in first}
+    return {**listed, **{one.site: one for one in second if one.outcome != "kept" or one.site not in listed}}.values()
 
 
 def save_program(module: nn.Module, example: Any, dynamic: Dynamic, target: Path) -> None:

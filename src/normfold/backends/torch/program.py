@@ -124,9 +124,12 @@ def _place(nodes_of: dict[Op, Node], tree: nn.Module) -> None:
     known = dict(tree.named_modules())
     calls: dict[str, Call] = {}
     for op, node in nodes_of.items():
-        stack = node.meta.get("nn_module_stack") or {}
-        path = next((path for path, _ in reversed(stack.values()) if path in known), "")
-        call = calls.setdefault(path, Call(known[path], path, op.call))
+        stack = node.meta.get("nn_module_stack") or {"": ("", None)}
+        key, own = next((key, path) for key, (path, _) in reversed(stack.items()) if path in known)
+        # Of a module's second call, the key ends in @1.
+        again = key.rpartition("@")[2] if "@" in key else ""
+        path = f"{own}@{int(again) + 1}" if own and again.isdigit() else own
+        call = calls.setdefault(path, Call(known[own], path, op.call))
         call.items.append(op)
         op.call = call
         name = f"{path}:{op.kind}" if path else op.kind
