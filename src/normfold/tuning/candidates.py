@@ -64,7 +64,7 @@ def candidates(
         provider: the execution provider, by its short name.
         use: "edge" sessions never spin.
         threads: threads of the default settings.
-        counts: other numbers of threads that may be tried.
+        counts: numbers of threads that may be tried; none where the number is fixed.
         processors: those that the session may use.
         optimizers: names of the optimisers that change the model and can be switched off.
     """
@@ -96,7 +96,7 @@ def _threads(use: Use, threads: int, counts: Sequence[int], processors: int) -> 
             yield Change(
                 f"{count} threads" if count > 1 else "1 thread", "threads", {"intra_threads": count}, threads=True
             )
-    if processors > 1:
+    if counts and processors > 1:
         both = {"options": {"execution_mode": "ORT_PARALLEL"}, "inter_threads": 2}
         yield Change("branches in parallel", "mode", both, threads=True)
     if threads > 1:

@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from normfold.benchmark import Cell, Comparison, Contender, Effort, Interval, SessionProfile, Task, measure
 from normfold.benchmark.client import Client
+from normfold.benchmark.schedule import LEAST_ROUNDS, block_runs
 from normfold.errors import NormfoldError
 from normfold.tuning.candidates import DEFAULT, LEVEL, Change, Changes, applied, name_of
 
@@ -24,12 +25,12 @@ HELD_BYTES: Final = 4 << 30
 """What the models of one process may add up to, as files."""
 PROMISING: Final = 0.005
 """Relative gain from which a change goes on to the second round."""
-MOST_TOGETHER: Final = 4
+MOST_TOGETHER: Final = 3
 """Changes that go on."""
 SHARES: Final = {"each": 0.5, "together": 0.2, "confirmed": 0.3}
 """Of the time, by stage."""
-SHORT: Final = 3
-"""Processes of a stage that only chooses."""
+SHORT: Final = (2, 3)
+"""Least and most processes of a stage that only chooses; the least where a run takes long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,8 @@ class Search:
         self._seconds = seconds
         self._tell = tell
         self._measured = 0
+        self._run = 0.0
+        """Seconds that a run takes with the default settings."""
         self.warnings: tuple[str, ...] = ()
 
     @property
@@ -98,7 +101,7 @@ class Search:
         """Raise the `NormfoldError` that says why the model cannot be timed with the default settings, if so."""
         self._tell("trying the default settings")
         brief = replace(self._task.effort, first=1, most=1, per_process=0.01, copies=1, control=False)
-        self._measure((), brief)
+        self._run = self._measure((), brief).figure(DEFAULT).latency.value / 1e9
 
     def each(self, changes: Changes) -> list[Trial]:
         """Every change by itself."""
@@ -106,7 +109,7 @@ class Search:
         own = [change for change in changes if change.threads]
         at_once = self._at_once()
         groups = [part[at : at + at_once] for part in (shared, own) for at in range(0, len(part), at_once)]
-        effort = self._short("each", len(groups))
+        effort = self._short("each", [len(group) for group in groups])
         trials: list[Trial] = []
         for number, group in enumerate(groups, 1):
             alone = [(change,) for change in group]
@@ -121,7 +124,7 @@ class Search:
         single = [change for change in promising if change.knob != LEVEL]
         sets = [tuple(single[: count + 1]) for count in range(len(single))]
         sets += [alone for change in promising if (alone := (change,)) not in sets]
-        return self._compared("together", sets, self._short("together", 1), "putting together")
+        return self._compared("together", sets, self._short("together", [len(sets)]), "putting together")
 
     def confirm(self, changes: Changes) -> Trial:
         """The chosen settings once more, in new processes, until the interval is narrow."""
@@ -140,10 +143,14 @@ class Search:
         held = HELD_BYTES // max(self.default.nbytes or 0, 1)
         return max(1, min(MOST_AT_ONCE, held - 1))
 
-    def _short(self, stage: Stage, groups: int) -> Effort:
-        """One that is good enough to choose by: no interval is asked for."""
-        seconds = self._seconds * SHARES[stage] / (SHORT * max(groups, 1))
-        return replace(self._task.effort, first=SHORT, most=SHORT, per_process=seconds, copies=1, control=False)
+    def _short(self, stage: Stage, groups: Sequence[int]) -> Effort:
+        """Good enough to choose by, for groups of so many settings beside the default: no interval is asked for."""
+        seconds = self._seconds * SHARES[stage]
+        runs = sum(1 + group for group in groups) * LEAST_ROUNDS * block_runs(max(self._run, 1e-7))
+        fewest, most = SHORT
+        processes = min(most, max(fewest, int(seconds / max(runs * self._run, 1e-9))))
+        each = seconds / (processes * max(len(groups), 1))
+        return replace(self._task.effort, first=processes, most=processes, per_process=each, copies=1, control=False)
 
     def _compared(self, stage: Stage, sets: Sequence[Changes], effort: Effort, where: str) -> list[Trial]:
         """A trial each; a set with which the model does not run or computes something else is found by halving."""
