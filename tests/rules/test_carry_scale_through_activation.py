@@ -84,3 +84,11 @@ def test_what_is_not_homogeneous(act: str) -> None:
     body = ["h0 = Sinh(x)", "[scale] h = Mul(h0, k)", f"t = {act}", "z = Conv(h, w)", "y = Conv(t, w)"]
     folded = proven_fold(model(IMAGE, body, held("relu"), outputs="float[] y, float[] z"))
     assert folded.refused == {"linear-consumer", "linear-producer"}
+
+
+@pytest.mark.parametrize("other", ["one", "zeros", "x"])
+def test_refused_because_the_bound_is_not_a_zero(other: str) -> None:
+    body = ["[linear] h = Conv(x, w)", f"t = Max(h, {other})", norm("t", "y")]
+    extra = {"one": np.float32(1), "zeros": np.array([[[0.0]], [[0.0]], [[0.0]], [[1.0]]], np.float32)}
+    constants = {"w": array(4, 4, 1, 1), **statistics(4), **{n: v for n, v in extra.items() if n == other}}
+    assert "constant" in proven_fold(model(IMAGE, body, constants)).refused

@@ -56,3 +56,11 @@ def test_refused_because_not_representable() -> None:
     folded = only_fold(model("float16[1, 4, 5, 5] x", body, held, outputs="float16[] y"))
     assert folded.operators == ["Sigmoid", "Mul", "BatchNormalization", "Relu"]
     assert "representable" in {r.premise for d in folded.decisions.values() for r in d.refused_by}
+
+
+def test_two_that_cancel_go() -> None:
+    body = ["h = Sigmoid(x)", "[one] a = Neg(h)", "b = Neg(a)", "c = Mul(b, k)", "y = Conv(c, w)"]
+    source = model("float[1, 3, 4, 4] x", body, {"k": array(1, 4, 1), "w": array(2, 3, 1, 1)})
+    folded = proven_fold(source)
+    assert folded.operators == ["Sigmoid", "Mul", "Conv"]
+    assert folded.decision.into

@@ -124,3 +124,9 @@ def test_stays_where_it_is_an_output() -> None:
 def test_what_only_the_shape_is_read_of_stays() -> None:
     """Nothing reads the elements, so there is nothing to fold them into."""
     assert folded([SWAP, "y = Shape (g)"], {}, outputs="int64[4] y").operators == ["Gather", "Shape"]
+
+
+def test_refused_because_one_matrix_serves_the_whole_batch() -> None:
+    body = ["[swap] g = Gather <axis = 0> (x, p)", "y = MatMul (g, w)"]
+    source = model("float[2, 4, 1, 3] x", body, {"p": np.array([1, 0]), "w": array(1, 4, 3, 5)})
+    assert proven_fold(source).operators == ["Gather", "MatMul"]

@@ -97,7 +97,9 @@ def fold(
             for node in record.open:
                 progress |= _try(graph, node, owner, table)
         progress |= _rewrite(graph, owner, REWRITES)
+        known = len(owner)
         records += enlist()
+        progress |= len(owner) > known
         if not progress and table.moves_past_pools:
             progress = _relocate(graph, owner)
         if not progress and table.relieves:

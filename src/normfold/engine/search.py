@@ -48,7 +48,7 @@ class Search:
         self.refuse(*view.refusals)
         if view.refusals:
             return
-        if isinstance(view, AffineOp):
+        if isinstance(view, AffineOp) and (view.affine.scales or view.affine.shifts):
             self.cancellation = _cancellation(view)
             start = Plan(bypassed={node: view.inputs[0]})
             before = Target(BACKWARD, view.inputs[0], view.affine)
@@ -204,6 +204,10 @@ class Search:
             replaced = {node} if carry.direction == BACKWARD else set()
             bypassed = {**plan.bypassed, node: carry.view.inputs[0]}
             plan = replace(plan, bypassed=bypassed, replaced=plan.replaced | replaced)
+        if step.remove and not step.onward:
+            # The two cancel: what stands before them is as it has to be.
+            before = self.graph.producer(carry.view.inputs[0])
+            plan = plan if before is None else replace(plan, into=(*plan.into, before))
         yield from self._follow_each(plan, list(step.onward), node, depth)
 
     def _follow_each(self, plan: Plan, targets: list[Target], origin: Node, depth: int) -> Iterator[Plan]:

@@ -38,6 +38,9 @@ def _representable(carry: Carry[AffineOp]) -> str | None:
 def _steps(carry: Carry[AffineOp]) -> Iterable[Step]:
     view, whole = carry.view, carry.affine.after(carry.view.affine)
     source = view.inputs[0]
+    if not (whole.scales or whole.shifts):
+        yield Step(remove=True)
+        return
     yield Step(remove=True, onward=(Target(BACKWARD, source, whole),))
     if view.holds_shift and not view.affine.scales:
         shift = Affine.of(shift=whole.shift)

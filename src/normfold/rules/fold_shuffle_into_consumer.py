@@ -65,9 +65,11 @@ def _into_readers(graph: Graph, plan: Plan, value: Value, shuffle: Shuffle) -> P
 
 def _absorbed(graph: Graph, plan: Plan, view: Linear, shuffle: Shuffle) -> Plan | Refusal:
     label = graph.label(view.node)
-    if shuffle.axis not in view.in_axes:
+    place = view.in_axes.index(shuffle.axis) if shuffle.axis in view.in_axes else None
+    # One matrix for a whole batch has size 1 along it.
+    if place is None or view.in_sizes[place] != len(shuffle.order):
         return Refusal("per-input-channel", f"{label} does not sum over the channels that change places")
-    weight = permute_columns(view.weight, view.in_axes.index(shuffle.axis), view.in_sizes, shuffle.order)
+    weight = permute_columns(view.weight, place, view.in_sizes, shuffle.order)
     if weight is None:
         return Refusal("same-group", f"{label} has {view.weight.groups} groups, and a channel would leave its own")
     return replace(plan.with_view(replace(view, weight=weight)), into=(*plan.into, view.node))

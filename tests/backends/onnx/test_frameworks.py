@@ -247,6 +247,14 @@ def test_a_scaler_that_is_not_well_formed_stays(numbers: str, premise: str) -> N
     assert only_fold(learned(body, **LINEAR)).refused == {premise}
 
 
+@pytest.mark.parametrize("attribute", ["offset", "scale"])
+def test_a_scaler_by_a_number_that_is_none_stays(attribute: str) -> None:
+    source = learned([f"{SCALER} (x)", "y = Gemm(s, w, c)"], **LINEAR)
+    changed = next(one for one in source.graph.node[0].attribute if one.name == attribute)
+    changed.floats[1] = np.inf
+    assert only_fold(source).refused == {"finite"}
+
+
 def test_standardisation_in_double_goes_into_the_product() -> None:
     """What skl2onnx writes for a StandardScaler in float64, then a layer of an MLPClassifier."""
     body = ["e = Sub(x, m)", "[scale] s = Div(e, k)", "h = MatMul(s, w)", "p = Add(h, c)", "y = Relu(p)"]
