@@ -24,7 +24,7 @@ from normfold.cli.frame import run
 from normfold.errors import FindingError, NormfoldError
 from normfold.report import schema
 from normfold.tuning import loading_lines, plain_lines, search
-from normfold.tuning.candidates import Change, applied, candidates
+from normfold.tuning.candidates import LEVEL, Change, applied, candidates
 from normfold.tuning.search import Trial, promising, winner
 
 BRIEF = Effort(first=2, most=2, per_process=0.02, warm_up=0.005, time_limit=60.0, details=False)
@@ -146,6 +146,7 @@ def test_of_one_knob_the_better_change_goes_on() -> None:
 
 def test_the_fewest_changes_near_the_best_win() -> None:
     assert winner([_trial(0.10, A), _trial(0.104, A, B), _trial(0.06, B)]) == (A,)
+    assert winner([_trial(0.10, Change("BASIC", LEVEL, {})), _trial(0.095, A)]) == (A,)
     assert winner([_trial(0.08, A), _trial(0.104, A, B), _trial(0.06, B)]) == (A, B)
     assert winner([_trial(0.10, A), _trial(0.102, B)]) == (B,)
     assert winner([_trial(0.004, A)]) == ()

@@ -25,6 +25,8 @@ HELD_BYTES: Final = 4 << 30
 """What the models of one process may add up to, as files."""
 PROMISING: Final = 0.005
 """Relative gain from which a change goes on to the second round."""
+NEAR: Final = 0.01
+"""Relative difference below which two sets of changes are taken for equally good."""
 MOST_TOGETHER: Final = 3
 """Changes that go on."""
 SHARES: Final = {"each": 0.5, "together": 0.2, "confirmed": 0.3}
@@ -192,9 +194,13 @@ def promising(trials: Sequence[Trial]) -> Changes:
 
 
 def winner(trials: Sequence[Trial]) -> Changes:
-    """The fewest changes that come within `PROMISING` of the best."""
+    """The fewest changes that come within `NEAR` of the best, and of equally few, one setting rather than a level."""
     best = max((trial.gain for trial in trials), default=0.0)
     if best <= PROMISING:
         return ()
-    good = [trial for trial in trials if trial.gain >= best - PROMISING]
-    return min(good, key=lambda trial: (len(trial.changes), -trial.gain)).changes
+    good = [trial for trial in trials if trial.gain >= max(best - NEAR, PROMISING)]
+    return min(good, key=lambda trial: (len(trial.changes), _is_level(trial.changes), -trial.gain)).changes
+
+
+def _is_level(changes: Changes) -> bool:
+    return any(change.knob == LEVEL for change in changes)
