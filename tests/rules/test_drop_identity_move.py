@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from folding import model, proven_fold
+from folding import model, only_fold, proven_fold, tensor
 
 IMAGE = "float[2, 4, 6, 6] x"
 STEPS = {
@@ -98,3 +98,9 @@ def test_a_pad_whose_amounts_are_computed_from_the_shape() -> None:
     held |= {"back": [-1], "all": [-1], "row_end": [6], "three_list": [3]}
     source = model(IMAGE, body, {name: np.asarray(values) for name, values in held.items()})
     assert proven_fold(source).operators == ["Sigmoid", "Tanh"]
+
+
+def test_an_input_that_a_caller_may_set_stays() -> None:
+    source = model(f"{IMAGE}, float ratio", ["r = Sigmoid(x)", "m = Dropout(r, ratio)", "y = Tanh(m)"])
+    source.graph.initializer.append(tensor("ratio", np.asarray(0.5, np.float32)))
+    assert only_fold(source).operators == ["Sigmoid", "Dropout", "Tanh"]

@@ -141,11 +141,14 @@ class OnnxGraph:
         return frozenset(output.name for node in own for output in node.outputs if output.name)
 
     def unable(self, plan: Plan) -> Refusal | None:
-        """A node that would go, but makes something else that is read, such as the mask of a Dropout."""
+        """A node that would go with more than its data: a Dropout has a mask, and a ratio that callers may set."""
         for node in map(_node, plan.bypassed):
             seen = self.view(node).outputs
             if any(output not in seen and (output.uses() or output.is_graph_output()) for output in node.outputs):
                 return Refusal("single-use", f"{self.label(node)} makes other values that are read")
+            settable = (value for value in node.inputs if value is not None and value.is_initializer())
+            if any(self._overridable(value) for value in settable):
+                return Refusal("not-overridable", f"{self.label(node)} reads an input that a caller may set")
         return None
 
     def commit(self, plan: Plan) -> None:
@@ -176,10 +179,15 @@ class OnnxGraph:
             self._views.pop(node, None)
 
     def _bypass(self, node: ir.Node, slot: int, *, replaced: bool) -> None:
-        source = node.inputs[slot]
+        source, output = node.inputs[slot], node.outputs[0]
         if replaced and source is not None:
-            self._shapes.tell(source, self._shapes.of(node.outputs[0]))
+            self._shapes.tell(source, self._shapes.of(output))
+        # An output states its shape, and so does what becomes one, which tells of everything behind it.
+        learnt = source is not None and source.shape is None and output.is_graph_output()
         bypass(node, slot, replaced=replaced)
+        if learnt:
+            self._shapes.forget()
+            self._views.clear()
 
     def _around(self, plan: Plan) -> set[ir.Node]:
         """The nodes whose views may change with ``plan``: those it names, and whatever stands next to them."""

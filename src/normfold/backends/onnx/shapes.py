@@ -49,6 +49,10 @@ class Shapes:
         """``value`` has ``dims`` from now on: it is new, or has taken the place of another one."""
         self._told[value] = dims
 
+    def forget(self) -> None:
+        """Infer anew when asked next: the model states more than it did."""
+        self._inferred = None
+
     def _find(self, value: ir.Value) -> ir.Value | None:
         if self._inferred is None:
             self._inferred, known = _infer(self._model, {}), 0
