@@ -146,11 +146,17 @@ def test_of_one_knob_the_better_change_goes_on() -> None:
 
 def test_the_fewest_changes_near_the_best_win() -> None:
     assert winner([_trial(0.10, A), _trial(0.104, A, B), _trial(0.06, B)]) == (A,)
-    assert winner([_trial(0.10, Change("BASIC", LEVEL, {})), _trial(0.095, A)]) == (A,)
     assert winner([_trial(0.08, A), _trial(0.104, A, B), _trial(0.06, B)]) == (A, B)
     assert winner([_trial(0.10, A), _trial(0.102, B)]) == (B,)
     assert winner([_trial(0.004, A)]) == ()
     assert winner([]) == ()
+
+
+def test_a_level_wins_only_where_nothing_more_precise_comes_near() -> None:
+    level = Change("BASIC", LEVEL, {})
+    assert winner([_trial(0.10, level), _trial(0.085, A)]) == (A,)
+    assert winner([_trial(0.10, level), _trial(0.07, A)]) == (level,)
+    assert winner([_trial(0.015, level), _trial(0.001, A)]) == (level,)
 
 
 def test_changes_add_up() -> None:

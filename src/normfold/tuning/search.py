@@ -13,6 +13,7 @@ from typing import Final, Literal
 from normfold.benchmark import Cell, Comparison, Contender, Effort, Interval, SessionProfile, Task, measure
 from normfold.benchmark.client import Client
 from normfold.benchmark.schedule import LEAST_ROUNDS, block_runs
+from normfold.benchmark.statistics import THRESHOLD
 from normfold.errors import NormfoldError
 from normfold.tuning.candidates import DEFAULT, LEVEL, Change, Changes, applied, name_of
 
@@ -194,13 +195,15 @@ def promising(trials: Sequence[Trial]) -> Changes:
 
 
 def winner(trials: Sequence[Trial]) -> Changes:
-    """The fewest changes that come within `NEAR` of the best, and of equally few, one setting rather than a level."""
-    best = max((trial.gain for trial in trials), default=0.0)
-    if best <= PROMISING:
-        return ()
-    good = [trial for trial in trials if trial.gain >= max(best - NEAR, PROMISING)]
-    return min(good, key=lambda trial: (len(trial.changes), _is_level(trial.changes), -trial.gain)).changes
+    """The fewest changes that come within `NEAR` of the best.
+
+    A level switches off more than is known to hurt: it wins where nothing else comes within `THRESHOLD` of it.
+    """
+    precise = [trial for trial in trials if all(change.knob != LEVEL for change in trial.changes)]
+    compete = precise if _best(precise) > max(PROMISING, _best(trials) - THRESHOLD) else trials
+    good = [trial for trial in compete if trial.gain >= max(_best(compete) - NEAR, PROMISING)]
+    return min(good, key=lambda trial: (len(trial.changes), -trial.gain)).changes if good else ()
 
 
-def _is_level(changes: Changes) -> bool:
-    return any(change.knob == LEVEL for change in changes)
+def _best(trials: Sequence[Trial]) -> float:
+    return max((trial.gain for trial in trials), default=0.0)
