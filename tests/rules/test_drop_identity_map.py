@@ -38,3 +38,14 @@ def test_nearly_one_is_not_one() -> None:
     near = np.nextafter(ONE, np.float32(2))
     folded = proven_fold(model("float[1, 4, 6, 6] x", ["r = Sigmoid(x)", "m = Mul(r, k)", "y = Tanh(m)"], {"k": near}))
     assert folded.operators == ["Sigmoid", "Mul", "Tanh"]
+
+
+def test_a_product_with_its_reciprocal_is_one() -> None:
+    """In float64, ``1/k * k`` need not be: the two become one map, which then goes."""
+    rng = np.random.default_rng(3)
+    held = {"k": rng.uniform(1, 3, (64, 1, 1)).astype(np.float32), "w": array(6, 5)}
+    reciprocals = 1 / held["k"].astype(np.float64)
+    assert (reciprocals * held["k"] != 1).any()
+    body = ["d = Div(x, k)", "m = Mul(d, k)", "z = Tanh(m)", "y = MatMul(m, w)"]
+    folded = proven_fold(model("float[1, 64, 6, 6] x", body, held, outputs="float[] y, float[] z"))
+    assert folded.operators == ["Tanh", "MatMul"]

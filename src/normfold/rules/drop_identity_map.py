@@ -4,7 +4,8 @@ What it does:
     A multiplication by one, an addition of zero, a norm whose scale and shift say nothing: the operation goes.
 
 When it holds:
-    Every scale is exactly one and every shift exactly zero, as in a LayerScale that was never trained.
+    Every scale is one, but for the rounding of a product, and every shift exactly zero, as in a LayerScale that was
+    never trained.
 
 Example:
     ``MatMul -> Mul(1) -> Add`` becomes ``MatMul -> Add``.
@@ -19,9 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from normfold.graph import Graph, Plan
 from normfold.ops import AffineOp, View
 from normfold.rules.rule import Rewrite
+
+ROUNDING = 4 * np.finfo(np.float64).eps
+"""How far from one a product of a number and its reciprocal may be."""
 
 
 def without(graph: Graph, view: View, rule: str) -> Iterable[Plan]:
@@ -36,7 +42,8 @@ def without(graph: Graph, view: View, rule: str) -> Iterable[Plan]:
 
 
 def _plans(graph: Graph, view: AffineOp) -> Iterable[Plan]:
-    if not (view.refusals or view.affine.scales or view.affine.shifts):
+    one = bool((np.abs(view.affine.scale - 1) <= ROUNDING).all())
+    if one and not (view.refusals or view.affine.shifts):
         yield from without(graph, view, RULE.name)
 
 
