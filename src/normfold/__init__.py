@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from normfold._version import __version__
 from normfold.errors import NormfoldError
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from normfold.modules.saving import restore
     from normfold.preprocess import Preprocess
     from normfold.tuning import Tuning, open_session, tune
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BenchResult",

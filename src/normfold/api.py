@@ -27,16 +27,17 @@ from normfold.deferred import deferring
 with deferring("sympy"):
     import onnx_ir
 
-from normfold import __version__, engine, modelfile
+from normfold import engine, modelfile
+from normfold._version import __version__
 from normfold.backends.onnx import OnnxGraph, bind
 from normfold.backends.onnx.smoothing import quantizes_activations, take_out_quantizers
-from normfold.decisions import Decision, Refusal, SiteReport, Verification
+from normfold.decisions import Decision, Pair, Refusal, SiteReport, Verification, decision_record
 from normfold.engine.costs import DEFAULT, CostTable, cost_table
 from normfold.engine.probes import Array, Given, input_specs
-from normfold.engine.verification import Comparison, Pair, Question
+from normfold.engine.verification import Comparison, Question
 from normfold.errors import ModelFileError, NormfoldError, UsageError
 from normfold.preprocess import Preprocess, Stage
-from normfold.report import document, html
+from normfold.report import html
 from normfold.runtime import Evaluator, Runnable
 
 if TYPE_CHECKING:
@@ -447,7 +448,7 @@ def _stamp(
         model.metadata_props["normfold.source.sha256"] = digest
     if preprocess is not None:
         model.metadata_props["normfold.preprocess"] = str(preprocess)
-    records = [document.decision_record(decision) for decision in decisions]
+    records = [decision_record(decision) for decision in decisions]
     for record in records:
         # Measured later, and not the same on every machine.
         del record["error"]

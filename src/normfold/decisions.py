@@ -5,9 +5,10 @@ These records are plain data. The engine fills them, the report prints them, the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 Outcome = Literal["folded", "part-folded", "lowered", "kept"]
 Status = Literal["equivalent", "different", "skipped", "unavailable"]
@@ -151,3 +152,35 @@ def counts(decisions: Iterable[Decision]) -> dict[str, int]:
         tally["norms"] += 1
         tally[decision.outcome.replace("-", "_")] += 1
     return tally
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A value of the source and the value of the result that must agree with it, and the norms they stand for."""
+
+    source: str
+    result: str
+    sites: tuple[str, ...]
+
+
+def decision_record(decision: Decision) -> dict[str, Any]:
+    """One norm's decision; ``error`` is the relative deviation seen at the norm itself."""
+    return {
+        "site": decision.site,
+        "norm": decision.norm,
+        "outcome": decision.outcome,
+        "into": list(decision.into),
+        "rules": list(decision.rules),
+        "refused_by": [refusal_record(refusal) for refusal in decision.refused_by],
+        "error": finite(decision.error),
+    }
+
+
+def refusal_record(refusal: Refusal) -> dict[str, Any]:
+    """A premise that does not hold, and why."""
+    return {"premise": refusal.premise, "because": refusal.because}
+
+
+def finite(value: float | None) -> float | None:
+    """``value``, or ``None`` where JSON could not hold it."""
+    return float(value) if value is not None and math.isfinite(value) else None

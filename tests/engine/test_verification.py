@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from normfold.decisions import Pair
 from normfold.engine.deviation import compare, tolerance
 from normfold.engine.probes import Given, InputSpec
-from normfold.engine.verification import Comparison, Pair, Question, verify
+from normfold.engine.verification import Comparison, Question, verify
 from normfold.errors import EnvironmentUnavailableError, UsageError
 from normfold.runtime import Evaluator, Runnable
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
-from normfold import __version__
+from normfold._version import __version__
 from normfold.cli.answer import Answer
 from normfold.errors import EnvironmentUnavailableError, NormfoldError, UsageError
 from normfold.report.words import printable

@@ -9,10 +9,9 @@ from itertools import islice
 from typing import Any
 
 from normfold.algebra import Shuffle
-from normfold.decisions import Decision, Outcome, Refusal, SiteReport
+from normfold.decisions import Decision, Outcome, Pair, Refusal, SiteReport
 from normfold.engine.costs import CostTable, cost_table
 from normfold.engine.search import Search
-from normfold.engine.verification import Pair
 from normfold.graph import Graph, Plan, Site
 from normfold.ops import AffineOp, Linear, Moving, Node, Norm, QuantizedLinear, View
 from normfold.rules import IDENTITIES, MOVES, REWRITES, Rewrite

@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from normfold.decisions import Status, Verification
+from normfold.decisions import Pair, Status, Verification
 from normfold.engine.deviation import Deviation, compare, tolerance
 from normfold.engine.probes import (
     KINDS,
@@ -51,15 +51,6 @@ PARTING: Final = 10.0
 """A site parts from its source where its deviation exceeds that of every earlier one by this factor."""
 ATTEMPT_SECONDS: Final = 60.0
 """Time after which no further sizes are guessed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A value of the source and the value of the result that must agree with it, and the norms they stand for."""
-
-    source: str
-    result: str
-    sites: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from normfold.errors import UsageError
-from normfold.modules.example import Example, named_tensors, tensors_in
-from normfold.modules.running import call
+from normfold.modules.example import Example, call, named_tensors, tensors_in
 from normfold.runtime import Failed
 
 Dynamic = Mapping[str, Mapping[int, str]]

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from torch import nn
 
-from normfold import __version__, api, modelfile
+from normfold import api, modelfile
+from normfold._version import __version__
 from normfold.decisions import Decision, Verification
 from normfold.engine.verification import Question
 from normfold.errors import UsageError

@@ -14,8 +14,8 @@ from normfold.engine.probes import Array, Given, InputSpec
 from normfold.engine.verification import Comparison, Question
 from normfold.errors import UsageError
 from normfold.exporting.interface import Interface
-from normfold.modules.example import Example, to_array
-from normfold.modules.running import InProcess, ModuleRunner, RunnableModule, call, precision
+from normfold.modules.example import Example, call, to_array
+from normfold.modules.running import InProcess, ModuleRunner, RunnableModule, precision
 from normfold.runtime import Evaluator, Failed, Loaded, Ran, Runnable, WorkerClient
 
 T = TypeVar("T")

@@ -9,10 +9,14 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from normfold.engine.probes import Array
 from normfold.errors import UsageError
+from normfold.runtime import Failed
+
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,3 +102,13 @@ def to_tensor(array: Array) -> torch.Tensor:
 def tensor_like(array: Array, like: torch.Tensor) -> torch.Tensor:
     """``array`` as a tensor of the type, in the layout and on the device of ``like``."""
     return torch.empty_like(like, requires_grad=False).copy_(to_tensor(array))
+
+
+def call(module: nn.Module, example: Example) -> Any | Failed:
+    """What ``module`` returns for ``example``, of which it gets copies; a `Failed` where it raises."""
+    own = example.filled([tensor.detach().clone() for tensor in example.tensors()])
+    try:
+        with torch.no_grad():
+            return module(*own.args, **own.kwargs)
+    except Exception as error:  # noqa: BLE001 - whatever a user's own code raises is an answer about these inputs
+        return Failed("run", " ".join(str(error).split()) or type(error).__name__)

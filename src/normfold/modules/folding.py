@@ -13,12 +13,12 @@ from torch.nn.parameter import is_lazy
 
 from normfold import engine
 from normfold.backends.torch import Change, TorchGraph, Trace, record, shared_memory, write
-from normfold.decisions import Decision, Refusal, SiteReport, Verification
+from normfold.decisions import Decision, Pair, Refusal, SiteReport, Verification
 from normfold.engine.probes import Given, InputSpec
-from normfold.engine.verification import Comparison, Pair, Question
+from normfold.engine.verification import Comparison, Question
 from normfold.errors import UsageError
-from normfold.modules.example import Example, to_array
-from normfold.modules.running import InProcess, ModuleRunner, RunnableModule, call, precision
+from normfold.modules.example import Example, call, to_array
+from normfold.modules.running import InProcess, ModuleRunner, RunnableModule, precision
 from normfold.runtime import Evaluator, Failed, Runnable
 
 Tell = Callable[[str], None]

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from normfold.engine.probes import Array
 from normfold.errors import UsageError
 from normfold.modules.packages import needs
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from normfold.modules.example import Example
 
+Array = NDArray[Any]
 REFERENCE: Final = re.compile(r"(?P<package>[^\W\d]\w*(?:\.[^\W\d]\w*)*):(?P<factory>[^\W\d]\w*(?:\.[^\W\d]\w*)*)")
 PICKLED: Final = frozenset({".pth", ".pt", ".bin", ".ckpt"})
 Wish = tuple[str, tuple[int, ...], str, int]

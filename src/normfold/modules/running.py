@@ -14,7 +14,7 @@ from torch import nn
 
 from normfold.backends.torch import record
 from normfold.engine.probes import Array
-from normfold.modules.example import Example, tensor_like, tensors_in, to_array
+from normfold.modules.example import Example, call, tensor_like, tensors_in, to_array
 from normfold.runtime import Failed, Loaded, Ran
 
 T = TypeVar("T")
@@ -109,16 +109,6 @@ class ModuleRunner:
 def _doubled(example: Example) -> Example:
     """The same in float64."""
     return example.filled([one.double() if one.is_floating_point() else one for one in example.tensors()])
-
-
-def call(module: nn.Module, example: Example) -> Any | Failed:
-    """What ``module`` returns for ``example``, of which it gets copies; a `Failed` where it raises."""
-    own = example.filled([tensor.detach().clone() for tensor in example.tensors()])
-    try:
-        with torch.no_grad():
-            return module(*own.args, **own.kwargs)
-    except Exception as error:  # noqa: BLE001 - whatever a user's own code raises is an answer about these inputs
-        return Failed("run", " ".join(str(error).split()) or type(error).__name__)
 
 
 def precision(module: nn.Module) -> str | None:

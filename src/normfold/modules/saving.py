@@ -13,12 +13,11 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from normfold import __version__
+from normfold._version import __version__
 from normfold.backends.torch import take_out
-from normfold.decisions import Decision
+from normfold.decisions import Decision, decision_record
 from normfold.errors import OutputError, UsageError
 from normfold.modules.packages import needs
-from normfold.report import document
 
 TAKEN_OUT: Final = "normfold.taken_out"
 
@@ -61,7 +60,7 @@ def save_state(folded: nn.Module, source: nn.Module, decisions: Sequence[Decisio
     from safetensors.torch import save_file
 
     state, before = _plain(folded.state_dict()), source.state_dict()
-    records = [document.decision_record(decision) for decision in decisions]
+    records = [decision_record(decision) for decision in decisions]
     metadata = {
         "format": "pt",
         "normfold.version": __version__,

@@ -10,8 +10,9 @@ from normfold.benchmark.contender import Contender, Effort
 from normfold.benchmark.figures import Cell, Details, Figure, GpuState, Sample
 from normfold.benchmark.statistics import Comparison, Interval
 from normfold.benchmark.stored import SCHEMA, StoredComparison
+from normfold.decisions import finite
 from normfold.errors import NormfoldError
-from normfold.report.document import error_record, finite, probe_record
+from normfold.report.document import error_record, probe_record
 
 Json = dict[str, Any]
 

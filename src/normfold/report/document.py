@@ -6,11 +6,10 @@ not finite becomes ``null``, since JSON has no word for it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from normfold.decisions import Decision, Probe, Refusal, SiteReport, Verification, counts
+from normfold.decisions import Decision, Probe, SiteReport, Verification, counts, decision_record, finite
 from normfold.errors import NormfoldError
 
 SCHEMA: Final = "normfold/1"
@@ -58,24 +57,6 @@ def inspect_record(norms: Iterable[SiteReport], *, source: str | None) -> Json:
     }
 
 
-def decision_record(decision: Decision) -> Json:
-    """One norm's decision; ``error`` is the relative deviation seen at the norm itself."""
-    return {
-        "site": decision.site,
-        "norm": decision.norm,
-        "outcome": decision.outcome,
-        "into": list(decision.into),
-        "rules": list(decision.rules),
-        "refused_by": [refusal_record(refusal) for refusal in decision.refused_by],
-        "error": finite(decision.error),
-    }
-
-
-def refusal_record(refusal: Refusal) -> Json:
-    """A premise that does not hold, and why."""
-    return {"premise": refusal.premise, "because": refusal.because}
-
-
 def site_record(norm: SiteReport) -> Json:
     """One norm as `inspect` lists it."""
     return {
@@ -103,8 +84,3 @@ def verification_record(proof: Verification) -> Json:
 def probe_record(probe: Probe) -> Json:
     """One input of one run."""
     return {"name": probe.name, "shape": list(probe.shape), "dtype": probe.dtype, "made": probe.made}
-
-
-def finite(value: float | None) -> float | None:
-    """``value``, or ``None`` where JSON could not hold it."""
-    return float(value) if value is not None and math.isfinite(value) else None

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-from normfold import __version__
+from normfold._version import __version__
 from normfold.runtime import energy, gpu
 
 PACKAGES: Final = ("onnx", "onnx-ir", "onnxruntime", "numpy", "ml-dtypes", "protobuf")

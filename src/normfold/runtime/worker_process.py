@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
-import normfold
-
 Kind = Literal["unsupported", "invalid", "run", "custom-ops", "provider", "memory", "time", "crash"]
 
 FAILURES: Final[dict[Kind, str]] = {
@@ -30,7 +28,7 @@ FAILURES: Final[dict[Kind, str]] = {
 }
 """Every way in which a request can fail, and what it says about it."""
 
-PACKAGE_ROOT: Final = str(Path(normfold.__file__).parent.parent)
+PACKAGE_ROOT: Final = str(Path(__file__).resolve().parents[2])
 
 
 @dataclass(frozen=True, slots=True)
