@@ -31,12 +31,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from normfold.benchmark import CONTROL, Conditions, Contender, Effort, Task, contender, measure, statistics
-from normfold.benchmark.client import Client
-from normfold.benchmark.feeds import Scratch, feed_for
-from normfold.benchmark.processes import PLAIN
-from normfold.benchmark.session_profile import SessionProfile
-from normfold.engine.probes import Given
+from normfold.measure import CONTROL, Conditions, Contender, Effort, Task, contender, measure, statistics
+from normfold.measure.client import Client
+from normfold.measure.feeds import Scratch, feed_for
+from normfold.measure.processes import PLAIN
+from normfold.measure.session_profile import SessionProfile
+from normfold.proof.probes import Given
 from normfold.report.environment import environment
 
 LAYERS: Final = 100

@@ -4,7 +4,7 @@
     python benchmarks/gpu.py --json out/gpu.json
     python benchmarks/gpu.py --models resnet50 --batches 1
 
-ONNX Runtime's columns are those of `normfold.benchmark`: IO binding, fresh processes, blocks in random order, every
+ONNX Runtime's columns are those of `normfold.measure`: IO binding, fresh processes, blocks in random order, every
 configuration beside the model as exported. The gate holds: all nodes are placed on the CUDA provider but for those
 that are counted in the JSON, and outputs agree with the exported model's on the CPU within ``--rtol`` of their range.
 fp16 models are made by ONNX Runtime's own converter; inputs and outputs stay float32. Weights are random, norms of
@@ -36,8 +36,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import normfold
-from normfold.benchmark import Conditions, Contender, Effort, Interval, SessionProfile, Task, contender, measure
 from normfold.errors import NormfoldError
+from normfold.measure import Conditions, Contender, Effort, Interval, SessionProfile, Task, contender, measure
 from normfold.report.environment import environment
 from normfold.runtime import gpu
 

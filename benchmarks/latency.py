@@ -7,7 +7,7 @@
 Every tool folds the same file, into RESULTS/MODEL/TOOL.onnx; what lies there already is not made again. Only results
 that compute what the source computes compete. A first measurement times all of them and chooses the fastest peer; a
 second one, in new processes, times normfold's result against that one, so that the choice does not favour either.
-Both are those of `normfold.benchmark`: fresh processes, blocks in random order, paired ratios (docs/benchmarking.md).
+Both are those of `normfold.measure`: fresh processes, blocks in random order, paired ratios (docs/benchmarking.md).
 
 *Default session*: all optimisations, and one thread for each core, which spins while it waits. The sessions of one
 process share these threads. With threads of its own, each session would slow the others down, as idle threads spin
@@ -35,8 +35,8 @@ from typing import Any, Final
 import peers
 import zoo
 
-from normfold.benchmark import Cell, Conditions, Contender, Effort, Interval, Task, contender, measure
 from normfold.errors import NormfoldError
+from normfold.measure import Cell, Conditions, Contender, Effort, Interval, Task, contender, measure
 from normfold.report.environment import environment
 from normfold.runtime import processors
 

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from torch import nn
 
-    from normfold.api import FoldResult
-    from normfold.decisions import Decision
+    from normfold.records import Decision
+    from normfold.verbs.fold import FoldResult
 
 RECORD: Final = Path(__file__).resolve().parents[1] / "docs" / "data" / "square.json"
 EXACT: Final = 1e-9

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import normfold
-from normfold import demo
+from normfold.verbs import demo
 
 
 def audit(models: Iterable[Path]) -> Counter[str]:

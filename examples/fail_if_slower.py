@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import normfold
-from normfold import demo
+from normfold.verbs import demo
 
 
 def gate(old: Path, new: Path, effort: normfold.Effort) -> int:

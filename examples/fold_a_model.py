@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 
 import normfold
-from normfold import demo
+from normfold.verbs import demo
 
 
 def fold(source: Path, target: Path) -> None:

@@ -17,11 +17,11 @@ from inspect import cleandoc
 from pathlib import Path
 from typing import Any, Final
 
-from normfold.decisions import PREMISES
+from normfold.core.laws import LAWS
+from normfold.core.laws.law import Law
+from normfold.core.rules import RULES, Rewrite, Rule
 from normfold.errors import CODES
-from normfold.laws import LAWS
-from normfold.laws.law import Law
-from normfold.rules import RULES, Rewrite, Rule
+from normfold.records import PREMISES
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 REFERENCE, DATA = DOCS / "reference", DOCS / "data"
@@ -51,19 +51,21 @@ def premise_names(rule: Rule[Any] | Rewrite[Any]) -> list[str]:
     """The premises that a rule tests; those that a rewrite's docstring says it refuses by."""
     if isinstance(rule, Rule):
         return [name for name, _ in rule.premises]
-    _, _, refused = (importlib.import_module(f"normfold.rules.{rule.name}").__doc__ or "").partition("Refused when:")
+    _, _, refused = (importlib.import_module(f"normfold.core.rules.{rule.name}").__doc__ or "").partition(
+        "Refused when:"
+    )
     return re.findall(r"``([a-z-]+)``", refused)
 
 
 def rule_part(rule: Rule[Any] | Rewrite[Any]) -> str:
     """A rule's docstring, then its premises with what each states."""
     premises = "\n".join(f"- `{name}`: {PREMISES[name]}" for name in premise_names(rule)) or "None."
-    return titled(f"{module_text('normfold.rules', rule.name)}\n\n### Premises\n\n{premises}", 2, rule.name)
+    return titled(f"{module_text('normfold.core.rules', rule.name)}\n\n### Premises\n\n{premises}", 2, rule.name)
 
 
 def law_part(law: Law) -> str:
     """A law's docstring."""
-    return titled(module_text("normfold.laws", law.name), 2, law.name)
+    return titled(module_text("normfold.core.laws", law.name), 2, law.name)
 
 
 def table(head: tuple[str, str], rows: dict[str, str]) -> str:
@@ -104,7 +106,7 @@ def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def rule_row(rule: Rule[Any] | Rewrite[Any]) -> list[str]:
     """One line of the table of rules, from its docstring."""
-    doc = cleandoc(importlib.import_module(f"normfold.rules.{rule.name}").__doc__ or "")
+    doc = cleandoc(importlib.import_module(f"normfold.core.rules.{rule.name}").__doc__ or "")
     example = next((found["body"] for found in SECTION.finditer(doc + "\n") if found["title"] == "Example"), "")
     named = ", ".join(f"`{name}`" for name in dict.fromkeys(premise_names(rule)))
     does = re.sub(r"\s+", " ", doc.split("\n\n")[0])

@@ -24,7 +24,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
-ROOMS = ("rules", "engine", "backends/onnx")
+ROOMS = ("core/rules", "core", "backends/onnx")
 TESTS = ("tests/backends/onnx", "tests/engine/test_driver.py", "tests/rules")
 REFUSING = {"NotLifted", "Refusal"}
 """What a guard makes when it says no."""

@@ -1,6 +1,6 @@
 """Train the demo network on scikit-learn's digits and export it with every norm left in place.
 
-Writes ``digits.onnx`` and ``digits.npz`` into ``src/normfold/demo``. The same packages on the same kind of
+Writes ``digits.onnx`` and ``digits.npz`` into ``src/normfold/verbs/demo``. The same packages on the same kind of
 machine give the same bytes: one thread, fixed seeds, deterministic algorithms. Takes about a minute.
 """
 
@@ -20,7 +20,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional
 
-DEMO: Final = Path(__file__).resolve().parents[1] / "src" / "normfold" / "demo"
+DEMO: Final = Path(__file__).resolve().parents[1] / "src" / "normfold" / "verbs" / "demo"
 SEED: Final = 20
 HELD_OUT: Final = 450
 EPOCHS: Final = 60

@@ -13,9 +13,9 @@ from onnx import numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
 
 from normfold.backends.onnx import OnnxGraph
-from normfold.decisions import PREMISES, Decision, Refusal
-from normfold.engine import fold
-from normfold.engine.costs import CostTable
+from normfold.core.costs import CostTable
+from normfold.core.driver import fold
+from normfold.records import PREMISES, Decision, Refusal
 
 Arrays = Mapping[str, np.ndarray]
 FREE_SIZE = 2

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from hypothesis import strategies as st
 
-from normfold.algebra import Affine, Weight
+from normfold.core.algebra import Affine, Weight
 
 SCALES = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.25, 0.5, 1.0, 2.0, 8.0)
 

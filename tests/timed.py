@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from normfold.benchmark import Contender
-from normfold.engine.probes import InputSpec
+from normfold.measure import Contender
+from normfold.proof.probes import InputSpec
 from normfold.runtime import Runnable
 
 FLOAT = TensorProto.FLOAT

@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn import functional
 
 from normfold import fold
-from normfold.api import FoldResult
-from normfold.decisions import PREMISES, Decision
+from normfold.records import PREMISES, Decision
+from normfold.verbs.fold import FoldResult
 
 STUBS = (
     "nms(Tensor a, Tensor b, float c) -> Tensor",

@@ -9,14 +9,15 @@ from normfold._version import __version__
 from normfold.errors import NormfoldError
 
 if TYPE_CHECKING:
-    from normfold.api import DiffersError, FoldResult, InspectResult, UnprovenError, fold, inspect, verify
-    from normfold.benchmark.contender import Effort
-    from normfold.benchmark.session_profile import SessionProfile
-    from normfold.exporting import export, fold_program
-    from normfold.latency import BenchResult, bench, compare
-    from normfold.modules.saving import restore
-    from normfold.preprocess import Preprocess
-    from normfold.tuning import Tuning, open_session, tune
+    from normfold.core.preprocess import Preprocess
+    from normfold.measure.contender import Effort
+    from normfold.measure.session_profile import SessionProfile
+    from normfold.models.module.save import restore
+    from normfold.verbs.bench import BenchResult, bench, compare
+    from normfold.verbs.export import export
+    from normfold.verbs.fold import DiffersError, FoldResult, InspectResult, UnprovenError, fold, inspect, verify
+    from normfold.verbs.fold_program import fold_program
+    from normfold.verbs.tune import Tuning, open_session, tune
 
 __all__ = [
     "BenchResult",
@@ -43,26 +44,26 @@ __all__ = [
 ]
 
 _PLACES: Final = {
-    "BenchResult": "normfold.latency",
-    "Effort": "normfold.latency",
-    "SessionProfile": "normfold.latency",
-    "Tuning": "normfold.tuning",
-    "bench": "normfold.latency",
-    "compare": "normfold.latency",
-    "export": "normfold.exporting",
-    "fold_program": "normfold.exporting",
-    "open_session": "normfold.tuning",
-    "restore": "normfold.modules.saving",
-    "tune": "normfold.tuning",
+    "BenchResult": "normfold.verbs.bench",
+    "Effort": "normfold.verbs.bench",
+    "SessionProfile": "normfold.verbs.bench",
+    "Tuning": "normfold.verbs.tune",
+    "bench": "normfold.verbs.bench",
+    "compare": "normfold.verbs.bench",
+    "export": "normfold.verbs.export",
+    "fold_program": "normfold.verbs.fold_program",
+    "open_session": "normfold.verbs.tune",
+    "restore": "normfold.models.module.save",
+    "tune": "normfold.verbs.tune",
 }
-"""Where the names are that are not in `normfold.api`."""
+"""Where the names are that are not in `normfold.verbs.fold`."""
 
 
 def __getattr__(name: str) -> Any:
     """Load the verbs when one is first used: they bring NumPy and onnx_ir with them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_PLACES.get(name, "normfold.api")), name)
+    return getattr(import_module(_PLACES.get(name, "normfold.verbs.fold")), name)
 
 
 def __dir__() -> list[str]:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from normfold import errors
-from normfold.decisions import PREMISES
+from normfold.core.laws import LAWS
+from normfold.core.rules import CARRIES
 from normfold.errors import CODES
-from normfold.laws import LAWS
-from normfold.rules import CARRIES
+from normfold.records import PREMISES
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "normfold"
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(SOURCE.rglob("*.py"))}
@@ -63,7 +63,7 @@ def test_every_premise_of_a_law_is_listed() -> None:
 
 def test_every_listed_premise_is_used() -> None:
     assert PREMISES
-    assert PREMISES.keys() <= literals(outside="decisions.py")
+    assert PREMISES.keys() <= literals(outside="records.py")
 
 
 def test_every_error_code_is_listed() -> None:

@@ -18,7 +18,7 @@ def loaded_by(statement: str) -> set[str]:
     return set(run.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["normfold", "normfold.cli", "normfold.errors", "normfold.decisions"])
+@pytest.mark.parametrize("module", ["normfold", "normfold.cli", "normfold.errors", "normfold.records"])
 def test_import_brings_nothing_heavy(module: str) -> None:
     assert loaded_by(f"import {module}").isdisjoint(HEAVY)
 

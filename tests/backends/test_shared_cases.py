@@ -26,9 +26,9 @@ import normfold  # noqa: E402
 from folding import only_fold, run  # noqa: E402
 from normfold.backends.onnx import OnnxGraph  # noqa: E402
 from normfold.backends.torch import TorchGraph  # noqa: E402
-from normfold.decisions import Decision, Refusal  # noqa: E402
-from normfold.engine.costs import cost_table  # noqa: E402
-from normfold.graph import Plan  # noqa: E402
+from normfold.core.costs import cost_table  # noqa: E402
+from normfold.core.graph import Plan  # noqa: E402
+from normfold.records import Decision, Refusal  # noqa: E402
 from shared_cases import CASES, Case  # noqa: E402
 
 DATA = Path(__file__).resolve().parents[2] / "docs" / "data" / "backends.json"

@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 
 import timed
-from normfold.benchmark import session_profile
 from normfold.cli.frame import run
+from normfold.measure import session_profile
 from normfold.report import schema
 
 Ask = Callable[..., tuple[int, dict]]

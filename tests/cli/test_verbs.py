@@ -180,8 +180,8 @@ def test_what_cannot_be_run_is_written_only_unverified(ask: Ask, tmp_path: Path)
 
 
 def test_a_result_that_differs_is_exit_1(ask: Ask, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from normfold import api
-    from normfold.decisions import Decision, Verification
+    from normfold.records import Decision, Verification
+    from normfold.verbs import fold as api
 
     def differs(*arguments, **options):
         decision = Decision("bn1", "BatchNormalization", "folded", into=("conv1",))
@@ -244,7 +244,7 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: int, code: int) 
     net = saved(tmp_path, "net.onnx", nets.conv_bn())
     script = f"""
 import os, signal
-from normfold import api
+from normfold.verbs import fold as api
 api.Comparison.finish = lambda *rest, **options: os.kill(os.getpid(), {int(number)})
 from normfold.cli import main
 main(["fold", {str(net)!r}, "-o", {str(folder / "out.onnx")!r}])

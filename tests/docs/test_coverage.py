@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from folding import only_fold, proven_fold
-from normfold.decisions import PREMISES
-from normfold.rules import CARRIES, RULES
+from normfold.core.rules import CARRIES, RULES
+from normfold.records import PREMISES
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS, DATA = ROOT / "benchmarks", ROOT / "docs" / "data"

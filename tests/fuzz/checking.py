@@ -18,8 +18,8 @@ from fuzz.builder import NotPossibleError
 from fuzz.evaluation import OPERATORS
 from fuzz.graphs import random_feeds, random_model
 from normfold.backends.onnx import OnnxGraph
-from normfold.decisions import Decision
-from normfold.engine import fold
+from normfold.core.driver import fold
+from normfold.records import Decision
 
 Feeds = Mapping[str, np.ndarray]
 Status = Literal["right", "rounding", "skipped", "wrong"]

@@ -60,4 +60,5 @@ def test_what_it_refuses(document: dict, spoil: Callable[[dict], None]) -> None:
 
 
 def test_the_path_to_the_schema_is_the_packages() -> None:
-    assert (Path(normfold.__file__).parent / "schema" / "normfold-bench-1.schema.json").samefile(schema.BENCH_FILE)
+    folder = Path(normfold.__file__).parent / "report" / "schemas"
+    assert (folder / "normfold-bench-1.schema.json").samefile(schema.BENCH_FILE)

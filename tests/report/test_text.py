@@ -7,7 +7,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from normfold.decisions import Decision, Refusal, SiteReport, Verification
+from normfold.records import Decision, Refusal, SiteReport, Verification
 from normfold.report import html, text, words
 
 LAST = (

@@ -30,8 +30,8 @@ def command(
 
     Exit 0 where every figure asked for is there; otherwise the code says why one is not.
     """
-    from normfold import latency
     from normfold.report import bench_text
+    from normfold.verbs import bench as latency
 
     if output is not None:
         latency.check_target(output)

@@ -13,7 +13,7 @@ from normfold.cli.options import CUSTOM_OPS, FEEDS, SEED, SHAPES, Tell, file_nam
 from normfold.errors import FindingError
 
 if TYPE_CHECKING:
-    from normfold.benchmark.stored import StoredComparison
+    from normfold.measure.stored import StoredComparison
 
 
 @click.command("compare")
@@ -38,8 +38,8 @@ def command(*, a: str, b: str, force: bool, threshold: float, tell: Tell, detail
 
     A and B are two models, timed beside one another, or two files that `normfold bench -o` wrote.
     """
-    from normfold import latency
     from normfold.report import bench_document, bench_text
+    from normfold.verbs import bench as latency
 
     given = arguments(options)
     effort = replace(given.pop("effort"), details=False)

@@ -13,8 +13,8 @@ from normfold.cli.options import Tell, file_name, verb
 @verb("demo")
 def command(*, output: str | None, tell: Tell, detail: int) -> Answer:
     """Fold the small trained network shipped with normfold, and show what that changes and what not."""
-    from normfold.demo import run
     from normfold.report import document, text
+    from normfold.verbs.demo import run
 
     shown = run.run(output, tell=tell)
     return Answer(

@@ -57,7 +57,7 @@ def command(
     called = loaded(model, shapes, feeds, weights, seed)
 
     def job() -> Any:
-        from normfold import exporting
+        from normfold.verbs import export as exporting
 
         return exporting.export(
             called.module,

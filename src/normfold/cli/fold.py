@@ -26,7 +26,7 @@ from normfold.cli.shown import proven
 from normfold.errors import UsageError
 
 if TYPE_CHECKING:
-    from normfold.api import FoldResult
+    from normfold.verbs.fold import FoldResult
 
 MODULE_FILES: Final = (".safetensors", ".pt2", ".onnx")
 ONNX_ONLY: Final = {
@@ -111,8 +111,8 @@ def _fold_file(
     tell: Tell,
     options: dict[str, Any],
 ) -> FoldResult:
-    from normfold import api
-    from normfold.preprocess import Preprocess
+    from normfold.core.preprocess import Preprocess
+    from normfold.verbs import fold as api
 
     preprocess = Preprocess.parse(options.pop("preprocess"))
     verify = not options.pop("unverified")
@@ -146,11 +146,11 @@ class _ModuleJob:
             return self._exported(called, choice)
         if suffix == ".pt2":
             return self._program(called, choice)
-        from normfold import api
+        from normfold.verbs import fold as api
 
         done = api.fold(called.module, called.example, dry_run=self.target is None, **choice)
         if self.target is not None:
-            from normfold.modules.saving import save_state
+            from normfold.models.module.save import save_state
 
             self.tell("writing")
             save_state(done.model, called.module, done.decisions, Path(self.target))
@@ -164,7 +164,7 @@ class _ModuleJob:
             raise UsageError("usage", f"{self.target} does not end in {', '.join(MODULE_FILES)}.")
 
     def _exported(self, called: Called, choice: dict[str, Any]) -> FoldResult:
-        from normfold import exporting
+        from normfold.verbs import export as exporting
 
         return exporting.export(
             called.module,
@@ -177,10 +177,10 @@ class _ModuleJob:
         )
 
     def _program(self, called: Called, choice: dict[str, Any]) -> FoldResult:
-        from normfold import exporting
+        from normfold.verbs import fold_program
 
         sizes = free_sizes(self.dynamic)
-        done = exporting.fold_program(called.module, called.example, dynamic=sizes, **choice)
+        done = fold_program.fold_program(called.module, called.example, dynamic=sizes, **choice)
         self.tell("writing")
-        exporting.save_program(done.model, called.example, sizes, Path(str(self.target)))
+        fold_program.save_program(done.model, called.example, sizes, Path(str(self.target)))
         return done

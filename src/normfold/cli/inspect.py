@@ -26,12 +26,12 @@ def command(
 
     if is_reference(model):
         called = loaded(model, shapes, feeds, weights, 0)
-        from normfold import api
+        from normfold.verbs import fold as api
 
         norms = api.inspect(called.module, called.example, tell=tell).norms
     else:
         for_onnx(shapes, weights=weights)
-        from normfold import api
+        from normfold.verbs import fold as api
 
         norms = api.inspect(model, tell=tell).norms
     return Answer(

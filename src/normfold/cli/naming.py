@@ -16,7 +16,7 @@ from normfold.errors import OutputError, UsageError
 if TYPE_CHECKING:
     from torch import nn
 
-    from normfold.modules.example import Example
+    from normfold.models.module.example import Example
 
 FLOATS: Final = ("float32", "float16", "bfloat16", "float64")
 INTEGERS: Final = {"int64": 63, "int32": 31, "int16": 15, "int8": 7, "uint8": 8}
@@ -103,10 +103,10 @@ class Called:
 
 def loaded(reference: str, wishes: Sequence[Wanted], feeds: str | None, weights: str | None, seed: int) -> Called:
     """The module that ``reference`` names, with inputs made up or read."""
-    from normfold.modules import loading
+    from normfold.models.module import load as loading
 
     module = loading.load(reference, weights)
-    from normfold import api
+    from normfold.verbs import fold as api
 
     given = api.read_feeds(feeds) if feeds else {}
     tensors = loading.made_up(((w.name, w.shape, w.dtype, w.below) for w in wishes), given, seed)

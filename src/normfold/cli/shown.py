@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from normfold.cli.answer import Answer
 
 if TYPE_CHECKING:
-    from normfold.api import FoldResult
+    from normfold.verbs.fold import FoldResult
 
 
 def proven(command: str, source: str, written: str | None, job: Callable[[], FoldResult], detail: int) -> Answer:
     """The answer of ``job``; where it refuses to hand its result over, what it knows about it."""
-    from normfold import api
+    from normfold.verbs import fold as api
 
     try:
         done = job()

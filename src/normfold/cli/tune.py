@@ -38,8 +38,9 @@ def command(*, model: str, output: str | None, tell: Tell, detail: int, **option
 
     The default settings are written where nothing beats them beyond the noise.
     """
-    from normfold import latency, tuning
-    from normfold.tuning import text
+    from normfold.cli import tune_text as text
+    from normfold.verbs import bench as latency
+    from normfold.verbs import tune as tuning
 
     if output is not None:
         latency.check_target(output)

@@ -31,8 +31,8 @@ def command(
     detail: int,
 ) -> Answer:
     """Compare models A and B on random and adversarial inputs; exit 0 where they are equivalent, 1 where not."""
-    from normfold import api
     from normfold.report import document, text
+    from normfold.verbs import fold as api
 
     proof = api.verify(a, b, inputs=dict(shapes), feeds=feeds, rtol=rtol, seed=seed, custom_ops=custom_ops, tell=tell)
     unavailable = proof.status == "unavailable"

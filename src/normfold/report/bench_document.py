@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from normfold.benchmark.contender import Contender, Effort
-from normfold.benchmark.figures import Cell, Details, Figure, GpuState, Sample
-from normfold.benchmark.statistics import Comparison, Interval
-from normfold.benchmark.stored import SCHEMA, StoredComparison
-from normfold.decisions import finite
 from normfold.errors import NormfoldError
+from normfold.measure.contender import Contender, Effort
+from normfold.measure.figures import Cell, Details, Figure, GpuState, Sample
+from normfold.measure.statistics import Comparison, Interval
+from normfold.measure.stored import SCHEMA, StoredComparison
+from normfold.records import finite
 from normfold.report.document import error_record, probe_record
 
 Json = dict[str, Any]

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Final
 
-from normfold.benchmark.contender import Contender
-from normfold.benchmark.figures import Cell
-from normfold.benchmark.statistics import THRESHOLD
+from normfold.measure.contender import Contender
+from normfold.measure.figures import Cell
+from normfold.measure.statistics import THRESHOLD
 from normfold.report.bench_text import HEAD, figure_row, title, verdict_sentence
 from normfold.report.html import paragraph, table
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from normfold.benchmark.contender import Conditions, Contender
-from normfold.benchmark.figures import Cell, Details, Figure
-from normfold.benchmark.statistics import Comparison, Interval
-from normfold.benchmark.stored import StoredComparison
 from normfold.errors import NormfoldError
+from normfold.measure.contender import Conditions, Contender
+from normfold.measure.figures import Cell, Details, Figure
+from normfold.measure.statistics import Comparison, Interval
+from normfold.measure.stored import StoredComparison
 from normfold.report.text import Row, line, table
 from normfold.report.words import plural
 

@@ -1,6 +1,6 @@
 """The JSON document of schema ``normfold/1``: the only place where it is put together.
 
-Pure functions from the records of `normfold.decisions` to plain dictionaries. A figure that is
+Pure functions from the records of `normfold.records` to plain dictionaries. A figure that is
 not finite becomes ``null``, since JSON has no word for it.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from normfold.decisions import Decision, Probe, SiteReport, Verification, counts, decision_record, finite
 from normfold.errors import NormfoldError
+from normfold.records import Decision, Probe, SiteReport, Verification, counts, decision_record, finite
 
 SCHEMA: Final = "normfold/1"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from normfold.decisions import Decision, SiteReport, Verification
+from normfold.records import Decision, SiteReport, Verification
 from normfold.report.words import counts_sentence, decision_words, shape_words, verification_sentence
 
 

@@ -9,10 +9,10 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from normfold.decisions import PREMISES
 from normfold.errors import CODES
+from normfold.records import PREMISES
 
-FOLDER: Final = Path(__file__).resolve().parents[1] / "schema"
+FOLDER: Final = Path(__file__).resolve().parent / "schemas"
 FILE: Final = FOLDER / "normfold-1.schema.json"
 BENCH_FILE: Final = FOLDER / "normfold-bench-1.schema.json"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
-from normfold.decisions import Decision, SiteReport, Verification
+from normfold.records import Decision, SiteReport, Verification
 from normfold.report.words import (
     counts_sentence,
     decision_words,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from normfold.decisions import Decision, SiteReport, Verification, counts
+from normfold.records import Decision, SiteReport, Verification, counts
 
 
 def printable(text: str) -> str:

@@ -17,9 +17,9 @@ from onnxruntime.quantization import QuantType, quantize_static
 
 import normfold
 from folding import array, model, norm, only_fold, proven_fold, run, statistics
-from normfold import demo
-from normfold.api import SMOOTHED
 from normfold.backends.onnx import OnnxGraph
+from normfold.verbs import demo
+from normfold.verbs.fold import SMOOTHED
 from quantized import activation, behind, check_payload, codes, factors, scales, weight
 
 OPERATIONS = {

@@ -323,5 +323,5 @@ def test_a_dataclass_out() -> None:
 
 
 def test_torch_is_not_imported_for_the_others() -> None:
-    code = "import sys, normfold.api; sys.exit('torch' in sys.modules)"
+    code = "import sys, normfold.verbs.fold; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

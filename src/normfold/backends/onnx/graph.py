@@ -7,22 +7,22 @@ from typing import Final
 
 import onnx_ir as ir
 
-from normfold.algebra.moves import Dim
-from normfold.backends.onnx.canonical import foreign_nodes, inline_norms
-from normfold.backends.onnx.commit import Writer, bypass, move, position
-from normfold.backends.onnx.decompositions import find_decompositions
-from normfold.backends.onnx.emission import emit, written_out
-from normfold.backends.onnx.expressions import EXPRESSIONS, normalises
 from normfold.backends.onnx.lift import lift
 from normfold.backends.onnx.lift.context import Context, opaque
-from normfold.backends.onnx.preprocessing import STAGE, insert
-from normfold.backends.onnx.shapes import Shapes
-from normfold.backends.onnx.sites import Labels, find_sites, may_hold_norm, walk_model
-from normfold.backends.onnx.tensors import Constants, reads_elements
-from normfold.decisions import Refusal
-from normfold.graph import Plan, Site
-from normfold.ops import Node, Norm, Value, View
-from normfold.preprocess import Stage
+from normfold.backends.onnx.norms.decompositions import find_decompositions
+from normfold.backends.onnx.norms.emission import emit, written_out
+from normfold.backends.onnx.norms.sites import Labels, find_sites, may_hold_norm, walk_model
+from normfold.backends.onnx.reading.constants import Constants, reads_elements
+from normfold.backends.onnx.reading.expressions import EXPRESSIONS, normalises
+from normfold.backends.onnx.reading.inline import foreign_nodes, inline_norms
+from normfold.backends.onnx.reading.shapes import Shapes
+from normfold.backends.onnx.write.commit import Writer, bypass, move, position
+from normfold.backends.onnx.write.preprocessing import STAGE, insert
+from normfold.core.algebra.moves import Dim
+from normfold.core.graph import Plan, Site
+from normfold.core.preprocess import Stage
+from normfold.core.views import Node, Norm, Value, View
+from normfold.records import Refusal
 
 SIZED: Final = frozenset({"Expand", "Pad", "ReduceMean", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze"})
 """Operators whose inputs behind the first say what shape the result has."""

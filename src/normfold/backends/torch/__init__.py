@@ -2,8 +2,8 @@
 
 from normfold.backends.torch.graph import TorchGraph
 from normfold.backends.torch.program import ProgramGraph, prepare, rewrite
-from normfold.backends.torch.record import Trace, record, shared_memory
-from normfold.backends.torch.writing import Change, take_out, write
+from normfold.backends.torch.tracer import Trace, record, shared_memory
+from normfold.backends.torch.write import Change, take_out, write
 
 __all__ = [
     "Change",

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from torch import nn
 
-from normfold.algebra import Affine, trim
-from normfold.backends.torch.numbers import exact
-from normfold.backends.torch.record import Call, Op, Trace, Value
+from normfold.backends.torch.constants import exact
+from normfold.backends.torch.tracer import Call, Op, Trace, Value
+from normfold.core.algebra import Affine, trim
 
 AFFINE: Final = "affine"
 """The kind of the operation that stands for such a module's own ones, which its argument ``steps`` holds."""

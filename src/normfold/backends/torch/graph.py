@@ -9,18 +9,18 @@ from dataclasses import replace
 import numpy as np
 from torch.utils._pytree import tree_leaves
 
-from normfold.algebra import Affine
 from normfold.backends.torch.chains import collapse
 from normfold.backends.torch.health import remarks
 from normfold.backends.torch.lift import lift
-from normfold.backends.torch.lift_linear import LIFTS as LINEAR
-from normfold.backends.torch.lift_norms import NORMS
-from normfold.backends.torch.record import Op, Trace, Value
-from normfold.backends.torch.surroundings import NotLifted, Removal, Surroundings, has_hooks, speaks_for_module
-from normfold.decisions import Refusal
-from normfold.graph import Plan, Site
-from normfold.ops import AffineOp, Linear, Node, Norm, View
-from normfold.ops import Value as AnyValue
+from normfold.backends.torch.lift.linear import LIFTS as LINEAR
+from normfold.backends.torch.lift.norms import NORMS
+from normfold.backends.torch.tracer import Op, Trace, Value
+from normfold.backends.torch.tree import NotLifted, Removal, Surroundings, has_hooks, speaks_for_module
+from normfold.core.algebra import Affine
+from normfold.core.graph import Plan, Site
+from normfold.core.views import AffineOp, Linear, Node, Norm, View
+from normfold.core.views import Value as AnyValue
+from normfold.records import Refusal
 
 
 class TorchGraph:
@@ -29,7 +29,7 @@ class TorchGraph:
     ``takes_out`` says whether operations can go that are no modules of their own.
 
     Plans change this graph only. What has come of them is then written into a module tree of the same make
-    (`normfold.backends.torch.writing`): ``changed`` holds the views with new constants, ``removals`` the norms that go.
+    (`normfold.backends.torch.write`): ``changed`` holds the views with new constants, ``removals`` the norms that go.
     """
 
     takes_out = False

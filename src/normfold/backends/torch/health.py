@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from normfold.backends.torch.numbers import exact
-from normfold.backends.torch.record import Op
+from normfold.backends.torch.constants import exact
+from normfold.backends.torch.tracer import Op
 
 
 def remarks(op: Op) -> Iterator[str]:

@@ -15,12 +15,12 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from normfold.backends.torch.graph import TorchGraph
-from normfold.backends.torch.record import Call, Op, Trace, Value, shared_memory
-from normfold.backends.torch.surroundings import Removal, Surroundings
-from normfold.backends.torch.writing import write_constants
-from normfold.decisions import Refusal
+from normfold.backends.torch.tracer import Call, Op, Trace, Value, shared_memory
+from normfold.backends.torch.tree import Removal, Surroundings
+from normfold.backends.torch.write import write_constants
+from normfold.core.graph import Plan
 from normfold.errors import UsageError
-from normfold.graph import Plan
+from normfold.records import Refusal
 
 
 class _Anywhere(Surroundings):

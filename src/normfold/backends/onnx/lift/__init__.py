@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from normfold.backends.onnx.lift import affine, moving, norms, pointwise, pooling, quantized
 from normfold.backends.onnx.lift.context import Context, NotLifted, opaque
-from normfold.ops import View
+from normfold.core.views import View
 
 LIFTS: Mapping[tuple[str, str], Callable[[Context, ir.Node], View]] = {
     **{("", op): lift for op, lift in quantized.LIFTS.items()},

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from normfold.algebra import Affine, trim
-from normfold.algebra.affine import Array
 from normfold.backends.onnx.lift.context import Context, NotLifted, data
-from normfold.backends.onnx.tensors import exact, largest
-from normfold.laws.collapse import inference_norm
-from normfold.ops import AffineOp, Product, Sum, View
+from normfold.backends.onnx.reading.constants import exact, largest
+from normfold.core.algebra import Affine, trim
+from normfold.core.algebra.affine import Array
+from normfold.core.laws.collapse import inference_norm
+from normfold.core.views import AffineOp, Product, Sum, View
 
 EXPORT = "export the model for inference"
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-from normfold.algebra import Window
-from normfold.algebra.affine import Array
-from normfold.algebra.moves import Dim
-from normfold.backends.onnx.tensors import FLOATS, OVERRIDABLE, Constants
-from normfold.decisions import Refusal
-from normfold.ops import Opaque
+from normfold.backends.onnx.reading.constants import FLOATS, OVERRIDABLE, Constants
+from normfold.core.algebra import Window
+from normfold.core.algebra.affine import Array
+from normfold.core.algebra.moves import Dim
+from normfold.core.views import Opaque
+from normfold.records import Refusal
 
 
 class NotLifted(Exception):  # noqa: N818 - control flow between lift functions, not an error

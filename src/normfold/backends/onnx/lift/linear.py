@@ -8,12 +8,12 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from normfold.algebra import Weight, trim
-from normfold.algebra.affine import Array
-from normfold.algebra.weight import split_shape
 from normfold.backends.onnx.lift.context import Context, NotLifted, all_equal, data, window
-from normfold.backends.onnx.tensors import WeightTensor, exact, largest
-from normfold.ops import Linear, View
+from normfold.backends.onnx.reading.constants import WeightTensor, exact, largest
+from normfold.core.algebra import Weight, trim
+from normfold.core.algebra.affine import Array
+from normfold.core.algebra.weight import split_shape
+from normfold.core.views import Linear, View
 
 Order = Literal["goi", "gio"]
 

@@ -7,10 +7,10 @@ from math import prod
 
 import onnx_ir as ir
 
-from normfold.algebra import Chain, Crop, Move, Permute, Regroup, Shuffle, Take
-from normfold.algebra.moves import Dim
 from normfold.backends.onnx.lift.context import Context, NotLifted, data, opaque
-from normfold.ops import Moving, View
+from normfold.core.algebra import Chain, Crop, Move, Permute, Regroup, Shuffle, Take
+from normfold.core.algebra.moves import Dim
+from normfold.core.views import Moving, View
 
 
 def _moving(node: ir.Node, *moves: Move) -> Moving:

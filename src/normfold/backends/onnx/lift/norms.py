@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from normfold.algebra import Affine
 from normfold.backends.onnx.lift.context import Context, NotLifted, data
-from normfold.backends.onnx.tensors import exact, largest
-from normfold.decisions import Refusal
-from normfold.ops import Groups, Norm, View
+from normfold.backends.onnx.reading.constants import exact, largest
+from normfold.core.algebra import Affine
+from normfold.core.views import Groups, Norm, View
+from normfold.records import Refusal
 
 MICROSOFT = "com.microsoft"
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from normfold.algebra.affine import Array
 from normfold.backends.onnx.lift.context import Context, NotLifted, data
 from normfold.backends.onnx.lift.moving import identity
-from normfold.ops import Clip, Concat, Homogeneous, Pad, View
+from normfold.core.algebra.affine import Array
+from normfold.core.views import Clip, Concat, Homogeneous, Pad, View
 
 
 def _homogeneous(_: Context, node: ir.Node) -> View:

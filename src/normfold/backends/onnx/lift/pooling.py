@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from normfold.algebra import Move, Permute, Regroup
-from normfold.algebra.moves import Dim
 from normfold.backends.onnx.lift.context import Context, NotLifted, all_equal, data, window
-from normfold.ops import Pool, View
+from normfold.core.algebra import Move, Permute, Regroup
+from normfold.core.algebra.moves import Dim
+from normfold.core.views import Pool, View
 
 
 def _rank(context: Context, node: ir.Node) -> int:

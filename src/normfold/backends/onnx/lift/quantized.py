@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from normfold.algebra import Codes
-from normfold.algebra.affine import Array
 from normfold.backends.onnx.lift import linear
 from normfold.backends.onnx.lift.context import Context, NotLifted, data
-from normfold.backends.onnx.tensors import Constants, ExactTensor, code_limits, exact, largest, least_normal
-from normfold.ops import Linear, QuantizedLinear, View
+from normfold.backends.onnx.reading.constants import Constants, ExactTensor, code_limits, exact, largest, least_normal
+from normfold.core.algebra import Codes
+from normfold.core.algebra.affine import Array
+from normfold.core.views import Linear, QuantizedLinear, View
 
 DOMAINS = ("", "ai.onnx", "com.microsoft")
 """Where there is a DequantizeLinear; the last one has 16 bits and scales along an axis in any opset."""

@@ -1,0 +1,1 @@
+"""Norms in ONNX: where they stand, how they are written out."""

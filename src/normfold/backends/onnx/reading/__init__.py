@@ -1,0 +1,1 @@
+"""What an ONNX model says: constants, expressions on constants, shapes, functions."""

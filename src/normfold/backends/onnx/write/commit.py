@@ -1,0 +1,334 @@
+"""The only code that changes an ONNX graph: new constants, nodes taken out, nodes put in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from normfold.backends.onnx.lift.linear import bias_vector, gemm_bias
+from normfold.backends.onnx.lift.norms import tail_slots
+from normfold.backends.onnx.reading.constants import Constants, ExactTensor, WeightTensor, exact
+from normfold.backends.onnx.reading.shapes import Shapes
+from normfold.backends.onnx.write import gemm
+from normfold.backends.onnx.write.quantized import QuantizedWriter
+from normfold.core.algebra import Affine
+from normfold.core.algebra.affine import Array
+from normfold.core.graph import Insertion
+from normfold.core.views import AffineOp, Clip, Linear, Norm, Pad, QuantizedLinear, View
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes into one model. ``fresh`` turns a wanted name of a value or node into one that is free."""
+
+    model: ir.Model
+    constants: Constants
+    opset: int
+    shapes: Shapes
+    fresh: Callable[[str], str]
+
+    def view(self, view: View) -> None:
+        """Write the constants of a changed ``view`` into its node."""
+        if isinstance(view, Linear):
+            self._linear(view)
+        elif isinstance(view, QuantizedLinear):
+            QuantizedWriter(self.constants, self.set_constant, self.fresh).write(view)
+        elif isinstance(view, AffineOp) and view.op == "BatchNormalization":
+            self._batch_normalization(view)
+        elif isinstance(view, AffineOp):
+            self._arithmetic(view)
+        elif isinstance(view, Norm):
+            self._tail(view)
+        elif isinstance(view, Clip):
+            self._scalar(view, 1, "min", view.low)
+            self._scalar(view, 2, "max", view.high)
+        elif isinstance(view, Pad) and view.value is not None:
+            self._scalar(view, 2, "value", view.value)
+        else:
+            raise TypeError(f"{type(view).__name__} has no constants to write")
+
+    def _linear(self, view: Linear) -> None:
+        node = _native(view)
+        slot = 1 if node.op_type in ("Conv", "ConvTranspose") else 1 - position(node, view.inputs[0])
+        old = self._tensor(node, slot)
+        name = _operand(node, slot).name or "weight"
+        shape = tuple(old.shape.numpy())
+        if node.op_type == "Conv":  # a merged one may have other channels
+            shape = (view.weight.out_channels, view.weight.in_per_group, *view.weight.taps)
+        self.set_constant(node, slot, WeightTensor(view.weight, old.dtype, shape), name)
+        if node.op_type == "Gemm":
+            for attribute in ("alpha", "beta"):
+                node.attributes.pop(attribute, None)
+        if view.bias is None and node.op_type == "Gemm" and self.opset < 11:
+            view = replace(view, bias=np.zeros(()))  # older ones must have a bias
+        if view.bias is None and len(node.inputs) > 2:
+            self._drop_bias(node)
+        elif view.bias is not None:
+            bias = bias_vector(view) if node.op_type != "Gemm" else gemm_bias(view)
+            self.set_constant(node, 2, ExactTensor(np.ascontiguousarray(bias), old.dtype), _bias_name(name))
+
+    def _drop_bias(self, node: ir.Node) -> None:
+        old = node.inputs[2]
+        node.resize_inputs(2)
+        if old is not None:
+            sweep(old)
+
+    def _arithmetic(self, view: AffineOp) -> None:
+        node, affine = _native(view), view.affine
+        constant = {"Mul": affine.scale, "Add": affine.shift, "Sub": -affine.shift}[node.op_type]
+        slot = 1 - position(node, view.inputs[0])
+        name = _operand(node, slot).name or "constant"
+        self.set_constant(node, slot, ExactTensor(constant, self._tensor(node, slot).dtype), name)
+
+    def _batch_normalization(self, view: AffineOp) -> None:
+        """Keep the statistics, and give the scale and bias that make up the new map.
+
+        Where those do not fit their type, the statistics become mean 0 and deviation 1, with which they do.
+        """
+        node = _native(view)
+        epsilon = node.attributes.get_float("epsilon", 1e-5)
+        mean, variance = (exact(self._tensor(node, slot)) for slot in (3, 4))
+        scale = np.broadcast_to(view.affine.scale.reshape(-1), mean.shape)
+        shift = np.broadcast_to(view.affine.shift.reshape(-1), mean.shape)
+        constants = {1: scale * np.sqrt(variance + epsilon), 2: shift + scale * mean}
+        if any(float(np.abs(values).max(initial=0.0)) > view.largest for values in constants.values()):
+            unit = np.full(mean.shape, max(1 - epsilon, 0.0))
+            constants = {1: scale * np.sqrt(unit + epsilon), 2: shift, 3: np.zeros(mean.shape), 4: unit}
+        for slot, values in constants.items():
+            name = _operand(node, slot).name or "constant"
+            self.set_constant(node, slot, ExactTensor(values, self._tensor(node, slot).dtype), name)
+
+    def _tail(self, view: Norm) -> None:
+        """Scale and bias of a norm, in the shapes that they have."""
+        node, tail = _native(view), view.tail
+        if tail is None:
+            raise TypeError(f"the tail of {node.op_type} was not read")
+        slots = tail_slots(node)
+        old = self._tensor(node, slots[0])
+        shape = tuple(old.shape.numpy())
+        for slot, values in zip(slots, (tail.scale, tail.shift), strict=False):
+            full = np.broadcast_to(values.reshape(-1) if len(shape) == 1 else values, shape)
+            name = _operand(node, slot).name or "constant"
+            self.set_constant(node, slot, ExactTensor(np.ascontiguousarray(full), old.dtype), name)
+
+    def _scalar(self, view: View, slot: int, attribute: str, number: float) -> None:
+        """A bound or a padding number, which opsets before 11 keep in an attribute."""
+        node = _native(view)
+        if self.opset < 11:
+            node.attributes[attribute] = ir.AttrFloat32(attribute, number)
+            return
+        if slot >= len(node.inputs) or node.inputs[slot] is None:
+            if not np.isfinite(number):
+                return
+            dtype = self._dtype(_operand(node, 0))
+        else:
+            dtype = self._tensor(node, slot).dtype
+        name = f"{node.name or node.outputs[0].name}_{attribute}"
+        self.set_constant(node, slot, ExactTensor(np.asarray(number), dtype), name)
+
+    def _tensor(self, node: ir.Node, slot: int) -> ir.TensorProtocol:
+        found = self.constants.find(_operand(node, slot))
+        if isinstance(found, str):
+            raise TypeError(found)
+        return found
+
+    def set_constant(self, node: ir.Node, slot: int, tensor: ir.TensorProtocol, name: str) -> None:
+        """Make ``tensor`` what ``node`` reads at ``slot``; a shared constant is copied, a private one replaced."""
+        old = node.inputs[slot] if slot < len(node.inputs) else None
+        if old is not None and old.is_initializer() and len(old.uses()) == 1 and not old.is_graph_output():
+            tensor.name = old.name
+            old.const_value = tensor
+            old.shape, old.type = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
+            self.constants.forget(old)
+            return
+        if slot >= len(node.inputs):
+            node.resize_inputs(slot + 1)
+        node.replace_input_with(slot, self._constant(node, tensor, self.fresh(name)))
+        if old is not None:
+            sweep(old)
+
+    def _constant(self, user: ir.Node, tensor: ir.TensorProtocol, name: str) -> ir.Value:
+        """A new initializer of the graph that ``user`` stands in."""
+        if not isinstance(user.graph, ir.Graph):
+            raise TypeError("a function body has no initializers")
+        return add_constant(self.model, user.graph, tensor, name)
+
+    def insert(self, insertion: Insertion) -> None:
+        """Put a Mul and an Add by constants between a value and all who read it, as far as they say anything."""
+        value, affine = insertion.value, insertion.affine
+        if not isinstance(value, ir.Value):
+            raise TypeError(f"not an ONNX value: {value!r}")
+        if not affine.scales and self._into_gemm(value, affine.shift):
+            return
+        for op, operand, needed in (("Mul", affine.scale, affine.scales), ("Add", affine.shift, affine.shifts)):
+            if needed:
+                value = self._insert_one(value, op, operand)
+
+    def insert_before(self, reader: ir.Node, slot: int, affine: Affine) -> None:
+        """Put a Mul and an Add by constants where ``reader`` alone reads at ``slot``, as far as they say anything."""
+        if reader.graph is None:
+            raise TypeError("the reader stands in no graph")
+        for op, operand, needed in (("Mul", affine.scale, affine.scales), ("Add", affine.shift, affine.shifts)):
+            if not needed:
+                continue
+            value = _operand(reader, slot)
+            name = self.fresh(f"{value.name or 'value'}_{op.lower()}")
+            held = ExactTensor(operand, self._tensor(reader, 1).dtype)
+            constant = self._constant(reader, held, self.fresh(f"{name}_constant"))
+            output = ir.Value(name=name, shape=value.shape, type=value.type)
+            self.shapes.tell(output, self.shapes.of(value))
+            label = self.fresh(f"{reader.name or name}_{op.lower()}")
+            node = ir.Node("", op, [value, constant], outputs=[output], name=label)
+            reader.graph.insert_before(reader, node)
+            reader.replace_input_with(slot, output)
+
+    def _into_gemm(self, value: ir.Value, shift: Array) -> bool:
+        """Give the MatMul that makes ``value`` the shift as a bias, where it can become a Gemm."""
+        node = value.producer()
+        if node is None or node.op_type != "MatMul" or shift.ndim > 1:
+            return False
+        weight = self.constants.find(_operand(node, 1))
+        if (
+            isinstance(weight, str)
+            or len(weight.shape) != 2
+            or not gemm.flatten_before(node, self.shapes, self._replaced, self.fresh)
+        ):
+            return False
+        node.op_type = "Gemm"
+        bias = np.broadcast_to(shift, tuple(weight.shape.numpy())[1:])
+        name = _bias_name(_operand(node, 1).name or "weight")
+        self.set_constant(node, 2, ExactTensor(np.ascontiguousarray(bias), weight.dtype), name)
+        return True
+
+    def _replaced(self, node: ir.Node, slot: int, integers: Sequence[int]) -> None:
+        """Make ``integers`` what ``node`` reads at ``slot``."""
+        name = _operand(node, slot).name or "shape"
+        self.set_constant(node, slot, ir.tensor(np.asarray(integers, dtype=np.int64)), name)
+
+    def _insert_one(self, value: ir.Value, op: str, operand: Array) -> ir.Value:
+        before = value.producer()
+        if before is None or before.graph is None:
+            raise TypeError("an insertion stands after a node")
+        name = value.name or "value"
+        output = ir.Value(shape=value.shape, type=value.type)
+        self.shapes.tell(output, self.shapes.of(value))
+        value.replace_all_uses_with(output, replace_graph_outputs=True)
+        held = ExactTensor(operand, self._dtype(value))
+        constant = self._constant(before, held, self.fresh(f"{name}_{'scale' if op == 'Mul' else 'shift'}"))
+        label = self.fresh(f"{before.name or name}_{op.lower()}")
+        node = ir.Node("", op, [value, constant], outputs=[output], name=label)
+        before.graph.insert_after(before, node)
+        value.name = self.fresh(f"{name}_before_{op.lower()}")
+        output.name = name
+        return output
+
+    def _dtype(self, value: ir.Value) -> ir.DataType:
+        """The type of ``value``; where the model does not say, that of its producer's constant operand."""
+        known = self.shapes.dtype(value)
+        if known is not None:
+            return known
+        producer = value.producer()
+        tensors = (self.constants.find(v) for v in (producer.inputs if producer else ()) if v is not None)
+        return next(tensor.dtype for tensor in tensors if not isinstance(tensor, str))
+
+
+def add_constant(model: ir.Model, graph: ir.Graph, tensor: ir.TensorProtocol, name: str) -> ir.Value:
+    """A new initializer of ``graph``, which belongs to ``model``."""
+    value = ir.Value(
+        name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    tensor.name = name
+    graph.register_initializer(value)
+    if (model.ir_version or 4) < 4 and graph is model.graph:
+        graph.inputs.append(value)  # IR versions before 4 want every initializer listed
+    return value
+
+
+def bypass(node: ir.Node, slot: int, *, replaced: bool) -> None:
+    """Take ``node`` out: whoever read its output reads its data input, the one at ``slot``.
+
+    Where the input has ``replaced`` the output, it takes its name, so that a name that both models have means the
+    same values in both. An output of the graph always keeps its name.
+    """
+    source, output = _operand(node, slot), node.outputs[0]
+    name, escaped = output.name, output.is_graph_output()
+    if replaced or source.shape is None:
+        source.shape = output.shape
+    source.type = source.type if source.type is not None else output.type
+    output.replace_all_uses_with(source, replace_graph_outputs=True)
+    operands = [v for v in node.inputs if v is not None and v is not source]
+    if node.graph is not None:
+        node.graph.remove(node, safe=True)
+    for operand in operands:
+        sweep(operand)
+    if replaced or escaped:
+        source.name = name
+
+
+def move(node: ir.Node, slot: int, behind: ir.Node, shapes: Shapes, fresh: Callable[[str], str]) -> None:
+    """Let ``node``, whose data input is at ``slot`` and whose elements ``behind`` alone reads, change places with it.
+
+    ``x -> node -> behind -> y`` becomes ``x -> behind -> node -> y``; ``y`` keeps its name and its readers. Who reads
+    the shape between the two finds it at ``x``.
+    """
+    between, after = node.outputs[0], behind.outputs[0]
+    x, graph = _operand(node, slot), node.graph
+    if graph is None:
+        raise TypeError("the node stands in no graph")
+    shapes.tell(between, shapes.of(after))
+    between.replace_all_uses_with(x)
+    after.replace_all_uses_with(between, replace_graph_outputs=True)
+    node.replace_input_with(slot, after)
+    graph.remove(node)
+    graph.insert_after(behind, node)
+    between.shape, between.type = after.shape, after.type
+    between.name, after.name = after.name, fresh(f"{after.name}_before_{node.op_type.lower()}")
+
+
+def sweep(value: ir.Value) -> None:
+    """Remove what made ``value`` if nobody reads it any more, and then what made that."""
+    pending = [value]
+    while pending:
+        unread = pending.pop()
+        node = unread.producer()
+        if unread.uses() or unread.is_graph_output():
+            continue
+        if node is None:
+            _drop_initializer(unread)
+        elif node.graph is not None and not any(output.uses() or output.is_graph_output() for output in node.outputs):
+            pending += [operand for operand in node.inputs if operand is not None]
+            node.graph.remove(node, safe=True)
+
+
+def _drop_initializer(value: ir.Value) -> None:
+    graph = value.graph
+    if graph is None or not value.is_initializer() or value.name is None:
+        return
+    graph.initializers.pop(value.name)
+    if value.is_graph_input():
+        graph.inputs.remove(value)
+
+
+def _bias_name(weight: str) -> str:
+    return f"{weight.removesuffix('.weight')}.bias" if weight.endswith(".weight") else f"{weight}_bias"
+
+
+def _native(view: View) -> ir.Node:
+    if not isinstance(view.node, ir.Node):
+        raise TypeError(f"not an ONNX node: {view.node!r}")
+    return view.node
+
+
+def _operand(node: ir.Node, slot: int) -> ir.Value:
+    value = node.inputs[slot]
+    if value is None:
+        raise ValueError(f"{node.op_type} has no input {slot}")
+    return value
+
+
+def position(node: ir.Node, value: object) -> int:
+    """Index of ``value`` among the inputs of ``node``."""
+    return next(k for k, operand in enumerate(node.inputs) if operand is value)

@@ -1,0 +1,37 @@
+"""Operations to views; `LIFTS` says which kind is read by which function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from normfold.backends.torch.lift import linear as lift_linear
+from normfold.backends.torch.lift import moving as lift_moving
+from normfold.backends.torch.lift import norms as lift_norms
+from normfold.backends.torch.lift import pointwise as lift_pointwise
+from normfold.backends.torch.tracer import Op
+from normfold.backends.torch.tree import NotLifted, Surroundings
+from normfold.core.views import Opaque, View
+from normfold.records import Refusal
+
+LIFTS: Mapping[str, Callable[[Surroundings, Op], View]] = {
+    **lift_linear.LIFTS,
+    **lift_moving.LIFTS,
+    **lift_norms.NORMS,
+    **lift_pointwise.LIFTS,
+}
+
+
+def lift(around: Surroundings, op: Op) -> View:
+    """``op`` as a view; `Opaque` where none describes it, with the reason where one almost did."""
+    function = LIFTS.get(op.kind)
+    if function is None:
+        return _opaque(op)
+    try:
+        return function(around, op)
+    except NotLifted as reason:
+        return _opaque(op, reason.refusal)
+
+
+def _opaque(op: Op, *refusals: Refusal) -> Opaque:
+    inputs = tuple(value for value in op.inputs if value.tensor is None)
+    return Opaque(node=op, op=op.kind, inputs=inputs, outputs=op.outputs, refusals=refusals)

@@ -1,0 +1,161 @@
+"""Norms: those by stored statistics as `AffineOp`, those by live ones as `Norm`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from normfold.backends.torch.chains import AFFINE, affine_of
+from normfold.backends.torch.constants import exact, largest
+from normfold.backends.torch.tracer import Op, Value
+from normfold.backends.torch.tree import NotLifted, Surroundings
+from normfold.core.algebra import Affine
+from normfold.core.algebra.affine import Array
+from normfold.core.laws.collapse import inference_norm
+from normfold.core.views import AffineOp, Groups, Norm, View
+from normfold.records import Refusal
+
+
+def _batch_norm(around: Surroundings, op: Op) -> View:
+    """``batch_norm``, and ``instance_norm`` where it uses running statistics."""
+    arguments, label = op.arguments, around.label(op)
+    if arguments["running_mean"] is None or arguments["running_var"] is None:
+        raise NotLifted(
+            "running-statistics", f"{label} keeps no running statistics: it normalises by the batch at hand"
+        )
+    if arguments.get("training", False):
+        raise NotLifted("eval-mode", f"{label} is in training mode; call .eval() on the module first")
+    mean, variance = (_constant(around, op, argument) for argument in ("running_mean", "running_var"))
+    scale = _constant(around, op, "weight") if arguments["weight"] is not None else np.ones_like(mean)
+    bias = _constant(around, op, "bias") if arguments["bias"] is not None else np.zeros_like(mean)
+    rank = len(arguments["input"].shape)
+    spread = (-1, *[1] * (rank - 2))
+    scale, bias, mean, variance = (array.reshape(spread) for array in (scale, bias, mean, variance))
+    with np.errstate(all="ignore"):
+        affine = inference_norm(scale, bias, mean, variance, float(arguments["eps"]))
+    if not affine.finite:
+        because = f"variance + eps of {label} is zero or negative in some channel, or a constant is not a number"
+        raise NotLifted("finite", because)
+    around.removal(op)
+    return AffineOp(
+        node=op,
+        op="BatchNormalization",
+        inputs=(arguments["input"],),
+        outputs=op.outputs,
+        affine=affine,
+        holds_scale=_is_own(around, op, "weight"),
+        holds_shift=_is_own(around, op, "bias"),
+        axis=1 - rank,
+        deviation=np.sqrt(variance + float(arguments["eps"])),
+        largest=_largest(op),
+    )
+
+
+def _instance_norm(around: Surroundings, op: Op) -> View:
+    if not op.arguments["use_input_stats"]:
+        return _batch_norm(around, op)
+    rank = len(op.arguments["input"].shape)
+    return _live(around, op, Groups(1 - rank, op.arguments["input"].shape[1]))
+
+
+def _constant(around: Surroundings, op: Op, argument: str) -> Array:
+    value: Value = op.arguments[argument]
+    if value.tensor is None or value.memory.written >= 0:
+        raise NotLifted(
+            "constant", f"{argument} of {around.label(op)} depends on the inputs, or changes during the call"
+        )
+    return exact(value.tensor)
+
+
+def _is_own(around: Surroundings, op: Op, argument: str) -> bool:
+    """Whether ``argument`` is a tensor of the norm alone, which can be set."""
+    if op.arguments.get(argument) is None:
+        return False
+    try:
+        around.own(op, "the constant", argument)
+    except NotLifted:
+        return False
+    return True
+
+
+def _largest(op: Op) -> float:
+    value = op.arguments.get("weight")
+    return float("inf") if value is None else largest(value.tensor)
+
+
+def _affine(around: Surroundings, op: Op) -> View:
+    """A module that multiplies and adds by its own constants: FrozenBatchNorm2d, LayerScale."""
+    affine = affine_of(op)
+    if not affine.finite:
+        raise NotLifted("finite", f"a constant of {around.label(op)} is not a number")
+    around.removal(op)
+    axis = _only_axis(op)
+    return AffineOp(
+        node=op,
+        op="Mul",
+        inputs=(op.arguments["input"],),
+        outputs=op.outputs,
+        affine=affine,
+        holds_scale=axis is not None and _is_own(around, op, "weight"),
+        holds_shift=axis is not None and _is_own(around, op, "bias"),
+        axis=axis,
+        largest=_largest(op),
+    )
+
+
+def _only_axis(op: Op) -> int | None:
+    """The axis along which the stored scale varies, and the stored shift, if there is one."""
+    axes = [
+        [k for k, size in enumerate(value.shape, -len(value.shape)) if size > 1]
+        for value in (op.arguments.get("weight"), op.arguments.get("bias"))
+        if value is not None
+    ]
+    return axes[0][0] if axes and len(axes[0]) == 1 and all(one == axes[0] for one in axes) else None
+
+
+def _layer_norm(around: Surroundings, op: Op) -> View:
+    return _live(around, op, None)
+
+
+def _group_norm(around: Surroundings, op: Op) -> View:
+    rank = len(op.arguments["input"].shape)
+    return _live(around, op, Groups(1 - rank, int(op.arguments["num_groups"])))
+
+
+def _live(around: Surroundings, op: Op, groups: Groups | None) -> Norm:
+    tail = None
+    if _is_own(around, op, "weight") and (op.arguments.get("bias") is None or _is_own(around, op, "bias")):
+        arrays = [exact(tensor) for tensor in (_tensor(op, "weight"), _tensor(op, "bias")) if tensor is not None]
+        spread = (-1, *[1] * (-1 - groups.axis)) if groups is not None else None
+        tail = Affine.of(*(array if spread is None else array.reshape(spread) for array in arrays))
+    label = around.label(op)
+    because = f"{label} computes its statistics from each input, so it is not one affine map; only its scale and shift "
+    return Norm(
+        node=op,
+        op=op.kind,
+        inputs=(op.arguments["input"],),
+        outputs=op.outputs[:1],
+        core=Refusal("fixed-statistics", because + "could move"),
+        tail=tail,
+        holds_shift=op.arguments.get("bias") is not None,
+        largest=_largest(op),
+        groups=groups,
+    )
+
+
+def _tensor(op: Op, argument: str) -> torch.Tensor | None:
+    value = op.arguments.get(argument)
+    return None if value is None else value.tensor
+
+
+NORMS: dict[str, Callable[[Surroundings, Op], View]] = {
+    "batch_norm": _batch_norm,
+    "instance_norm": _instance_norm,
+    "layer_norm": _layer_norm,
+    "group_norm": _group_norm,
+    "rms_norm": _layer_norm,
+    AFFINE: _affine,
+}
+"""Kinds of operations that are norms, each with what lifts it."""

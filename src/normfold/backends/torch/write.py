@@ -1,0 +1,117 @@
+"""The only code that changes a module: new constants into its tensors, norms out of its tree."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from normfold.backends.torch.chains import AFFINE
+from normfold.backends.torch.constants import exact
+from normfold.backends.torch.graph import TorchGraph
+from normfold.backends.torch.tracer import Op, Value
+from normfold.core.algebra.affine import Array
+from normfold.core.views import AffineOp, Linear, Norm, View
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What happened to the names in a module's state."""
+
+    removed: tuple[str, ...]
+    added: tuple[str, ...]
+
+
+def write(graph: TorchGraph, module: nn.Module) -> Change:
+    """Give ``module``, of the same make as the one that ran, the constants of ``graph``, and take its norms out."""
+    before = list(module.state_dict())
+    write_constants(graph, module)
+    going = {id(op.call.module): removal for op, removal in graph.removals.items()}
+    for path, norm in list(graph.trace.module.named_modules(remove_duplicate=False)):
+        if id(norm) in going:
+            take_out(module, path, going[id(norm)].children)
+    after = list(module.state_dict())
+    return Change(tuple(n for n in before if n not in after), tuple(n for n in after if n not in before))
+
+
+def write_constants(graph: TorchGraph, module: nn.Module) -> None:
+    """Give ``module`` the constants that the operations have in ``graph``."""
+    with torch.no_grad():
+        for op, view in graph.changed.items():
+            if op not in graph.removals:
+                for argument, values in _constants(op, view):
+                    _set(module, op, argument, values)
+
+
+def _constants(op: Op, view: View) -> Iterator[tuple[str, Array]]:
+    """The arguments of ``op`` that get new values."""
+    if isinstance(view, Linear):
+        yield "weight", view.weight.native()
+        if view.bias is not None:
+            yield "bias", view.bias.reshape(-1) if view.bias.size > 1 else view.bias.reshape(())
+    elif isinstance(view, AffineOp) and op.kind == AFFINE:
+        yield "weight", view.affine.scale
+        if view.holds_shift:
+            yield "bias", view.affine.shift
+    elif isinstance(view, AffineOp):
+        yield from _batch_norm(op, view)
+    elif isinstance(view, Norm) and view.tail is not None:
+        yield "weight", _flat(op, view.tail.scale)
+        if view.holds_shift:
+            yield "bias", _flat(op, view.tail.shift)
+    else:
+        raise TypeError(f"{type(view).__name__} has no constants to write")
+
+
+def _flat(op: Op, constant: Array) -> Array:
+    """A norm's constant in the shape that it is stored in."""
+    return constant.reshape(-1) if op.kind in ("group_norm", "instance_norm", "batch_norm") else constant
+
+
+def _batch_norm(op: Op, view: AffineOp) -> Iterator[tuple[str, Array]]:
+    """The scale and bias that make up the new map with the statistics that are there."""
+    mean, variance = (exact(op.arguments[name].tensor) for name in ("running_mean", "running_var"))
+    scale, shift = (np.broadcast_to(_flat(op, k), mean.shape) for k in (view.affine.scale, view.affine.shift))
+    yield "weight", scale * np.sqrt(variance + float(op.arguments["eps"]))
+    if view.holds_shift:
+        yield "bias", shift + scale * mean
+
+
+def _set(module: nn.Module, op: Op, argument: str, values: Array) -> None:
+    """Write ``values`` into the stored tensor that is ``argument`` of ``op``; a bias that is missing is added."""
+    held = op.arguments[argument]
+    if isinstance(held, Value):
+        tensor = _stored(module, held.names[0])
+        own = np.require(values, requirements=("C", "W"))
+        tensor.copy_(torch.from_numpy(own).reshape(tensor.shape if values.size > 1 else ()))
+        return
+    weight = _stored(module, op.arguments["weight"].names[0])
+    owner = module.get_submodule(op.arguments["weight"].names[0].rpartition(".")[0])
+    size = weight.shape[0]
+    if op.kind.startswith("conv_transpose"):
+        size = weight.shape[1] * int(op.arguments["groups"])
+    bias = torch.from_numpy(np.array(np.broadcast_to(values, (size,)))).to(device=weight.device, dtype=weight.dtype)
+    owner.register_parameter(argument, nn.Parameter(bias, requires_grad=weight.requires_grad))
+
+
+def _stored(module: nn.Module, name: str) -> torch.Tensor:
+    path, _, own = name.rpartition(".")
+    tensor: torch.Tensor = getattr(module.get_submodule(path), own)
+    return tensor
+
+
+def take_out(module: nn.Module, path: str, children: Sequence[str] = ()) -> None:
+    """Put the children of the norm at ``path`` in its place, or an Identity."""
+    parent, _, name = path.rpartition(".")
+    holder, norm = module.get_submodule(parent), module.get_submodule(path)
+    stand_in = (
+        nn.Sequential(OrderedDict((child, norm.get_submodule(child)) for child in children))
+        if children
+        else nn.Identity()
+    )
+    stand_in.training = norm.training
+    setattr(holder, name, stand_in)

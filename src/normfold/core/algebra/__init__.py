@@ -1,0 +1,23 @@
+"""Affine maps, canonical weights and channel moves: NumPy only, float64, no notion of a graph."""
+
+from normfold.core.algebra.affine import Affine, trim
+from normfold.core.algebra.codes import Codes
+from normfold.core.algebra.moves import Chain, Crop, Move, Permute, Regroup, Shuffle, Take, is_identity
+from normfold.core.algebra.weight import Weight
+from normfold.core.algebra.window import Window
+
+__all__ = [
+    "Affine",
+    "Chain",
+    "Codes",
+    "Crop",
+    "Move",
+    "Permute",
+    "Regroup",
+    "Shuffle",
+    "Take",
+    "Weight",
+    "Window",
+    "is_identity",
+    "trim",
+]

@@ -1,0 +1,297 @@
+"""Decides every norm of a model, and folds those that can go."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from itertools import islice
+from typing import Any
+
+from normfold.core.algebra import Shuffle
+from normfold.core.costs import CostTable, cost_table
+from normfold.core.graph import Graph, Plan, Site
+from normfold.core.rules import IDENTITIES, MOVES, REWRITES, Rewrite
+from normfold.core.search import Search
+from normfold.core.views import AffineOp, Linear, Moving, Node, Norm, QuantizedLinear, View
+from normfold.records import Decision, Outcome, Pair, Refusal, SiteReport
+
+ALTERNATIVES = 32
+"""Plans compared for one norm; the first that inserts nothing is taken at once."""
+
+
+@dataclass(frozen=True)
+class Folding:
+    """What a run decided, and the values that must agree with the source's."""
+
+    decisions: tuple[Decision, ...]
+    pairs: tuple[Pair, ...]
+
+
+@dataclass
+class _Record:
+    """One site while the run lasts."""
+
+    site: Site
+    beside: list[Node] = field(default_factory=list)
+    """Arithmetic that came to stand next to the site as others went, and may go with it."""
+    gone: set[Node] = field(default_factory=set)
+    moved: list[Node] = field(default_factory=list)
+    partly: bool = False
+    into: list[Node] = field(default_factory=list)
+    rules: list[str] = field(default_factory=list)
+    refusals: dict[Node, list[Refusal]] = field(default_factory=dict)
+    excluded: Refusal | None = None
+
+    @property
+    def left(self) -> list[Node]:
+        return [node for node in self.site.nodes if node not in self.gone]
+
+    @property
+    def open(self) -> list[Node]:
+        """Nodes that may go, if there is a way."""
+        if self.excluded is not None or self.site.refusals:
+            return []
+        return [*self.left, *(node for node in self.beside if node not in self.gone)]
+
+
+def fold(
+    graph: Graph,
+    *,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    exclude: Mapping[str, Refusal] | None = None,
+    costs: CostTable | None = None,
+) -> Folding:
+    """Fold every norm of ``graph`` that can be, and decide each.
+
+    ``only`` and ``skip`` are glob patterns on site names. ``exclude`` names sites that must stay, with the reason.
+    What is inserted has to pay by ``costs``, those of the default provider.
+    The graph is changed in place, one whole plan at a time.
+    """
+    before, table = graph.values(), costs or cost_table()
+    _tidy(graph)
+    owner: dict[Node, _Record] = {}
+
+    def enlist() -> list[_Record]:
+        """The norms in sight that were not before: merging branches uncovers the scale behind them."""
+        found = []
+        for site in graph.sites():
+            new = [node for node in site.nodes if node not in owner]
+            if len(new) == len(site.nodes):
+                found.append(_Record(site, excluded=_excluded(site.name, only, skip, exclude or {})))
+                owner.update(dict.fromkeys(new, found[-1]))
+            elif new:
+                holder = next(owner[node] for node in site.nodes if node in owner)
+                holder.beside += new
+                owner.update(dict.fromkeys(new, holder))
+        return found
+
+    records = enlist()
+    stated = len(records)
+    progress = True
+    while progress:
+        progress = False
+        for record in records:
+            for node in record.open:
+                progress |= _try(graph, node, owner, table)
+        progress |= _rewrite(graph, owner, REWRITES)
+        known = len(owner)
+        records += enlist()
+        progress |= len(owner) > known
+        if not progress and table.moves_past_pools:
+            progress = _relocate(graph, owner)
+        if not progress and table.relieves:
+            progress = _relieve(graph, owner)
+    # What only the folds made a norm is no norm of the model's where it stays.
+    records = [record for k, record in enumerate(records) if k < stated or record.gone]
+    decisions = tuple(_decide(graph, record) for record in records)
+    return Folding(decisions, tuple(_pairs(graph, records, set(before) & set(graph.values()))))
+
+
+def inspect(graph: Graph) -> tuple[SiteReport, ...]:
+    """Every norm of ``graph``, its health, and what `fold` would decide. Uses the graph up."""
+    _tidy(graph)
+    sites = graph.sites()
+    decisions = {decision.site: decision for decision in fold(graph).decisions}
+    return tuple(SiteReport(s.name, s.norm, s.shape, s.health, decisions[s.name]) for s in sites)
+
+
+def _tidy(graph: Graph) -> None:
+    """Take out what changes nothing and is no norm, so that it hides none."""
+    while _rewrite(graph, {}, IDENTITIES, spared={node for site in graph.sites() for node in site.nodes}):
+        pass
+
+
+def _excluded(name: str, only: Sequence[str], skip: Sequence[str], exclude: Mapping[str, Refusal]) -> Refusal | None:
+    if name in exclude:
+        return exclude[name]
+    if only and not any(fnmatchcase(name, pattern) for pattern in only):
+        return Refusal("selected", f"no --only pattern matches {name!r}")
+    pattern = next((pattern for pattern in skip if fnmatchcase(name, pattern)), None)
+    return None if pattern is None else Refusal("selected", f"--skip {pattern!r} matches it")
+
+
+def _try(graph: Graph, node: Node, owner: Mapping[Node, _Record], table: CostTable) -> bool:
+    search = Search(graph, frozenset(other for other, holder in owner.items() if holder.excluded is not None))
+    plan = _best(graph, node, search, table)
+    if plan is None:
+        owner[node].refusals[node] = [*search.refusals, *_objections(graph, node, owner)]
+        return False
+    _book(plan, owner)
+    graph.commit(plan)
+    return True
+
+
+def _rewrite(
+    graph: Graph, owner: Mapping[Node, _Record], rules: Sequence[Rewrite[Any]], spared: Collection[Node] = ()
+) -> bool:
+    """Carry out every one of ``rules``, each of which makes the model smaller by itself, but for ``spared`` nodes."""
+    progress = False
+    for rule in rules:
+        for node in [node for node in graph.nodes() if node not in spared]:
+            while (plan := _next_plan(graph, rule, node, owner)) is not None and _allowed(plan, owner):
+                _book(plan, owner)
+                graph.commit(plan)
+                progress = True
+                if node in plan.bypassed:
+                    break
+    return progress
+
+
+def _relocate(graph: Graph, owner: Mapping[Node, _Record]) -> bool:
+    """Move norms that stay to where they cost less."""
+    progress = False
+    for rule in MOVES:
+        for node in [node for node in reversed(list(owner)) if node in owner[node].open]:
+            plan = _next_plan(graph, rule, node, owner)
+            if plan is not None:
+                _book(plan, owner)
+                graph.commit(plan)
+                progress = True
+    return progress
+
+
+def _relieve(graph: Graph, owner: Mapping[Node, _Record]) -> bool:
+    """Let biases of matrix products go where what reads them adds constants anyway: along a residual stream, mostly."""
+    progress = False
+    kept = frozenset(node for node, holder in owner.items() if holder.excluded is not None)
+    for node in [node for node in graph.nodes() if node not in owner]:
+        plans = (plan for plan in Search(graph, kept).reliefs(node) if graph.unable(plan) is None)
+        plan = next((plan for plan in plans if _allowed(plan, owner)), None)
+        if plan is not None:
+            graph.commit(plan)
+            progress = True
+    return progress
+
+
+def _next_plan(graph: Graph, rule: Rewrite[Any], node: Node, owner: Mapping[Node, _Record]) -> Plan | None:
+    return next((plan for plan in _answers(graph, rule, node, owner) if isinstance(plan, Plan)), None)
+
+
+def _objections(graph: Graph, node: Node, owner: Mapping[Node, _Record]) -> list[Refusal]:
+    """Why no rewrite takes ``node`` out, as far as they say."""
+    return [no for rule in REWRITES for no in _answers(graph, rule, node, owner) if isinstance(no, Refusal)]
+
+
+def _answers(graph: Graph, rule: Rewrite[Any], node: Node, owner: Mapping[Node, _Record]) -> Iterable[Plan | Refusal]:
+    view = graph.view(node)
+    for answer in rule.plans(graph, view) if isinstance(view, rule.view) else ():
+        unable = graph.unable(answer) if isinstance(answer, Plan) else None
+        if unable is not None and isinstance(answer, Plan):
+            for gone in (gone for gone in (*answer.bypassed, *answer.removed, *answer.moved) if gone in owner):
+                owner[gone].refusals.setdefault(gone, []).append(unable)
+        yield unable or answer
+
+
+def _allowed(plan: Plan, owner: Mapping[Node, _Record]) -> bool:
+    """Whether the plan leaves alone what the user left out."""
+    touched = (*plan.removed, *plan.bypassed, *plan.views)
+    return all(node not in owner or owner[node].excluded is None for node in touched)
+
+
+def _book(plan: Plan, owner: Mapping[Node, _Record]) -> None:
+    """Note in the records which of their nodes go, and where to."""
+    tails = {node for node, view in plan.views.items() if isinstance(view, Norm) and node not in plan.into}
+    for node in (*plan.bypassed, *plan.removed, *plan.moved, *tails):
+        holder = owner.get(node)
+        if holder is not None:
+            holder.gone |= {node} - tails - plan.moved.keys()
+            holder.moved += [moved for moved in plan.moved if moved is node]
+            holder.partly |= node in tails
+            holder.into += [target for target in plan.into if target not in holder.into]
+            holder.rules += [rule for rule in plan.rules if rule not in holder.rules]
+
+
+def _best(graph: Graph, node: Node, search: Search, table: CostTable) -> Plan | None:
+    """The first plan that inserts nothing, else the cheapest, if it pays by ``table``."""
+    inserting = []
+    for plan in islice(search.ways_out(node), ALTERNATIVES):
+        unable = graph.unable(plan)
+        if unable is not None:
+            search.refuse(unable)
+            continue
+        if not plan.inserted:
+            return plan
+        inserting.append((plan, table.judge(graph, plan)))
+    if not inserting:
+        return None
+    plan, verdict = min(inserting, key=lambda one: one[1].ratio)
+    if table.allows(verdict):
+        return plan
+    search.refusals.append(Refusal("does-not-pay", verdict.because))
+    return None
+
+
+def _decide(graph: Graph, record: _Record) -> Decision:
+    site = record.site
+    refused: tuple[Refusal, ...] = () if record.excluded is None else (record.excluded,)
+    if record.excluded is None:
+        kept = [refusal for node in record.left for refusal in record.refusals.get(node, ())]
+        refused = tuple(dict.fromkeys([*site.refusals, *kept]))
+    outcome = _outcome(graph, record)
+    into = tuple(graph.name(node) for node in dict.fromkeys(record.into))
+    return Decision(
+        site.name, site.norm, outcome, into, tuple(dict.fromkeys(record.rules)), () if outcome == "folded" else refused
+    )
+
+
+def _outcome(graph: Graph, record: _Record) -> Outcome:
+    if not record.gone and not record.partly:
+        return "lowered" if record.moved else "kept"
+    if not record.partly and len(record.left) == 1 and isinstance(graph.view(record.left[0]), Norm):
+        return "lowered"
+    rest = [node for node in record.left if not _only_passes(graph, node) and not _only_shifts(graph, node)]
+    return "part-folded" if rest else "folded"
+
+
+def _only_passes(graph: Graph, node: Node) -> bool:
+    """Whether ``node`` leaves its input as it is; one that puts channels in another order does not."""
+    view = graph.view(node)
+    return isinstance(view, Moving) and not any(isinstance(move, Shuffle) for move in view.moves)
+
+
+def _only_shifts(graph: Graph, node: Node) -> bool:
+    """Whether ``node`` is an addition, which serves the linear operation before it as its bias."""
+    view = graph.view(node)
+    if not isinstance(view, AffineOp) or view.affine.scales or view.holds_scale:
+        return False
+    before: View = view
+    while isinstance(before, AffineOp | Moving):
+        producer = graph.producer(before.inputs[0])
+        if producer is None:
+            return False
+        before = graph.view(producer)
+    return isinstance(before, Linear | QuantizedLinear)
+
+
+def _pairs(graph: Graph, records: Sequence[_Record], shared: Collection[str]) -> list[Pair]:
+    """For every norm that went, the first values after it that both models have."""
+    out = []
+    for record in records:
+        if record.gone or record.partly or record.moved:
+            into = [*record.into, *record.moved]
+            after = [graph.value_name(value) for node in into for value in graph.view(node).outputs]
+            names = [record.site.output] if record.site.output in shared else [name for name in after if name in shared]
+            out += [Pair(name, name, (record.site.name,)) for name in names]
+    return out

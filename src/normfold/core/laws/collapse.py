@@ -1,0 +1,31 @@
+"""``a*(s x + t) + d = (a s) x + (a t + d)``: a chain of affine maps is one affine map.
+
+Premises: every constant broadcasts against the value without enlarging it; ``x`` is on one side only
+(``k - x`` flips the sign; ``k / x`` is not affine).
+
+Counter-example: ``k / x``; and ``x * k`` with ``x: [N, C, 1, 1]`` and ``k: [C, H, W]``, whose result is larger
+than ``x``, so nothing before it can hold ``k``.
+"""
+
+from __future__ import annotations
+
+from normfold.core.algebra import Affine
+from normfold.core.algebra.affine import Array
+from normfold.core.laws.law import Law
+
+LAW = Law(
+    name="collapse",
+    identity="a*(s x + t) + d = (a s) x + (a t + d)",
+    premises=("affine", "same-shape"),
+    counter_example="k / x is not affine in x",
+)
+
+
+def inference_norm(scale: Array, bias: Array, mean: Array, variance: Array, epsilon: float) -> Affine:
+    """The affine map of a BatchNorm with fixed statistics: ``scale*(x - mean)/sqrt(variance + epsilon) + bias``.
+
+    Arrays are right-aligned with the value. All in float64: ``variance + epsilon`` of float16 statistics would
+    be zero for ``variance = 0, epsilon = 1e-9``.
+    """
+    factor = scale / (variance + epsilon) ** 0.5
+    return Affine.of(factor, bias - factor * mean)

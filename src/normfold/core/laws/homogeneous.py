@@ -1,0 +1,42 @@
+"""``f(a x) = a f(x)`` for ``a >= 0``: a scale passes Relu, LeakyRelu and PRelu; bounds pass with a Clip.
+
+Premises: every scale is non-negative and there is no shift. A Clip moves any affine map with its bounds,
+``a*clip(x, l, h) + d = clip(a x + d, a l + d, a h + d)`` (bounds swapped for a negative scale), as long as the new
+bounds are the same for every channel, since ONNX gives it one pair.
+
+Counter-example: ``-1 * relu(x)`` is not ``relu(-x)``; ``relu(x) + 1`` is not ``relu(x + 1)``; ``2 * relu6(x)`` is
+bounded by 12, not by 6.
+
+Source: Nagel et al. 2019, arXiv 1906.04721, section 4.1 (positive scaling equivariance).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from normfold.core.algebra import Affine
+from normfold.core.algebra.affine import Array
+from normfold.core.laws.law import Law
+
+LAW = Law(
+    name="homogeneous",
+    identity="f(a x) = a f(x) for a >= 0",
+    premises=("non-negative-scale", "no-shift", "uniform-bounds"),
+    counter_example="-1 * relu(x) is not relu(-x)",
+)
+
+
+def moved_bounds(affine: Affine, low: float, high: float) -> tuple[float, float] | None:
+    """The bounds of the clip that acts after ``affine`` instead of before it; ``None`` where channels differ."""
+    if not affine.scale.all():
+        return None
+    with np.errstate(invalid="ignore"):
+        ends = [np.broadcast_to(affine.scale * end + affine.shift, affine.shape) for end in (low, high)]
+    lows, highs = np.minimum(*ends), np.maximum(*ends)
+    new_low, new_high = _only(lows), _only(highs)
+    return None if new_low is None or new_high is None else (new_low, new_high)
+
+
+def _only(values: Array) -> float | None:
+    first = float(values.flat[0]) if values.size else 0.0
+    return first if bool((values == first).all()) else None

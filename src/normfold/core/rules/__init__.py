@@ -1,0 +1,91 @@
+"""Every rewrite, one file each. `RULES` is the architecture on one screen.
+
+A rule says how an affine map that travels through the graph meets one kind of operation: it is absorbed there,
+or carried past it. The engine chains rules into a plan, from a norm to the linear operations that take it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from normfold.core.rules import (
+    bake_normalised_weight,
+    carry_affine_through_clip,
+    carry_affine_through_concat,
+    carry_affine_through_move,
+    carry_affine_through_pad,
+    carry_affine_through_pool,
+    carry_affine_through_sum,
+    carry_scale_through_activation,
+    carry_scale_through_product,
+    compose_affine_into_affine,
+    compose_affine_into_next_affine,
+    compose_affine_into_tail,
+    drop_bias_before_norm,
+    drop_identity_map,
+    drop_identity_move,
+    emit_norm,
+    fold_affine_into_consumer,
+    fold_affine_into_padded_consumer,
+    fold_affine_into_producer,
+    fold_affine_into_quantized_producer,
+    fold_scale_into_quantized_consumer,
+    fold_shift_into_producer,
+    fold_shuffle_into_consumer,
+    merge_linear_sequence,
+    merge_parallel_branches,
+    move_norm_past_pool,
+)
+from normfold.core.rules.rule import BACKWARD, FORWARD, Carry, Direction, Rewrite, Rule, Step, Target
+
+CARRIES: tuple[Rule[Any], ...] = (
+    # ends of a route
+    fold_affine_into_producer.RULE,
+    fold_affine_into_consumer.RULE,
+    fold_affine_into_padded_consumer.RULE,
+    fold_affine_into_quantized_producer.RULE,
+    fold_scale_into_quantized_consumer.RULE,
+    compose_affine_into_affine.RULE,
+    compose_affine_into_next_affine.RULE,
+    compose_affine_into_tail.RULE,
+    # on the way
+    carry_affine_through_move.RULE,
+    carry_affine_through_pool.RULE,
+    carry_affine_through_pad.RULE,
+    carry_affine_through_concat.RULE,
+    carry_affine_through_sum.RULE,
+    carry_affine_through_clip.RULE,
+    carry_scale_through_activation.RULE,
+    carry_scale_through_product.RULE,
+)
+IDENTITIES: tuple[Rewrite[Any], ...] = (drop_identity_map.RULE, drop_identity_move.RULE)
+"""What changes nothing goes first: a bias of zeros would otherwise take a shift that is better left where it is."""
+REWRITES: tuple[Rewrite[Any], ...] = (
+    emit_norm.RULE,
+    drop_bias_before_norm.RULE,
+    bake_normalised_weight.RULE,
+    *IDENTITIES,
+    fold_shift_into_producer.RULE,
+    merge_parallel_branches.RULE,
+    merge_linear_sequence.RULE,
+    fold_shuffle_into_consumer.RULE,
+)
+MOVES: tuple[Rewrite[Any], ...] = (move_norm_past_pool.RULE,)
+"""For norms that stay, once nothing else is left to do."""
+RULES: tuple[Rule[Any] | Rewrite[Any], ...] = (*CARRIES, *REWRITES, *MOVES)
+
+__all__ = [
+    "BACKWARD",
+    "CARRIES",
+    "FORWARD",
+    "IDENTITIES",
+    "MOVES",
+    "REWRITES",
+    "RULES",
+    "Carry",
+    "Direction",
+    "Rewrite",
+    "Rule",
+    "Step",
+    "Target",
+]

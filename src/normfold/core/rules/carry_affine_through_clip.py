@@ -1,0 +1,58 @@
+"""Carry an affine map past a Clip (ReLU6) by moving its bounds.
+
+What it does:
+    Goes on beyond the Clip with the same map and gives the Clip the bounds that the map makes of its own.
+
+When it holds:
+    The new bounds are the same for every channel, since a Clip has one pair.
+
+Example:
+    ``Conv -> Clip(0, 6) -> Mul(2)`` becomes ``Conv -> Clip(0, 12)``.
+
+Refused when:
+    Channels would need different bounds, or a scale is zero (``uniform-bounds``).
+
+Law: `normfold.core.laws.homogeneous`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from normfold.core.laws.homogeneous import moved_bounds
+from normfold.core.rules.premises import onward
+from normfold.core.rules.rule import BACKWARD, EITHER, Carry, Rule, Step
+from normfold.core.views import Clip
+
+
+def _bounds(carry: Carry[Clip]) -> tuple[float, float] | None:
+    affine = carry.affine
+    if carry.direction != BACKWARD:
+        if not affine.invertible:
+            return None
+        affine = affine.inverse()
+    return moved_bounds(affine, carry.view.low, carry.view.high)
+
+
+def _uniform_bounds(carry: Carry[Clip]) -> str | None:
+    if _bounds(carry) is not None:
+        return None
+    return f"past {carry.label}, each channel would need bounds of its own"
+
+
+def _steps(carry: Carry[Clip]) -> Iterable[Step]:
+    bounds = _bounds(carry)
+    if bounds is not None:
+        changed = None if bounds == (carry.view.low, carry.view.high) else bounds
+        view = None if changed is None else replace(carry.view, low=changed[0], high=changed[1])
+        yield onward(carry, carry.affine, view=view)
+
+
+RULE = Rule(
+    name="carry_affine_through_clip",
+    directions=EITHER,
+    view=Clip,
+    premises=(("uniform-bounds", _uniform_bounds),),
+    steps=_steps,
+)

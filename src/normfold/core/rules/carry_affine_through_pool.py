@@ -1,0 +1,72 @@
+"""Carry an affine map past a pooling operation: average, maximum, mean over axes, resizing.
+
+What it does:
+    Goes on beyond the pooling with the same map.
+
+When it holds:
+    The map does not vary along the pooled axes. An average passes every scale, and the shift unless zeros of a padding
+    are averaged in. A maximum passes shifts and non-negative scales; its padding is minus infinity, so it does no harm.
+
+Example:
+    ``Relu -> BatchNormalization -> GlobalAveragePool -> Flatten -> Gemm`` becomes
+    ``Relu -> GlobalAveragePool -> Flatten -> Gemm``.
+
+Refused when:
+    The map varies along a pooled axis (``not-pooled-axis``), a scale is negative before a maximum
+    (``non-negative-scale``), or a shift meets averaged padding (``every-tap``).
+
+Law: `normfold.core.laws.routes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from normfold.core.algebra import Affine
+from normfold.core.laws.routes import carry as carried
+from normfold.core.rules.premises import onward, scale_sign
+from normfold.core.rules.rule import BACKWARD, EITHER, Carry, Rule, Step
+from normfold.core.views import Pool
+
+
+def _moved(carry: Carry[Pool]) -> Affine | None:
+    """The map beyond the pooling; ``None`` where it varies along a pooled axis."""
+    view, affine = carry.view, carry.affine
+    if carry.direction == BACKWARD:
+        before = carried(view.move, affine, backward=True)
+        return before if before is not None and _constant_along(before, view.axes) else None
+    return carried(view.move, affine, backward=False) if _constant_along(affine, view.axes) else None
+
+
+def _constant_along(affine: Affine, axes: tuple[int, ...]) -> bool:
+    sizes = affine.shape
+    return all(-axis > len(sizes) or sizes[axis] == 1 for axis in axes)
+
+
+def _not_pooled_axis(carry: Carry[Pool]) -> str | None:
+    return None if _moved(carry) is not None else f"its constants vary along an axis that {carry.label} pools"
+
+
+def _sign(carry: Carry[Pool]) -> str | None:
+    return scale_sign(carry) if carry.view.maximum else None
+
+
+def _every_tap(carry: Carry[Pool]) -> str | None:
+    if carry.view.keeps_shift or not carry.affine.shifts:
+        return None
+    return f"{carry.label} averages zeros of its padding in, which the shift would not reach"
+
+
+def _steps(carry: Carry[Pool]) -> Iterable[Step]:
+    moved = _moved(carry)
+    if moved is not None:
+        yield onward(carry, moved)
+
+
+RULE = Rule(
+    name="carry_affine_through_pool",
+    directions=EITHER,
+    view=Pool,
+    premises=(("not-pooled-axis", _not_pooled_axis), ("non-negative-scale", _sign), ("every-tap", _every_tap)),
+    steps=_steps,
+)

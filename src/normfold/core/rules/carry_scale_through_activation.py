@@ -1,0 +1,43 @@
+"""Carry a scale past a Relu, LeakyRelu or PRelu.
+
+What it does:
+    Goes on beyond the activation with the same scale.
+
+When it holds:
+    These activations are positively homogeneous, so every non-negative scale passes; a shift does not.
+
+Example:
+    ``Conv -> Relu -> Mul`` (positive) ``-> Conv`` becomes ``Conv -> Relu -> Conv``.
+
+Refused when:
+    A scale is negative (``non-negative-scale``) or there is a shift (``no-shift``).
+
+Law: `normfold.core.laws.homogeneous`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from normfold.core.rules.premises import onward, scale_sign
+from normfold.core.rules.rule import EITHER, Carry, Rule, Step
+from normfold.core.views import Homogeneous
+
+
+def _no_shift(carry: Carry[Homogeneous]) -> str | None:
+    if not carry.affine.shifts:
+        return None
+    return f"a shift does not pass {carry.label}: f(x + d) is not f(x) + d"
+
+
+def _steps(carry: Carry[Homogeneous]) -> Iterable[Step]:
+    yield onward(carry, carry.affine)
+
+
+RULE = Rule(
+    name="carry_scale_through_activation",
+    directions=EITHER,
+    view=Homogeneous,
+    premises=(("non-negative-scale", scale_sign), ("no-shift", _no_shift)),
+    steps=_steps,
+)

@@ -1,0 +1,58 @@
+"""Carry a scale past a product of two values.
+
+What it does:
+    ``a * (x * g) = (a x) * g``: towards the producers, one factor takes the scale; towards the consumers, it goes on
+    as a scale of the product.
+
+When it holds:
+    There is no shift, and the factor that takes the scale is not broadcast along an axis that it varies along.
+
+Example:
+    ``Mul(Conv, Sigmoid) -> Mul`` becomes ``Mul(Conv, Sigmoid)``: a gate before a per-channel scale.
+
+Refused when:
+    There is a shift (``no-shift``), or every factor is broadcast (``same-shape``).
+
+Law: `normfold.core.laws.sums`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from normfold.core.rules.premises import fits
+from normfold.core.rules.rule import BACKWARD, EITHER, FORWARD, Carry, Rule, Step, Target
+from normfold.core.views import Product
+
+
+def _no_shift(carry: Carry[Product]) -> str | None:
+    if not carry.affine.shifts:
+        return None
+    return f"{carry.label} multiplies by a value, so a shift of one side is not a shift of the other"
+
+
+def _takers(carry: Carry[Product]) -> list[int]:
+    return [k for k, shape in enumerate(carry.view.shapes) if fits(carry.affine, shape)]
+
+
+def _same_shape(carry: Carry[Product]) -> str | None:
+    if carry.direction == FORWARD or _takers(carry):
+        return None
+    return f"no factor of {carry.label} is known to have the shape of its constants"
+
+
+def _steps(carry: Carry[Product]) -> Iterable[Step]:
+    if carry.direction == FORWARD:
+        yield Step(onward=(Target(FORWARD, carry.view.outputs[0], carry.affine),))
+        return
+    for taker in _takers(carry):
+        yield Step(onward=(Target(BACKWARD, carry.view.inputs[taker], carry.affine),))
+
+
+RULE = Rule(
+    name="carry_scale_through_product",
+    directions=EITHER,
+    view=Product,
+    premises=(("no-shift", _no_shift), ("same-shape", _same_shape)),
+    steps=_steps,
+)

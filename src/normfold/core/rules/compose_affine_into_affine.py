@@ -1,0 +1,58 @@
+"""Compose an affine map with the affine operation before it.
+
+What it does:
+    Two affine maps in a row become one. Where the first operation has room for the whole (a BatchNormalization), it
+    takes it. Where it has room for the shift only (the Add after a MatMul), it keeps the shift and the scale goes on
+    to its producer. Else the first operation goes and the whole map travels on.
+
+When it holds:
+    Always, for finite constants that the first operation's type can hold.
+
+Example:
+    ``BatchNormalization -> Mul -> Add`` becomes ``BatchNormalization``; ``MatMul -> Add -> BatchNormalization``
+    becomes ``MatMul -> Add``.
+
+Refused when:
+    A constant is not a number (``finite``) or the composed constants exceed the type (``representable``).
+
+Law: `normfold.core.laws.collapse`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from normfold.core.algebra import Affine
+from normfold.core.rules.premises import finite, held_by, in_range
+from normfold.core.rules.rule import BACKWARD, Carry, Rule, Step, Target
+from normfold.core.views import AffineOp
+
+
+def _representable(carry: Carry[AffineOp]) -> str | None:
+    if in_range(carry.view, carry.affine.after(carry.view.affine)):
+        return None
+    return f"the composed constants of {carry.label} exceed the largest number of their type"
+
+
+def _steps(carry: Carry[AffineOp]) -> Iterable[Step]:
+    view, whole = carry.view, carry.affine.after(carry.view.affine)
+    source = view.inputs[0]
+    if not (whole.scales or whole.shifts):
+        yield Step(remove=True)
+        return
+    yield Step(remove=True, onward=(Target(BACKWARD, source, whole),))
+    if view.holds_shift and not view.affine.scales:
+        shift = Affine.of(shift=whole.shift)
+        yield Step(view=replace(view, affine=shift), onward=(Target(BACKWARD, source, carry.affine.only_scale()),))
+    if held_by(view, whole):
+        yield Step(view=replace(view, affine=whole))
+
+
+RULE = Rule(
+    name="compose_affine_into_affine",
+    directions=(BACKWARD,),
+    view=AffineOp,
+    premises=(("finite", finite), ("representable", _representable)),
+    steps=_steps,
+)

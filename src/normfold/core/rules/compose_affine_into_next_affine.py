@@ -1,0 +1,48 @@
+"""Compose an affine map with the affine operation that consumes it.
+
+What it does:
+    Two affine maps in a row become one that travels on, so that both can end in a linear operation. Where the next
+    operation has room for the whole (a BatchNormalization, a Mul after a Mul, an Add after a shift), it ends there.
+
+When it holds:
+    Always, for finite constants that the next operation's type can hold.
+
+Example:
+    ``Mul -> BatchNormalization`` becomes ``BatchNormalization``.
+
+Refused when:
+    A constant is not a number (``finite``) or the composed constants exceed the type (``representable``).
+
+Law: `normfold.core.laws.collapse`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from normfold.core.rules.premises import finite, held_by, in_range
+from normfold.core.rules.rule import FORWARD, Carry, Rule, Step, Target
+from normfold.core.views import AffineOp
+
+
+def _representable(carry: Carry[AffineOp]) -> str | None:
+    if in_range(carry.view, carry.view.affine.after(carry.affine)):
+        return None
+    return f"the composed constants of {carry.label} exceed the largest number of their type"
+
+
+def _steps(carry: Carry[AffineOp]) -> Iterable[Step]:
+    view, whole = carry.view, carry.view.affine.after(carry.affine)
+    if held_by(view, whole):
+        yield Step(view=replace(view, affine=whole))
+    yield Step(remove=True, onward=(Target(FORWARD, view.outputs[0], whole),))
+
+
+RULE = Rule(
+    name="compose_affine_into_next_affine",
+    directions=(FORWARD,),
+    view=AffineOp,
+    premises=(("finite", finite), ("representable", _representable)),
+    steps=_steps,
+)

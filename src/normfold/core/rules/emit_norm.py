@@ -1,0 +1,40 @@
+"""Emit a norm that is written out as the one operation that it amounts to.
+
+What it does:
+    The elementary operations with which an exporter wrote a LayerNorm, RMSNorm or InstanceNorm become one
+    LayerNormalization, RMSNormalization or InstanceNormalization with the scale and bias that they had. Those are then
+    open to every fold.
+
+When it holds:
+    The model's opset has the operator, it normalises the same axes, and ONNX Runtime has a kernel for it in the type at
+    hand. It computes in float32 at least, and in no case with fewer digits than what was written out.
+
+Example:
+    ``ReduceMean, Sub, Pow, ReduceMean, Add, Sqrt, Div, Mul, Add`` become ``LayerNormalization``.
+
+Refused when:
+    The opset does not have the operator (``opset-has-operator``), the axes are not those that it normalises
+    (``trailing-axes``) or their sizes not known (``known-sizes``, ``known-rank``), there is no kernel
+    (``has-kernel``), epsilon does not fit the operator's attribute (``representable``), or something reads a value on
+    the way (``single-use``).
+
+Law: none; the definitions of the operators in the ONNX specification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from normfold.core.graph import Graph, Plan
+from normfold.core.rules.rule import Rewrite
+from normfold.core.views import Norm
+
+
+def _plans(_: Graph, view: Norm) -> Iterable[Plan]:
+    if view.parts and not view.refusals:
+        whole = replace(view, parts=())
+        yield Plan(views={view.node: whole}, removed=view.parts, into=(view.node,), rules=(RULE.name,))
+
+
+RULE = Rewrite(name="emit_norm", view=Norm, plans=_plans)

@@ -1,0 +1,76 @@
+"""Fold an affine map into the linear operation that produces its input.
+
+What it does:
+    Multiplies the output channels of the weight of a Conv, ConvTranspose, Gemm or MatMul by the map's scale and
+    puts the shift into its bias. The norm is gone.
+
+When it holds:
+    The map varies along the operation's output channels only. Padding, stride, dilation and groups do not matter.
+    Where the operation has no place for a bias (MatMul), the shift stays behind as one Add.
+
+Example:
+    ``Conv -> BatchNormalization`` becomes ``Conv``.
+
+Refused when:
+    The map varies along another axis (``per-output-channel``), a constant of the map is not a number (``finite``),
+    or the new weight does not fit the weight's type (``representable``).
+
+Law: `normfold.core.laws.backward`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from normfold.core.algebra import Affine, trim
+from normfold.core.graph import Insertion
+from normfold.core.laws.backward import channel_vector, push_into_rows
+from normfold.core.rules.premises import finite, linear_in_range
+from normfold.core.rules.rule import BACKWARD, Carry, Rule, Step
+from normfold.core.views import Linear
+
+
+def _per_output_channel(carry: Carry[Linear]) -> str | None:
+    view = carry.view
+    vectors = (channel_vector(c, view.out_axes, view.out_sizes) for c in (carry.affine.scale, carry.affine.shift))
+    if all(vector is not None for vector in vectors):
+        return None
+    return f"its constants do not follow the {view.weight.out_channels} output channels of {carry.label}"
+
+
+def _folded(carry: Carry[Linear]) -> Linear:
+    view = carry.view
+    rows = channel_vector(carry.affine.scale, view.out_axes, view.out_sizes)
+    if rows is None:
+        raise ValueError("per-output-channel does not hold")
+    weight, bias = push_into_rows(view.weight, view.bias, carry.affine, rows)
+    return replace(view, weight=weight, bias=bias)
+
+
+def _representable(carry: Carry[Linear]) -> str | None:
+    if linear_in_range(_folded(carry)):
+        return None
+    return f"the folded constants of {carry.label} exceed {carry.view.largest:.5g}, the largest number of their type"
+
+
+def _steps(carry: Carry[Linear]) -> Iterable[Step]:
+    if carry.view.bias_slot or not carry.affine.shifts:
+        yield Step(view=_folded(carry))
+        return
+    scaled = _folded(replace(carry, affine=carry.affine.only_scale()))
+    shift = Affine.of(shift=trim(carry.affine.shift))
+    yield Step(view=scaled, inserted=(Insertion(carry.view.outputs[0], shift, "matmul/Add"),))
+
+
+RULE = Rule(
+    name="fold_affine_into_producer",
+    directions=(BACKWARD,),
+    view=Linear,
+    premises=(
+        ("finite", finite),
+        ("per-output-channel", _per_output_channel),
+        ("representable", _representable),
+    ),
+    steps=_steps,
+)

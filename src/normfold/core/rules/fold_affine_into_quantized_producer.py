@@ -1,0 +1,80 @@
+"""Fold an affine map into the quantised linear operation that produces its input.
+
+What it does:
+    Multiplies the scales of a quantised weight by the magnitude of the map's scale, mirrors the codes of the channels
+    whose scale is negative at their zero point, and puts the shift into the bias. The other codes do not change. A
+    quantised bias is rounded to its new steps, with an error of at most half a step; a bias of floating numbers stays
+    one. Where there is none yet, it is quantised if the operation's input is.
+
+When it holds:
+    The map varies along the operation's output channels only, and no activation is quantised between the two. A weight
+    with one scale gets a scale for each channel. A channel whose scale is zero gets codes that stand for zero.
+
+Example:
+    ``Conv(x, DequantizeLinear(q, s)) -> BatchNormalization`` becomes ``Conv(x, DequantizeLinear(q, |a| s), b)``.
+
+Refused when:
+    The map varies along another axis (``per-output-channel``), a constant is not a number (``finite``) or too large
+    (``representable``), groups that share scales get different ones (``scale-axis``), the opset has one scale for a
+    whole tensor only (``per-axis-scale``), a new scale is too small or too large for its type (``normal-scale``), a
+    mirrored code is not in its type (``code-range``), or a quantised bias has too many steps (``bias-range``).
+
+Law: `normfold.core.laws.quantized`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import islice
+
+from normfold.core.rules import fold_affine_into_producer
+from normfold.core.rules.premises import bias_range, code_range, finite, normal_scale, per_axis_scale, scale_axis
+from normfold.core.rules.rule import BACKWARD, Carry, Rule, Step
+from normfold.core.views import Linear, QuantizedLinear
+
+_FLOATING = fold_affine_into_producer.RULE
+
+
+def _floating(carry: Carry[QuantizedLinear]) -> Carry[Linear]:
+    """The map at the same operation with a weight of floating numbers."""
+    return Carry(carry.graph, carry.view.linear, carry.direction, carry.affine, carry.port)
+
+
+def _per_output_channel(carry: Carry[QuantizedLinear]) -> str | None:
+    return dict(_FLOATING.premises)["per-output-channel"](_floating(carry))
+
+
+def _representable(carry: Carry[QuantizedLinear]) -> str | None:
+    return dict(_FLOATING.premises)["representable"](_floating(carry))
+
+
+def _steps(carry: Carry[QuantizedLinear]) -> Iterable[Step]:
+    for step in _FLOATING.steps(_floating(carry)):
+        if isinstance(step.view, Linear):
+            yield replace(step, view=replace(carry.view, linear=step.view))
+
+
+def _folded(carry: Carry[QuantizedLinear]) -> QuantizedLinear:
+    (step,) = islice(_steps(carry), 1)
+    if not isinstance(step.view, QuantizedLinear):
+        raise TypeError("a fold into a quantised operation leaves one")
+    return step.view
+
+
+RULE = Rule(
+    name="fold_affine_into_quantized_producer",
+    directions=(BACKWARD,),
+    view=QuantizedLinear,
+    premises=(
+        ("finite", finite),
+        ("per-output-channel", _per_output_channel),
+        ("representable", _representable),
+        ("scale-axis", lambda carry: scale_axis(_folded(carry), carry.label)),
+        ("per-axis-scale", lambda carry: per_axis_scale(_folded(carry), carry.label)),
+        ("normal-scale", lambda carry: normal_scale(_folded(carry), carry.label)),
+        ("code-range", lambda carry: code_range(_folded(carry), carry.label)),
+        ("bias-range", lambda carry: bias_range(_folded(carry), carry.label)),
+    ),
+    steps=_steps,
+)

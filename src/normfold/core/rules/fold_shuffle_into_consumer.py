@@ -1,0 +1,110 @@
+"""Fold a permutation of channels into the linear operations that read it.
+
+What it does:
+    A Gather that takes every channel once (RGB from BGR) goes, and the input channels of the weights after it are
+    put in the order that they now find. Constants on the way change places likewise.
+
+When it holds:
+    Every operation that reads the channels is linear and sums over them, or passes them on as they are: arithmetic by
+    constants, Pad, pooling and Transpose. In a grouped convolution no channel leaves its group.
+
+Example:
+    ``Gather([2, 1, 0]) -> Conv`` becomes ``Conv``.
+
+Refused when:
+    A reader cannot take it (``linear-consumer``), a channel would leave its group (``same-group``), the operation does
+    not sum over the channels (``per-input-channel``), or the channels are an output (``not-output``).
+
+Law: `normfold.core.laws.permutation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from normfold.core.algebra import Affine, Permute, Shuffle
+from normfold.core.algebra.moves import carry
+from normfold.core.graph import Graph, Plan
+from normfold.core.laws.permutation import permute_columns
+from normfold.core.rules.rule import Rewrite
+from normfold.core.views import AffineOp, Linear, Moving, Pad, Pool, Value, View
+from normfold.records import Refusal
+
+
+def _plans(graph: Graph, view: Moving) -> Iterable[Plan | Refusal]:
+    if len(view.moves) == 1 and isinstance(view.moves[0], Shuffle):
+        start = Plan(bypassed={view.node: view.inputs[0]}, rules=(RULE.name,))
+        yield _into_readers(graph, start, view.outputs[0], view.moves[0])
+
+
+def _into_readers(graph: Graph, plan: Plan, value: Value, shuffle: Shuffle) -> Plan | Refusal:
+    """``plan`` with every reader of ``value`` taking it before the shuffle."""
+    escape = graph.escapes(value)
+    if escape is not None:
+        return Refusal("not-output", escape)
+    if graph.producer(value) not in plan.bypassed:
+        plan = replace(plan, changed=(*plan.changed, value))
+    readers = [node for node, _ in graph.consumers(value)]
+    if not readers:
+        return Refusal("linear-consumer", f"nothing reads {graph.label(value)}")
+    for node in readers:
+        view = plan.views.get(node) or graph.view(node)
+        if view.refusals:
+            return view.refusals[0]
+        if list(view.inputs).count(value) != 1:
+            return _unable(graph, view)
+        found = _absorbed(graph, plan, view, shuffle) if isinstance(view, Linear) else _past(graph, plan, view, shuffle)
+        if isinstance(found, Refusal):
+            return found
+        plan = found
+    return plan
+
+
+def _absorbed(graph: Graph, plan: Plan, view: Linear, shuffle: Shuffle) -> Plan | Refusal:
+    label = graph.label(view.node)
+    place = view.in_axes.index(shuffle.axis) if shuffle.axis in view.in_axes else None
+    # One matrix for a whole batch has size 1 along it.
+    if place is None or view.in_sizes[place] != len(shuffle.order):
+        return Refusal("per-input-channel", f"{label} does not sum over the channels that change places")
+    weight = permute_columns(view.weight, place, view.in_sizes, shuffle.order)
+    if weight is None:
+        return Refusal("same-group", f"{label} has {view.weight.groups} groups, and a channel would leave its own")
+    return replace(plan.with_view(replace(view, weight=weight)), into=(*plan.into, view.node))
+
+
+def _past(graph: Graph, plan: Plan, view: View, shuffle: Shuffle) -> Plan | Refusal:
+    """``plan`` with the shuffle beyond an operation that is not linear."""
+    if isinstance(view, AffineOp):
+        affine = carry(shuffle, view.affine, backward=True)
+        if affine is None or not (_alike(affine, view.affine) or view.holds_scale or view.holds_shift):
+            return _unable(graph, view)
+        changed = plan if _alike(affine, view.affine) else plan.with_view(replace(view, affine=affine))
+        return _into_readers(graph, changed, view.outputs[0], shuffle)
+    beyond = _beyond(view, shuffle)
+    return _unable(graph, view) if beyond is None else _into_readers(graph, plan, view.outputs[0], beyond)
+
+
+def _alike(first: Affine, second: Affine) -> bool:
+    return np.array_equal(first.scale, second.scale) and np.array_equal(first.shift, second.shift)
+
+
+def _beyond(view: View, shuffle: Shuffle) -> Shuffle | None:
+    """The shuffle after an operation that leaves the channels as they are; ``None`` where it does not."""
+    if isinstance(view, Pad):
+        return None if shuffle.axis in view.axes else shuffle
+    if isinstance(view, Pool):
+        return None if shuffle.axis in view.axes or view.move != Permute() else shuffle
+    if not isinstance(view, Moving) or len(view.moves) != 1 or not isinstance(view.moves[0], Permute):
+        return None
+    order = view.moves[0].order
+    return shuffle if not order else Shuffle(order.index(len(order) + shuffle.axis) - len(order), shuffle.order)
+
+
+def _unable(graph: Graph, view: View) -> Refusal:
+    return Refusal("linear-consumer", f"{graph.label(view.node)} reads the channels, and cannot take their order")
+
+
+RULE = Rewrite(name="fold_shuffle_into_consumer", view=Moving, plans=_plans)

@@ -1,0 +1,155 @@
+"""Premises and steps that several rules share."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from normfold.core.algebra import Affine
+from normfold.core.algebra.affine import Array
+from normfold.core.algebra.moves import Dim
+from normfold.core.laws.backward import channel_vector
+from normfold.core.laws.quantized import BIAS_LIMIT, bias_step, mirror, rescale
+from normfold.core.rules.rule import BACKWARD, Carry, Step, Target, V
+from normfold.core.views import AffineOp, Linear, QuantizedLinear, View
+
+UNSEEN = 1e30
+"""No trained weight is as large as this: one need not be read to see that it stays below a far larger number."""
+
+
+def finite(carry: Carry[V]) -> str | None:
+    """Every constant of the map is a number."""
+    if carry.affine.finite:
+        return None
+    return "its scale or shift is infinite or not a number (a variance plus epsilon of zero, or bad statistics)"
+
+
+def held_by(view: AffineOp, affine: Affine) -> bool:
+    """Whether ``view`` has room for ``affine`` instead of its own map."""
+    if not (view.holds_scale or view.holds_shift):
+        return False
+    if (affine.scales and not view.holds_scale) or (affine.shifts and not view.holds_shift):
+        return False
+    if view.axis is None:
+        return True
+    return all(
+        size == 1
+        for constant in (affine.scale, affine.shift)
+        for k, size in enumerate(constant.shape, -constant.ndim)
+        if k != view.axis
+    )
+
+
+def in_range(view: AffineOp, affine: Affine) -> bool:
+    """Whether the constants of ``affine`` fit the type of ``view``."""
+    return all(float(np.abs(c).max(initial=0.0)) <= view.largest for c in (affine.scale, affine.shift))
+
+
+def linear_in_range(view: Linear) -> bool:
+    """Whether the weight and bias of ``view`` fit the weight's type."""
+    if view.bias is not None and float(np.abs(view.bias).max(initial=0.0)) > view.largest:
+        return False
+    gain = view.weight.gain
+    return gain <= 1 or gain * UNSEEN <= view.largest or view.weight.magnitude() <= view.largest
+
+
+def input_columns(carry: Carry[Linear]) -> tuple[Array, Array] | None:
+    """Scale and shift of the map for each input channel; ``None`` where it varies along another axis."""
+    view = carry.view
+    scale = channel_vector(carry.affine.scale, view.in_axes, view.in_sizes)
+    shift = channel_vector(carry.affine.shift, view.in_axes, view.in_sizes)
+    return None if scale is None or shift is None else (scale, shift)
+
+
+def per_input_channel(carry: Carry[Linear]) -> str | None:
+    """The map varies along the operation's input channels only."""
+    if input_columns(carry) is not None:
+        return None
+    return f"its constants do not follow the {carry.view.weight.in_channels} input channels of {carry.label}"
+
+
+def factors_of_codes(view: QuantizedLinear) -> Array | None:
+    """What the codes of ``view`` have not taken yet, along their axis: ``[n]``; ``None`` where groups differ."""
+    rows = view.linear.weight.rows
+    return np.ones_like(view.codes.scale) if rows is None else view.codes.along_axis(rows)
+
+
+def scale_axis(view: QuantizedLinear, label: str) -> str | None:
+    """Groups that share the scales of their codes get the same."""
+    if factors_of_codes(view) is not None:
+        return None
+    return f"the groups of {label} share the scales of its quantised weight, and would get different ones"
+
+
+def per_axis_scale(view: QuantizedLinear, label: str) -> str | None:
+    """Codes with one scale have room for one for each channel, or get one again."""
+    codes, scale = view.codes, _scales(view)
+    if codes.per_axis or not codes.single or bool((scale == scale[:1]).all()):
+        return None
+    return f"the weight of {label} has one scale for all channels, and before opset 13 there cannot be one for each"
+
+
+def normal_scale(view: QuantizedLinear, label: str) -> str | None:
+    """The new scales are normal numbers of their type."""
+    least, greatest = view.codes.normal
+    scale = _scales(view)
+    if bool(((scale >= least) & (scale <= greatest)).all()):
+        return None
+    return f"a new scale of the quantised weight of {label} is not within {least:.3g} and {greatest:.3g}"
+
+
+def code_range(view: QuantizedLinear, label: str) -> str | None:
+    """Every mirrored code is one that the type has."""
+    factors, (low, high) = _factors(view), view.codes.limits
+    if not bool((factors < 0).any()):
+        return None
+    mirrored = mirror(view.codes, factors)
+    least, greatest = int(mirrored.min(initial=low)), int(mirrored.max(initial=high))
+    if (least, greatest) == (low, high):
+        return None
+    worst = least if least < low else greatest
+    return f"a negative scale makes {worst} of a code of {label}, whose type ends at {low} and {high}"
+
+
+def bias_range(view: QuantizedLinear, label: str) -> str | None:
+    """A quantised bias has no more than `BIAS_LIMIT` steps."""
+    bias = view.linear.bias
+    if view.unit is None or bias is None:
+        return None
+    step = bias_step(view.unit, _scales(view), view.linear.weight.out_channels)
+    largest = float(np.abs(bias.reshape(-1) / step).max(initial=0.0))
+    if largest <= BIAS_LIMIT:
+        return None
+    return f"the quantised bias of {label} is {largest:.3g} steps, more than the {BIAS_LIMIT:.3g} that int32 allows"
+
+
+def _factors(view: QuantizedLinear) -> Array:
+    factors = factors_of_codes(view)
+    if factors is None:
+        raise ValueError("scale-axis does not hold")
+    return factors
+
+
+def _scales(view: QuantizedLinear) -> Array:
+    return rescale(view.codes, _factors(view))
+
+
+def scale_sign(carry: Carry[V]) -> str | None:
+    """No scale is negative."""
+    negative = int((carry.affine.scale < 0).sum())
+    if not negative:
+        return None
+    return f"{negative} of {carry.affine.scale.size} scales are negative, and {carry.label} does not commute with those"
+
+
+def fits(affine: Affine, shape: tuple[Dim, ...] | None) -> bool:
+    """Whether the constants of ``affine`` broadcast into a value of ``shape`` without enlarging it."""
+    wanted = affine.shape
+    if shape is None or len(wanted) > len(shape):
+        return not wanted and shape is not None
+    return all(size in (1, dim) for size, dim in zip(wanted, shape[len(shape) - len(wanted) :], strict=True))
+
+
+def onward(carry: Carry[V], affine: Affine, view: View | None = None) -> Step:
+    """The step that sends ``affine`` on to the other side of an operation with one input and one output."""
+    value = carry.view.inputs[0] if carry.direction == BACKWARD else carry.view.outputs[0]
+    return Step(view=view, onward=(Target(carry.direction, value, affine),))

@@ -1,0 +1,241 @@
+"""Finds a way out of the graph for one norm: a chain of rules that ends where its constants are absorbed.
+
+The search goes from the norm to its producer and to its consumers, one operation at a time. At each value it
+proves what must hold of any value whose content changes; at each operation it asks the rules. A way is a plan only
+when every branch of it ends in an absorption.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from normfold.core.algebra import Affine
+from normfold.core.graph import Graph, Plan
+from normfold.core.rules import BACKWARD, CARRIES, FORWARD, Carry, Rule, Step, Target
+from normfold.core.views import AffineOp, Concat, Linear, Moving, Node, Norm, View
+from normfold.records import Refusal
+
+DEPTH = 64
+"""Most operations on one route; real routes have a handful."""
+FANOUT = 32
+"""Most other readers of a value that are given the inverse of a map."""
+WELL_CONDITIONED = 30.0
+"""Cancellation up to which a map is undone for other readers: it costs as many units of rounding."""
+EFFORT = 400
+"""Most steps tried for one norm: branches that refuse late would otherwise multiply."""
+
+
+@dataclass
+class Search:
+    """One norm's search; ``refusals`` collects every premise that failed on the way. Nodes in ``kept`` must stay."""
+
+    graph: Graph
+    kept: Collection[Node] = ()
+    refusals: list[Refusal] = field(default_factory=list)
+    effort: int = 0
+    cancellation: float = 0.0
+    """How many times the deviation of the values the map moves them by: what is lost in undoing it."""
+
+    def ways_out(self, node: Node) -> Iterator[Plan]:
+        """Plans that take the affine operation ``node`` out of the graph, or the scale and shift out of a norm."""
+        view = self.graph.view(node)
+        if isinstance(view, Norm):
+            self.refuse(view.core)
+        self.refuse(*view.refusals)
+        if view.refusals:
+            return
+        if isinstance(view, AffineOp) and (view.affine.scales or view.affine.shifts):
+            self.cancellation = _cancellation(view)
+            start = Plan(bypassed={node: view.inputs[0]})
+            before = Target(BACKWARD, view.inputs[0], view.affine)
+            yield from self._follow(replace(start, replaced=frozenset({node})), before, node, DEPTH)
+            yield from self._follow(start, Target(FORWARD, view.outputs[0], view.affine), node, DEPTH)
+        if (
+            isinstance(view, Norm)
+            and not view.parts
+            and view.tail is not None
+            and (view.tail.scales or view.tail.shifts)
+        ):
+            start = Plan().with_view(replace(view, tail=Affine.of()))
+            yield from self._follow(start, Target(FORWARD, view.outputs[0], view.tail), node, DEPTH)
+
+    def reliefs(self, node: Node) -> Iterator[Plan]:
+        """Plans that take the bias of a matrix product, or an addition, into additions that are made anyway."""
+        view = self.graph.view(node)
+        if view.refusals:
+            return
+        if isinstance(view, Linear) and view.window is None and view.bias is not None and view.bias.any():
+            start, shift = Plan().with_view(replace(view, bias=None)), view.bias
+        elif isinstance(view, AffineOp) and view.affine.shifts and not view.affine.scales:
+            start, shift = Plan(bypassed={node: view.inputs[0]}), view.affine.shift
+        else:
+            return
+        for plan in self._follow(start, Target(FORWARD, view.outputs[0], Affine.of(shift=shift)), node, DEPTH):
+            if not plan.inserted and all(_adds(self.graph.view(other)) for other in plan.into):
+                yield plan
+
+    def _follow(self, plan: Plan, target: Target, origin: Node, depth: int) -> Iterator[Plan]:
+        """``plan`` completed so that ``target``'s map is absorbed beyond ``target``'s value."""
+        self.effort += 1
+        if depth == 0 or self.effort > EFFORT:
+            self.refuse(
+                Refusal("short-route", f"the way from here through {self.graph.label(origin)} is too long to search")
+            )
+        elif target.direction == BACKWARD:
+            yield from self._follow_back(plan, target, origin, depth)
+        else:
+            yield from self._follow_on(plan, target, origin, depth)
+
+    def _follow_back(self, plan: Plan, target: Target, origin: Node, depth: int) -> Iterator[Plan]:
+        value, graph = target.value, self.graph
+        producer = graph.producer(value)
+        if producer is None:
+            self.refuse(Refusal("linear-producer", f"{graph.label(value)} is a model input: no operation before it"))
+            return
+        others = [node for node, _ in graph.consumers(value) if node is not origin]
+        if len(graph.consumers(value)) > 1:
+            who = ", ".join(graph.label(node) for node in others[:3]) or graph.label(origin)
+            self.refuse(Refusal("single-use", f"the output of {graph.label(producer)} is also read by {who}"))
+            if len(others) != len(graph.consumers(value)) - 1 or not self._undone_by(others, target):
+                return
+        if not graph.same_scope(producer, origin):
+            self.refuse(Refusal("same-scope", f"{graph.label(producer)} stands in another graph body"))
+            return
+        escape = graph.escapes(value)
+        if escape is not None:
+            self.refuse(Refusal("not-output", escape))
+            return
+        plan = replace(plan, changed=(*plan.changed, value))
+        for one in self._undone(plan, others, target, depth - 1):
+            view = one.views.get(producer) or graph.view(producer)
+            port = view.outputs.index(value) if value in view.outputs else -1
+            yield from self._arrive(one, view, port, target, depth)
+
+    def _undone(self, plan: Plan, others: Sequence[Node], target: Target, depth: int) -> Iterator[Plan]:
+        """``plan`` with the inverse of the map in every other reader of its value."""
+        if not others:
+            yield plan
+            return
+        undo, said = Target(FORWARD, target.value, target.affine.inverse()), len(self.refusals)
+        # Those that refuse at once come first: what lies behind the others takes long to search.
+        passing = sorted(others, key=lambda node: isinstance(self.graph.view(node), AffineOp | Concat | Moving))
+        yield from self._into_all(plan, passing, undo, depth)
+        # One reason why it cannot be undone will do.
+        del self.refusals[said + 1 :]
+
+    def _undone_by(self, others: Sequence[Node], target: Target) -> bool:
+        """Whether the other readers may be given the inverse of the map, so that they see what they saw."""
+        affine = target.affine
+        if len(others) > FANOUT or not affine.invertible or not affine.inverse().finite:
+            return False
+        if self.cancellation <= WELL_CONDITIONED:
+            return True
+        because = f"undoing it for other readers would cancel {self.cancellation:.3g} times what the values vary by"
+        self.refuse(Refusal("well-conditioned", because))
+        return False
+
+    def _follow_on(self, plan: Plan, target: Target, origin: Node, depth: int) -> Iterator[Plan]:
+        value, graph = target.value, self.graph
+        escape = graph.escapes(value)
+        if escape is not None:
+            self.refuse(Refusal("not-output", escape))
+            return
+        readers = graph.consumers(value)
+        if not readers:
+            self.refuse(Refusal("linear-consumer", f"nothing reads the output of {graph.label(origin)}"))
+            return
+        if origin not in plan.bypassed:
+            plan = replace(plan, changed=(*plan.changed, value))
+        yield from self._into_all(plan, [node for node, _ in readers], target, depth)
+
+    def _into_all(self, plan: Plan, readers: list[Node], target: Target, depth: int) -> Iterator[Plan]:
+        if not readers:
+            yield plan
+            return
+        view = plan.views.get(readers[0]) or self.graph.view(readers[0])
+        times = list(view.inputs).count(target.value)
+        if times != 1:
+            how = "reads it more than once" if times else "does not read it as data"
+            self.refuse(Refusal("linear-consumer", f"{self.graph.label(view.node)} {how}"))
+            return
+        for one in self._arrive(plan, view, view.inputs.index(target.value), target, depth):
+            yield from self._into_all(one, readers[1:], target, depth)
+
+    def _arrive(self, plan: Plan, view: View, port: int, target: Target, depth: int) -> Iterator[Plan]:
+        if view.refusals:
+            self.refuse(*view.refusals)
+            return
+        if view.node in plan.bypassed or any(one.value in view.outputs for one in plan.inserted):
+            # Its own map has gone on with what arrived first, or stands behind it now; it must not do so again.
+            self.refuse(
+                Refusal("single-use", f"{self.graph.label(view.node)} is reached on two ways and can go only once")
+            )
+            return
+        carry = Carry(self.graph, view, target.direction, target.affine, port)
+        rules = [rule for rule in CARRIES if target.direction in rule.directions and isinstance(view, rule.view)]
+        if not rules or port < 0:
+            self.refuse(self._no_rule(view, target))
+        for rule in rules:
+            if port >= 0 and self._proven(rule, carry):
+                for step in rule.steps(carry):
+                    yield from self._take(replace(plan, rules=(*plan.rules, rule.name)), carry, step, depth)
+
+    def _proven(self, rule: Rule[View], carry: Carry[View]) -> bool:
+        for premise, check in rule.premises:
+            because = check(carry)
+            if because is not None:
+                self.refuse(Refusal(premise, because))
+                return False
+        return True
+
+    def _take(self, plan: Plan, carry: Carry[View], step: Step, depth: int) -> Iterator[Plan]:
+        node = carry.view.node
+        plan = replace(plan, inserted=(*plan.inserted, *step.inserted))
+        if step.view is not None:
+            plan = replace(plan.with_view(step.view), into=(*plan.into, node))
+        if step.remove and node in self.kept:
+            self.refuse(Refusal("selected", f"{carry.label}, which was left out, would have to go with it"))
+            return
+        if step.remove:
+            replaced = {node} if carry.direction == BACKWARD else set()
+            bypassed = {**plan.bypassed, node: carry.view.inputs[0]}
+            plan = replace(plan, bypassed=bypassed, replaced=plan.replaced | replaced)
+        if step.remove and not step.onward:
+            # The two cancel: what stands before them is as it has to be.
+            before = self.graph.producer(carry.view.inputs[0])
+            plan = plan if before is None else replace(plan, into=(*plan.into, before))
+        yield from self._follow_each(plan, list(step.onward), node, depth)
+
+    def _follow_each(self, plan: Plan, targets: list[Target], origin: Node, depth: int) -> Iterator[Plan]:
+        if not targets:
+            yield plan
+            return
+        for one in self._follow(plan, targets[0], origin, depth - 1):
+            yield from self._follow_each(one, targets[1:], origin, depth)
+
+    def _no_rule(self, view: View, target: Target) -> Refusal:
+        label = self.graph.label(view.node)
+        if target.direction == BACKWARD:
+            return Refusal("linear-producer", f"its input comes from {label}, which cannot take a scale and a shift")
+        return Refusal("linear-consumer", f"{label} reads it, which cannot take a scale and a shift")
+
+    def refuse(self, *refusals: Refusal) -> None:
+        """Note why a way is no way."""
+        self.refusals += [refusal for refusal in refusals if refusal not in self.refusals]
+
+
+def _cancellation(view: AffineOp) -> float:
+    """The shift in units of the values' own deviation; where that is not known, of the norm's output at scale one."""
+    if not (view.affine.invertible and view.affine.finite):
+        return math.inf
+    deviation = 1 / np.abs(view.affine.scale) if view.deviation is None else view.deviation
+    return float(np.max(np.abs(view.affine.shift / view.affine.scale) / deviation, initial=0.0))
+
+
+def _adds(view: View) -> bool:
+    """Whether an operation adds constants as it is."""
+    return (isinstance(view, Linear) and view.bias is not None) or (isinstance(view, AffineOp) and view.affine.shifts)

@@ -1,0 +1,201 @@
+"""The views of operations that rules see: frozen, native to no framework.
+
+A backend lifts each of its nodes to one of these; a rule answers with a changed copy; the backend
+writes the difference back. What no view describes is `Opaque`: a barrier, never an error.
+
+Arrays in views are float64 and right-aligned with the value they apply to. Axes are negative, so that
+they hold whatever the rank of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from normfold.core.algebra import Affine, Codes, Move, Weight, Window
+from normfold.core.algebra.affine import Array
+from normfold.core.algebra.moves import Dim
+from normfold.records import Refusal
+
+Node = Hashable
+"""A backend's operation; opaque here."""
+Value = Hashable
+"""A backend's tensor; opaque here."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class View:
+    """What every view says: the node, its native operation's name, what goes in and what comes out.
+
+    ``refusals`` are the native premises that fail (a weight that is not constant, a norm in training
+    mode); a view with refusals can be looked at but takes part in no fold.
+    """
+
+    node: Node
+    op: str
+    inputs: tuple[Value, ...]
+    """The data inputs: those that are not constants of the operation."""
+    outputs: tuple[Value, ...]
+    refusals: tuple[Refusal, ...] = ()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Opaque(View):
+    """An operation through which nothing is carried."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Linear(View):
+    """``y = W x + b``: Conv, ConvTranspose, Gemm, MatMul.
+
+    ``out_axes`` of the output, of ``out_sizes``, flattened in that order, count the weight's output channels;
+    ``in_axes`` of the input, of ``in_sizes``, likewise its input channels. ``bias`` is right-aligned with the
+    output. ``whole_taps`` says whether every output position sums every tap (no padding), the premise for
+    taking a shift from the input. ``bias_slot`` is false for MatMul, which has no place for a bias.
+    ``largest`` is the largest magnitude that the weight's type can hold. ``window`` says where a Conv looks; other
+    operations have none.
+    """
+
+    weight: Weight
+    bias: Array | None
+    out_axes: tuple[int, ...]
+    out_sizes: tuple[int, ...]
+    in_axes: tuple[int, ...]
+    in_sizes: tuple[int, ...]
+    whole_taps: bool
+    bias_slot: bool
+    largest: float
+    window: Window | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class QuantizedLinear(View):
+    """A linear operation whose weight is stored as whole numbers.
+
+    ``linear`` is the same operation with the numbers that ``codes`` stand for; the scales pending in its weight are
+    those that the codes have not taken yet. ``unit`` is set where the bias is quantised, or is to be: its step over
+    the weight's scale, which is the scale of the operation's input; ``[]`` or ``[out]``.
+    """
+
+    linear: Linear
+    codes: Codes
+    unit: Array | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AffineOp(View):
+    """An affine map by constants: BatchNormalization at inference, Mul, Add, Sub, Div, Neg by constants.
+
+    ``holds_scale`` and ``holds_shift`` say what constants the operation has room for; ``axis`` is the one
+    negative axis they may vary along, or ``None`` where any broadcast shape will do. ``deviation`` is the standard
+    deviation of the input, right-aligned with it, where a norm's statistics tell.
+    """
+
+    affine: Affine
+    holds_scale: bool
+    holds_shift: bool
+    axis: int | None = None
+    deviation: Array | None = None
+    largest: float
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Channels along ``axis`` (negative), in ``count`` groups, each of which is normalised with all its positions."""
+
+    axis: int
+    count: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Norm(View):
+    """A normalisation by live statistics, ``tail`` o core: LayerNorm, RMSNorm, GroupNorm, InstanceNorm.
+
+    ``core`` says why the norm as a whole stays. ``tail`` is ``None`` where its scale and bias are not read;
+    ``holds_shift`` says whether it has a bias at all. ``groups`` says what a mean is taken over in a GroupNorm or
+    InstanceNorm. ``parts`` are the operations that write the norm out, without the last, ``node``; ``op`` is then the
+    operator that they amount to.
+    """
+
+    core: Refusal
+    tail: Affine | None
+    holds_shift: bool
+    largest: float
+    groups: Groups | None = None
+    parts: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Moving(View):
+    """An operation that only moves elements: Transpose, Reshape, Flatten, Squeeze, Slice, Split, Identity.
+
+    ``moves`` has one entry for each output.
+    """
+
+    moves: tuple[Move, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Homogeneous(View):
+    """``y = x`` for positive x, ``slope * x`` for negative: Relu, LeakyRelu, PRelu.
+
+    Positively homogeneous: ``f(a x) = a f(x)`` for every ``a >= 0``, whatever the slope.
+    """
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Clip(View):
+    """``y = min(max(x, low), high)`` with scalar bounds; infinite where there is none."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pool(View):
+    """A sum with weights that add up to one, or a maximum, over some axes: pooling, mean over axes, resizing.
+
+    ``axes`` (negative, of the input) are pooled; ``move`` is what happens to constants that do not vary along them.
+    ``maximum`` commutes with non-negative scales only. ``keeps_shift`` is false where zeros of a padding take part
+    in an average. ``window`` says where an average looks whose taps weigh the same everywhere; others have none.
+    """
+
+    axes: tuple[int, ...]
+    move: Move
+    maximum: bool
+    keeps_shift: bool
+    window: Window | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pad(View):
+    """Elements put around a value along ``axes`` (negative): that number where ``value`` is set, else copies."""
+
+    axes: tuple[int, ...]
+    value: float | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Concat(View):
+    """Values side by side along ``axis`` (negative), ``sizes`` of each."""
+
+    axis: int
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sum(View):
+    """``y = signs[0] * x0 + signs[1] * x1 + ...`` with broadcasting: Add, Sub, Sum of values that are not constant.
+
+    ``shapes`` are the dimensions of each term as far as they are known.
+    """
+
+    signs: tuple[int, ...]
+    shapes: tuple[tuple[Dim, ...] | None, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Product(View):
+    """``y = x0 * x1`` of two values that are not constant, of which one may broadcast: a gate."""
+
+    shapes: tuple[tuple[Dim, ...] | None, ...]

@@ -1,0 +1,78 @@
+"""What the models are fed: made once, on disk where every process can read it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normfold.errors import UsageError
+from normfold.measure.client import Client
+from normfold.measure.gate import Values, error_of
+from normfold.proof.probes import KINDS, Given, InputSpec, check_given, layouts, make_feed
+from normfold.records import Probe
+from normfold.runtime import Failed, tensors
+from normfold.runtime.tensors import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """Inputs on disk, the record of how each was made, and the outputs that belong to them."""
+
+    entries: tuple[Entry, ...]
+    probes: tuple[Probe, ...]
+    outputs: Values = field(default_factory=dict)
+
+
+class Scratch:
+    """A folder that goes away with the ``with`` block."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="normfold-", ignore_cleanup_errors=True)
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._folder.cleanup()
+
+    def write(self, arrays: Mapping[str, NDArray[Any]]) -> tuple[Entry, ...]:
+        """Put arrays where every process can read them."""
+        self._count += 1
+        return tuple(tensors.write(Path(self._folder.name) / f"feeds-{self._count}", arrays))
+
+    @staticmethod
+    def keep(values: Values) -> Values:
+        """The same in memory: the files behind them go away with the process that wrote them."""
+        return {name: np.array(value) for name, value in values.items()}
+
+
+def feed_for(client: Client, name: str, specs: Sequence[InputSpec], given: Given, seed: int, scratch: Scratch) -> Fed:
+    """The first inputs on which the model called ``name`` runs; sizes that are left open are guessed.
+
+    Raises:
+        UsageError: ``bad-input``, what was given does not fit; ``not-runnable``, nothing that was tried fits.
+    """
+    check_given(specs, given)
+    failure = Failed("run", "no inputs to try")
+    for index, layout in enumerate(layouts(specs, given)):
+        feed = make_feed(specs, given, layout, KINDS[0], seed)
+        fed = Fed(scratch.write(feed.arrays), feed.probes)
+        reply = client.try_to_bind(name, fed.entries)
+        if not isinstance(reply, Failed):
+            return fed
+        failure = reply if index == 0 else failure
+        if reply.kind != "run":
+            raise error_of(name, reply)
+    if given.shapes or given.feeds:
+        raise UsageError("bad-input", f"The model does not run on the inputs given: {failure.message}")
+    raise error_of(name, failure)

@@ -1,0 +1,98 @@
+"""Timing contenders under one set of conditions: the figures, or why there are none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Final
+
+from normfold.errors import NormfoldError
+from normfold.measure import gate, statistics
+from normfold.measure.contender import CONTROL, Conditions, Effort, with_batch
+from normfold.measure.feeds import Fed, Scratch
+from normfold.measure.figures import Cell, Details, Figure, Sample
+from normfold.measure.processes import Measurement
+from normfold.measure.task import Task
+
+Tell = Callable[[str], None]
+BUSY: Final = 0.5
+"""Load average, in processors, from which the machine counts as busy."""
+
+
+def measure(task: Task, tell: Tell = lambda _doing: None) -> Cell:
+    """The figures of ``task``; what went wrong, if anything, is in ``refused``, and then there are no figures."""
+    try:
+        return _measure(task, tell)
+    except NormfoldError as error:
+        return Cell(task.conditions, refused=error)
+
+
+def _measure(task: Task, tell: Tell) -> Cell:
+    gate.check_inputs(task.contenders)
+    specs, given = with_batch(task.reference.inputs, task.given, task.conditions.batch)
+    task = replace(task, contenders=(replace(task.reference, inputs=specs), *task.contenders[1:]), given=given)
+    load = os.getloadavg()[0]
+    with Scratch() as scratch:
+        work = Measurement(task, scratch, tell)
+        samples = work.samples()
+        details = tuple(work.details(one) for one in task.contenders) if task.effort.details else ()
+    return _assemble(task, samples, work.fed, details, load)
+
+
+def _assemble(task: Task, samples: Sequence[Sample], fed: Fed, details: Sequence[Details], load: float) -> Cell:
+    """The figures that the samples support."""
+    effort, names = task.effort, [one.name for one in task.contenders]
+    control = _ratio(samples, CONTROL, effort) if effort.control else None
+    figures = tuple(
+        Figure.of(name, samples, effort.first, details[index] if details else None) for index, name in enumerate(names)
+    )
+    comparisons = {
+        name: statistics.judge(_ratio(samples, name, effort), control, effort.threshold) for name in names[1:]
+    }
+    return Cell(
+        task.conditions,
+        figures=figures,
+        comparisons=comparisons,
+        control=None if control is None else control.exp(),
+        samples=tuple(samples),
+        probes=fed.probes,
+        warnings=(
+            *_about_the_machine(task.conditions, load),
+            *_about_the_processes(samples, control),
+            *_about_the_models(task, samples, fed),
+        ),
+    )
+
+
+def _ratio(samples: Sequence[Sample], name: str, effort: Effort) -> statistics.Interval:
+    return statistics.stein_interval([sample.log_ratio(name) for sample in samples], effort.first)
+
+
+def _about_the_machine(conditions: Conditions, load: float) -> Iterator[str]:
+    processors = len(conditions.cpus) or os.cpu_count() or 1
+    if load > BUSY:
+        yield f"the machine was busy before this began: load {load:.1f} on {os.cpu_count()} processors"
+    if conditions.threads > processors:
+        yield f"{conditions.threads} threads share {processors} processors"
+
+
+def _about_the_processes(samples: Sequence[Sample], control: statistics.Interval | None) -> Iterator[str]:
+    unsteady = sum(sample.steady is None for sample in samples)
+    if unsteady:
+        yield f"{unsteady} of {len(samples)} processes never ran steadily: all their rounds are used"
+    if control is not None and not control.low <= 0.0 <= control.high:
+        yield "two copies of the reference read as different: the machine is not quiet, or it is chance"
+
+
+def _about_the_models(task: Task, samples: Sequence[Sample], fed: Fed) -> Iterator[str]:
+    if task.threading.note:
+        yield task.threading.note
+    if any(one.profile.computes_in_tf32 for one in task.contenders):
+        yield "float32 products are rounded to TF32; the provider option use_tf32=0 turns that off"
+    guessed = [probe.name for probe in fed.probes if "guessed" in probe.made]
+    if guessed:
+        yield f"sizes were guessed for {', '.join(guessed)}: state them with --input"
+    elsewhere = {name for sample in samples for name, counts in sample.placed.items() if len(counts) > 1} - {CONTROL}
+    if elsewhere:
+        yield f"nodes of {', '.join(sorted(elsewhere))} run on more than one execution provider"

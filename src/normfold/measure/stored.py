@@ -1,0 +1,158 @@
+"""Figures that were written down, and what two sets of them say of each other."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from normfold.errors import UsageError
+from normfold.measure import statistics
+from normfold.measure.contender import Conditions
+from normfold.measure.statistics import Comparison, Interval
+
+SCHEMA: Final = "normfold.bench/1"
+DECISIVE: Final = ("processor", "cpus", "cpu_features")
+"""Fields of the environment that must agree, besides the version of ONNX Runtime and the GPUs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One model under one set of conditions: logarithm of its latency in each process, and the control's interval."""
+
+    conditions: Conditions
+    provider: str
+    name: str
+    sha256: str | None
+    levels: tuple[float, ...]
+    control: Interval | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a document says that a comparison needs."""
+
+    decisive: Mapping[str, Any]
+    series: tuple[Series, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredComparison:
+    """Time of ``other`` over that of ``reference`` under one set of conditions."""
+
+    conditions: Conditions
+    reference: str
+    other: str
+    comparison: Comparison
+
+
+def read_document(path: Path) -> Stored:
+    """The figures in a file.
+
+    Raises:
+        UsageError: ``bad-measurement``, it holds none.
+    """
+    try:
+        return from_document(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UsageError("bad-measurement", f"{path} cannot be read: {error}") from error
+    except UsageError as error:
+        raise UsageError(error.code, f"{path}: {error.message}", error.hint) from error
+
+
+def from_document(document: Any) -> Stored:
+    """The figures of a document; raises as `read_document`."""
+    try:
+        if document["schema"] != SCHEMA:
+            raise UsageError("bad-measurement", f"Its schema is {document['schema']}, not {SCHEMA}.")
+        versions = document["environment"]["packages"]
+        decisive = {name: document["environment"][name] for name in DECISIVE}
+        decisive |= {
+            "onnxruntime": versions["onnxruntime"],
+            "gpus": [_kind(one) for one in document["environment"]["gpus"]],
+        }
+        models = {model["name"]: model for model in document["models"]}
+        series = [one for cell in document["cells"] for one in _series(cell, models)]
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        message = f"It does not hold what {SCHEMA} promises: {type(error).__name__} {error}."
+        raise UsageError("bad-measurement", message) from error
+    return Stored(decisive, tuple(series))
+
+
+def _kind(gpu: Mapping[str, str]) -> str:
+    return f"{gpu['name']}, driver {gpu['driver']}"
+
+
+def _series(cell: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> list[Series]:
+    where = Conditions(cell["batch"], cell["threads"], cell["use"], tuple(cell["cpus"]))
+    control = cell["control"]
+    found = []
+    for figure in cell["figures"]:
+        model = models[figure["name"]]
+        levels = tuple(_level(sample, figure["name"]) for sample in cell["samples"])
+        bounds = (
+            None if control is None else Interval(*(float(np.log(control[key])) for key in ("value", "low", "high")))
+        )
+        provider = str(model["session"]["provider"])
+        found.append(Series(where, provider, figure["name"], model["sha256"], levels, bounds))
+    return found
+
+
+def _logs(record: Mapping[str, Any]) -> Interval:
+    """An interval of logarithms; bounds that a document cannot hold are infinite."""
+    value, low, high = (record[key] for key in ("value", "low", "high"))
+    return Interval(
+        math.log(value),
+        -math.inf if not low else math.log(low),
+        math.inf if high is None else math.log(high),
+    )
+
+
+def _level(sample: Mapping[str, Any], name: str) -> float:
+    blocks = sample["ns"][name][sample["steady_from"] or 0 :]
+    return float(np.log(np.median(statistics.block_medians(blocks))))
+
+
+def compare_stored(
+    a: Stored, b: Stored, *, force: bool = False, threshold: float = statistics.THRESHOLD
+) -> tuple[StoredComparison, ...]:
+    """``b`` over ``a`` under each set of conditions that both were measured under.
+
+    Where each document has one model, those are compared; else those of equal names.
+
+    Raises:
+        UsageError: ``environment-differs``, or there is nothing to compare.
+    """
+    differing = [name for name in a.decisive if a.decisive[name] != b.decisive[name]]
+    if differing and not force:
+        said = "; ".join(f"{name}: {_short(a.decisive[name])} and {_short(b.decisive[name])}" for name in differing)
+        message = f"The figures were measured in different environments ({said})."
+        raise UsageError("environment-differs", message, "Compare them all the same with --force.")
+    pairs = [(x, y) for x in a.series for y in b.series if _alike(x, y, a.series, b.series)]
+    if not pairs:
+        message = "There are no figures of the same model, provider, batch size, threads and use in both."
+        raise UsageError("environment-differs", message)
+    return tuple(_compared(x, y, threshold) for x, y in pairs)
+
+
+def _short(value: object) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _alike(x: Series, y: Series, xs: Sequence[Series], ys: Sequence[Series]) -> bool:
+    lone = len({one.name for one in xs}) == len({one.name for one in ys}) == 1
+    same = (x.conditions, x.provider) == (y.conditions, y.provider)
+    return same and (lone or x.name == y.name)
+
+
+def _compared(x: Series, y: Series, threshold: float) -> StoredComparison:
+    logs = statistics.welch_interval(x.levels, y.levels)
+    controls = [one.control for one in (x, y) if one.control is not None]
+    control = max(controls, key=lambda one: max(abs(one.low), abs(one.high)), default=None)
+    return StoredComparison(x.conditions, x.name, y.name, statistics.judge(logs, control, threshold))

@@ -1,0 +1,68 @@
+"""One job of timing: who, under which conditions, how hard, and on what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from normfold.measure.client import LOCAL
+from normfold.measure.contender import CONTROL, COPIED_BELOW, Conditions, Contender, Effort
+from normfold.measure.session_profile import SessionProfile, Threading, session_request, threading_of
+from normfold.proof.probes import Given
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One call of `measure`."""
+
+    contenders: tuple[Contender, ...]
+    conditions: Conditions
+    effort: Effort
+    given: Given = field(default_factory=Given)
+    seed: int = 0
+    rtol: float | None = None
+    allow_fallback: bool = False
+    custom_ops: tuple[str, ...] = ()
+    command: tuple[str, ...] = LOCAL
+    """What to start for each process: anything that serves the verbs of `normfold.runtime.timing`."""
+
+    @property
+    def reference(self) -> Contender:
+        """The one that the others are compared with."""
+        return self.contenders[0]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of everything that is timed, the control included."""
+        return (*(one.name for one in self.contenders), *((CONTROL,) if self.effort.control else ()))
+
+    def contender(self, name: str) -> Contender:
+        """The one of that name; the control is the reference."""
+        return next((one for one in self.contenders if one.name == name), self.reference)
+
+    @property
+    def entropy(self) -> int:
+        """Seed of its orders: different for different conditions, so that no two cells share them."""
+        return self.seed * 1_000_003 + self.conditions.threads * 1009 + (self.conditions.batch or 0)
+
+    @property
+    def copies(self) -> int:
+        """Sessions of each model in each process; one of large models."""
+        large = any((one.nbytes or 0) > COPIED_BELOW for one in self.contenders)
+        return 1 if large else self.effort.copies
+
+    @property
+    def threading(self) -> Threading:
+        """How the sessions of one process get their threads."""
+        profiles = [one.profile for one in self.contenders]
+        return threading_of(profiles, self.conditions.threads, self.conditions.use)
+
+    def session(self, profile: SessionProfile, threading: Threading | None = None) -> dict[str, Any]:
+        """What a worker is told of a session."""
+        shared = self.threading if threading is None else threading
+        return session_request(profile, self.conditions.threads, self.conditions.use, shared, self.custom_ops)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a provider runs on an NVIDIA GPU, and needs CUDA's libraries."""
+        return any(one.profile.on_nvidia for one in self.contenders)

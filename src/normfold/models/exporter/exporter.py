@@ -1,0 +1,158 @@
+"""PyTorch's exporter, kept quiet, and its errors in one paragraph with the way out."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any, Final
+
+import onnx_ir
+import torch
+from torch import nn
+
+from normfold.errors import UsageError
+from normfold.models.exporter.interface import SMALLEST, Flat, Interface
+
+OLDEST: Final = 18
+"""Opset from which on PyTorch writes models; older ones are converted."""
+LONGEST: Final = 400
+"""Letters of the exporter's reason that are passed on."""
+OVERLOAD: Final = re.compile(r"OpOverload\(op='([^']+)'")
+DATA_DEPENDENT: Final = """\
+The code takes another way for other numbers in a tensor. Write it with torch.where or torch.cond, or export the part \
+of the module without it."""
+FIXED_SIZE: Final = """\
+A size that is asked to be free is fixed by the code. Leave it out of the dynamic ones, or change the code."""
+NO_OPERATOR: Final = """\
+ONNX has no such operator. Try a newer onnxscript or opset, write it with other operations, or export the part of the \
+module without it."""
+HINTS: Final = {
+    r"data.dependent|dynamic control flow|Could not (?:guard|extract)|torch\.cond": DATA_DEPENDENT,
+    r"Constraints violated|ConstraintViolation|specialized|marked .* dynamic|0/1 specialization": FIXED_SIZE,
+    r"No ONNX function|DispatchError|UnsupportedOperator|No decompositions registered": NO_OPERATOR,
+}
+"""What the reason looks like, and what helps; else `ANY_HINT`."""
+ANY_HINT: Final = "torch.export.export(module, inputs) shows the whole reason."
+
+
+def raw_model(module: nn.Module, what: Interface, opset: int | None) -> onnx_ir.Model:
+    """``module`` as PyTorch exports it, with nothing optimised but arithmetic on constants.
+
+    Its opset is ``opset``, or the oldest one above that the exporter writes.
+
+    Raises:
+        UsageError: ``not-exportable``, with the exporter's reason.
+    """
+    example, shapes = _traced_with(what)
+    flat = Flat(module, what.example)
+    try:
+        with quiet():
+            program = torch.onnx.export(
+                flat,
+                tuple(example.tensors()),
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+                opset_version=None if opset is None else max(opset, OLDEST),
+                dynamic_shapes=shapes,
+            )
+    except Exception as error:
+        raise refusal(error) from error
+    model: onnx_ir.Model = program.model  # type: ignore[union-attr]
+    from onnx_ir.passes import common
+    from onnxscript import optimizer
+
+    # Exported as it is, a convolution without a bias computes one of zeros at each run.
+    optimizer.fold_constants(model, onnx_shape_inference=True)
+    optimizer.remove_unused_nodes(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.DeduplicateInitializersPass()(model)
+    return model
+
+
+def lowered(model: onnx_ir.Model, opset: int | None) -> onnx_ir.Model:
+    """``model`` in ``opset``, where that is an older one.
+
+    Raises:
+        UsageError: ``not-exportable`` where it uses what ``opset`` does not have.
+    """
+    if opset is None or model.opset_imports.get("") == opset:
+        return model
+    from onnxscript import version_converter
+
+    reason = "the conversion to it stops on the way"
+    try:
+        with quiet():
+            version_converter.convert_version(model, opset, fallback=True)
+    except Exception as error:  # noqa: BLE001 - onnx raises what it likes
+        reason = " ".join(str(error).split())[:LONGEST]
+    if model.opset_imports.get("") != opset:
+        hint = f"Leave the opset out, or ask for one from {OLDEST} on."
+        raise UsageError("not-exportable", f"The module cannot be written in opset {opset}: {reason}.", hint)
+    return model
+
+
+def exported_program(module: nn.Module, what: Interface) -> Any:
+    """``module`` as an ``ExportedProgram`` that is called as the module is.
+
+    Raises:
+        UsageError: ``not-exportable``, with PyTorch's reason.
+    """
+    example, shapes = _traced_with(what)
+    collection = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
+    for tensor, dims in zip(example.tensors(), shapes[0] if shapes else (), strict=False):
+        if dims:
+            collection[tensor] = dims
+    kwargs = dict(example.kwargs)
+    try:
+        with quiet():
+            dynamic = (
+                collection.dynamic_shapes(module, example.args, kwargs)  # type: ignore[no-untyped-call]
+                if shapes
+                else None
+            )
+            return torch.export.export(module, example.args, kwargs, dynamic_shapes=dynamic)
+    except Exception as error:
+        raise refusal(error) from error
+
+
+def _traced_with(what: Interface) -> Any:
+    """The example with no free size below `SMALLEST`, and the free sizes by tensor and axis."""
+    sizes = what.sizes()
+    example = what.resized({symbol: max(size, SMALLEST) for symbol, size in sizes.items()})
+    dims = {symbol: torch.export.Dim(symbol) for symbol in sizes}
+    free = [{axis: dims[symbol] for axis, symbol in what.dynamic.get(name, {}).items()} for name in what.inputs]
+    return example, (tuple(free),) if sizes else None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """While this lasts, PyTorch's advice and warnings are not shown, nor what the module prints a second time."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        sink = io.StringIO()
+        with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def refusal(error: BaseException) -> UsageError:
+    """The error behind ``error``, in one paragraph, with what helps."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = f"{type(error).__name__}: {error}"
+    operator = OVERLOAD.search(text)
+    reason = f"ONNX has no equivalent of {operator[1]}" if operator else " ".join(_paragraph(text).split())[:LONGEST]
+    hint = next((hint for pattern, hint in HINTS.items() if re.search(pattern, text, re.IGNORECASE)), ANY_HINT)
+    return UsageError("not-exportable", f"PyTorch cannot export the module: {reason}", hint)
+
+
+def _paragraph(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text).split("\n\n", 1)[0]

@@ -1,0 +1,460 @@
+"""Numeric proof: a result is compared with its source on inputs made for it.
+
+The source runs first, in the evaluator's process, while the result is still being made
+(`Comparison.begin`); the result runs after it, and the two are never in memory together. Only where
+they differ is the source run again: on inputs moved by one unit of rounding and in another order of
+computation, to learn how much of the difference is the source's own noise, and with its inner values as
+outputs, to name where the two part.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normfold.core.preprocess import Stage
+from normfold.errors import EnvironmentUnavailableError, UsageError
+from normfold.proof.deviation import Deviation, compare, tolerance
+from normfold.proof.probes import (
+    KINDS,
+    Feed,
+    Given,
+    InputSpec,
+    Layout,
+    check_given,
+    finfo,
+    is_float,
+    kinds_for,
+    layouts,
+    make_feed,
+    nudged,
+    raw_spec,
+)
+from normfold.records import Pair, Status, Verification
+from normfold.runtime import Evaluator, Failed, Loaded, Ran, Runnable, WorkerClient
+
+Array = NDArray[Any]
+Values = Mapping[str, Array]
+
+NOISE_FACTOR: Final = 4.0
+"""A difference up to this many times the source's own rounding noise may be noise."""
+NOISE_CAP: Final = 1e-2
+"""Relative deviation above which noise is no excuse, except in a model that differs from itself."""
+NOISE_DRAWS: Final = 2
+PARTING: Final = 10.0
+"""A site parts from its source where its deviation exceeds that of every earlier one by this factor."""
+ATTEMPT_SECONDS: Final = 60.0
+"""Time after which no further sizes are guessed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sourced:
+    """The source's answers: what was fed, what came out, and what is worth saying."""
+
+    evaluator: str
+    feeds: tuple[Feed, ...]
+    outputs: tuple[Values, ...]
+    notes: tuple[str, ...]
+    differs_from_itself: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One output on one probe."""
+
+    probe: int
+    output: str
+    deviation: Deviation
+    tolerance: float
+    exact: bool
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the deviation is within the tolerance."""
+        return self.deviation.excess <= 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of every result: which inputs to feed, and how close is close enough."""
+
+    inputs: Sequence[InputSpec]
+    given: Given = field(default_factory=Given)
+    rtol: float | None = None
+    """Tolerance for every floating-point output; None: by the output's type."""
+    seed: int = 0
+    precision: str | None = None
+    """Coarsest floating-point type that the model computes in, where its outputs do not show it."""
+    random: bool = False
+    """Whether the model has random operators, so that it may differ from itself."""
+    custom_ops: Sequence[str] = ()
+    prepare: Callable[[Values], Values] = dict
+    """What the source is fed where a result is fed these arrays; the same, unless the result does more."""
+
+    def of_raw(self, stage: Stage | None) -> Question:
+        """The same where results take the raw picture of ``stage``, and the source what it comes to."""
+        if stage is None:
+            return self
+        inputs = [raw_spec(spec, stage) if spec.name == stage.name else spec for spec in self.inputs]
+        return replace(self, inputs=inputs, prepare=stage.prepared)
+
+
+class Comparison:
+    """Compares results with one source. `begin` once, then `finish` for every result.
+
+    Raises `UsageError` ``bad-input`` where what the user gave does not fit the model's inputs.
+    """
+
+    def __init__(self, evaluator: Evaluator, question: Question) -> None:
+        check_given(question.inputs, question.given)
+        self._evaluator = evaluator
+        self._question = question
+        self._source: Runnable | None = None
+        self._sourced: Future[Sourced | Failed] | None = None
+
+    def begin(self, source: Runnable) -> None:
+        """Start running ``source``; returns at once. The file must stay as it is until `finish` is done."""
+        self._source = source
+        self._sourced = self._evaluator.submit(lambda client: self._explore(client, source))
+
+    def finish(self, result: Runnable, pairs: Sequence[Pair] = (), *, per_site: bool = False) -> Verification:
+        """Compare ``result`` with the source; ``pairs`` in topological order.
+
+        Inner values are looked at where the outputs differ, and with ``per_site`` in any case.
+        Raises `EnvironmentUnavailableError` ``custom-ops`` where their library cannot be loaded, and
+        `UsageError` ``bad-input`` where the source does not run on what the user gave.
+        """
+        if self._source is None or self._sourced is None:
+            raise ValueError("finish before begin")
+        source, sourced = self._source, self._sourced.result()
+        if isinstance(sourced, Failed):
+            return self._unavailable(sourced)
+        task = self._evaluator.submit(lambda client: self._compare(client, source, sourced, result))
+        verification, worst = task.result()
+        if not pairs or not (per_site or verification.status == "different"):
+            return verification
+        located = self._evaluator.submit(
+            lambda client: self._locate(client, source, result, pairs, sourced, worst)
+        ).result()
+        return _with_sites(verification, located)
+
+    def _unavailable(self, failure: Failed) -> Verification:
+        if failure.kind == "custom-ops":
+            raise EnvironmentUnavailableError("custom-ops", f"The custom operators cannot be loaded: {failure.message}")
+        if failure.kind == "run" and (self._question.given.shapes or self._question.given.feeds):
+            raise UsageError("bad-input", f"The model does not run on the inputs given: {failure.message}")
+        return Verification("unavailable", because=f"source: {failure}")
+
+    def _load(
+        self,
+        client: WorkerClient,
+        model: Runnable,
+        evaluator: str,
+        extra: Sequence[str] = (),
+        *,
+        optimised: bool = False,
+    ) -> Loaded | Failed:
+        libraries = self._question.custom_ops
+        return client.load(model, extra_outputs=extra, custom_ops=libraries, evaluator=evaluator, optimised=optimised)
+
+    def _explore(self, client: WorkerClient, source: Runnable) -> Sourced | Failed:
+        loaded = self._load(client, source, "")
+        if isinstance(loaded, Failed):
+            return loaded
+        not_tensors = [spec.name for spec in self._question.inputs if spec.dtype is None]
+        if not_tensors:
+            return Failed("unsupported", f"input {not_tensors[0]!r} is not a tensor")
+        first = self._first_run(client)
+        if isinstance(first, Failed):
+            return first
+        layout, feed, ran = first
+        again = client.run(self._for_source(feed).arrays) if self._question.random else None
+        differs = isinstance(again, Ran) and not _same(ran.outputs, again.outputs)
+        feeds, outputs, dropped = [_marked(feed, ran.outputs)], [ran.outputs], []
+        for kind in kinds_for(self._question.inputs, ran.seconds)[1:]:
+            feed = make_feed(self._question.inputs, self._question.given, layout, kind, self._question.seed)
+            more = client.run(self._for_source(feed).arrays)
+            if isinstance(more, Ran):
+                feeds.append(_marked(feed, more.outputs))
+                outputs.append(more.outputs)
+            elif more.kind == "run":
+                dropped.append(kind.name)
+            else:
+                return more
+        notes = _notes(loaded.evaluator, dropped, differs_from_itself=differs)
+        return Sourced(loaded.evaluator, tuple(feeds), tuple(outputs), notes, differs)
+
+    def _for_source(self, feed: Feed) -> Feed:
+        return replace(feed, arrays=dict(self._question.prepare(feed.arrays)))
+
+    def _first_run(self, client: WorkerClient) -> tuple[Layout, Feed, Ran] | Failed:
+        """The first layout on which the model runs; else the first failure, with the way out."""
+        failure: Failed | None = None
+        until = time.monotonic() + ATTEMPT_SECONDS
+        for layout in layouts(self._question.inputs, self._question.given):
+            feed = make_feed(self._question.inputs, self._question.given, layout, KINDS[0], self._question.seed)
+            ran = client.run(self._for_source(feed).arrays)
+            if isinstance(ran, Ran):
+                return layout, feed, ran
+            failure = failure or replace(ran, message=ran.message + _way_out(layout))
+            if ran.kind != "run" or time.monotonic() > until:
+                break
+        return failure or Failed("run", "no inputs to try")
+
+    def _compare(
+        self, client: WorkerClient, source: Runnable, sourced: Sourced, result: Runnable
+    ) -> tuple[Verification, int]:
+        """The verdict, and the probe at which the two differ most."""
+        base = Verification(
+            "equivalent",
+            rtol=self._largest_tolerance(sourced),
+            inputs=tuple(probe for feed in sourced.feeds for probe in feed.probes),
+        )
+        loaded = self._load(client, result, sourced.evaluator)
+        if isinstance(loaded, Failed):
+            return _result_failed(base, loaded), 0
+        names = tuple(sourced.outputs[0])
+        if loaded.outputs != names:
+            because = f"the outputs are {_listed(loaded.outputs)} instead of {_listed(names)}"
+            return replace(base, status="different", because=because), 0
+        findings: list[Finding] = []
+        for probe, feed in enumerate(sourced.feeds):
+            ran = client.run(feed.arrays)
+            if isinstance(ran, Failed):
+                return _result_failed(base, ran), probe
+            findings += self._findings(probe, sourced.outputs[probe], ran.outputs)
+        return self._judge(client, source, sourced, base, findings)
+
+    def _findings(self, probe: int, source: Values, result: Values) -> list[Finding]:
+        return [
+            Finding(probe, name, compare(array, result[name], rtol), rtol, not is_float(array.dtype))
+            for name, array in source.items()
+            for rtol in [self._tolerance(array)]
+        ]
+
+    def _tolerance(self, array: Array) -> float:
+        default = tolerance(array.dtype, self._question.precision)
+        return default if self._question.rtol is None or not default else self._question.rtol
+
+    def _largest_tolerance(self, sourced: Sourced) -> float | None:
+        return max((self._tolerance(array) for array in sourced.outputs[0].values()), default=None)
+
+    def _judge(
+        self,
+        client: WorkerClient,
+        source: Runnable,
+        sourced: Sourced,
+        base: Verification,
+        findings: Sequence[Finding],
+    ) -> tuple[Verification, int]:
+        base = replace(
+            base,
+            max_abs=_largest(finding.deviation.max_abs for finding in findings),
+            max_rel=_largest(finding.deviation.max_rel for finding in findings),
+        )
+        apart = [finding for finding in findings if not finding.agrees]
+        if not apart:
+            return replace(base, because="; ".join(sourced.notes)), 0
+        noise = self._noise(client, source, sourced, {finding.probe for finding in apart})
+        cap = np.inf if sourced.differs_from_itself else max(NOISE_CAP, NOISE_FACTOR * (base.rtol or 0.0))
+        worst = max(apart, key=lambda finding: finding.deviation.excess)
+        unexplained = [finding for finding in apart if not _is_noise(finding, noise, cap)]
+        told = {finding.output for finding in findings if finding not in unexplained}
+        chaotic = [finding for finding in unexplained if finding.output in told and self._is_chaotic(finding, noise)]
+        unexplained = [finding for finding in unexplained if finding not in chaotic]
+        if chaotic and not unexplained:
+            because = f"{_describe(chaotic[0], findings, sourced)}, which says nothing: there, the source itself moves "
+            because += f"by more than {NOISE_CAP:g} of its range when its inputs move by one unit of rounding"
+            calm = [finding for finding in findings if finding not in chaotic]
+            base = replace(
+                base,
+                max_abs=_largest(finding.deviation.max_abs for finding in calm),
+                max_rel=_largest(finding.deviation.max_rel for finding in calm),
+            )
+            return replace(base, because="; ".join([because, *sourced.notes])), calm[0].probe
+        if unexplained:
+            worst = max(unexplained, key=lambda finding: finding.deviation.excess)
+            because = "; ".join([_describe(worst, findings, sourced), *sourced.notes])
+            return replace(base, status="different", because=because), worst.probe
+        because = (
+            f"{_describe(worst, findings, sourced)}, which the source's own rounding explains: inputs moved by "
+            "one unit of rounding, or another order of computation, change it as much"
+        )
+        return replace(base, because="; ".join([because, *sourced.notes])), worst.probe
+
+    def _is_chaotic(self, finding: Finding, noise: Mapping[tuple[int, str], float]) -> bool:
+        """Whether the source is so far from itself on this probe that nothing can be compared there."""
+        moved = noise.get((finding.probe, finding.output), 0.0) * finding.tolerance
+        return not finding.exact and np.isfinite(finding.deviation.excess) and moved > NOISE_CAP
+
+    def _noise(
+        self, client: WorkerClient, source: Runnable, sourced: Sourced, probes: set[int]
+    ) -> dict[tuple[int, str], float]:
+        """Excess, by probe and output, of the source over itself where only rounding differs.
+
+        Its inputs move by one unit of rounding; and ONNX Runtime computes the same in another order.
+        """
+        noise: dict[tuple[int, str], float] = {}
+
+        def note(probe: int, answer: Ran | Failed) -> None:
+            found = [] if isinstance(answer, Failed) else self._findings(probe, sourced.outputs[probe], answer.outputs)
+            for finding in found:
+                key = (probe, finding.output)
+                noise[key] = max(noise.get(key, 0.0), finding.deviation.excess)
+
+        fed = {probe: self._for_source(sourced.feeds[probe]) for probe in sorted(probes)}
+        if isinstance(self._load(client, source, sourced.evaluator), Loaded):
+            for probe, feed in fed.items():
+                for draw in range(NOISE_DRAWS):
+                    note(probe, client.run(nudged(feed, self._rounding(feed), self._question.seed + draw)))
+        if isinstance(self._load(client, source, sourced.evaluator, optimised=True), Loaded):
+            for probe, feed in fed.items():
+                note(probe, client.run(feed.arrays))
+        return noise
+
+    def _rounding(self, feed: Feed) -> float:
+        """Unit of rounding of the coarsest type among the inputs and the model's precision."""
+        names = {array.dtype.name for array in feed.arrays.values() if is_float(array.dtype)}
+        names |= {self._question.precision} if self._question.precision else set()
+        return max((float(finfo(name).eps) for name in names), default=0.0)
+
+    def _locate(
+        self,
+        client: WorkerClient,
+        source: Runnable,
+        result: Runnable,
+        pairs: Sequence[Pair],
+        sourced: Sourced,
+        probe: int,
+    ) -> list[tuple[Pair, Deviation]] | Failed:
+        """Deviation at every pair on one probe; both models run with the pairs' values as extra outputs."""
+        fed = {spec.name for spec in self._question.inputs}
+        pairs = [pair for pair in pairs if pair.source not in fed and pair.result not in fed]
+        feed = sourced.feeds[probe]
+        before = self._inner_values(client, source, [pair.source for pair in pairs], sourced, self._for_source(feed))
+        if isinstance(before, Failed):
+            return before
+        after = self._inner_values(client, result, [pair.result for pair in pairs], sourced, feed)
+        if isinstance(after, Failed):
+            return after
+        return [
+            (pair, compare(before[pair.source], after[pair.result], self._tolerance(before[pair.source])))
+            for pair in pairs
+        ]
+
+    def _inner_values(
+        self, client: WorkerClient, model: Runnable, names: Sequence[str], sourced: Sourced, feed: Feed
+    ) -> Values | Failed:
+        distinct = tuple(dict.fromkeys(names))
+        extra = [name for name in distinct if name not in sourced.outputs[0]]
+        loaded = self._load(client, model, sourced.evaluator, extra)
+        if isinstance(loaded, Failed):
+            return loaded
+        ran = client.run(feed.arrays, distinct)
+        return ran if isinstance(ran, Failed) else ran.outputs
+
+
+def verify(
+    evaluator: Evaluator, source: Runnable, result: Runnable, question: Question, pairs: Sequence[Pair] = ()
+) -> Verification:
+    """Compare ``result`` with ``source``, one after the other; errors as in `Comparison`."""
+    comparison = Comparison(evaluator, question)
+    comparison.begin(source)
+    return comparison.finish(result, pairs)
+
+
+def _way_out(layout: Layout) -> str:
+    if not layout.guessed:
+        return ""
+    names = " ".join(f"--input {name}=1x3x224x224" for name in layout.guessed)
+    return f"; sizes were guessed for {_listed(layout.guessed)}: state them, as in {names}"
+
+
+def _notes(evaluator: str, dropped: Sequence[str], *, differs_from_itself: bool) -> tuple[str, ...]:
+    notes = []
+    if not evaluator.startswith(("onnxruntime", "torch")):
+        notes.append(f"evaluated by {evaluator}, since ONNX Runtime lacks a kernel")
+    if dropped:
+        notes.append(f"the source does not run on these probes, left out: {', '.join(dropped)}")
+    if differs_from_itself:
+        notes.append("the source has random operators and differs from itself; compared within that difference")
+    return tuple(notes)
+
+
+def _same(first: Values, second: Values) -> bool:
+    return all(compare(array, second[name], 0.0).excess == 0.0 for name, array in first.items())
+
+
+def _marked(feed: Feed, outputs: Values) -> Feed:
+    """The feed with a remark where the source's answer to it is not finite anywhere."""
+    floats = [array for array in outputs.values() if is_float(array.dtype) and array.size]
+    if not floats or any(np.isfinite(array.astype(np.float64)).any() for array in floats):
+        return feed
+    remark = "; the source's outputs are not finite on it"
+    return replace(feed, probes=tuple(replace(probe, made=probe.made + remark) for probe in feed.probes))
+
+
+def _result_failed(base: Verification, failure: Failed) -> Verification:
+    """A result that its source's evaluator rejects is different; a worker that gave up proves nothing."""
+    status: Status = "different" if failure.kind in ("invalid", "unsupported", "run") else "unavailable"
+    return replace(base, status=status, because=f"result: {failure}")
+
+
+def _is_noise(finding: Finding, noise: Mapping[tuple[int, str], float], cap: float) -> bool:
+    relative = finding.deviation.max_rel
+    if not np.isfinite(finding.deviation.excess) or (relative is None and not finding.exact):
+        return False
+    within_cap = finding.exact or (relative is not None and relative <= cap)
+    return within_cap and finding.deviation.excess <= NOISE_FACTOR * noise.get((finding.probe, finding.output), 0.0)
+
+
+def _describe(finding: Finding, findings: Iterable[Finding], sourced: Sourced) -> str:
+    probe = next(iter(sourced.feeds[finding.probe].probes), None)
+    where = f" on inputs {probe.made!r}" if probe else ""
+    if not finding.deviation.reason:
+        share = f"output {finding.output!r} deviates by {finding.deviation.max_rel:.2e} of its range"
+        channel = ", but by more than the small range of one channel allows" if finding.deviation.in_channel else ""
+        return f"{share}{channel}{where}"
+    text = f"output {finding.output!r} {finding.deviation.reason}{where}"
+    floats = [other for other in findings if not other.exact]
+    if finding.exact and floats and all(other.agrees for other in floats):
+        text += ", while every floating-point output agrees (near ties?)"
+    return text
+
+
+def _largest(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names)) or "none"
+
+
+def _with_sites(verification: Verification, located: list[tuple[Pair, Deviation]] | Failed) -> Verification:
+    if isinstance(located, Failed):
+        because = "; ".join(filter(None, [verification.because, f"inner values cannot be compared: {located}"]))
+        return replace(verification, because=because)
+    errors: dict[str, float] = {}
+    for pair, deviation in located:
+        for site in pair.sites:
+            errors[site] = max(errors.get(site, 0.0), deviation.max_rel or 0.0)
+    parting = _first_parting(located) if verification.status == "different" else None
+    return replace(verification, errors=errors, first_parting=parting)
+
+
+def _first_parting(located: Sequence[tuple[Pair, Deviation]]) -> str | None:
+    """The first site beyond its tolerance that stands out from all before it; else the first beyond it."""
+    before, fallback = 0.0, None
+    for pair, deviation in located:
+        if deviation.excess > 1.0 and pair.sites:
+            if deviation.excess > PARTING * before:
+                return pair.sites[0]
+            fallback = fallback or pair.sites[0]
+        before = max(before, deviation.excess)
+    return fallback

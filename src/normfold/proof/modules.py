@@ -1,0 +1,117 @@
+"""Runs modules in this process, in answer to what a `Comparison` asks of a worker."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+import torch
+from torch import nn
+
+from normfold.backends.torch import record
+from normfold.models.module.example import Example, call, tensor_like, tensors_in, to_array
+from normfold.proof.probes import Array
+from normfold.runtime import Failed, Loaded, Ran
+
+T = TypeVar("T")
+
+COARSE: Final = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
+"""Types whose rounding decides how close two modules can be, coarsest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunnableModule:
+    """A module to run, and the names that its inner values had before folding renamed them."""
+
+    module: nn.Module
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+
+class InProcess:
+    """Runs tasks at once, in this process."""
+
+    def __init__(self, runner: Any) -> None:
+        self._runner = runner
+
+    def submit(self, task: Callable[[Any], T]) -> Future[T]:
+        """The answer to ``task``, which is there already."""
+        future: Future[T] = Future()
+        future.set_result(task(self._runner))
+        return future
+
+
+class ModuleRunner:
+    """Holds one module at a time; its inputs and outputs are numbered unless they are named."""
+
+    def __init__(
+        self, example: Example, inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None
+    ) -> None:
+        self._example = example
+        self._inputs = inputs or [f"input {k}" for k in range(len(example.tensors()))]
+        self._outputs = outputs
+        self._model: RunnableModule | None = None
+        self._exactly = False
+        self._types: tuple[torch.dtype, ...] = ()
+        self._extra: Collection[str] = ()
+
+    def load(
+        self, model: RunnableModule, *, extra_outputs: Sequence[str] = (), optimised: bool = False, **_options: Any
+    ) -> Loaded | Failed:
+        """Hold ``model``; its outputs are known once it has run.
+
+        ``optimised`` asks for the same in another order of computation. Here that is float64, rounded at the end: the
+        difference is the rounding that the module itself gathers.
+        """
+        self._exactly, self._extra = optimised, extra_outputs
+        self._model = RunnableModule(copy.deepcopy(model.module).double(), model.origins) if optimised else model
+        ran = self._ran(self._example)
+        if isinstance(ran, Failed):
+            return ran
+        if not ran.outputs:
+            return Failed("unsupported", "the module returns no tensors in tuples, lists, dicts or dataclasses")
+        return Loaded(f"torch {torch.__version__}", (*ran.outputs, *extra_outputs), ran.seconds)
+
+    def run(self, arrays: Mapping[str, Array], outputs: Sequence[str] | None = None) -> Ran | Failed:
+        """Run the model that is held, on ``arrays`` by input name."""
+        named = zip(self._inputs, self._example.tensors(), strict=True)
+        example = self._example.filled([tensor_like(arrays[name], like) for name, like in named])
+        ran = self._ran(example)
+        if isinstance(ran, Failed) or not self._extra or self._model is None:
+            return ran
+        names = {name: self._model.origins.get(name, name) for name in self._extra}
+        trace = record(self._model.module, example.args, example.kwargs, frozenset(names.values()))
+        inner = {name: to_array(trace.retained[origin]) for name, origin in names.items() if origin in trace.retained}
+        found = {**ran.outputs, **inner}
+        return Ran({name: found[name] for name in outputs or found}, ran.seconds)
+
+    def _ran(self, example: Example) -> Ran | Failed:
+        """Run the module; its tensors are numbered in the order in which its result holds them."""
+        if self._model is None:
+            raise ValueError("run before load")
+        started = time.monotonic()
+        result = call(self._model.module, _doubled(example) if self._exactly else example)
+        if isinstance(result, Failed):
+            return result
+        tensors = list(tensors_in(result))
+        if self._exactly:
+            tensors = [tensor.to(dtype) for tensor, dtype in zip(tensors, self._types, strict=False)]
+        self._types = tuple(tensor.dtype for tensor in tensors)
+        names = self._outputs or [f"output {k}" for k in range(len(tensors))]
+        if len(names) != len(tensors):
+            return Failed("run", f"the module returns {len(tensors)} tensors on these inputs, {len(names)} on others")
+        return Ran(dict(zip(names, map(to_array, tensors), strict=True)), time.monotonic() - started)
+
+
+def _doubled(example: Example) -> Example:
+    """The same in float64."""
+    return example.filled([one.double() if one.is_floating_point() else one for one in example.tensors()])
+
+
+def precision(module: nn.Module) -> str | None:
+    """The coarsest floating-point type that ``module`` holds, where that is coarser than float32."""
+    held = {tensor.dtype for tensor in (*module.parameters(), *module.buffers())}
+    return next((name for dtype, name in COARSE.items() if dtype in held), None)

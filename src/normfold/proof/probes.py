@@ -1,0 +1,351 @@
+"""Inputs to compare two models on: ordinary ones, and ones that make norms fail.
+
+A norm's arithmetic breaks where a mean is large beside the spread, where the variance is nearly zero
+and where values are large: those are probed besides ordinary inputs. Dimensions that the model leaves
+open are guessed, and guessed again where the model does not run on them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normfold.core.preprocess import Stage
+from normfold.errors import UsageError
+from normfold.records import Probe
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+Array = NDArray[Any]
+Dim = int | str | None
+Integers = Literal["range", "binary", "zeros"]
+
+BATCH: Final = (2, 1)
+SPATIAL: Final = (64, 224, 32, 128, 256, 299, 512, 16, 8, 1)
+CHANNELS: Final = (3, 1, 2, 4)
+LENGTHS: Final = (16, 8, 32, 64, 128, 1, 2, 224)
+"""Sizes to try for dimensions left open, the likeliest first."""
+
+MAX_ATTEMPTS: Final = 40
+TIME_BUDGET: Final = 0.4
+"""Seconds that all the probes of one model may take together, where more than two are made."""
+INDICES: Final = 100
+"""Integers are drawn below this: most are indices into a vocabulary."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """A graph input to be fed. ``dtype`` is object for strings and None for what is not a tensor.
+
+    A dimension is a size, a symbol or None; ``shape`` is None where even the rank is unknown. The integers of a
+    ``picture`` are never indices.
+    """
+
+    name: str
+    dtype: np.dtype[Any] | None
+    shape: tuple[Dim, ...] | None
+    picture: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the user fixed: shapes and arrays by input name."""
+
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    feeds: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A concrete shape for every input, and how integers are drawn."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    integers: Integers
+    guessed: tuple[str, ...] = ()
+    """Names of the inputs in whose shape a size was guessed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """One complete set of inputs and the record of how each was made."""
+
+    arrays: dict[str, Array]
+    probes: tuple[Probe, ...]
+
+
+def input_specs(model: ir.Model) -> tuple[InputSpec, ...]:
+    """The inputs of ``model``'s main graph that have no initializer."""
+    inputs = (value for value in model.graph.inputs if value.name not in model.graph.initializers)
+    return tuple(_spec(value) for value in inputs)
+
+
+def _spec(value: ir.Value) -> InputSpec:
+    is_tensor = type(value.type).__name__ == "TensorType"
+    dtype = np.dtype(value.dtype.numpy()) if is_tensor and value.dtype is not None else None
+    shape = None if value.shape is None else tuple(d if isinstance(d, int) else d.value for d in value.shape)
+    return InputSpec(value.name or "", dtype, shape)
+
+
+def raw_spec(spec: InputSpec, stage: Stage) -> InputSpec:
+    """The raw picture that ``stage`` makes the input ``spec`` of."""
+    shape = spec.shape
+    if shape is not None and stage.order:
+        shape = tuple(shape[k] for k in stage.back)
+    return InputSpec(spec.name, stage.raw, shape, picture=True)
+
+
+def check_given(specs: Sequence[InputSpec], given: Given) -> None:
+    """Raise `UsageError` ``bad-input`` where what the user gave cannot be what the model takes."""
+    by_name = {spec.name: spec for spec in specs}
+    for name in (*given.shapes, *given.feeds):
+        if name not in by_name:
+            names = ", ".join(by_name) or "none"
+            raise UsageError("bad-input", f"The model has no input named {name!r}.", f"Its inputs: {names}.")
+    for name, shape in given.shapes.items():
+        _check_shape(by_name[name], shape)
+    for name, array in given.feeds.items():
+        _check_shape(by_name[name], array.shape)
+        _check_dtype(by_name[name], array)
+        if name in given.shapes and given.shapes[name] != array.shape:
+            raise UsageError("bad-input", f"Input {name!r} is given as an array and with another shape.")
+    for spec in specs:
+        if spec.dtype == object and spec.name not in given.feeds:
+            hint = f"Pass --inputs FILE.npz with an array named {spec.name!r}."
+            raise UsageError("bad-input", f"Input {spec.name!r} takes strings, which cannot be made up.", hint)
+
+
+def _check_shape(spec: InputSpec, shape: tuple[int, ...]) -> None:
+    if any(size < 0 for size in shape):
+        raise UsageError("bad-input", f"Input {spec.name!r} is given a negative size: {shape}.")
+    if spec.shape is None:
+        return
+    fits = len(shape) == len(spec.shape) and all(
+        not isinstance(dim, int) or dim == size for dim, size in zip(spec.shape, shape, strict=True)
+    )
+    if not fits:
+        raise UsageError("bad-input", f"Input {spec.name!r} has shape {_text(spec.shape)}, not {_text(shape)}.")
+
+
+def _check_dtype(spec: InputSpec, array: Array) -> None:
+    if not _can_become(array.dtype, spec.dtype):
+        takes = "no tensor" if spec.dtype is None else spec.dtype.name
+        raise UsageError("bad-input", f"Input {spec.name!r} takes {takes}, not {array.dtype.name}.")
+
+
+def _can_become(given: np.dtype[Any], taken: np.dtype[Any] | None) -> bool:
+    if taken is None:
+        return False
+    if taken.kind == "O":
+        return given.kind in "OUS"
+    if is_float(taken):
+        return given == taken or given.kind in "fiub"
+    return np.can_cast(given, taken, "same_kind")
+
+
+def _text(shape: Sequence[Dim]) -> str:
+    return "x".join("?" if dim is None else str(dim) for dim in shape) or "scalar"
+
+
+def layouts(specs: Sequence[InputSpec], given: Given) -> Iterator[Layout]:
+    """Layouts to try in turn until the source runs: at most `MAX_ATTEMPTS`, none twice.
+
+    Equal symbols get equal sizes, also where the user's shapes fix them.
+    """
+    drawn = any(_is_index(spec) and spec.name not in given.feeds for spec in specs)
+    modes: tuple[Integers, ...] = ("range", "binary", "zeros") if drawn else ("range",)
+    every = (Layout(shapes, mode, guessed) for shapes, guessed in _shape_attempts(specs, given) for mode in modes)
+    yield from itertools.islice(every, MAX_ATTEMPTS)
+
+
+Sizes = dict[str, int]
+
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def _shape_attempts(specs: Sequence[InputSpec], given: Given) -> Iterator[tuple[Shapes, tuple[str, ...]]]:
+    fixed = dict(given.shapes) | {name: array.shape for name, array in given.feeds.items()}
+    bound = {
+        _symbol(spec, axis): size
+        for spec in specs
+        if spec.name in fixed and spec.shape is not None
+        for axis, size in enumerate(fixed[spec.name])
+    }
+    guessed = tuple(spec.name for spec in specs if spec.name not in fixed and _is_open(spec))
+    seen: list[Shapes] = []
+    for sizes in _sizes():
+        shapes = {spec.name: _resolve(spec, bound, sizes) for spec in specs} | fixed
+        if shapes not in seen:
+            seen.append(shapes)
+            yield shapes, guessed
+
+
+def _sizes() -> Iterator[Sizes]:
+    """Guesses by role: sizes of pictures and sequences first, then a batch of one, then channels."""
+    for batch, channels in ((BATCH[0], CHANNELS[0]), (BATCH[1], CHANNELS[0]), *((BATCH[0], c) for c in CHANNELS[1:])):
+        for spatial, length in itertools.zip_longest(SPATIAL, LENGTHS, fillvalue=LENGTHS[0]):
+            yield {"batch": batch, "channels": channels, "spatial": spatial, "length": length}
+
+
+def _symbol(spec: InputSpec, axis: int) -> str:
+    """What must be equal wherever it occurs: a symbol, the unnamed batch, else this one dimension."""
+    dim = spec.shape[axis] if spec.shape else None
+    if isinstance(dim, str) and dim:
+        return dim
+    return "" if axis == 0 else f"{spec.name}\0{axis}"
+
+
+def _resolve(spec: InputSpec, bound: Mapping[str, int], sizes: Sizes) -> tuple[int, ...]:
+    shape: tuple[Dim, ...] = (None, None, None, None) if spec.shape is None else spec.shape
+    return tuple(
+        dim if isinstance(dim, int) else bound.get(_symbol(spec, axis), sizes[_role(axis, shape)])
+        for axis, dim in enumerate(shape)
+    )
+
+
+def _role(axis: int, shape: Sequence[Dim]) -> str:
+    if axis == 0:
+        return "batch"
+    if len(shape) < 4:
+        return "length"
+    last = shape[-1]
+    channels_last = isinstance(last, int) and last in CHANNELS
+    return "channels" if axis == 1 and not channels_last else "spatial"
+
+
+def _is_open(spec: InputSpec) -> bool:
+    return spec.shape is None or not all(isinstance(dim, int) for dim in spec.shape)
+
+
+def is_float(dtype: np.dtype[Any] | None) -> bool:
+    """Whether ``dtype`` is a floating-point type, those of ml_dtypes included."""
+    return dtype is not None and (dtype.kind == "f" or dtype.name.startswith(("bfloat", "float")))
+
+
+def finfo(dtype: np.dtype[Any] | str) -> Any:
+    """Limits of a floating-point type, as `numpy.finfo`, for those of ml_dtypes too."""
+    import ml_dtypes
+
+    limits: Any = ml_dtypes.finfo
+    return limits(dtype)
+
+
+def _is_index(spec: InputSpec) -> bool:
+    """Integers of 16 bits or more: likely indices. Bytes are taken for pictures or quantised values."""
+    return spec.dtype is not None and spec.dtype.kind in "iu" and not _has_levels(spec)
+
+
+def _has_levels(spec: InputSpec) -> bool:
+    """Whether an input takes every integer of its type."""
+    return spec.dtype is not None and spec.dtype.kind in "iu" and (spec.picture or spec.dtype.itemsize == 1)
+
+
+Random = np.random.Generator
+Level = Literal["all", "highest", "lowest"]
+Maker = Callable[[Random, tuple[int, ...], float], Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A way to make floating-point inputs. ``make`` takes the generator, the shape and the scale to use."""
+
+    name: str
+    made: str
+    make: Maker
+    half_scale: float = 1.0
+    """Factor in half precision, where the network's insides would overflow."""
+    level: Level | None = None
+    """Which integers are made of this kind where an input takes every integer of its type."""
+
+
+KINDS: Final[tuple[Kind, ...]] = (
+    Kind("random", "standard normal", lambda rng, shape, _: rng.standard_normal(shape), level="all"),
+    Kind("large-mean", "normal around 100", lambda rng, shape, k: 100 * k + rng.standard_normal(shape), 0.1, "highest"),
+    Kind("image-like", "uniform in [0, 1]", lambda rng, shape, _: rng.random(shape)),
+    Kind("near-constant", "0.5 with noise of 1e-3", lambda rng, shape, _: 0.5 + 1e-3 * rng.standard_normal(shape)),
+    Kind("extreme-scale", "normal times 1000", lambda rng, shape, k: 1e3 * k * rng.standard_normal(shape), 0.03),
+    Kind("zeros", "zeros", lambda _rng, shape, _: np.zeros(shape), level="lowest"),
+)
+"""Most telling first: where a run is slow only the first ones are used."""
+
+
+def kinds_for(specs: Sequence[InputSpec], seconds: float) -> tuple[Kind, ...]:
+    """Kinds worth making where one run takes ``seconds``: all within `TIME_BUDGET`, and two at the least."""
+    if not any(is_float(spec.dtype) for spec in specs):
+        return tuple(kind for kind in KINDS if kind.level) if any(map(_has_levels, specs)) else KINDS[:2]
+    return KINDS[: max(2, int(TIME_BUDGET / max(seconds, 1e-6)))]
+
+
+def nudged(feed: Feed, eps: float, seed: int) -> dict[str, Array]:
+    """The feed with every floating-point number moved by one unit of rounding, ``eps``, up or down."""
+    rng = np.random.default_rng([seed, len(KINDS)])
+    return {name: _nudge(array, eps, rng) if is_float(array.dtype) else array for name, array in feed.arrays.items()}
+
+
+def _nudge(array: Array, eps: float, rng: Random) -> Array:
+    signs = rng.integers(0, 2, array.shape) * 2.0 - 1.0
+    return np.asarray(array.astype(np.float64) * (1.0 + eps * signs), dtype=array.dtype)
+
+
+def make_feed(specs: Sequence[InputSpec], given: Given, layout: Layout, kind: Kind, seed: int) -> Feed:
+    """Inputs of one kind; equal arguments give equal inputs.
+
+    An array that the user gave replaces the random probe. In the other probes it stays where it is not
+    of floating point, since those are valid indices, masks and texts.
+    """
+    arrays, probes = {}, []
+    for position, spec in enumerate(specs):
+        rng = np.random.default_rng([seed, KINDS.index(kind), position])
+        array, made = _make(spec, given, layout, kind, rng)
+        arrays[spec.name] = array
+        probes.append(Probe(spec.name, array.shape, "string" if array.dtype == object else array.dtype.name, made))
+    return Feed(arrays, tuple(probes))
+
+
+def _make(spec: InputSpec, given: Given, layout: Layout, kind: Kind, rng: Random) -> tuple[Array, str]:
+    dtype, shape = spec.dtype, layout.shapes[spec.name]
+    if dtype is None:
+        raise UsageError("bad-input", f"Input {spec.name!r} is not a tensor, so it cannot be made up.")
+    if spec.name in given.feeds and (kind is KINDS[0] or not (spec.picture or is_float(dtype))):
+        return given.feeds[spec.name].astype(dtype), "given"
+    guessed = "; sizes guessed" if spec.name in layout.guessed else ""
+    if is_float(dtype):
+        return _floats(kind, dtype, shape, rng), f"{kind.name}: {kind.made}{guessed}"
+    if _has_levels(spec):
+        array, made = _levels(kind.level or "all", dtype, shape, rng)
+    else:
+        array, made = _discrete(spec.name, dtype, shape, layout.integers, rng)
+    return array, made + guessed
+
+
+def _floats(kind: Kind, dtype: np.dtype[Any], shape: tuple[int, ...], rng: Random) -> Array:
+    scale = kind.half_scale if dtype.itemsize < 4 else 1.0
+    bound = float(finfo(dtype).max) / 4
+    return np.asarray(np.clip(kind.make(rng, shape, scale), -bound, bound), dtype=dtype)
+
+
+def _levels(level: Level, dtype: np.dtype[Any], shape: tuple[int, ...], rng: Random) -> tuple[Array, str]:
+    """Integers of a picture or of quantised values: drawn from all of them, or nothing but one end."""
+    info = np.iinfo(dtype)
+    if level == "all":
+        return rng.integers(info.min, info.max, shape, dtype, endpoint=True), f"integers {info.min} to {info.max}"
+    end = info.max if level == "highest" else info.min
+    return np.full(shape, end, dtype), f"{end} everywhere"
+
+
+def _discrete(
+    name: str, dtype: np.dtype[Any], shape: tuple[int, ...], integers: Integers, rng: Random
+) -> tuple[Array, str]:
+    if dtype.kind == "b":
+        return rng.random(shape) < 0.5, "random booleans"
+    if dtype.kind not in "iu" or integers == "zeros":
+        return np.zeros(shape, dtype), "zeros"
+    few = integers == "binary" or any(hint in name.lower() for hint in ("mask", "type"))
+    top = 2 if few else INDICES
+    return rng.integers(0, top, shape).astype(dtype), f"integers 0 to {top - 1}"

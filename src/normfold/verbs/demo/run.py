@@ -1,0 +1,85 @@
+"""The demonstration: fold the shipped network, then compare answers and speed with ONNX Runtime."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from normfold.records import Decision, Verification
+from normfold.verbs import demo
+from normfold.verbs import fold as api
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+ROUNDS: Final = 60
+WARM_UP: Final = 10
+RUNS: Final = 5
+"""Runs of one network before the other has its turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """What folding did to the shipped network; records are as in the JSON document."""
+
+    decisions: tuple[Decision, ...]
+    verification: Verification
+    accuracy: dict[str, Any]
+    speed: dict[str, Any]
+
+
+def run(output: str | None = None, *, tell: Callable[[str], None] = lambda _doing: None) -> Demonstration:
+    """Fold the network into ``output`` or a temporary folder and compare the two.
+
+    Raises what `normfold.fold` raises.
+    """
+    with demo.network() as source, tempfile.TemporaryDirectory(prefix="normfold-") as folder:
+        target = Path(output or Path(folder) / "folded.onnx")
+        done = api.fold(source, target, tell=tell)
+        tell("comparing answers and speed")
+        before, after = _session(source), _session(target)
+        return Demonstration(done.decisions, done.verification, _accuracy(before, after), _speed(before, after))
+
+
+def _session(file: Path) -> InferenceSession:
+    """One thread and the runtime's default optimisations, as a small network is usually run."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def _accuracy(before: InferenceSession, after: InferenceSession) -> dict[str, Any]:
+    """Share of held-out pictures told right, and how many answers changed."""
+    pictures, digits = demo.pictures()
+    answers = [session.run([demo.OUTPUT], {demo.INPUT: pictures})[0].argmax(axis=1) for session in (before, after)]
+    return {
+        "pictures": len(digits),
+        "before": float((answers[0] == digits).mean()),
+        "after": float((answers[1] == digits).mean()),
+        "changed_answers": int((answers[0] != answers[1]).sum()),
+    }
+
+
+def _speed(before: InferenceSession, after: InferenceSession) -> dict[str, Any]:
+    """Median over rounds of time before / time after, both networks taking turns within a round."""
+    pictures, _digits = demo.pictures()
+    feeds = {demo.INPUT: pictures[:1]}
+
+    def seconds(session: InferenceSession) -> float:
+        start = time.perf_counter()
+        for _run in range(RUNS):
+            session.run(None, feeds)
+        return time.perf_counter() - start
+
+    rounds = [(seconds(before), seconds(after)) for _round in range(WARM_UP + ROUNDS)][WARM_UP:]
+    low, middle, high = statistics.quantiles((first / second for first, second in rounds), n=4)
+    return {"ratio": middle, "quartiles": [low, high], "rounds": ROUNDS, "batch": 1, "threads": 1, "kind": "measured"}

@@ -1,0 +1,189 @@
+"""The verb that looks for better settings of a session: `tune`.
+
+ONNX Runtime's defaults are a guess for every model at once. `tune` tries what could be set otherwise for one model on
+one machine, and keeps to the defaults unless something beats them beyond chance.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from normfold.measure import Conditions, Contender, Effort, SessionProfile, Task, contender
+from normfold.measure.session_profile import SPINNING, Use
+from normfold.measure.tune.candidates import OFF, Changes, applied, candidates
+from normfold.measure.tune.loading import loading_lines, open_session, plain_lines
+from normfold.measure.tune.search import Search, Tell, Trial, promising, winner
+from normfold.proof.probes import Array, Given
+from normfold.report.bench_document import comparison_record, model_record
+from normfold.report.document import error_record
+from normfold.report.environment import environment
+from normfold.runtime import processors
+from normfold.verbs.bench import check_cpus, settings_of, write_json
+from normfold.verbs.fold import read_feeds
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir
+
+    Model = str | os.PathLike[str] | onnx.ModelProto | onnx_ir.Model
+
+__all__ = ["Tuning", "loading_lines", "open_session", "plain_lines", "tune"]
+
+EFFORT: Final = Effort(details=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What was tried, and the settings that came of it."""
+
+    model: Contender
+    conditions: Conditions
+    optimizers: tuple[str, ...]
+    """Optimisers of ONNX Runtime that change the model and can be switched off."""
+    trials: tuple[Trial, ...]
+    """In order; the last is the confirmation, where there was anything to confirm."""
+    profile: SessionProfile
+    """The default settings where nothing beat them."""
+    warnings: tuple[str, ...] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def confirmed(self) -> Trial | None:
+        """The winner timed again; None where nothing looked better than the default."""
+        return next((trial for trial in self.trials if trial.stage == "confirmed"), None)
+
+    @property
+    def better(self) -> bool:
+        """Whether the profile beats the default settings."""
+        return self.confirmed is not None and self.confirmed.better
+
+    def document(self) -> dict[str, Any]:
+        """All of it; ``profile`` is what `save` writes."""
+        return {
+            "model": model_record(self.model),
+            "environment": dict(self.environment),
+            "batch": self.conditions.batch,
+            "threads": self.conditions.threads,
+            "use": self.conditions.use,
+            "optimizers": list(self.optimizers),
+            "trials": [_trial_record(trial) for trial in self.trials],
+            "better": self.better,
+            "profile": self.profile.to_json(),
+            "warnings": list(self.warnings),
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the profile.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        write_json(path, self.profile.to_json(), indent=2)
+
+
+def tune(  # noqa: PLR0913 - each keyword is an option of the command line
+    model: Model,
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    batch: int | None = None,
+    use: Use = "server",
+    minutes: float = 3.0,
+    cpus: Sequence[int] = (),
+    inputs: Mapping[str, Sequence[int]] | None = None,
+    feeds: Mapping[str, Array] | str | os.PathLike[str] | None = None,
+    rtol: float | None = None,
+    seed: int = 0,
+    custom_ops: Sequence[str] = (),
+    allow_fallback: bool = False,
+    effort: Effort = EFFORT,
+    tell: Tell = lambda _doing: None,
+) -> Tuning:
+    """Look for settings of ONNX Runtime's session with which a model runs faster than with the default ones.
+
+    Every setting is timed beside the default, those that seem to pay are put together, and what comes out best is
+    timed once more in new processes. Only that last figure decides: the settings win where they are faster beyond
+    chance and beyond the noise floor.
+
+    Args:
+        model: a path, a ``ModelProto`` or an ``onnx_ir.Model``.
+        provider: the execution provider, by its short name such as ``cpu`` or ``cuda``.
+        threads: threads within an operation; None starts from one for each core and searches.
+        batch: size of the inputs' free first dimension; None leaves it as given, or 1.
+        use: "server" lets threads spin between operations, "edge" lets them sleep.
+        minutes: about how long it may take; models of which a run takes longer than 0.05 s need more.
+        cpus: processors to keep to; by default all that this process may use.
+        inputs: shapes by input name.
+        feeds: arrays by input name, or the path of an ``.npz`` of them.
+        rtol: largest deviation of outputs from those with optimisations off; by default the type decides.
+        seed: of the inputs and of the order of blocks.
+        custom_ops: libraries of custom operators.
+        allow_fallback: accept nodes on another provider than the one asked for.
+        effort: how hard the winner is timed.
+        tell: told what is being done.
+
+    Raises:
+        ModelFileError: the model cannot be read.
+        UsageError: options make no sense, or the model does not run.
+        EnvironmentUnavailableError: the provider, or the memory or time to run the model with default settings.
+    """
+    arrays = read_feeds(feeds) if isinstance(feeds, str | os.PathLike) else dict(feeds or {})
+    default = settings_of(None, provider)
+    check_cpus(cpus)
+    found = processors.usable(cpus)
+    conditions = Conditions(batch, threads or processors.cores(found), use, tuple(cpus))
+    with contender(model, profile=default) as opened:
+        task = Task(
+            (opened,),
+            conditions,
+            replace(effort, details=False),
+            Given({name: tuple(shape) for name, shape in (inputs or {}).items()}, arrays),
+            seed=seed,
+            rtol=rtol,
+            allow_fallback=allow_fallback,
+            custom_ops=tuple(custom_ops),
+        )
+        search = Search(task, 60 * minutes, tell)
+        search.check()
+        optimizers = search.optimizers()
+        counts = () if threads else _counts(len(found))
+        trials = _searched(search, candidates(provider, use, conditions.threads, counts, len(found), optimizers))
+    last = trials[-1]
+    changes: Changes = last.changes if last.stage == "confirmed" and last.better else ()
+    profile = _final(applied(default, changes), threads, use)
+    return Tuning(opened, conditions, optimizers, tuple(trials), profile, search.warnings, environment())
+
+
+def _searched(search: Search, changes: Changes) -> list[Trial]:
+    trials = search.each(changes)
+    chosen = promising(trials)
+    if len(chosen) > 1:
+        trials += search.together(chosen)
+        chosen = winner([trial for trial in trials if trial.stage == "together"])
+    return [*trials, search.confirm(chosen)] if chosen else trials
+
+
+def _counts(processors: int) -> tuple[int, ...]:
+    """Numbers of threads worth a try: powers of two, and one for each processor."""
+    return tuple(
+        sorted({*(2**power for power in range(processors.bit_length()) if 2**power <= processors), processors})
+    )
+
+
+def _final(profile: SessionProfile, threads: int | None, use: Use) -> SessionProfile:
+    """With what was given for the search, so that the file says all of it."""
+    config = {**dict.fromkeys(SPINNING, OFF), **profile.config} if use == "edge" else profile.config
+    return replace(profile, intra_threads=profile.intra_threads or threads, config=config)
+
+
+def _trial_record(trial: Trial) -> dict[str, Any]:
+    return {
+        "stage": trial.stage,
+        "changes": [change.name for change in trial.changes],
+        "comparison": None if trial.comparison is None else comparison_record(trial.comparison),
+        "refused": None if trial.refused is None else error_record(trial.refused),
+        "better": trial.better,
+    }
