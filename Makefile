@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-oldest check lint types contracts docs docs-check format mutants clean
+.PHONY: help demo test test-all test-oldest check lint types contracts docs docs-check format mutants changelog clean
 
 help: ## List these targets
 	@echo "make TARGET"
@@ -54,6 +54,9 @@ format: $(VENV)/dev.stamp ## Fix style and formatting in place
 
 mutants: $(VENV)/dev.stamp ## Delete each premise in turn: a test must fail for each
 	@$(BIN)/python scripts/mutants.py
+
+changelog: $(VENV)/dev.stamp ## Show the fragments of changelog.d as the next release's entry
+	@$(BIN)/towncrier build --draft --version next
 
 clean: ## Remove the environment and everything generated outside version control
 	rm -rf $(VENV) $(OLDEST) build dist out .pytest_cache .hypothesis .ruff_cache .mypy_cache .import_linter_cache
