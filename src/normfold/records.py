@@ -6,9 +6,12 @@ These records are plain data. The engine fills them, the report prints them, the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
+
+Progress = Callable[[str], None]
+"""Told what is being done at the moment."""
 
 Outcome = Literal["folded", "part-folded", "lowered", "kept"]
 Status = Literal["equivalent", "different", "skipped", "unavailable"]
@@ -143,6 +146,10 @@ class Verification:
     """Site of the first norm, in topological order, at whose output the two models part."""
     errors: dict[str, float] = field(default_factory=dict)
     """Site to the largest relative deviation seen there."""
+
+
+def silent(_doing: str) -> None:
+    """Report no progress."""
 
 
 def counts(decisions: Iterable[Decision]) -> dict[str, int]:

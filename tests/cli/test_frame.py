@@ -34,7 +34,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Answer]], No
     """Put a function in the place of ``env``'s work."""
 
     def install(work: Callable[[], Answer]) -> None:
-        def job(*, tell, detail) -> Answer:
+        def job(*, progress, detail) -> Answer:
             return work()
 
         command = click.command("env")(verb("env")(job))

@@ -9,7 +9,8 @@ import click
 
 from normfold.cli.answer import Answer
 from normfold.cli.measuring import arguments, measuring
-from normfold.cli.options import CUSTOM_OPS, FEEDS, SEED, SHAPES, Tell, file_name, verb
+from normfold.cli.options import CUSTOM_OPS, FEEDS, SEED, SHAPES, file_name, verb
+from normfold.records import Progress
 
 
 @click.command("bench")
@@ -24,7 +25,14 @@ from normfold.cli.options import CUSTOM_OPS, FEEDS, SEED, SHAPES, Tell, file_nam
 @CUSTOM_OPS
 @verb("bench")
 def command(
-    *, models: tuple[str, ...], output: str | None, nodes: bool, plain: bool, tell: Tell, detail: int, **options: Any
+    *,
+    models: tuple[str, ...],
+    output: str | None,
+    nodes: bool,
+    plain: bool,
+    progress: Progress,
+    detail: int,
+    **options: Any,
 ) -> Answer:
     """Time each MODEL with ONNX Runtime, beside the first one, in fresh processes that take turns.
 
@@ -37,7 +45,7 @@ def command(
         latency.check_target(output)
     given = arguments(options)
     effort = replace(given.pop("effort"), details=not plain)
-    done = latency.bench(list(models), effort=effort, tell=tell, **given)
+    done = latency.bench(list(models), effort=effort, progress=progress, **given)
     if output is not None:
         done.save(output)
     error = next(iter(done.refused), None)

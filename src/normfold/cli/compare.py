@@ -9,8 +9,9 @@ import click
 
 from normfold.cli.answer import Answer
 from normfold.cli.measuring import arguments, measuring
-from normfold.cli.options import CUSTOM_OPS, FEEDS, SEED, SHAPES, Tell, file_name, verb
+from normfold.cli.options import CUSTOM_OPS, FEEDS, SEED, SHAPES, file_name, verb
 from normfold.errors import FindingError
+from normfold.records import Progress
 
 if TYPE_CHECKING:
     from normfold.measure.stored import StoredComparison
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 @SEED
 @CUSTOM_OPS
 @verb("compare")
-def command(*, a: str, b: str, force: bool, threshold: float, tell: Tell, detail: int, **options: Any) -> Answer:
+def command(
+    *, a: str, b: str, force: bool, threshold: float, progress: Progress, detail: int, **options: Any
+) -> Answer:
     """Say whether B is slower than A; exit 1 where it is, by more than the threshold.
 
     A and B are two models, timed beside one another, or two files that `normfold bench -o` wrote.
@@ -46,7 +49,7 @@ def command(*, a: str, b: str, force: bool, threshold: float, tell: Tell, detail
     found: tuple[StoredComparison, ...] = ()
     refused = None
     try:
-        found = latency.compare(a, b, force=force, threshold=threshold / 100, effort=effort, tell=tell, **given)
+        found = latency.compare(a, b, force=force, threshold=threshold / 100, effort=effort, progress=progress, **given)
     except FindingError as error:
         refused = error
     remark = detail >= 0 and latency.is_stored(a)

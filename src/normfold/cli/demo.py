@@ -5,18 +5,19 @@ from __future__ import annotations
 import click
 
 from normfold.cli.answer import Answer
-from normfold.cli.options import Tell, file_name, verb
+from normfold.cli.options import file_name, verb
+from normfold.records import Progress
 
 
 @click.command("demo")
 @click.option("-o", "--output", type=file_name, metavar="FILE", help="Keep the folded network in this file.")
 @verb("demo")
-def command(*, output: str | None, tell: Tell, detail: int) -> Answer:
+def command(*, output: str | None, progress: Progress, detail: int) -> Answer:
     """Fold the small trained network shipped with normfold, and show what that changes and what not."""
     from normfold.report import document, text
     from normfold.verbs.demo import run
 
-    shown = run.run(output, tell=tell)
+    shown = run.run(output, progress=progress)
     return Answer(
         command="demo",
         result={

@@ -5,16 +5,17 @@ from __future__ import annotations
 import click
 
 from normfold.cli.answer import Answer
-from normfold.cli.options import Tell, verb
+from normfold.cli.options import verb
+from normfold.records import Progress
 
 
 @click.command("env")
 @verb("env")
-def command(*, tell: Tell, detail: int) -> Answer:
+def command(*, progress: Progress, detail: int) -> Answer:
     """Show the versions, execution providers and processor features that results depend on."""
     from normfold.report import environment, text
 
-    tell("looking around")
+    progress("looking around")
     found = environment.environment()
     return Answer(
         command="env",

@@ -8,8 +8,9 @@ import click
 
 from normfold.cli.answer import Answer
 from normfold.cli.naming import DYNAMIC, INPUTS, WEIGHTS, Wanted, free_sizes, loaded, refuse_overwriting
-from normfold.cli.options import FEEDS, SEED, Tell, file_name, verb
+from normfold.cli.options import FEEDS, SEED, file_name, verb
 from normfold.cli.shown import proven
+from normfold.records import Progress
 
 
 @click.command("export")
@@ -47,13 +48,13 @@ def command(
     output_names: tuple[str, ...],
     seed: int,
     unverified: bool,
-    tell: Tell,
+    progress: Progress,
     detail: int,
     **options: Any,
 ) -> Answer:
     """Export the PyTorch module that FACTORY makes to ONNX, fold its norms, and compare the result with the module."""
     refuse_overwriting(output, weights)
-    tell("loading")
+    progress("loading")
     called = loaded(model, shapes, feeds, weights, seed)
 
     def job() -> Any:
@@ -68,7 +69,7 @@ def command(
             output_names=output_names or None,
             seed=seed,
             verify=not unverified,
-            tell=tell,
+            progress=progress,
             **options,
         )
 

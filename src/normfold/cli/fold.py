@@ -21,9 +21,10 @@ from normfold.cli.naming import (
     loaded,
     refuse_overwriting,
 )
-from normfold.cli.options import CUSTOM_OPS, FEEDS, SEED, Tell, file_name, verb
+from normfold.cli.options import CUSTOM_OPS, FEEDS, SEED, file_name, verb
 from normfold.cli.shown import proven
 from normfold.errors import UsageError
+from normfold.records import Progress
 
 if TYPE_CHECKING:
     from normfold.verbs.fold import FoldResult
@@ -83,7 +84,7 @@ def command(
     dynamic: tuple[tuple[str, int, str], ...],
     weights: str | None,
     dry_run: bool,
-    tell: Tell,
+    progress: Progress,
     detail: int,
     **options: Any,
 ) -> Answer:
@@ -97,10 +98,10 @@ def command(
         raise UsageError("usage", "Nothing says where to write.", "Add -o FILE, --in-place or --dry-run.")
     written = None if dry_run else target
     if is_reference(model):
-        job = _ModuleJob(model, written, shapes, dynamic, weights, tell, options)
+        job = _ModuleJob(model, written, shapes, dynamic, weights, progress, options)
         return proven("fold", model, written, job.run, detail)
     known = for_onnx(shapes, weights=weights, dynamic=dynamic)
-    return proven("fold", model, written, lambda: _fold_file(model, target, known, dry_run, tell, options), detail)
+    return proven("fold", model, written, lambda: _fold_file(model, target, known, dry_run, progress, options), detail)
 
 
 def _fold_file(
@@ -108,7 +109,7 @@ def _fold_file(
     target: str | None,
     shapes: dict[str, tuple[int, ...]],
     dry_run: bool,
-    tell: Tell,
+    progress: Progress,
     options: dict[str, Any],
 ) -> FoldResult:
     from normfold.core.preprocess import Preprocess
@@ -117,7 +118,14 @@ def _fold_file(
     preprocess = Preprocess.parse(options.pop("preprocess"))
     verify = not options.pop("unverified")
     return api.fold(
-        model, target, inputs=shapes, verify=verify, dry_run=dry_run, preprocess=preprocess, tell=tell, **options
+        model,
+        target,
+        inputs=shapes,
+        verify=verify,
+        dry_run=dry_run,
+        preprocess=preprocess,
+        progress=progress,
+        **options,
     )
 
 
@@ -130,17 +138,17 @@ class _ModuleJob:
     shapes: tuple[Wanted, ...]
     dynamic: tuple[tuple[str, int, str], ...]
     weights: str | None
-    tell: Tell
+    progress: Progress
     options: dict[str, Any]
 
     def run(self) -> FoldResult:
         """Load, fold, write."""
         self._check()
         refuse_overwriting(self.target, self.weights)
-        self.tell("loading")
+        self.progress("loading")
         called = loaded(self.model, self.shapes, self.options["feeds"], self.weights, self.options["seed"])
         choice: dict[str, Any] = {key: self.options[key] for key in ("only", "skip", "seed")}
-        choice |= {"verify": not self.options["unverified"], "tell": self.tell}
+        choice |= {"verify": not self.options["unverified"], "progress": self.progress}
         suffix = Path(self.target or "").suffix
         if suffix == ".onnx":
             return self._exported(called, choice)
@@ -152,7 +160,7 @@ class _ModuleJob:
         if self.target is not None:
             from normfold.models.module.save import save_state
 
-            self.tell("writing")
+            self.progress("writing")
             save_state(done.model, called.module, done.decisions, Path(self.target))
         return done
 
@@ -181,6 +189,6 @@ class _ModuleJob:
 
         sizes = free_sizes(self.dynamic)
         done = fold_program.fold_program(called.module, called.example, dynamic=sizes, **choice)
-        self.tell("writing")
+        self.progress("writing")
         fold_program.save_program(done.model, called.example, sizes, Path(str(self.target)))
         return done

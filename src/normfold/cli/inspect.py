@@ -6,7 +6,8 @@ import click
 
 from normfold.cli.answer import Answer
 from normfold.cli.naming import INPUTS, WEIGHTS, Wanted, for_onnx, is_reference, loaded
-from normfold.cli.options import FEEDS, Tell, file_name, verb
+from normfold.cli.options import FEEDS, file_name, verb
+from normfold.records import Progress
 
 
 @click.command("inspect")
@@ -16,7 +17,7 @@ from normfold.cli.options import FEEDS, Tell, file_name, verb
 @WEIGHTS
 @verb("inspect")
 def command(
-    *, model: str, shapes: tuple[Wanted, ...], feeds: str | None, weights: str | None, tell: Tell, detail: int
+    *, model: str, shapes: tuple[Wanted, ...], feeds: str | None, weights: str | None, progress: Progress, detail: int
 ) -> Answer:
     """List the norms of MODEL, the health of their statistics, and what 'fold' would decide.
 
@@ -28,12 +29,12 @@ def command(
         called = loaded(model, shapes, feeds, weights, 0)
         from normfold.verbs import fold as api
 
-        norms = api.inspect(called.module, called.example, tell=tell).norms
+        norms = api.inspect(called.module, called.example, progress=progress).norms
     else:
         for_onnx(shapes, weights=weights)
         from normfold.verbs import fold as api
 
-        norms = api.inspect(model, tell=tell).norms
+        norms = api.inspect(model, progress=progress).norms
     return Answer(
         command="inspect",
         result=document.inspect_record(norms, source=model),

@@ -12,9 +12,7 @@ import click
 
 from normfold.cli.answer import Answer
 from normfold.cli.frame import guarded
-
-Tell = Callable[[str], None]
-"""Told what is being done at the moment."""
+from normfold.records import Progress, silent
 
 
 def shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -58,9 +56,9 @@ CUSTOM_OPS = click.option(
 
 
 def verb(name: str) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
-    """Add the options every verb has and run it guarded; it is called with ``tell`` and ``detail``.
+    """Add the options every verb has and run it guarded; it is called with ``progress`` and ``detail``.
 
-    ``tell`` reports progress on stderr. ``detail`` is -1 under --quiet, 1 under --verbose, else 0.
+    ``progress`` reports progress on stderr. ``detail`` is -1 under --quiet, 1 under --verbose, else 0.
     """
 
     def decorate(job: Callable[..., Answer]) -> Callable[..., Answer]:
@@ -70,8 +68,8 @@ def verb(name: str) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
         @functools.wraps(job)
         def wrapped(*, quiet: bool, verbose: bool, **options: Any) -> Answer:
             def work() -> Answer:
-                with _progress(shown=not quiet and sys.stderr.isatty()) as tell:
-                    return job(tell=tell, detail=verbose - quiet, **options)
+                with _reporting(shown=not quiet and sys.stderr.isatty()) as progress:
+                    return job(progress=progress, detail=verbose - quiet, **options)
 
             return guarded(name, work)
 
@@ -81,9 +79,9 @@ def verb(name: str) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
 
 
 @contextmanager
-def _progress(*, shown: bool) -> Iterator[Tell]:
+def _reporting(*, shown: bool) -> Iterator[Progress]:
     if not shown:
-        yield lambda _doing: None
+        yield silent
         return
     from rich.console import Console
     from rich.text import Text

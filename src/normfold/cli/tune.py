@@ -8,7 +8,8 @@ import click
 
 from normfold.cli.answer import Answer
 from normfold.cli.measuring import CPUS, FALLBACK, PROVIDER, RTOL, USE
-from normfold.cli.options import CUSTOM_OPS, FEEDS, SEED, SHAPES, Tell, file_name, verb
+from normfold.cli.options import CUSTOM_OPS, FEEDS, SEED, SHAPES, file_name, verb
+from normfold.records import Progress
 
 
 @click.command("tune")
@@ -33,7 +34,7 @@ from normfold.cli.options import CUSTOM_OPS, FEEDS, SEED, SHAPES, Tell, file_nam
 @SEED
 @CUSTOM_OPS
 @verb("tune")
-def command(*, model: str, output: str | None, tell: Tell, detail: int, **options: Any) -> Answer:
+def command(*, model: str, output: str | None, progress: Progress, detail: int, **options: Any) -> Answer:
     """Look for session settings with which MODEL runs faster than with ONNX Runtime's default ones.
 
     The default settings are written where nothing beats them beyond the noise.
@@ -45,7 +46,7 @@ def command(*, model: str, output: str | None, tell: Tell, detail: int, **option
     if output is not None:
         latency.check_target(output)
     inputs, cpus = dict(options.pop("shapes")), options.pop("cpus") or ()
-    done = tuning.tune(model, inputs=inputs, cpus=cpus, tell=tell, **options)
+    done = tuning.tune(model, inputs=inputs, cpus=cpus, progress=progress, **options)
     if output is not None:
         done.save(output)
     return Answer(

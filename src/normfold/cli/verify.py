@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from normfold.cli.answer import Answer
-from normfold.cli.options import CUSTOM_OPS, FEEDS, SEED, SHAPES, Tell, file_name, verb
+from normfold.cli.options import CUSTOM_OPS, FEEDS, SEED, SHAPES, file_name, verb
 from normfold.errors import EnvironmentUnavailableError
+from normfold.records import Progress
 
 
 @click.command("verify")
@@ -27,14 +28,16 @@ def command(
     rtol: float | None,
     seed: int,
     custom_ops: tuple[str, ...],
-    tell: Tell,
+    progress: Progress,
     detail: int,
 ) -> Answer:
     """Compare models A and B on random and adversarial inputs; exit 0 where they are equivalent, 1 where not."""
     from normfold.report import document, text
     from normfold.verbs import fold as api
 
-    proof = api.verify(a, b, inputs=dict(shapes), feeds=feeds, rtol=rtol, seed=seed, custom_ops=custom_ops, tell=tell)
+    proof = api.verify(
+        a, b, inputs=dict(shapes), feeds=feeds, rtol=rtol, seed=seed, custom_ops=custom_ops, progress=progress
+    )
     unavailable = proof.status == "unavailable"
     return Answer(
         command="verify",

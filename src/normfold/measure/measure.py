@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -14,27 +14,27 @@ from normfold.measure.feeds import Fed, Scratch
 from normfold.measure.figures import Cell, Details, Figure, Sample
 from normfold.measure.processes import Measurement
 from normfold.measure.task import Task
+from normfold.records import Progress, silent
 
-Tell = Callable[[str], None]
 BUSY: Final = 0.5
 """Load average, in processors, from which the machine counts as busy."""
 
 
-def measure(task: Task, tell: Tell = lambda _doing: None) -> Cell:
+def measure(task: Task, progress: Progress = silent) -> Cell:
     """The figures of ``task``; what went wrong, if anything, is in ``refused``, and then there are no figures."""
     try:
-        return _measure(task, tell)
+        return _measure(task, progress)
     except NormfoldError as error:
         return Cell(task.conditions, refused=error)
 
 
-def _measure(task: Task, tell: Tell) -> Cell:
+def _measure(task: Task, progress: Progress) -> Cell:
     gate.check_inputs(task.contenders)
     specs, given = with_batch(task.reference.inputs, task.given, task.conditions.batch)
     task = replace(task, contenders=(replace(task.reference, inputs=specs), *task.contenders[1:]), given=given)
     load = os.getloadavg()[0]
     with Scratch() as scratch:
-        work = Measurement(task, scratch, tell)
+        work = Measurement(task, scratch, progress)
         samples = work.samples()
         details = tuple(work.details(one) for one in task.contenders) if task.effort.details else ()
     return _assemble(task, samples, work.fed, details, load)

@@ -17,9 +17,9 @@ from normfold.measure.figures import Details, Sample
 from normfold.measure.schedule import Turn, block_runs, schedule
 from normfold.measure.session_profile import SessionProfile, threading_of
 from normfold.measure.task import Task
+from normfold.records import Progress
 from normfold.runtime import gpu
 
-Tell = Callable[[str], None]
 T = TypeVar("T")
 TRUTH: Final = "(truth)"
 PLAIN: Final = SessionProfile(options={"graph_optimization_level": "ORT_DISABLE_ALL"})
@@ -32,10 +32,10 @@ COARSE_COUNTER: Final = "a GPU's energy counter is too coarse for blocks of mill
 class Measurement:
     """The processes of one task, one after the other; the first also settles inputs and what outputs should be."""
 
-    def __init__(self, task: Task, scratch: Scratch, tell: Tell) -> None:
+    def __init__(self, task: Task, scratch: Scratch, progress: Progress) -> None:
         self._task = task
         self._scratch = scratch
-        self._tell = tell
+        self._progress = progress
         self._fed: Fed | None = None
 
     @property
@@ -65,7 +65,7 @@ class Measurement:
         return max(statistics.stein_size(values, self._task.effort.half_width) for values in ratios or series)
 
     def _sample(self, index: int, of: int) -> Sample:
-        self._tell(f"timing, process {index + 1} of {of}")
+        self._progress(f"timing, process {index + 1} of {of}")
         task, seed = self._task, [self._task.entropy, index]
         with self._client() as client:
             hello = client.hello(task.conditions.cpus, task.threading.pool, preload=task.on_gpu)
@@ -126,7 +126,7 @@ class Measurement:
 
     def details(self, contender: Contender) -> Details:
         """Memory and node times, from a process that holds this model alone."""
-        self._tell(f"looking into {contender.name}")
+        self._progress(f"looking into {contender.name}")
         task = self._task
         alone = threading_of([contender.profile], task.conditions.threads, task.conditions.use)
         session = task.session(contender.profile, alone)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -18,10 +18,8 @@ from normfold.models.module.example import Example, call, to_array
 from normfold.proof.comparison import Comparison, Question
 from normfold.proof.modules import InProcess, ModuleRunner, RunnableModule, precision
 from normfold.proof.probes import Given, InputSpec
-from normfold.records import Decision, Pair, Refusal, SiteReport, Verification
+from normfold.records import Decision, Pair, Progress, Refusal, SiteReport, Verification, silent
 from normfold.runtime import Evaluator, Failed, Runnable
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +42,9 @@ def fold(
     return job.unproven("not asked for" if how == "skip" else "a dry run compares nothing")
 
 
-def inspect(module: nn.Module, inputs: Any, tell: Tell) -> tuple[SiteReport, ...]:
+def inspect(module: nn.Module, inputs: Any, progress: Progress) -> tuple[SiteReport, ...]:
     """Every norm, its health, and what would be decided."""
-    return engine.inspect(TorchGraph(Job(module, Example.of(inputs), tell=tell).trace(), shared_memory(module)))
+    return engine.inspect(TorchGraph(Job(module, Example.of(inputs), progress=progress).trace(), shared_memory(module)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ class Job:
     skip: Sequence[str] = ()
     seed: int = 0
     in_place: bool = False
-    tell: Tell = lambda _doing: None
+    progress: Progress = silent
 
     def unproven(self, because: str) -> Folded:
         """Fold without a comparison."""
@@ -77,7 +75,7 @@ class Job:
             graph, folding = self._fold(source, dropped)
             result = copy.deepcopy(self.module)
             change = write(graph, result)
-            self.tell("comparing with the source")
+            self.progress("comparing with the source")
             proof = self._prove(source, result, graph, folding.pairs)
             decisions = folding.decisions
             at_fault = proof.first_parting
@@ -97,12 +95,12 @@ class Job:
 
     def trace(self, module: nn.Module | None = None) -> Trace:
         """Run ``module``, or a copy of the job's, and write down what it does."""
-        self.tell("tracing")
+        self.progress("tracing")
         return record(module or copied(self.module), self.example.args, self.example.kwargs)
 
     def _fold(self, source: nn.Module, dropped: Mapping[str, Refusal]) -> tuple[TorchGraph, engine.Folding]:
         graph = TorchGraph(self.trace(source), shared_memory(self.module))
-        self.tell("folding")
+        self.progress("folding")
         return graph, engine.fold(graph, only=self.only, skip=self.skip, exclude=dropped)
 
     def _prove(self, source: nn.Module, result: nn.Module, graph: TorchGraph, pairs: Sequence[Pair]) -> Verification:

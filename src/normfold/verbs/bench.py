@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ from normfold.measure.session_profile import SessionProfile, Use
 from normfold.measure.stored import Stored, StoredComparison, compare_stored, from_document, read_document
 from normfold.measure.task import Task
 from normfold.proof.probes import Array, Given
+from normfold.records import Progress, silent
 from normfold.report import bench_document, bench_html
 from normfold.report.environment import environment
 from normfold.verbs.fold import read_feeds
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
     Model = str | os.PathLike[str] | onnx.ModelProto | onnx_ir.Model
 
-Tell = Callable[[str], None]
 DEFAULT_EFFORT: Final = Effort()
 
 
@@ -116,7 +116,7 @@ def bench(  # noqa: PLR0913 - each keyword is an option of the command line
     custom_ops: Sequence[str] = (),
     allow_fallback: bool = False,
     effort: Effort = DEFAULT_EFFORT,
-    tell: Tell = lambda _doing: None,
+    progress: Progress = silent,
 ) -> BenchResult:
     """Time models beside one another; the first is what the others are compared with.
 
@@ -138,7 +138,7 @@ def bench(  # noqa: PLR0913 - each keyword is an option of the command line
         custom_ops: libraries of custom operators.
         allow_fallback: accept nodes on another provider than the one asked for.
         effort: how long to measure, and what is demanded of the figures.
-        tell: told what is being done.
+        progress: told what is being done.
 
     Raises:
         ModelFileError: a model cannot be read.
@@ -150,7 +150,7 @@ def bench(  # noqa: PLR0913 - each keyword is an option of the command line
     check_cpus(cpus)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     with ExitStack() as files:
-        tell("reading")
+        progress("reading")
         listed = _listed(models)
         contenders = _named(
             [files.enter_context(contender(model, profile=settings)) for model in listed], list(map(str, listed))
@@ -167,7 +167,7 @@ def bench(  # noqa: PLR0913 - each keyword is an option of the command line
                     allow_fallback=allow_fallback,
                     custom_ops=tuple(custom_ops),
                 ),
-                _prefixed(tell, batch, count),
+                _prefixed(progress, batch, count),
             )
             for batch, count in itertools.product(batches, threads)
         )
@@ -249,9 +249,9 @@ def _named(contenders: Sequence[Contender], paths: Sequence[str]) -> tuple[Conte
     return tuple(replace(one, name=name) for one, name in zip(contenders, unique, strict=True))
 
 
-def _prefixed(tell: Tell, batch: int | None, threads: int) -> Tell:
+def _prefixed(progress: Progress, batch: int | None, threads: int) -> Progress:
     where = f"threads {threads}" + ("" if batch is None else f", batch {batch}")
-    return lambda doing: tell(f"{where}: {doing}")
+    return lambda doing: progress(f"{where}: {doing}")
 
 
 def is_stored(one: Model | Mapping[str, Any]) -> bool:

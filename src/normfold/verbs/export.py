@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -22,15 +22,9 @@ from normfold.models.module.packages import needs
 from normfold.pipeline.modules import copied
 from normfold.proof.comparison import Question
 from normfold.proof.exported import compare
-from normfold.records import Decision, Verification
+from normfold.records import Decision, Progress, Verification, silent
 from normfold.runtime import Evaluator, Runnable
 from normfold.verbs import fold as api
-
-Tell = Callable[[str], None]
-
-
-def silent(_doing: str) -> None:
-    """Report nothing."""
 
 
 def export(  # noqa: PLR0913 - each keyword is an option of the command line
@@ -48,7 +42,7 @@ def export(  # noqa: PLR0913 - each keyword is an option of the command line
     seed: int = 0,
     verify: bool = True,
     external_data: Literal["auto", "always", "never"] = "auto",
-    tell: Tell = silent,
+    progress: Progress = silent,
 ) -> api.FoldResult:
     """Export ``module`` to ONNX, fold its norms there, and, if ``output`` is given, write the result in one step.
 
@@ -70,7 +64,7 @@ def export(  # noqa: PLR0913 - each keyword is an option of the command line
         seed: of the random inputs.
         verify: compare the result with the module.
         external_data: whether weights go into a file of their own; "auto" does so from 1.8 GB on.
-        tell: told what is being done.
+        progress: told what is being done.
 
     Returns:
         The ``onnx_ir.Model``, a decision for every norm, and the comparison with the module.
@@ -81,7 +75,7 @@ def export(  # noqa: PLR0913 - each keyword is an option of the command line
         NormfoldError: any other reason, with its code; ``not-exportable`` carries the exporter's.
     """
     needs("onnxscript")
-    tell("exporting")
+    progress("exporting")
     source = copied(checked(module))
     what = interface(source, Example.of(example_inputs), dynamic or {}, input_names, output_names)
     model = raw_model(source, what, opset)
@@ -90,18 +84,18 @@ def export(  # noqa: PLR0913 - each keyword is an option of the command line
     decisions: tuple[Decision, ...] = ()
     if fold:
         feeds = {name: to_array(one) for name, one in zip(what.inputs, what.example.tensors(), strict=True)}
-        folded = api.fold(model, feeds=feeds, only=only, skip=skip, seed=seed, verify=verify, tell=tell)
+        folded = api.fold(model, feeds=feeds, only=only, skip=skip, seed=seed, verify=verify, progress=progress)
         model, decisions = folded.model, folded.decisions
     model.metadata_props["normfold.version"] = __version__
     model.metadata_props["normfold.module"] = f"{type(source).__module__}.{type(source).__qualname__}"
     target = None if output is None else Path(output)
     with ExitStack() as stack:
-        tell("writing")
+        progress("writing")
         path = target or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="normfold-"))) / "model.onnx"
         staged = stack.enter_context(modelfile.stage(model, path, external=external_data))
         proof = Verification("skipped", because="not asked for")
         if verify:
-            tell("comparing with the module")
+            progress("comparing with the module")
             random = any(node.op_type in api.RANDOM for node in model.graph.all_nodes())
             proof = _proven(source, staged, what, Question((), seed=seed, random=random), decisions)
         if target is not None:

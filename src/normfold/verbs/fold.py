@@ -37,7 +37,7 @@ from normfold.errors import ModelFileError, NormfoldError, UsageError
 from normfold.models import onnxfile as modelfile
 from normfold.proof.comparison import Comparison, Question
 from normfold.proof.probes import Array, Given, input_specs
-from normfold.records import Decision, Pair, Refusal, SiteReport, Verification, decision_record
+from normfold.records import Decision, Pair, Progress, Refusal, SiteReport, Verification, decision_record, silent
 from normfold.report import html
 from normfold.runtime import Evaluator, Runnable
 
@@ -49,7 +49,6 @@ Model = onnx_ir.Model | onnx.ModelProto
 Shapes = Mapping[str, Sequence[int]]
 Feeds = Mapping[str, Array]
 External = Literal["auto", "always", "never"]
-Tell = Callable[[str], None]
 
 RANDOM: Final = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
@@ -113,10 +112,6 @@ class DiffersError(UnprovenError):
     exit_code = 1
 
 
-def _silent(_doing: str) -> None:
-    """Report nothing."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Source:
     """A model to work on: a fresh copy at each call of ``fresh``, and a file that can be run."""
@@ -159,12 +154,12 @@ def fold(  # noqa: PLR0913 - each keyword is an option of the command line
     preprocess: Preprocess | None = None,
     allow_inserted: bool = False,
     provider: str = DEFAULT,
-    tell: Tell = _silent,
+    progress: Progress = silent,
 ) -> FoldResult:
     """Fold the norms of ``model`` and, if ``output`` is given, write the result there in one step.
 
     An ``nn.Module`` comes back as one of the same make, with ``nn.Identity`` for norms. It takes the keywords ``only``,
-    ``skip``, ``seed``, ``verify``, ``in_place``, ``dry_run`` and ``tell``.
+    ``skip``, ``seed``, ``verify``, ``in_place``, ``dry_run`` and ``progress``.
 
     Args:
         model: a path, a ``ModelProto``, an ``onnx_ir.Model`` or an ``nn.Module``; left as it is.
@@ -184,7 +179,7 @@ def fold(  # noqa: PLR0913 - each keyword is an option of the command line
         provider: the execution provider whose cost table decides.
         preprocess: what is done to a picture before ``model`` sees it; the result does it itself. Shapes and arrays
             of that input are then those of the raw picture.
-        tell: told what is being done.
+        progress: told what is being done.
 
     Raises:
         DiffersError: the result differs from its source.
@@ -196,13 +191,15 @@ def fold(  # noqa: PLR0913 - each keyword is an option of the command line
         if inputs or feeds or custom_ops or preprocess or allow_inserted:
             raise UsageError("usage", "inputs, feeds, custom_ops, preprocess and allow_inserted are for ONNX models.")
         how: Literal["prove", "skip", "dry"] = "dry" if dry_run else "prove" if verify else "skip"
-        return _fold_module(module, output, how, only=only, skip=skip, seed=seed, in_place=in_place, tell=tell)
+        return _fold_module(module, output, how, only=only, skip=skip, seed=seed, in_place=in_place, progress=progress)
     target = None if output is None else Path(output)
     costs = replace(cost_table(provider), lenient=allow_inserted)
 
     def job() -> _Job:
-        tell("reading")
-        return _Job(_source(model), tuple(only), tuple(skip), external_data, in_place, target, preprocess, costs, tell)
+        progress("reading")
+        return _Job(
+            _source(model), tuple(only), tuple(skip), external_data, in_place, target, preprocess, costs, progress
+        )
 
     if dry_run:
         return job().unproven("a dry run compares nothing", write=False)
@@ -214,7 +211,9 @@ def fold(  # noqa: PLR0913 - each keyword is an option of the command line
         return job().proven(evaluator, Question((), _given(inputs, feeds), seed=seed, custom_ops=custom_ops))
 
 
-def inspect(model: Path_ | Model | nn.Module, example_inputs: Any = None, *, tell: Tell = _silent) -> InspectResult:
+def inspect(
+    model: Path_ | Model | nn.Module, example_inputs: Any = None, *, progress: Progress = silent
+) -> InspectResult:
     """The norms of ``model``, the health of their statistics, and what `fold` would decide.
 
     An ``nn.Module`` needs ``example_inputs``, as `fold` does.
@@ -226,10 +225,10 @@ def inspect(model: Path_ | Model | nn.Module, example_inputs: Any = None, *, tel
     if module is not None:
         from normfold.pipeline import modules as folding
 
-        return InspectResult(folding.inspect(module, example_inputs, tell))
-    tell("reading")
+        return InspectResult(folding.inspect(module, example_inputs, progress))
+    progress("reading")
     copy = _source(model).fresh()
-    tell("inspecting")
+    progress("inspecting")
     return InspectResult(engine.inspect(OnnxGraph(copy)))
 
 
@@ -258,7 +257,7 @@ def verify(  # noqa: PLR0913 - each keyword is an option of the command line
     rtol: float | None = None,
     seed: int = 0,
     custom_ops: Sequence[str] = (),
-    tell: Tell = _silent,
+    progress: Progress = silent,
 ) -> Verification:
     """Compare ``other`` with ``model`` on random and adversarial inputs.
 
@@ -270,11 +269,11 @@ def verify(  # noqa: PLR0913 - each keyword is an option of the command line
     """
     with Evaluator() as evaluator, ExitStack() as files:
         evaluator.start()
-        tell("reading")
+        progress("reading")
         source, result = _source(model), _source(other)
         question = Question((), _given(inputs, feeds), rtol=rtol, seed=seed, custom_ops=custom_ops)
         comparison = Comparison(evaluator, _about(source.fresh(), question))
-        tell("running both")
+        progress("running both")
         comparison.begin(files.enter_context(source.runnable()))
         return comparison.finish(files.enter_context(result.runnable()))
 
@@ -291,7 +290,7 @@ class _Job:
     output: Path | None
     preprocess: Preprocess | None
     costs: CostTable
-    tell: Tell
+    progress: Progress
 
     def unproven(self, because: str, *, write: bool) -> FoldResult:
         """Fold, and write without a comparison if ``write``."""
@@ -332,7 +331,7 @@ class _Job:
     def _fold(
         self, copy: onnx_ir.Model, dropped: Mapping[str, Refusal], stage: Stage | None
     ) -> tuple[engine.Folding, onnx_ir.Model]:
-        self.tell("folding")
+        self.progress("folding")
         graph = OnnxGraph(copy, stage)
         folding = engine.fold(graph, only=self.only, skip=self.skip, exclude=dropped, costs=self.costs)
         _stamp(graph.model, self.source.digest, folding.decisions, self.preprocess)
@@ -341,7 +340,7 @@ class _Job:
     def _prove(self, model: onnx_ir.Model, pairs: Sequence[Pair], comparison: Comparison) -> Verification:
         """Compare ``model`` as it would be written, and write it if it is equivalent."""
         with self._stage(model) as staged:
-            self.tell("comparing with the source")
+            self.progress("comparing with the source")
             quantized = quantizes_activations(model)
             with (
                 _smooth(model.clone())
@@ -358,7 +357,7 @@ class _Job:
     @contextmanager
     def _stage(self, model: onnx_ir.Model) -> Iterator[modelfile.Staged]:
         """``model`` written beside its target, or to a folder of its own, and checked."""
-        self.tell("writing")
+        self.progress("writing")
         with ExitStack() as stack:
             target = self.output or stack.enter_context(_scratch())
             staged = stack.enter_context(

@@ -21,9 +21,9 @@ from normfold.pipeline.modules import copied
 from normfold.proof.comparison import Question
 from normfold.proof.exported import compare
 from normfold.proof.modules import RunnableModule
-from normfold.records import Decision, Verification
+from normfold.records import Decision, Progress, Verification, silent
 from normfold.verbs import fold as api
-from normfold.verbs.export import Tell, checked, handed_over, silent
+from normfold.verbs.export import checked, handed_over
 
 
 def fold_program(  # noqa: PLR0913 - each keyword is an option of `fold`
@@ -35,7 +35,7 @@ def fold_program(  # noqa: PLR0913 - each keyword is an option of `fold`
     skip: Sequence[str] = (),
     seed: int = 0,
     verify: bool = True,
-    tell: Tell = silent,
+    progress: Progress = silent,
 ) -> api.FoldResult:
     """Fold ``module`` into a ``torch.fx.GraphModule``, in which operations can go that a module tree has to keep.
 
@@ -51,29 +51,29 @@ def fold_program(  # noqa: PLR0913 - each keyword is an option of `fold`
         skip: glob patterns; norms whose site matches one of them are kept.
         seed: of the random inputs.
         verify: compare the result with the module, at several sizes of what is dynamic.
-        tell: told what is being done.
+        progress: told what is being done.
 
     Raises:
         DiffersError: the result differs from the module.
         NormfoldError: any other reason; ``not-exportable`` carries that of ``torch.export``.
     """
     source, example = copied(checked(module)), Example.of(example_inputs)
-    choice: dict[str, Any] = {"only": only, "skip": skip, "seed": seed, "tell": tell}
+    choice: dict[str, Any] = {"only": only, "skip": skip, "seed": seed, "progress": progress}
     tree = folding.fold(source, example, "prove" if verify else "skip", **choice)
     if verify:
         handed_over(tree.verification, tree.decisions)
-    tell("tracing")
+    progress("tracing")
     what = interface(tree.module, example, dynamic or {})
     program = prepare(exported_program(tree.module, what).module())
     graph = ProgramGraph(record(program, example.args, example.kwargs), tree.module)
-    tell("folding")
+    progress("folding")
     decisions = tuple(_later(tree.decisions, engine.fold(graph, only=only, skip=skip).decisions))
     with quiet():
         result = copy.deepcopy(program)
     rewrite(graph, result)
     proof = Verification("skipped", because="not asked for")
     if verify:
-        tell("comparing with the module")
+        progress("comparing with the module")
         proof = handed_over(compare(None, source, RunnableModule(result), what, Question((), seed=seed)), decisions)
     before, after = list(source.state_dict()), list(result.state_dict())
     removed = tuple(name for name in before if name not in after)

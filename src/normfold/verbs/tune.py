@@ -15,8 +15,9 @@ from normfold.measure import Conditions, Contender, Effort, SessionProfile, Task
 from normfold.measure.session_profile import SPINNING, Use
 from normfold.measure.tune.candidates import OFF, Changes, applied, candidates
 from normfold.measure.tune.loading import loading_lines, open_session, plain_lines
-from normfold.measure.tune.search import Search, Tell, Trial, promising, winner
+from normfold.measure.tune.search import Search, Trial, promising, winner
 from normfold.proof.probes import Array, Given
+from normfold.records import Progress, silent
 from normfold.report.bench_document import comparison_record, model_record
 from normfold.report.document import error_record
 from normfold.report.environment import environment
@@ -100,7 +101,7 @@ def tune(  # noqa: PLR0913 - each keyword is an option of the command line
     custom_ops: Sequence[str] = (),
     allow_fallback: bool = False,
     effort: Effort = EFFORT,
-    tell: Tell = lambda _doing: None,
+    progress: Progress = silent,
 ) -> Tuning:
     """Look for settings of ONNX Runtime's session with which a model runs faster than with the default ones.
 
@@ -123,7 +124,7 @@ def tune(  # noqa: PLR0913 - each keyword is an option of the command line
         custom_ops: libraries of custom operators.
         allow_fallback: accept nodes on another provider than the one asked for.
         effort: how hard the winner is timed.
-        tell: told what is being done.
+        progress: told what is being done.
 
     Raises:
         ModelFileError: the model cannot be read.
@@ -146,7 +147,7 @@ def tune(  # noqa: PLR0913 - each keyword is an option of the command line
             allow_fallback=allow_fallback,
             custom_ops=tuple(custom_ops),
         )
-        search = Search(task, 60 * minutes, tell)
+        search = Search(task, 60 * minutes, progress)
         search.check()
         optimizers = search.optimizers()
         counts = () if threads else _counts(len(found))

@@ -6,7 +6,7 @@ winner is timed again, alone beside the default, in new processes and to the usu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -16,8 +16,8 @@ from normfold.measure.client import Client
 from normfold.measure.schedule import LEAST_ROUNDS, block_runs
 from normfold.measure.statistics import THRESHOLD
 from normfold.measure.tune.candidates import DEFAULT, LEVEL, Change, Changes, applied, name_of
+from normfold.records import Progress
 
-Tell = Callable[[str], None]
 Stage = Literal["each", "together", "confirmed"]
 
 MOST_AT_ONCE: Final = 7
@@ -69,10 +69,10 @@ class Trial:
 class Search:
     """Times sets of changes of one model under the conditions of ``task``, whose only contender has the default."""
 
-    def __init__(self, task: Task, seconds: float, tell: Tell) -> None:
+    def __init__(self, task: Task, seconds: float, progress: Progress) -> None:
         self._task = task
         self._seconds = seconds
-        self._tell = tell
+        self._progress = progress
         self._measured = 0
         self._run = 0.0
         """Seconds that a run takes with the default settings."""
@@ -89,7 +89,7 @@ class Search:
         Raises:
             NormfoldError: the model cannot be loaded with the default settings.
         """
-        self._tell("asking which optimisers change the model")
+        self._progress("asking which optimisers change the model")
         changing = self._changing(self.default.profile)
         fixed = self._changing(replace(self.default.profile, disabled_optimizers=changing)) if changing else ()
         return tuple(name for name in changing if name not in fixed)
@@ -102,7 +102,7 @@ class Search:
 
     def check(self) -> None:
         """Raise the `NormfoldError` that says why the model cannot be timed with the default settings, if so."""
-        self._tell("trying the default settings")
+        self._progress("trying the default settings")
         brief = replace(self._task.effort, first=1, most=1, per_process=0.01, copies=1, control=False)
         self._run = self._measure((), brief).figure(DEFAULT).latency.value / 1e9
 
@@ -134,7 +134,7 @@ class Search:
         seconds = self._seconds * SHARES["confirmed"]
         usual = self._task.effort
         effort = replace(usual, seconds=seconds, per_process=min(usual.per_process, seconds / (2 * usual.first)))
-        self._tell(f"confirming {name_of(changes)}")
+        self._progress(f"confirming {name_of(changes)}")
         try:
             cell = self._measure((changes,), effort)
         except NormfoldError as error:
@@ -159,7 +159,7 @@ class Search:
         """A trial each; a set with which the model does not run or computes something else is found by halving."""
         if not sets:
             return []
-        self._tell(f"{where}: {', '.join(map(name_of, sets))}"[:100])
+        self._progress(f"{where}: {', '.join(map(name_of, sets))}"[:100])
         try:
             cell = self._measure(sets, effort)
         except NormfoldError as error:

@@ -6,12 +6,11 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from normfold.records import Decision, Verification
+from normfold.records import Decision, Progress, Verification, silent
 from normfold.verbs import demo
 from normfold.verbs import fold as api
 
@@ -34,15 +33,15 @@ class Demonstration:
     speed: dict[str, Any]
 
 
-def run(output: str | None = None, *, tell: Callable[[str], None] = lambda _doing: None) -> Demonstration:
+def run(output: str | None = None, *, progress: Progress = silent) -> Demonstration:
     """Fold the network into ``output`` or a temporary folder and compare the two.
 
     Raises what `normfold.fold` raises.
     """
     with demo.network() as source, tempfile.TemporaryDirectory(prefix="normfold-") as folder:
         target = Path(output or Path(folder) / "folded.onnx")
-        done = api.fold(source, target, tell=tell)
-        tell("comparing answers and speed")
+        done = api.fold(source, target, progress=progress)
+        progress("comparing answers and speed")
         before, after = _session(source), _session(target)
         return Demonstration(done.decisions, done.verification, _accuracy(before, after), _speed(before, after))
 
