@@ -19,9 +19,9 @@ from typing import Any, Final
 
 from normfold.core.laws import LAWS
 from normfold.core.laws.law import Law
+from normfold.core.premises import PREMISES
 from normfold.core.rules import RULES, Rewrite, Rule
 from normfold.errors import CODES
-from normfold.records import PREMISES
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 REFERENCE, DATA = DOCS / "reference", DOCS / "data"
@@ -89,7 +89,7 @@ def laws_page() -> str:
 def premises_page() -> str:
     """The closed list of premise names, as they appear in ``refused_by``."""
     intro = "A norm is folded when every premise on its route holds. A decision names those that do not."
-    return page("Premises", "src/normfold/decisions.py", intro, [table(("premise", "states that"), PREMISES)])
+    return page("Premises", "src/normfold/core/premises.py", intro, [table(("premise", "states that"), PREMISES)])
 
 
 def errors_page() -> str:

@@ -15,7 +15,8 @@ from onnx.reference import ReferenceEvaluator
 from normfold.backends.onnx import OnnxGraph
 from normfold.core.costs import CostTable
 from normfold.core.driver import fold
-from normfold.records import PREMISES, Decision, Refusal
+from normfold.core.premises import PREMISES
+from normfold.records import Decision, Refusal
 
 Arrays = Mapping[str, np.ndarray]
 FREE_SIZE = 2

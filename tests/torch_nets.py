@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn import functional
 
 from normfold import fold
-from normfold.records import PREMISES, Decision
+from normfold.core.premises import PREMISES
+from normfold.records import Decision
 from normfold.verbs.fold import FoldResult
 
 STUBS = (

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from normfold import errors
+from normfold.core import premises
 from normfold.core.laws import LAWS
+from normfold.core.premises import PREMISES
 from normfold.core.rules import CARRIES
 from normfold.errors import CODES
-from normfold.records import PREMISES
+from normfold.records import Premise
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "normfold"
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(SOURCE.rglob("*.py"))}
@@ -49,8 +51,25 @@ def literals(*, outside: str) -> set[str]:
     }
 
 
-def test_every_premise_in_a_refusal_is_listed() -> None:
-    assert [use for use in first_arguments({"Refusal"}, "premise") if use[1] not in PREMISES] == []
+def names(*, outside: str) -> set[str]:
+    """Every name that the source reads, except in the file that holds the list itself."""
+    trees = (tree for path, tree in TREES.items() if path.name != outside)
+    return {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id.isupper()}
+
+
+def test_a_premise_in_a_refusal_is_a_constant() -> None:
+    assert list(first_arguments({"Refusal", "NotLifted"}, "premise")) == []
+
+
+def test_a_premise_has_a_constant_of_its_name() -> None:
+    assert {name for name, value in vars(premises).items() if isinstance(value, Premise)} == set(
+        map(constant, PREMISES)
+    )
+
+
+def constant(premise: str) -> str:
+    """What the constant of a premise is called."""
+    return premise.replace("-", "_").upper()
 
 
 def test_every_premise_of_a_rule_is_listed() -> None:
@@ -63,7 +82,7 @@ def test_every_premise_of_a_law_is_listed() -> None:
 
 def test_every_listed_premise_is_used() -> None:
     assert PREMISES
-    assert PREMISES.keys() <= literals(outside="records.py")
+    assert set(map(constant, PREMISES)) <= names(outside="premises.py")
 
 
 def test_every_error_code_is_listed() -> None:

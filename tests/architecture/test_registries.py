@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from normfold.core.laws import LAWS
+from normfold.core.premises import PREMISES
 from normfold.core.rules import RULES, Rule
-from normfold.records import PREMISES
 
 ROOT = Path(__file__).resolve().parents[2]
 SECTIONS = ("What it does", "When it holds", "Example", "Refused when")
@@ -22,7 +22,7 @@ def modules(room: str, machinery: set[str]) -> list[str]:
     return sorted(path.stem for path in paths if path.stem not in {"__init__", *machinery})
 
 
-RULE_MODULES = modules("core/rules", {"rule", "premises"})
+RULE_MODULES = modules("core/rules", {"rule", "shared"})
 LAW_MODULES = modules("core/laws", {"law"})
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from folding import only_fold, proven_fold
+from normfold.core.premises import PREMISES
 from normfold.core.rules import CARRIES, RULES
-from normfold.records import PREMISES
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS, DATA = ROOT / "benchmarks", ROOT / "docs" / "data"

@@ -8,8 +8,9 @@ import jsonschema
 import pytest
 
 from normfold.cli.answer import Answer
+from normfold.core.premises import PREMISES
 from normfold.errors import CODES, ModelFileError
-from normfold.records import PREMISES, Decision, Probe, Refusal, SiteReport, Verification
+from normfold.records import Decision, Probe, Refusal, SiteReport, Verification
 from normfold.report import document, schema
 
 FOLDED = Decision("bn1", "BatchNormalization", "folded", into=("conv1",), rules=("fold_affine_into_producer",))

@@ -7,6 +7,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from normfold.core.premises import SINGLE_USE
 from normfold.records import Decision, Refusal, SiteReport, Verification
 from normfold.report import html, text, words
 
@@ -22,7 +23,7 @@ def folded(site: str) -> Decision:
 
 
 def kept(site: str) -> Decision:
-    return Decision(site, "BatchNormalization", "kept", refused_by=(Refusal("single-use", "Two nodes read it."),))
+    return Decision(site, "BatchNormalization", "kept", refused_by=(Refusal(SINGLE_USE, "Two nodes read it."),))
 
 
 def shown(decisions: list[Decision], *, terminal: bool = False, detail: int = 0) -> str:

@@ -203,6 +203,6 @@ def test_verify_takes_any_two_kinds(path: Path) -> None:
 
 
 def test_a_refusal_is_a_known_premise() -> None:
-    from normfold.records import PREMISES
+    from normfold.core.premises import PREMISES, VERIFICATION_FAILED
 
-    assert Refusal("verification-failed", "").premise in PREMISES
+    assert Refusal(VERIFICATION_FAILED, "").premise in PREMISES

@@ -11,6 +11,7 @@ from typing import Any
 from normfold.core.algebra import Shuffle
 from normfold.core.costs import CostTable, cost_table
 from normfold.core.graph import Graph, Plan, Site
+from normfold.core.premises import DOES_NOT_PAY, SELECTED
 from normfold.core.rules import IDENTITIES, MOVES, REWRITES, Rewrite
 from normfold.core.search import Search
 from normfold.core.views import AffineOp, Linear, Moving, Node, Norm, QuantizedLinear, View
@@ -127,9 +128,9 @@ def _excluded(name: str, only: Sequence[str], skip: Sequence[str], exclude: Mapp
     if name in exclude:
         return exclude[name]
     if only and not any(fnmatchcase(name, pattern) for pattern in only):
-        return Refusal("selected", f"no --only pattern matches {name!r}")
+        return Refusal(SELECTED, f"no --only pattern matches {name!r}")
     pattern = next((pattern for pattern in skip if fnmatchcase(name, pattern)), None)
-    return None if pattern is None else Refusal("selected", f"--skip {pattern!r} matches it")
+    return None if pattern is None else Refusal(SELECTED, f"--skip {pattern!r} matches it")
 
 
 def _try(graph: Graph, node: Node, owner: Mapping[Node, _Record], table: CostTable) -> bool:
@@ -239,7 +240,7 @@ def _best(graph: Graph, node: Node, search: Search, table: CostTable) -> Plan | 
     plan, verdict = min(inserting, key=lambda one: one[1].ratio)
     if table.allows(verdict):
         return plan
-    search.refusals.append(Refusal("does-not-pay", verdict.because))
+    search.refusals.append(Refusal(DOES_NOT_PAY, verdict.because))
     return None
 
 

@@ -15,6 +15,16 @@ import numpy as np
 
 from normfold.core.algebra import Affine
 from normfold.core.graph import Graph, Plan
+from normfold.core.premises import (
+    LINEAR_CONSUMER,
+    LINEAR_PRODUCER,
+    NOT_OUTPUT,
+    SAME_SCOPE,
+    SELECTED,
+    SHORT_ROUTE,
+    SINGLE_USE,
+    WELL_CONDITIONED,
+)
 from normfold.core.rules import BACKWARD, CARRIES, FORWARD, Carry, Rule, Step, Target
 from normfold.core.views import AffineOp, Concat, Linear, Moving, Node, Norm, View
 from normfold.records import Refusal
@@ -23,7 +33,7 @@ DEPTH = 64
 """Most operations on one route; real routes have a handful."""
 FANOUT = 32
 """Most other readers of a value that are given the inverse of a map."""
-WELL_CONDITIONED = 30.0
+MOST_CANCELLED = 30.0
 """Cancellation up to which a map is undone for other readers: it costs as many units of rounding."""
 EFFORT = 400
 """Most steps tried for one norm: branches that refuse late would otherwise multiply."""
@@ -83,7 +93,7 @@ class Search:
         self.effort += 1
         if depth == 0 or self.effort > EFFORT:
             self.refuse(
-                Refusal("short-route", f"the way from here through {self.graph.label(origin)} is too long to search")
+                Refusal(SHORT_ROUTE, f"the way from here through {self.graph.label(origin)} is too long to search")
             )
         elif target.direction == BACKWARD:
             yield from self._follow_back(plan, target, origin, depth)
@@ -94,20 +104,20 @@ class Search:
         value, graph = target.value, self.graph
         producer = graph.producer(value)
         if producer is None:
-            self.refuse(Refusal("linear-producer", f"{graph.label(value)} is a model input: no operation before it"))
+            self.refuse(Refusal(LINEAR_PRODUCER, f"{graph.label(value)} is a model input: no operation before it"))
             return
         others = [node for node, _ in graph.consumers(value) if node is not origin]
         if len(graph.consumers(value)) > 1:
             who = ", ".join(graph.label(node) for node in others[:3]) or graph.label(origin)
-            self.refuse(Refusal("single-use", f"the output of {graph.label(producer)} is also read by {who}"))
+            self.refuse(Refusal(SINGLE_USE, f"the output of {graph.label(producer)} is also read by {who}"))
             if len(others) != len(graph.consumers(value)) - 1 or not self._undone_by(others, target):
                 return
         if not graph.same_scope(producer, origin):
-            self.refuse(Refusal("same-scope", f"{graph.label(producer)} stands in another graph body"))
+            self.refuse(Refusal(SAME_SCOPE, f"{graph.label(producer)} stands in another graph body"))
             return
         escape = graph.escapes(value)
         if escape is not None:
-            self.refuse(Refusal("not-output", escape))
+            self.refuse(Refusal(NOT_OUTPUT, escape))
             return
         plan = replace(plan, changed=(*plan.changed, value))
         for one in self._undone(plan, others, target, depth - 1):
@@ -132,21 +142,21 @@ class Search:
         affine = target.affine
         if len(others) > FANOUT or not affine.invertible or not affine.inverse().finite:
             return False
-        if self.cancellation <= WELL_CONDITIONED:
+        if self.cancellation <= MOST_CANCELLED:
             return True
         because = f"undoing it for other readers would cancel {self.cancellation:.3g} times what the values vary by"
-        self.refuse(Refusal("well-conditioned", because))
+        self.refuse(Refusal(WELL_CONDITIONED, because))
         return False
 
     def _follow_on(self, plan: Plan, target: Target, origin: Node, depth: int) -> Iterator[Plan]:
         value, graph = target.value, self.graph
         escape = graph.escapes(value)
         if escape is not None:
-            self.refuse(Refusal("not-output", escape))
+            self.refuse(Refusal(NOT_OUTPUT, escape))
             return
         readers = graph.consumers(value)
         if not readers:
-            self.refuse(Refusal("linear-consumer", f"nothing reads the output of {graph.label(origin)}"))
+            self.refuse(Refusal(LINEAR_CONSUMER, f"nothing reads the output of {graph.label(origin)}"))
             return
         if origin not in plan.bypassed:
             plan = replace(plan, changed=(*plan.changed, value))
@@ -160,7 +170,7 @@ class Search:
         times = list(view.inputs).count(target.value)
         if times != 1:
             how = "reads it more than once" if times else "does not read it as data"
-            self.refuse(Refusal("linear-consumer", f"{self.graph.label(view.node)} {how}"))
+            self.refuse(Refusal(LINEAR_CONSUMER, f"{self.graph.label(view.node)} {how}"))
             return
         for one in self._arrive(plan, view, view.inputs.index(target.value), target, depth):
             yield from self._into_all(one, readers[1:], target, depth)
@@ -172,7 +182,7 @@ class Search:
         if view.node in plan.bypassed or any(one.value in view.outputs for one in plan.inserted):
             # Its own map has gone on with what arrived first, or stands behind it now; it must not do so again.
             self.refuse(
-                Refusal("single-use", f"{self.graph.label(view.node)} is reached on two ways and can go only once")
+                Refusal(SINGLE_USE, f"{self.graph.label(view.node)} is reached on two ways and can go only once")
             )
             return
         carry = Carry(self.graph, view, target.direction, target.affine, port)
@@ -198,7 +208,7 @@ class Search:
         if step.view is not None:
             plan = replace(plan.with_view(step.view), into=(*plan.into, node))
         if step.remove and node in self.kept:
-            self.refuse(Refusal("selected", f"{carry.label}, which was left out, would have to go with it"))
+            self.refuse(Refusal(SELECTED, f"{carry.label}, which was left out, would have to go with it"))
             return
         if step.remove:
             replaced = {node} if carry.direction == BACKWARD else set()
@@ -220,8 +230,8 @@ class Search:
     def _no_rule(self, view: View, target: Target) -> Refusal:
         label = self.graph.label(view.node)
         if target.direction == BACKWARD:
-            return Refusal("linear-producer", f"its input comes from {label}, which cannot take a scale and a shift")
-        return Refusal("linear-consumer", f"{label} reads it, which cannot take a scale and a shift")
+            return Refusal(LINEAR_PRODUCER, f"its input comes from {label}, which cannot take a scale and a shift")
+        return Refusal(LINEAR_CONSUMER, f"{label} reads it, which cannot take a scale and a shift")
 
     def refuse(self, *refusals: Refusal) -> None:
         """Note why a way is no way."""

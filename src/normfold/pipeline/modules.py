@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from normfold.backends.torch import Change, TorchGraph, Trace, record, shared_memory, write
 from normfold.core import driver as engine
+from normfold.core.premises import VERIFICATION_FAILED
 from normfold.errors import UsageError
 from normfold.models.module.example import Example, call, to_array
 from normfold.proof.comparison import Comparison, Question
@@ -82,7 +83,7 @@ class Job:
             changed = {decision.site for decision in decisions if decision.outcome != "kept"}
             if proof.status == "different" and at_fault in changed:
                 because = f"With it folded, the module differs from its source: {proof.because}."
-                dropped[str(at_fault)] = Refusal("verification-failed", because)
+                dropped[str(at_fault)] = Refusal(VERIFICATION_FAILED, because)
                 source = copied(self.module)
             elif self.in_place and proof.status == "equivalent":
                 return self._done(graph, decisions, proof)

@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from normfold.core.premises import PREMISES
 from normfold.errors import CODES
-from normfold.records import PREMISES
 
 FOLDER: Final = Path(__file__).resolve().parent / "schemas"
 FILE: Final = FOLDER / "normfold-1.schema.json"

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import onnx
 
+from normfold.core.premises import VERIFICATION_FAILED
 from normfold.models.deferred import deferring
 
 with deferring("sympy"):
@@ -322,7 +323,7 @@ class _Job:
                 if at_fault is None or proof.status != "different" or in_vain > IN_VAIN:
                     raise _refused(folding.decisions, proof)
                 because = f"With it folded, the model differs from its source: {proof.because}."
-                dropped[at_fault] = Refusal("verification-failed", because)
+                dropped[at_fault] = Refusal(VERIFICATION_FAILED, because)
                 copy = self.source.fresh()
 
     def _bound(self, copy: onnx_ir.Model) -> Stage | None:

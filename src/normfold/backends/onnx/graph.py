@@ -20,6 +20,7 @@ from normfold.backends.onnx.write.commit import Writer, bypass, move, position
 from normfold.backends.onnx.write.preprocessing import STAGE, insert
 from normfold.core.algebra.moves import Dim
 from normfold.core.graph import Plan, Site
+from normfold.core.premises import NOT_OVERRIDABLE, SAME_OPSET, SINGLE_USE
 from normfold.core.preprocess import Stage
 from normfold.core.views import Node, Norm, Value, View
 from normfold.records import Refusal
@@ -86,7 +87,7 @@ class OnnxGraph:
         because = (
             f"{self.label(node)} is part of the function {function!r}, which uses another opset, or whose caller does"
         )
-        return opaque(node, Refusal("same-opset", because))
+        return opaque(node, Refusal(SAME_OPSET, because))
 
     def producer(self, value: Value) -> ir.Node | None:
         """The node that makes ``value``."""
@@ -145,10 +146,10 @@ class OnnxGraph:
         for node in map(_node, plan.bypassed):
             seen = self.view(node).outputs
             if any(output not in seen and (output.uses() or output.is_graph_output()) for output in node.outputs):
-                return Refusal("single-use", f"{self.label(node)} makes other values that are read")
+                return Refusal(SINGLE_USE, f"{self.label(node)} makes other values that are read")
             settable = (value for value in node.inputs if value is not None and value.is_initializer())
             if any(self._overridable(value) for value in settable):
-                return Refusal("not-overridable", f"{self.label(node)} reads an input that a caller may set")
+                return Refusal(NOT_OVERRIDABLE, f"{self.label(node)} reads an input that a caller may set")
         return None
 
     def commit(self, plan: Plan) -> None:

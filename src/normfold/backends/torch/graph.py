@@ -18,6 +18,7 @@ from normfold.backends.torch.tracer import Op, Trace, Value
 from normfold.backends.torch.tree import NotLifted, Removal, Surroundings, has_hooks, speaks_for_module
 from normfold.core.algebra import Affine
 from normfold.core.graph import Plan, Site
+from normfold.core.premises import FIXED_PATH, NEEDS_STRUCTURE, NOT_OVERWRITTEN
 from normfold.core.views import AffineOp, Linear, Node, Norm, View
 from normfold.core.views import Value as AnyValue
 from normfold.records import Refusal
@@ -183,7 +184,7 @@ class TorchGraph:
         if not overwritten or (before.memory.values[0].op is not None and self._read_once(before)):
             return None
         because = f"the values around {self.label(op)} are changed in place afterwards, and {self.label(before)} is "
-        return Refusal("not-overwritten", because + "also read elsewhere")
+        return Refusal(NOT_OVERWRITTEN, because + "also read elsewhere")
 
     def _read_once(self, value: Value) -> bool:
         """Whether each of the values that share the memory of ``value`` has one reader."""
@@ -233,11 +234,11 @@ def _with_room(view: View, before: View) -> View:
 
 def _needs_structure(what: str) -> Refusal:
     because = f"{what}, which a module tree has no place for; normfold.fold_program and normfold.export go further"
-    return Refusal("needs-structure", because)
+    return Refusal(NEEDS_STRUCTURE, because)
 
 
 def _data_dependent(read: str) -> Refusal:
-    return Refusal("fixed-path", f"{read} hands numbers to Python, which may take another way for other inputs")
+    return Refusal(FIXED_PATH, f"{read} hands numbers to Python, which may take another way for other inputs")
 
 
 def _op(node: Node) -> Op:

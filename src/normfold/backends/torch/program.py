@@ -19,6 +19,7 @@ from normfold.backends.torch.tracer import Call, Op, Trace, Value, shared_memory
 from normfold.backends.torch.tree import Removal, Surroundings
 from normfold.backends.torch.write import write_constants
 from normfold.core.graph import Plan
+from normfold.core.premises import NEEDS_STRUCTURE
 from normfold.errors import UsageError
 from normfold.records import Refusal
 
@@ -55,7 +56,7 @@ class ProgramGraph(TorchGraph):
         """What ``plan`` asks of the program that is not done here."""
         if plan.inserted or plan.moved:
             because = "operations would have to be put in, or in other places; normfold.export does that in ONNX models"
-            return Refusal("needs-structure", because)
+            return Refusal(NEEDS_STRUCTURE, because)
         return super().unable(plan)
 
     def _stuck(self, _op: Op) -> Refusal | None:

@@ -14,7 +14,16 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from normfold.backends.torch.tracer import Call, Op, Trace, Value
-from normfold.records import Refusal
+from normfold.core.premises import (
+    CALLED_ONCE,
+    CONSTANT,
+    FLOATING_POINT,
+    NEEDS_STRUCTURE,
+    NO_HOOKS,
+    PARAMETER_UNTIED,
+    PLAIN_NORM,
+)
+from normfold.records import Premise, Refusal
 
 PLAIN: Final = frozenset(
     {
@@ -37,7 +46,7 @@ TENSORS: Final = frozenset({torch.Tensor, nn.Parameter, nn.Buffer})
 class NotLifted(Exception):  # noqa: N818 - control flow between lift functions, not an error
     """The operation is not what its kind's view describes."""
 
-    def __init__(self, premise: str, because: str) -> None:
+    def __init__(self, premise: Premise, because: str) -> None:
         super().__init__(because)
         self.refusal = Refusal(premise, because)
 
@@ -92,15 +101,15 @@ class Surroundings:
         value, label = op.arguments[argument], self.label(op)
         if not isinstance(value, Value) or value.tensor is None or not value.names:
             because = "it is computed at each call (a parametrization?); bake it first, as with remove_parametrizations"
-            raise NotLifted("constant", f"{role} of {label} is not a stored tensor of the module: {because}")
+            raise NotLifted(CONSTANT, f"{role} of {label} is not a stored tensor of the module: {because}")
         if value.memory.written >= 0:
-            raise NotLifted("constant", f"{role} of {label} is changed during the call")
+            raise NotLifted(CONSTANT, f"{role} of {label} is changed during the call")
         if type(value.tensor) not in TENSORS:
             raise NotLifted(
-                "constant", f"{role} of {label} is a {type(value.tensor).__name__}, which holds other numbers"
+                CONSTANT, f"{role} of {label} is a {type(value.tensor).__name__}, which holds other numbers"
             )
         if value.tensor.dtype not in FLOATS:
-            raise NotLifted("floating-point", f"{role} of {label} is {value.tensor.dtype}, not a floating type")
+            raise NotLifted(FLOATING_POINT, f"{role} of {label} is {value.tensor.dtype}, not a floating type")
         self._refuse_sharing(op, role, value)
         self._refuse_hooks(op, value)
         return value.tensor
@@ -109,18 +118,18 @@ class Surroundings:
         label = self.label(op)
         shared = [*value.names[1:], *(self.shared[name] for name in value.names if name in self.shared)]
         if shared:
-            raise NotLifted("parameter-untied", f"{role} of {label} is in the same memory as {shared[0]!r}")
+            raise NotLifted(PARAMETER_UNTIED, f"{role} of {label} is in the same memory as {shared[0]!r}")
         owner = self.owner(value)
         if self.calls[id(owner)] > 1:
-            raise NotLifted("called-once", f"{label} is called {self.calls[id(owner)]} times with the same weight")
+            raise NotLifted(CALLED_ONCE, f"{label} is called {self.calls[id(owner)]} times with the same weight")
         own = (op, *op.arguments.get("steps", ()))
         others = [reader for reader in self.readers[value] if reader not in own]
         if others:
-            raise NotLifted("called-once", f"{role} of {label} is also read by {self.label(others[0])}")
+            raise NotLifted(CALLED_ONCE, f"{role} of {label} is also read by {self.label(others[0])}")
 
     def _refuse_hooks(self, op: Op, value: Value) -> None:
         if any(has_hooks(module) for module in (op.call.module, self.owner(value))):
-            raise NotLifted("no-hooks", f"{self.label(op)} has a hook, which would see other values")
+            raise NotLifted(NO_HOOKS, f"{self.label(op)} has a hook, which would see other values")
 
     def owner(self, value: Value) -> nn.Module:
         """The module that a stored value belongs to."""
@@ -145,17 +154,17 @@ class Surroundings:
     def _removal(self, op: Op) -> Removal:
         call, module, label = op.call, op.call.module, self.label(op)
         if not call.path or id(module) not in self.paths:
-            raise NotLifted("needs-structure", f"{label} is not a module of its own, so nothing can take its place")
+            raise NotLifted(NEEDS_STRUCTURE, f"{label} is not a module of its own, so nothing can take its place")
         if self.calls[id(module)] > 1:
-            raise NotLifted("called-once", f"{label} is called {self.calls[id(module)]} times, with different inputs")
+            raise NotLifted(CALLED_ONCE, f"{label} is called {self.calls[id(module)]} times, with different inputs")
         if has_hooks(module):
-            raise NotLifted("no-hooks", f"{label} has a hook, which would go with it")
+            raise NotLifted(NO_HOOKS, f"{label} has a hook, which would go with it")
         if not _is_chain(call, op):
             what = "does more than normalise and then call its children one after another"
-            raise NotLifted("plain-norm", f"{label} is a {type(module).__name__}, which {what}")
+            raise NotLifted(PLAIN_NORM, f"{label} is a {type(module).__name__}, which {what}")
         outside = next(self._outside_readers(module, call), None)
         if outside is not None:
-            raise NotLifted("parameter-untied", f"{outside} reads the constants of {label}, too")
+            raise NotLifted(PARAMETER_UNTIED, f"{outside} reads the constants of {label}, too")
         return Removal(module, tuple(_child_name(module, item.module) for item in call.items if isinstance(item, Call)))
 
     def _outside_readers(self, module: nn.Module, call: Call) -> Iterator[str]:

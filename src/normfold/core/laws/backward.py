@@ -16,11 +16,12 @@ import numpy as np
 from normfold.core.algebra import Affine, Weight, trim
 from normfold.core.algebra.affine import Array
 from normfold.core.laws.law import Law
+from normfold.core.premises import PER_OUTPUT_CHANNEL
 
 LAW = Law(
     name="backward",
     identity="a*(W x + b) + d = (a W) x + (a b + d)",
-    premises=("per-output-channel",),
+    premises=(PER_OUTPUT_CHANNEL,),
     counter_example="MatMul -> norm over an axis that is not the matrix product's output axis",
 )
 

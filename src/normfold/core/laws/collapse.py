@@ -12,11 +12,12 @@ from __future__ import annotations
 from normfold.core.algebra import Affine
 from normfold.core.algebra.affine import Array
 from normfold.core.laws.law import Law
+from normfold.core.premises import AFFINE, SAME_SHAPE
 
 LAW = Law(
     name="collapse",
     identity="a*(s x + t) + d = (a s) x + (a t + d)",
-    premises=("affine", "same-shape"),
+    premises=(AFFINE, SAME_SHAPE),
     counter_example="k / x is not affine in x",
 )
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 from normfold.core.algebra import Weight
 from normfold.core.algebra.affine import Array
 from normfold.core.laws.law import Law
+from normfold.core.premises import EVERY_TAP, PER_INPUT_CHANNEL
 
 LAW = Law(
     name="forward",
     identity="W (a x + d) + b = (W a) x + (b + sum W d)",
-    premises=("per-input-channel", "every-tap"),
+    premises=(PER_INPUT_CHANNEL, EVERY_TAP),
     counter_example="x + d before a convolution that pads with zeros",
 )
 

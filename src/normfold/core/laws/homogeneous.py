@@ -17,11 +17,12 @@ import numpy as np
 from normfold.core.algebra import Affine
 from normfold.core.algebra.affine import Array
 from normfold.core.laws.law import Law
+from normfold.core.premises import NO_SHIFT, NON_NEGATIVE_SCALE, UNIFORM_BOUNDS
 
 LAW = Law(
     name="homogeneous",
     identity="f(a x) = a f(x) for a >= 0",
-    premises=("non-negative-scale", "no-shift", "uniform-bounds"),
+    premises=(NON_NEGATIVE_SCALE, NO_SHIFT, UNIFORM_BOUNDS),
     counter_example="-1 * relu(x) is not relu(-x)",
 )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from normfold.records import Premise
+
 
 @dataclass(frozen=True, slots=True)
 class Law:
@@ -11,5 +13,5 @@ class Law:
 
     name: str
     identity: str
-    premises: tuple[str, ...]
+    premises: tuple[Premise, ...]
     counter_example: str

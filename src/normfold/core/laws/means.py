@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from normfold.core.algebra.affine import Array
 from normfold.core.laws.law import Law
+from normfold.core.premises import SAME_IN_GROUP
 
 LAW = Law(
     name="means",
     identity="norm(x + d) = norm(x)",
-    premises=("same-in-group",),
+    premises=(SAME_IN_GROUP,),
     counter_example="d = (0, 1) over two channels of one group",
 )
 

@@ -19,11 +19,12 @@ import numpy as np
 from normfold.core.algebra import Weight, Window
 from normfold.core.algebra.affine import Array
 from normfold.core.laws.law import Law
+from normfold.core.premises import PADDED_SHIFT, PER_INPUT_CHANNEL
 
 LAW = Law(
     name="padded",
     identity="W (a x + d) + b = (W a)(x + d/a) + b = (W a) x + (b + W [d])",
-    premises=("per-input-channel", "padded-shift"),
+    premises=(PER_INPUT_CHANNEL, PADDED_SHIFT),
     counter_example="a = 0 makes the channel a constant, which no x + d/a is",
 )
 

@@ -16,11 +16,12 @@ import numpy as np
 
 from normfold.core.algebra import Weight
 from normfold.core.laws.law import Law
+from normfold.core.premises import PER_INPUT_CHANNEL, SAME_GROUP
 
 LAW = Law(
     name="permutation",
     identity="W (P x) = (W P) x",
-    premises=("per-input-channel", "same-group"),
+    premises=(PER_INPUT_CHANNEL, SAME_GROUP),
     counter_example="a swap of channels before a depthwise convolution",
 )
 

@@ -24,11 +24,12 @@ from normfold.core.algebra import Codes, Weight
 from normfold.core.algebra.affine import Array
 from normfold.core.algebra.codes import Integers
 from normfold.core.laws.law import Law
+from normfold.core.premises import BIAS_RANGE, CODE_RANGE, NORMAL_SCALE, PER_AXIS_SCALE, SAME_CODES, SCALE_AXIS
 
 LAW = Law(
     name="quantized",
     identity="a * s * (q - z) = (|a| s) * sign(a) * (q - z)",
-    premises=("scale-axis", "per-axis-scale", "normal-scale", "code-range", "bias-range", "same-codes"),
+    premises=(SCALE_AXIS, PER_AXIS_SCALE, NORMAL_SCALE, CODE_RANGE, BIAS_RANGE, SAME_CODES),
     counter_example="q = -128 in int8 has no mirror image for a < 0",
 )
 

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from normfold.core.algebra.moves import carry
 from normfold.core.laws.law import Law
+from normfold.core.premises import STATIC_RESHAPE
 
 LAW = Law(
     name="routes",
     identity="M(a x + d) = M(a) M(x) + M(d)",
-    premises=("static-reshape",),
+    premises=(STATIC_RESHAPE,),
     counter_example="[N, C, L] -> Reshape [N, L, C] is not a transpose",
 )
 

@@ -15,11 +15,12 @@ import numpy as np
 
 from normfold.core.algebra.affine import Array
 from normfold.core.laws.law import Law
+from normfold.core.premises import EVERY_TAP, SINGLE_USE
 
 LAW = Law(
     name="sequence",
     identity="W2 (W1 x + b1) + b2 = (W2 W1) x + (W2 b1 + b2)",
-    premises=("single-use", "every-tap"),
+    premises=(SINGLE_USE, EVERY_TAP),
     counter_example="W1 = 0, b1 = 1 before a padded 3x3 of ones: 4 in a corner, 9 in the middle",
 )
 

@@ -8,10 +8,11 @@ Counter-example: the shift given to both terms counts twice; the scale given to 
 from __future__ import annotations
 
 from normfold.core.laws.law import Law
+from normfold.core.premises import SAME_SHAPE, SINGLE_USE
 
 LAW = Law(
     name="sums",
     identity="a*(x + z) + d = (a x + d) + a z",
-    premises=("same-shape", "single-use"),
+    premises=(SAME_SHAPE, SINGLE_USE),
     counter_example="a*x + z is not a*(x + z)",
 )

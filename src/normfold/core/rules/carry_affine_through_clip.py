@@ -21,8 +21,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from normfold.core.laws.homogeneous import moved_bounds
-from normfold.core.rules.premises import onward
+from normfold.core.premises import UNIFORM_BOUNDS
 from normfold.core.rules.rule import BACKWARD, EITHER, Carry, Rule, Step
+from normfold.core.rules.shared import onward
 from normfold.core.views import Clip
 
 
@@ -53,6 +54,6 @@ RULE = Rule(
     name="carry_affine_through_clip",
     directions=EITHER,
     view=Clip,
-    premises=(("uniform-bounds", _uniform_bounds),),
+    premises=((UNIFORM_BOUNDS, _uniform_bounds),),
     steps=_steps,
 )

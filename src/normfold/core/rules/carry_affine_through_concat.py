@@ -24,6 +24,7 @@ import numpy as np
 
 from normfold.core.algebra import Affine
 from normfold.core.algebra.moves import Take, carry
+from normfold.core.premises import KNOWN_PARTS
 from normfold.core.rules.rule import BACKWARD, EITHER, FORWARD, Carry, Rule, Step, Target
 from normfold.core.views import Concat
 
@@ -70,6 +71,6 @@ RULE = Rule(
     name="carry_affine_through_concat",
     directions=EITHER,
     view=Concat,
-    premises=(("known-parts", _known_parts),),
+    premises=((KNOWN_PARTS, _known_parts),),
     steps=_steps,
 )

@@ -24,6 +24,7 @@ from collections.abc import Iterable
 
 from normfold.core.algebra import Affine
 from normfold.core.laws.routes import carry as carried
+from normfold.core.premises import STATIC_RESHAPE
 from normfold.core.rules.rule import BACKWARD, EITHER, FORWARD, Carry, Rule, Step, Target
 from normfold.core.views import Moving
 
@@ -53,6 +54,6 @@ RULE = Rule(
     name="carry_affine_through_move",
     directions=EITHER,
     view=Moving,
-    premises=(("static-reshape", _static_reshape),),
+    premises=((STATIC_RESHAPE, _static_reshape),),
     steps=_steps,
 )

@@ -23,8 +23,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from normfold.core.laws.homogeneous import moved_bounds
-from normfold.core.rules.premises import onward
+from normfold.core.premises import NOT_PADDED_AXIS, UNIFORM_PADDING
 from normfold.core.rules.rule import BACKWARD, EITHER, Carry, Rule, Step
+from normfold.core.rules.shared import onward
 from normfold.core.views import Pad
 
 
@@ -59,6 +60,6 @@ RULE = Rule(
     name="carry_affine_through_pad",
     directions=EITHER,
     view=Pad,
-    premises=(("not-padded-axis", _not_padded_axis), ("uniform-padding", _uniform_padding)),
+    premises=((NOT_PADDED_AXIS, _not_padded_axis), (UNIFORM_PADDING, _uniform_padding)),
     steps=_steps,
 )

@@ -24,8 +24,9 @@ from collections.abc import Iterable
 
 from normfold.core.algebra import Affine
 from normfold.core.laws.routes import carry as carried
-from normfold.core.rules.premises import onward, scale_sign
+from normfold.core.premises import EVERY_TAP, NON_NEGATIVE_SCALE, NOT_POOLED_AXIS
 from normfold.core.rules.rule import BACKWARD, EITHER, Carry, Rule, Step
+from normfold.core.rules.shared import onward, scale_sign
 from normfold.core.views import Pool
 
 
@@ -67,6 +68,6 @@ RULE = Rule(
     name="carry_affine_through_pool",
     directions=EITHER,
     view=Pool,
-    premises=(("not-pooled-axis", _not_pooled_axis), ("non-negative-scale", _sign), ("every-tap", _every_tap)),
+    premises=((NOT_POOLED_AXIS, _not_pooled_axis), (NON_NEGATIVE_SCALE, _sign), (EVERY_TAP, _every_tap)),
     steps=_steps,
 )

@@ -22,8 +22,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from normfold.core.algebra import Affine
-from normfold.core.rules.premises import fits
+from normfold.core.premises import NO_SCALE, SAME_SHAPE
 from normfold.core.rules.rule import BACKWARD, EITHER, FORWARD, Carry, Rule, Step, Target
+from normfold.core.rules.shared import fits
 from normfold.core.views import Sum
 
 
@@ -55,6 +56,6 @@ RULE = Rule(
     name="carry_affine_through_sum",
     directions=EITHER,
     view=Sum,
-    premises=(("no-scale", _no_scale), ("same-shape", _same_shape)),
+    premises=((NO_SCALE, _no_scale), (SAME_SHAPE, _same_shape)),
     steps=_steps,
 )

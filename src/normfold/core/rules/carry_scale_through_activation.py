@@ -19,8 +19,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from normfold.core.rules.premises import onward, scale_sign
+from normfold.core.premises import NO_SHIFT, NON_NEGATIVE_SCALE
 from normfold.core.rules.rule import EITHER, Carry, Rule, Step
+from normfold.core.rules.shared import onward, scale_sign
 from normfold.core.views import Homogeneous
 
 
@@ -38,6 +39,6 @@ RULE = Rule(
     name="carry_scale_through_activation",
     directions=EITHER,
     view=Homogeneous,
-    premises=(("non-negative-scale", scale_sign), ("no-shift", _no_shift)),
+    premises=((NON_NEGATIVE_SCALE, scale_sign), (NO_SHIFT, _no_shift)),
     steps=_steps,
 )

@@ -20,8 +20,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from normfold.core.rules.premises import fits
+from normfold.core.premises import NO_SHIFT, SAME_SHAPE
 from normfold.core.rules.rule import BACKWARD, EITHER, FORWARD, Carry, Rule, Step, Target
+from normfold.core.rules.shared import fits
 from normfold.core.views import Product
 
 
@@ -53,6 +54,6 @@ RULE = Rule(
     name="carry_scale_through_product",
     directions=EITHER,
     view=Product,
-    premises=(("no-shift", _no_shift), ("same-shape", _same_shape)),
+    premises=((NO_SHIFT, _no_shift), (SAME_SHAPE, _same_shape)),
     steps=_steps,
 )

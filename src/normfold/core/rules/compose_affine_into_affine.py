@@ -24,8 +24,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from normfold.core.algebra import Affine
-from normfold.core.rules.premises import finite, held_by, in_range
+from normfold.core.premises import FINITE, REPRESENTABLE
 from normfold.core.rules.rule import BACKWARD, Carry, Rule, Step, Target
+from normfold.core.rules.shared import finite, held_by, in_range
 from normfold.core.views import AffineOp
 
 
@@ -53,6 +54,6 @@ RULE = Rule(
     name="compose_affine_into_affine",
     directions=(BACKWARD,),
     view=AffineOp,
-    premises=(("finite", finite), ("representable", _representable)),
+    premises=((FINITE, finite), (REPRESENTABLE, _representable)),
     steps=_steps,
 )

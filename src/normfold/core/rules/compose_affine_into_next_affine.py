@@ -21,8 +21,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from normfold.core.rules.premises import finite, held_by, in_range
+from normfold.core.premises import FINITE, REPRESENTABLE
 from normfold.core.rules.rule import FORWARD, Carry, Rule, Step, Target
+from normfold.core.rules.shared import finite, held_by, in_range
 from normfold.core.views import AffineOp
 
 
@@ -43,6 +44,6 @@ RULE = Rule(
     name="compose_affine_into_next_affine",
     directions=(FORWARD,),
     view=AffineOp,
-    premises=(("finite", finite), ("representable", _representable)),
+    premises=((FINITE, finite), (REPRESENTABLE, _representable)),
     steps=_steps,
 )

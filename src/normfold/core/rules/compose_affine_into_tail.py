@@ -24,8 +24,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from normfold.core.rules.premises import finite
+from normfold.core.premises import FINITE, REPRESENTABLE, ROOM
 from normfold.core.rules.rule import BACKWARD, Carry, Rule, Step
+from normfold.core.rules.shared import finite
 from normfold.core.views import Norm
 
 
@@ -57,6 +58,6 @@ RULE = Rule(
     name="compose_affine_into_tail",
     directions=(BACKWARD,),
     view=Norm,
-    premises=(("finite", finite), ("room", _room), ("representable", _representable)),
+    premises=((FINITE, finite), (ROOM, _room), (REPRESENTABLE, _representable)),
     steps=_steps,
 )

@@ -28,8 +28,9 @@ from normfold.core.algebra import Affine, trim
 from normfold.core.algebra.affine import Array
 from normfold.core.graph import Insertion
 from normfold.core.laws.forward import push_into_columns, spread
-from normfold.core.rules.premises import finite, input_columns, linear_in_range, per_input_channel
+from normfold.core.premises import EVERY_TAP, FINITE, PER_INPUT_CHANNEL, REPRESENTABLE
 from normfold.core.rules.rule import FORWARD, Carry, Rule, Step, Target
+from normfold.core.rules.shared import finite, input_columns, linear_in_range, per_input_channel
 from normfold.core.views import Linear
 
 
@@ -78,10 +79,10 @@ RULE = Rule(
     directions=(FORWARD,),
     view=Linear,
     premises=(
-        ("finite", finite),
-        ("per-input-channel", per_input_channel),
-        ("every-tap", _every_tap),
-        ("representable", _representable),
+        (FINITE, finite),
+        (PER_INPUT_CHANNEL, per_input_channel),
+        (EVERY_TAP, _every_tap),
+        (REPRESENTABLE, _representable),
     ),
     steps=_steps,
 )

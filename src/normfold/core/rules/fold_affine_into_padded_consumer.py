@@ -32,8 +32,9 @@ from normfold.core.algebra.affine import Array
 from normfold.core.graph import Insertion
 from normfold.core.laws.forward import spread
 from normfold.core.laws.padded import DROWNED, response_map, shift_before
-from normfold.core.rules.premises import finite, input_columns, linear_in_range, per_input_channel
+from normfold.core.premises import FINITE, PADDED_SHIFT, PER_INPUT_CHANNEL, REPRESENTABLE
 from normfold.core.rules.rule import FORWARD, Carry, Rule, Step
+from normfold.core.rules.shared import finite, input_columns, linear_in_range, per_input_channel
 from normfold.core.views import Linear
 
 
@@ -108,10 +109,10 @@ RULE = Rule(
     directions=(FORWARD,),
     view=Linear,
     premises=(
-        ("finite", finite),
-        ("per-input-channel", per_input_channel),
-        ("padded-shift", _padded_shift),
-        ("representable", _representable),
+        (FINITE, finite),
+        (PER_INPUT_CHANNEL, per_input_channel),
+        (PADDED_SHIFT, _padded_shift),
+        (REPRESENTABLE, _representable),
     ),
     steps=_steps,
 )

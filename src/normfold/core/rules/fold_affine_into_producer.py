@@ -26,8 +26,9 @@ from dataclasses import replace
 from normfold.core.algebra import Affine, trim
 from normfold.core.graph import Insertion
 from normfold.core.laws.backward import channel_vector, push_into_rows
-from normfold.core.rules.premises import finite, linear_in_range
+from normfold.core.premises import FINITE, PER_OUTPUT_CHANNEL, REPRESENTABLE
 from normfold.core.rules.rule import BACKWARD, Carry, Rule, Step
+from normfold.core.rules.shared import finite, linear_in_range
 from normfold.core.views import Linear
 
 
@@ -68,9 +69,9 @@ RULE = Rule(
     directions=(BACKWARD,),
     view=Linear,
     premises=(
-        ("finite", finite),
-        ("per-output-channel", _per_output_channel),
-        ("representable", _representable),
+        (FINITE, finite),
+        (PER_OUTPUT_CHANNEL, _per_output_channel),
+        (REPRESENTABLE, _representable),
     ),
     steps=_steps,
 )

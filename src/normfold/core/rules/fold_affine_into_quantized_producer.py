@@ -28,9 +28,19 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 
+from normfold.core.premises import (
+    BIAS_RANGE,
+    CODE_RANGE,
+    FINITE,
+    NORMAL_SCALE,
+    PER_AXIS_SCALE,
+    PER_OUTPUT_CHANNEL,
+    REPRESENTABLE,
+    SCALE_AXIS,
+)
 from normfold.core.rules import fold_affine_into_producer
-from normfold.core.rules.premises import bias_range, code_range, finite, normal_scale, per_axis_scale, scale_axis
 from normfold.core.rules.rule import BACKWARD, Carry, Rule, Step
+from normfold.core.rules.shared import bias_range, code_range, finite, normal_scale, per_axis_scale, scale_axis
 from normfold.core.views import Linear, QuantizedLinear
 
 _FLOATING = fold_affine_into_producer.RULE
@@ -42,11 +52,11 @@ def _floating(carry: Carry[QuantizedLinear]) -> Carry[Linear]:
 
 
 def _per_output_channel(carry: Carry[QuantizedLinear]) -> str | None:
-    return dict(_FLOATING.premises)["per-output-channel"](_floating(carry))
+    return dict(_FLOATING.premises)[PER_OUTPUT_CHANNEL](_floating(carry))
 
 
 def _representable(carry: Carry[QuantizedLinear]) -> str | None:
-    return dict(_FLOATING.premises)["representable"](_floating(carry))
+    return dict(_FLOATING.premises)[REPRESENTABLE](_floating(carry))
 
 
 def _steps(carry: Carry[QuantizedLinear]) -> Iterable[Step]:
@@ -67,14 +77,14 @@ RULE = Rule(
     directions=(BACKWARD,),
     view=QuantizedLinear,
     premises=(
-        ("finite", finite),
-        ("per-output-channel", _per_output_channel),
-        ("representable", _representable),
-        ("scale-axis", lambda carry: scale_axis(_folded(carry), carry.label)),
-        ("per-axis-scale", lambda carry: per_axis_scale(_folded(carry), carry.label)),
-        ("normal-scale", lambda carry: normal_scale(_folded(carry), carry.label)),
-        ("code-range", lambda carry: code_range(_folded(carry), carry.label)),
-        ("bias-range", lambda carry: bias_range(_folded(carry), carry.label)),
+        (FINITE, finite),
+        (PER_OUTPUT_CHANNEL, _per_output_channel),
+        (REPRESENTABLE, _representable),
+        (SCALE_AXIS, lambda carry: scale_axis(_folded(carry), carry.label)),
+        (PER_AXIS_SCALE, lambda carry: per_axis_scale(_folded(carry), carry.label)),
+        (NORMAL_SCALE, lambda carry: normal_scale(_folded(carry), carry.label)),
+        (CODE_RANGE, lambda carry: code_range(_folded(carry), carry.label)),
+        (BIAS_RANGE, lambda carry: bias_range(_folded(carry), carry.label)),
     ),
     steps=_steps,
 )

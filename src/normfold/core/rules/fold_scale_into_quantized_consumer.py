@@ -29,9 +29,20 @@ from dataclasses import replace
 from itertools import islice
 
 from normfold.core.laws.quantized import columns_as_rows
+from normfold.core.premises import (
+    CODE_RANGE,
+    EVERY_TAP,
+    FINITE,
+    NORMAL_SCALE,
+    PER_AXIS_SCALE,
+    PER_INPUT_CHANNEL,
+    REPRESENTABLE,
+    SAME_CODES,
+    SCALE_AXIS,
+)
 from normfold.core.rules import fold_affine_into_consumer
-from normfold.core.rules.premises import code_range, finite, normal_scale, per_axis_scale, scale_axis
 from normfold.core.rules.rule import FORWARD, Carry, Rule, Step
+from normfold.core.rules.shared import code_range, finite, normal_scale, per_axis_scale, scale_axis
 from normfold.core.views import Linear, QuantizedLinear
 
 _FLOATING = fold_affine_into_consumer.RULE
@@ -43,15 +54,15 @@ def _floating(carry: Carry[QuantizedLinear]) -> Carry[Linear]:
 
 
 def _per_input_channel(carry: Carry[QuantizedLinear]) -> str | None:
-    return dict(_FLOATING.premises)["per-input-channel"](_floating(carry))
+    return dict(_FLOATING.premises)[PER_INPUT_CHANNEL](_floating(carry))
 
 
 def _every_tap(carry: Carry[QuantizedLinear]) -> str | None:
-    return dict(_FLOATING.premises)["every-tap"](_floating(carry))
+    return dict(_FLOATING.premises)[EVERY_TAP](_floating(carry))
 
 
 def _representable(carry: Carry[QuantizedLinear]) -> str | None:
-    return dict(_FLOATING.premises)["representable"](_floating(carry))
+    return dict(_FLOATING.premises)[REPRESENTABLE](_floating(carry))
 
 
 def _same_codes(carry: Carry[QuantizedLinear]) -> str | None:
@@ -82,15 +93,15 @@ RULE = Rule(
     directions=(FORWARD,),
     view=QuantizedLinear,
     premises=(
-        ("finite", finite),
-        ("per-input-channel", _per_input_channel),
-        ("every-tap", _every_tap),
-        ("representable", _representable),
-        ("same-codes", _same_codes),
-        ("scale-axis", lambda carry: scale_axis(_folded(carry), carry.label)),
-        ("per-axis-scale", lambda carry: per_axis_scale(_folded(carry), carry.label)),
-        ("normal-scale", lambda carry: normal_scale(_folded(carry), carry.label)),
-        ("code-range", lambda carry: code_range(_folded(carry), carry.label)),
+        (FINITE, finite),
+        (PER_INPUT_CHANNEL, _per_input_channel),
+        (EVERY_TAP, _every_tap),
+        (REPRESENTABLE, _representable),
+        (SAME_CODES, _same_codes),
+        (SCALE_AXIS, lambda carry: scale_axis(_folded(carry), carry.label)),
+        (PER_AXIS_SCALE, lambda carry: per_axis_scale(_folded(carry), carry.label)),
+        (NORMAL_SCALE, lambda carry: normal_scale(_folded(carry), carry.label)),
+        (CODE_RANGE, lambda carry: code_range(_folded(carry), carry.label)),
     ),
     steps=_steps,
 )

@@ -29,6 +29,7 @@ from normfold.core.algebra import Affine, Permute, Shuffle
 from normfold.core.algebra.moves import carry
 from normfold.core.graph import Graph, Plan
 from normfold.core.laws.permutation import permute_columns
+from normfold.core.premises import LINEAR_CONSUMER, NOT_OUTPUT, PER_INPUT_CHANNEL, SAME_GROUP
 from normfold.core.rules.rule import Rewrite
 from normfold.core.views import AffineOp, Linear, Moving, Pad, Pool, Value, View
 from normfold.records import Refusal
@@ -44,12 +45,12 @@ def _into_readers(graph: Graph, plan: Plan, value: Value, shuffle: Shuffle) -> P
     """``plan`` with every reader of ``value`` taking it before the shuffle."""
     escape = graph.escapes(value)
     if escape is not None:
-        return Refusal("not-output", escape)
+        return Refusal(NOT_OUTPUT, escape)
     if graph.producer(value) not in plan.bypassed:
         plan = replace(plan, changed=(*plan.changed, value))
     readers = [node for node, _ in graph.consumers(value)]
     if not readers:
-        return Refusal("linear-consumer", f"nothing reads {graph.label(value)}")
+        return Refusal(LINEAR_CONSUMER, f"nothing reads {graph.label(value)}")
     for node in readers:
         view = plan.views.get(node) or graph.view(node)
         if view.refusals:
@@ -68,10 +69,10 @@ def _absorbed(graph: Graph, plan: Plan, view: Linear, shuffle: Shuffle) -> Plan 
     place = view.in_axes.index(shuffle.axis) if shuffle.axis in view.in_axes else None
     # One matrix for a whole batch has size 1 along it.
     if place is None or view.in_sizes[place] != len(shuffle.order):
-        return Refusal("per-input-channel", f"{label} does not sum over the channels that change places")
+        return Refusal(PER_INPUT_CHANNEL, f"{label} does not sum over the channels that change places")
     weight = permute_columns(view.weight, place, view.in_sizes, shuffle.order)
     if weight is None:
-        return Refusal("same-group", f"{label} has {view.weight.groups} groups, and a channel would leave its own")
+        return Refusal(SAME_GROUP, f"{label} has {view.weight.groups} groups, and a channel would leave its own")
     return replace(plan.with_view(replace(view, weight=weight)), into=(*plan.into, view.node))
 
 
@@ -104,7 +105,7 @@ def _beyond(view: View, shuffle: Shuffle) -> Shuffle | None:
 
 
 def _unable(graph: Graph, view: View) -> Refusal:
-    return Refusal("linear-consumer", f"{graph.label(view.node)} reads the channels, and cannot take their order")
+    return Refusal(LINEAR_CONSUMER, f"{graph.label(view.node)} reads the channels, and cannot take their order")
 
 
 RULE = Rewrite(name="fold_shuffle_into_consumer", view=Moving, plans=_plans)

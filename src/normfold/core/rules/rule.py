@@ -9,7 +9,7 @@ from typing import Final, Generic, Literal, TypeVar
 from normfold.core.algebra import Affine
 from normfold.core.graph import Graph, Insertion, Plan
 from normfold.core.views import Value, View
-from normfold.records import Refusal
+from normfold.records import Premise, Refusal
 
 Direction = Literal["backward", "forward"]
 BACKWARD: Final = "backward"
@@ -75,7 +75,7 @@ class Rule(Generic[V]):
     name: str
     directions: tuple[Direction, ...]
     view: type[V]
-    premises: tuple[tuple[str, Callable[[Carry[V]], str | None]], ...]
+    premises: tuple[tuple[Premise, Callable[[Carry[V]], str | None]], ...]
     steps: Callable[[Carry[V]], Iterable[Step]]
 
 

@@ -12,14 +12,15 @@ from normfold.backends.onnx.reading.constants import FLOATS, OVERRIDABLE, Consta
 from normfold.core.algebra import Window
 from normfold.core.algebra.affine import Array
 from normfold.core.algebra.moves import Dim
+from normfold.core.premises import CONSTANT, FLOATING_POINT, NOT_OVERRIDABLE, STATIC_RESHAPE
 from normfold.core.views import Opaque
-from normfold.records import Refusal
+from normfold.records import Premise, Refusal
 
 
 class NotLifted(Exception):  # noqa: N818 - control flow between lift functions, not an error
     """The node is not what its operator's view describes."""
 
-    def __init__(self, premise: str, because: str) -> None:
+    def __init__(self, premise: Premise, because: str) -> None:
         super().__init__(because)
         self.refusal = Refusal(premise, because)
 
@@ -42,10 +43,10 @@ class Context:
         value = node.inputs[index]
         found = f"{role} is missing" if value is None else self.constants.find(value)
         if isinstance(found, str):
-            premise = "not-overridable" if found.endswith(OVERRIDABLE) else "constant"
+            premise = NOT_OVERRIDABLE if found.endswith(OVERRIDABLE) else CONSTANT
             raise NotLifted(premise, f"{role} of {self.label(node)} is not constant: {found}")
         if found.dtype not in FLOATS:
-            raise NotLifted("floating-point", f"{role} of {self.label(node)} is {found.dtype}, not a floating type")
+            raise NotLifted(FLOATING_POINT, f"{role} of {self.label(node)} is {found.dtype}, not a floating type")
         return found
 
     def optional(self, node: ir.Node, index: int, role: str) -> ir.TensorProtocol | None:
@@ -95,7 +96,7 @@ class Context:
             return None
         values = self.constant(node, index)
         if values is None:
-            raise NotLifted("static-reshape", f"the {attribute} of {self.label(node)} are not known before it runs")
+            raise NotLifted(STATIC_RESHAPE, f"the {attribute} of {self.label(node)} are not known before it runs")
         return [int(k) for k in values.reshape(-1)]
 
 
@@ -103,7 +104,7 @@ def data(node: ir.Node, index: int = 0) -> ir.Value:
     """Input ``index``, which the operator requires."""
     value = node.inputs[index] if index < len(node.inputs) else None
     if value is None:
-        raise NotLifted("constant", f"input {index} of {node.op_type} is missing")
+        raise NotLifted(CONSTANT, f"input {index} of {node.op_type} is missing")
     return value
 
 

@@ -13,6 +13,7 @@ from normfold.backends.onnx.reading.constants import WeightTensor, exact, larges
 from normfold.core.algebra import Weight, trim
 from normfold.core.algebra.affine import Array
 from normfold.core.algebra.weight import split_shape
+from normfold.core.premises import MATRIX, ROOM, WELL_FORMED
 from normfold.core.views import Linear, View
 
 Order = Literal["goi", "gio"]
@@ -32,7 +33,7 @@ def _convolution(context: Context, node: ir.Node) -> View:
     spatial = len(native) - 2
     groups = node.attributes.get_int("group", 1)
     if spatial < 1 or groups < 1 or native[0] % groups:
-        raise NotLifted("well-formed", f"the weight of {context.label(node)} has shape {list(native)}, group {groups}")
+        raise NotLifted(WELL_FORMED, f"the weight of {context.label(node)} has shape {list(native)}, group {groups}")
     weight = _weight(tensor, split_shape(native, groups), "gio" if transposed else "goi")
     bias = context.optional(node, 2, "the bias")
     return Linear(
@@ -107,12 +108,12 @@ def _gemm(context: Context, node: ir.Node) -> View:
 
 def _matmul(context: Context, node: ir.Node) -> View:
     if context.opset < 7:
-        raise NotLifted("room", f"{context.label(node)} has no bias, and before opset 7 an Add does not broadcast")
+        raise NotLifted(ROOM, f"{context.label(node)} has no bias, and before opset 7 an Add does not broadcast")
     side, tensor = _constant_side(context, node)
     native, x = tuple(tensor.shape.numpy()), data(node, 1 - side)
     rank = context.rank(x)
     if len(native) < 2 or ((not side or len(native) > 2) and (rank is None or rank < 2)):
-        raise NotLifted("matrix", f"an operand of {context.label(node)} is a vector, or its rank is not known")
+        raise NotLifted(MATRIX, f"an operand of {context.label(node)} is a vector, or its rank is not known")
     weight = _weight(tensor, split_shape(native, 1, matrix=True), "gio" if side else "goi")
     batch = tuple(range(-len(native), -2))
     return Linear(

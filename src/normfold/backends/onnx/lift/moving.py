@@ -10,6 +10,7 @@ import onnx_ir as ir
 from normfold.backends.onnx.lift.context import Context, NotLifted, data, opaque
 from normfold.core.algebra import Chain, Crop, Move, Permute, Regroup, Shuffle, Take
 from normfold.core.algebra.moves import Dim
+from normfold.core.premises import INFERENCE_MODE, STATIC_RESHAPE, WELL_FORMED
 from normfold.core.views import Moving, View
 
 
@@ -30,7 +31,7 @@ def _dropout(context: Context, node: ir.Node) -> View:
         mode = context.constant(node, 2)
         training = mode is None or bool(mode.any())
     if training or (context.opset < 7 and not node.attributes.get_int("is_test", 0)):
-        raise NotLifted("inference-mode", f"{context.label(node)} is not known to be in inference mode")
+        raise NotLifted(INFERENCE_MODE, f"{context.label(node)} is not known to be in inference mode")
     return _moving(node, Permute())
 
 
@@ -39,7 +40,7 @@ def _transpose(context: Context, node: ir.Node) -> View:
     if order is None:
         rank = context.rank(data(node))
         if rank is None:
-            raise NotLifted("static-reshape", f"the rank of the input of {context.label(node)} is not known")
+            raise NotLifted(STATIC_RESHAPE, f"the rank of the input of {context.label(node)} is not known")
         order = range(rank)[::-1]
     return _moving(node, Permute(tuple(order)))
 
@@ -47,7 +48,7 @@ def _transpose(context: Context, node: ir.Node) -> View:
 def _source(context: Context, node: ir.Node) -> tuple[Dim, ...]:
     shape = context.shape(data(node))
     if shape is None:
-        raise NotLifted("static-reshape", f"the shape of the input of {context.label(node)} is not known")
+        raise NotLifted(STATIC_RESHAPE, f"the shape of the input of {context.label(node)} is not known")
     return tuple(f"?{k}" if dim is None else dim for k, dim in enumerate(shape))
 
 
@@ -63,7 +64,7 @@ def _reshape(context: Context, node: ir.Node) -> View:
     else:
         inferred = context.shape(node.outputs[0])
         if inferred is None:
-            raise NotLifted("static-reshape", f"the target shape of {context.label(node)} is computed at run time")
+            raise NotLifted(STATIC_RESHAPE, f"the target shape of {context.label(node)} is computed at run time")
         target = list(inferred)
     return _moving(node, Regroup.between(source, target))
 
@@ -109,7 +110,7 @@ def _squeeze(context: Context, node: ir.Node) -> View:
     axes = context.integers(node, "axes", 1)
     if axes is None:
         if not all(isinstance(dim, int) for dim in source):
-            raise NotLifted("static-reshape", f"which axes {context.label(node)} removes is not known")
+            raise NotLifted(STATIC_RESHAPE, f"which axes {context.label(node)} removes is not known")
         axes = [k for k, dim in enumerate(source) if dim == 1]
     gone = {axis % len(source) for axis in axes}
     return _moving(node, Regroup.between(source, [dim for k, dim in enumerate(source) if k not in gone]))
@@ -129,7 +130,7 @@ def _slice(context: Context, node: ir.Node) -> View:
     rank = len(source)
     starts, ends = context.integers(node, "starts", 1), context.integers(node, "ends", 2)
     if starts is None or ends is None:
-        raise NotLifted("well-formed", f"{context.label(node)} has no starts and ends")
+        raise NotLifted(WELL_FORMED, f"{context.label(node)} has no starts and ends")
     axes = context.integers(node, "axes", 3) or list(range(len(starts)))
     steps = context.integers(node, "steps", 4) or [1] * len(starts)
     moves: list[Move] = []
@@ -148,7 +149,7 @@ def _split(context: Context, node: ir.Node) -> View:
     axis = node.attributes.get_int("axis", 0) % len(source) - len(source)
     size, count = source[axis], len(node.outputs)
     if not isinstance(size, int):
-        raise NotLifted("static-reshape", f"the size that {context.label(node)} splits is not known")
+        raise NotLifted(STATIC_RESHAPE, f"the size that {context.label(node)} splits is not known")
     part = -(-size // count)
     sizes = context.integers(node, "split", 1) or [min(part, size - k * part) for k in range(count)]
     starts = [sum(sizes[:k]) for k in range(count)]

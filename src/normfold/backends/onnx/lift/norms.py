@@ -10,6 +10,7 @@ import onnx_ir as ir
 from normfold.backends.onnx.lift.context import Context, NotLifted, data
 from normfold.backends.onnx.reading.constants import exact, largest
 from normfold.core.algebra import Affine
+from normfold.core.premises import FIXED_STATISTICS, KNOWN_RANK, LINEAR_CONSUMER, SINGLE_USE
 from normfold.core.views import Groups, Norm, View
 from normfold.records import Refusal
 
@@ -40,7 +41,7 @@ KINDS: frozenset[tuple[str, str]] = frozenset(
 def live_statistics(label: str, norm: str) -> Refusal:
     """Why the core of such a norm stays."""
     return Refusal(
-        "fixed-statistics",
+        FIXED_STATISTICS,
         f"{label} ({norm}) computes its statistics from each input, so it is not one affine map; only its scale and "
         "shift could move",
     )
@@ -83,7 +84,7 @@ def _tail(context: Context, node: ir.Node) -> Affine:
 def _trailing(context: Context, node: ir.Node) -> View:
     """LayerNormalization and RMSNormalization."""
     if sum(bool(output.uses()) for output in node.outputs[1:]):
-        raise NotLifted("single-use", f"{context.label(node)} also returns its statistics")
+        raise NotLifted(SINGLE_USE, f"{context.label(node)} also returns its statistics")
     return _view(context, node, _tail(context, node))
 
 
@@ -101,7 +102,7 @@ def _channels(context: Context, node: ir.Node) -> View:
     """InstanceNormalization, and GroupNormalization from opset 21 on: scale and bias per channel."""
     rank = context.rank(data(node))
     if rank is None:
-        raise NotLifted("known-rank", f"the rank of the input of {context.label(node)} is not known")
+        raise NotLifted(KNOWN_RANK, f"the rank of the input of {context.label(node)} is not known")
     if node.op_type == "GroupNormalization" and context.opset < 21:
         return _norm(context, node)
     tail, spread = _tail(context, node), (-1, *[1] * (rank - 2))
@@ -115,10 +116,10 @@ def _group_norm(context: Context, node: ir.Node) -> View:
     label = context.label(node)
     if node.attributes.get_int("activation", 0):
         because = f"{label} ends in an activation, which cannot take a scale and a shift"
-        return replace(_view(context, node, None), refusals=(Refusal("linear-consumer", because),))
+        return replace(_view(context, node, None), refusals=(Refusal(LINEAR_CONSUMER, because),))
     rank = context.rank(data(node))
     if rank is None:
-        raise NotLifted("known-rank", f"the rank of the input of {label} is not known")
+        raise NotLifted(KNOWN_RANK, f"the rank of the input of {label} is not known")
     axis = -1 if node.attributes.get_int("channels_last", 1) else 1 - rank
     spread = (-1, *[1] * (-1 - axis))
     tail = _tail(context, node)

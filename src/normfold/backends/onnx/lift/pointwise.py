@@ -9,6 +9,7 @@ import onnx_ir as ir
 from normfold.backends.onnx.lift.context import Context, NotLifted, data
 from normfold.backends.onnx.lift.moving import identity
 from normfold.core.algebra.affine import Array
+from normfold.core.premises import CONSTANT, KNOWN_PARTS, STATIC_RESHAPE, WELL_FORMED
 from normfold.core.views import Clip, Concat, Homogeneous, Pad, View
 
 
@@ -20,7 +21,7 @@ def _half(context: Context, node: ir.Node) -> View:
     """``max(x, 0)`` and ``min(x, 0)``, as PyTorch exports a clamp with one bound."""
     zeros = [_is_zero(context.constants.array(value)) for value in node.inputs]
     if zeros not in ([True, False], [False, True]):
-        raise NotLifted("constant", f"{context.label(node)} compares with something else than zero")
+        raise NotLifted(CONSTANT, f"{context.label(node)} compares with something else than zero")
     return Homogeneous(
         node=node, op=node.op_type, inputs=(data(node, zeros.index(False)),), outputs=tuple(node.outputs)
     )
@@ -37,14 +38,14 @@ def _bound(context: Context, node: ir.Node, attribute: str, index: int, default:
         return default
     values = context.constant(node, index)
     if values is None or values.size != 1:
-        raise NotLifted("constant", f"the {attribute} of {context.label(node)} is computed at run time")
+        raise NotLifted(CONSTANT, f"the {attribute} of {context.label(node)} is computed at run time")
     return float(values.reshape(()))
 
 
 def _clip(context: Context, node: ir.Node) -> View:
     low, high = _bound(context, node, "min", 1, float("-inf")), _bound(context, node, "max", 2, float("inf"))
     if not low <= high:
-        raise NotLifted("well-formed", f"the bounds of {context.label(node)} are in the wrong order")
+        raise NotLifted(WELL_FORMED, f"the bounds of {context.label(node)} are in the wrong order")
     return Clip(
         node=node,
         op=node.op_type,
@@ -59,7 +60,7 @@ def _pad(context: Context, node: ir.Node) -> View:
     rank = context.rank(data(node))
     pads = list(node.attributes.get_ints("pads", ())) or context.integers(node, "pads", 1)
     if rank is None or pads is None:
-        raise NotLifted("static-reshape", f"the rank of the input of {context.label(node)} or its pads are not known")
+        raise NotLifted(STATIC_RESHAPE, f"the rank of the input of {context.label(node)} or its pads are not known")
     chosen = context.integers(node, "axes", 3) if context.opset >= 18 else None
     axes = [axis % rank - rank for axis in (chosen or range(rank))]
     half = len(pads) // 2
@@ -84,7 +85,7 @@ def _concat(context: Context, node: ir.Node) -> View:
     shapes = [context.shape(value) for value in values]
     rank = next((len(shape) for shape in shapes if shape is not None), None)
     if rank is None:
-        raise NotLifted("known-parts", f"the shapes of the parts of {context.label(node)} are not known")
+        raise NotLifted(KNOWN_PARTS, f"the shapes of the parts of {context.label(node)} are not known")
     axis = node.attributes.get_int("axis", 1) % rank - rank
     dims = [None if shape is None else shape[axis] for shape in shapes]
     sizes = tuple(dim if isinstance(dim, int) else 0 for dim in dims)

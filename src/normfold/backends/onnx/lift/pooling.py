@@ -10,13 +10,14 @@ import onnx_ir as ir
 from normfold.backends.onnx.lift.context import Context, NotLifted, all_equal, data, window
 from normfold.core.algebra import Move, Permute, Regroup
 from normfold.core.algebra.moves import Dim
+from normfold.core.premises import EVERY_TAP, KNOWN_RANK, SINGLE_USE, STATIC_RESHAPE
 from normfold.core.views import Pool, View
 
 
 def _rank(context: Context, node: ir.Node) -> int:
     rank = context.rank(data(node))
     if rank is None or rank < 2:
-        raise NotLifted("known-rank", f"the rank of the input of {context.label(node)} is not known")
+        raise NotLifted(KNOWN_RANK, f"the rank of the input of {context.label(node)} is not known")
     return rank
 
 
@@ -40,10 +41,10 @@ def _window(context: Context, node: ir.Node) -> View:
     axes = tuple(range(2 - _rank(context, node), 0))
     if node.op_type == "MaxPool":
         if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
-            raise NotLifted("single-use", f"{context.label(node)} also returns indices")
+            raise NotLifted(SINGLE_USE, f"{context.label(node)} also returns indices")
         if not _windows_reach(context, node):
             # Such a maximum is the lowest number of the type, which runtimes do not treat as minus infinity.
-            raise NotLifted("every-tap", f"a window of {context.label(node)} may lie in its padding alone")
+            raise NotLifted(EVERY_TAP, f"a window of {context.label(node)} may lie in its padding alone")
         return _pool(node, axes, maximum=True)
     padded = node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or not all_equal(
         node.attributes.get_ints("pads", ()), 0
@@ -79,7 +80,7 @@ def _reduction(context: Context, node: ir.Node) -> View:
     rank = context.rank(data(node))
     axes = context.integers(node, "axes", 1)
     if rank is None:
-        raise NotLifted("known-rank", f"the rank of the input of {context.label(node)} is not known")
+        raise NotLifted(KNOWN_RANK, f"the rank of the input of {context.label(node)} is not known")
     if not axes:
         axes = [] if node.attributes.get_int("noop_with_empty_axes", 0) else list(range(rank))
     negative = tuple(sorted(axis % rank - rank for axis in axes))
@@ -93,9 +94,9 @@ def _resize(context: Context, node: ir.Node) -> View:
     rank = _rank(context, node)
     before, after = context.shape(data(node)), context.shape(node.outputs[0])
     if node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize":
-        raise NotLifted("every-tap", f"{context.label(node)} fills in a constant outside of its input")
+        raise NotLifted(EVERY_TAP, f"{context.label(node)} fills in a constant outside of its input")
     if before is None or after is None or len(after) != rank or before[1] is None or before[1] != after[1]:
-        raise NotLifted("static-reshape", f"{context.label(node)} is not known to leave the channels alone")
+        raise NotLifted(STATIC_RESHAPE, f"{context.label(node)} is not known to leave the channels alone")
     return _pool(node, tuple(range(2 - rank, 0)), maximum=False)
 
 

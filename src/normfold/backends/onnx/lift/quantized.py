@@ -13,6 +13,7 @@ from normfold.backends.onnx.lift.context import Context, NotLifted, data
 from normfold.backends.onnx.reading.constants import Constants, ExactTensor, code_limits, exact, largest, least_normal
 from normfold.core.algebra import Codes
 from normfold.core.algebra.affine import Array
+from normfold.core.premises import CONSTANT, PER_OUTPUT_CHANNEL, SCALE_AXIS, WELL_FORMED, WHOLE_CODES
 from normfold.core.views import Linear, QuantizedLinear, View
 
 DOMAINS = ("", "ai.onnx", "com.microsoft")
@@ -99,15 +100,15 @@ def _codes(context: Context, node: ir.Node, slot: int) -> tuple[Codes, ir.DataTy
         raise TypeError("not a weight of codes")
     stored = context.constants.find(data(dequantizer))
     if isinstance(stored, str) or stored.dtype not in TYPES:
-        raise NotLifted("whole-codes", f"the quantised weight of {label} is not made of integers of 4, 8 or 16 bits")
+        raise NotLifted(WHOLE_CODES, f"the quantised weight of {label} is not made of integers of 4, 8 or 16 bits")
     tensor = context.tensor(dequantizer, 1, "the scale")
     scale, zero_point = exact(tensor), _zero_point(context, dequantizer)
     native = stored.shape.numpy()
     axis = _output_axis(node, slot, len(native))
     if not _follow(dequantizer, scale, zero_point, axis, native):
-        raise NotLifted("scale-axis", f"the scales of the quantised weight of {label} do not follow its outputs")
+        raise NotLifted(SCALE_AXIS, f"the scales of the quantised weight of {label} do not follow its outputs")
     if not bool((np.isfinite(scale) & (scale > 0)).all()):
-        raise NotLifted("well-formed", f"a scale of the quantised weight of {label} is not a positive number")
+        raise NotLifted(WELL_FORMED, f"a scale of the quantised weight of {label} is not a positive number")
     codes = Codes(
         values=stored,
         axis=axis,
@@ -126,7 +127,7 @@ def _zero_point(context: Context, dequantizer: ir.Node) -> Array:
         return np.zeros_like(context.constant(dequantizer, 1))
     found = context.constant(dequantizer, 2)
     if found is None:
-        raise NotLifted("constant", f"the zero point of {context.label(dequantizer)} is computed at run time")
+        raise NotLifted(CONSTANT, f"the zero point of {context.label(dequantizer)} is computed at run time")
     return found
 
 
@@ -161,13 +162,13 @@ def _bias(context: Context, node: ir.Node, bias: ir.Value) -> tuple[Array, Exact
         raise TypeError("not a bias of codes")
     stored = context.constants.find(data(dequantizer))
     if isinstance(stored, str):
-        raise NotLifted("constant", f"the bias of {label} is not constant: {stored}")
+        raise NotLifted(CONSTANT, f"the bias of {label} is not constant: {stored}")
     tensor, zero = context.tensor(dequantizer, 1, "the scale"), context.constant(dequantizer, 2)
     codes, step = exact(stored).reshape(-1), exact(tensor).reshape(-1)
     if stored.dtype != ir.DataType.INT32 or len(stored.shape) != 1 or (zero is not None and zero.any()):
-        raise NotLifted("whole-codes", f"the quantised bias of {label} is not a vector of int32 around zero")
+        raise NotLifted(WHOLE_CODES, f"the quantised bias of {label} is not a vector of int32 around zero")
     if step.size not in (1, codes.size) or not bool((np.isfinite(step) & (step > 0)).all()):
-        raise NotLifted("well-formed", f"the steps of the quantised bias of {label} do not fit it, or are not positive")
+        raise NotLifted(WELL_FORMED, f"the steps of the quantised bias of {label} do not fit it, or are not positive")
     return step if step.size > 1 else step.reshape(()), ExactTensor(codes * step, tensor.dtype)
 
 
@@ -180,7 +181,7 @@ def _unit(context: Context, node: ir.Node, view: Linear, step: Array | None, sca
     if not (view.bias_slot and vector and (step is not None or view.bias is None)):
         if step is not None:
             because = f"the quantised bias of {context.label(node)} does not follow its output channels"
-            raise NotLifted("per-output-channel", because)
+            raise NotLifted(PER_OUTPUT_CHANNEL, because)
         return None
     x = view.inputs[0]
     dequantizer = dequantizer_of(x) if isinstance(x, ir.Value) else None

@@ -14,6 +14,15 @@ from normfold.backends.onnx.norms.decompositions import INSTANCE, LAYER, RMS, De
 from normfold.backends.onnx.reading.constants import ExactTensor, largest
 from normfold.backends.onnx.write.commit import sweep
 from normfold.core.algebra import Affine
+from normfold.core.premises import (
+    HAS_KERNEL,
+    KNOWN_RANK,
+    KNOWN_SIZES,
+    OPSET_HAS_OPERATOR,
+    REPRESENTABLE,
+    SINGLE_USE,
+    TRAILING_AXES,
+)
 from normfold.core.views import Groups, Norm, View
 from normfold.records import Refusal
 
@@ -55,23 +64,23 @@ def _refusal(context: Context, found: Decomposition) -> Refusal | None:
     label, operator, dtype = context.label(found.named), found.operator, found.dtype
     shared = found.shared()
     if shared is not None:
-        return Refusal("single-use", f"{context.label(shared)} inside of it is read by something else, too")
+        return Refusal(SINGLE_USE, f"{context.label(shared)} inside of it is read by something else, too")
     if any(axis >= 0 for axis in found.axes):
-        return Refusal("known-rank", f"the rank of the input of {label} is not known; run shape inference on the model")
+        return Refusal(KNOWN_RANK, f"the rank of the input of {label} is not known; run shape inference on the model")
     if operator != INSTANCE and found.axes != tuple(range(-len(found.axes), 0)):
         because = f"{label} normalises axes {list(found.axes)}, and {operator} the last ones only"
-        return Refusal("trailing-axes", because)
+        return Refusal(TRAILING_AXES, because)
     if context.opset < OPSETS[operator]:
         because = f"opset {context.opset} has no {operator}: export with opset {OPSETS[operator]} or newer"
-        return Refusal("opset-has-operator", because)
+        return Refusal(OPSET_HAS_OPERATOR, because)
     if dtype not in KERNELS[operator]:
         because = f"ONNX Runtime has no kernel for {operator} of {dtype or 'a type that is not known'}"
-        return Refusal("has-kernel", because)
+        return Refusal(HAS_KERNEL, because)
     if dtype == ir.DataType.DOUBLE and float(np.float32(found.epsilon)) != found.epsilon:
         because = f"{operator} keeps epsilon in float32, which cannot hold the {found.epsilon} of {label}"
-        return Refusal("representable", because)
+        return Refusal(REPRESENTABLE, because)
     if _sizes(context, found) is None:
-        return Refusal("known-sizes", f"the sizes of the axes that {label} has a scale along are not known")
+        return Refusal(KNOWN_SIZES, f"the sizes of the axes that {label} has a scale along are not known")
     return None
 
 

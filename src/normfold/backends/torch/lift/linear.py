@@ -13,6 +13,7 @@ from normfold.backends.torch.tree import NotLifted, Surroundings
 from normfold.core.algebra import Weight, Window, trim
 from normfold.core.algebra.affine import Array
 from normfold.core.algebra.weight import split_shape
+from normfold.core.premises import LINEAR_CONSUMER, MATRIX, PER_OUTPUT_CHANNEL
 from normfold.core.views import Linear, View
 from normfold.errors import UsageError
 
@@ -50,13 +51,13 @@ def _convolution(around: Surroundings, op: Op) -> View:
 def _linear(around: Surroundings, op: Op) -> View:
     """``linear``, and ``addmm``, whose weight stands the other way round."""
     if any(op.arguments.get(factor, 1) != 1 for factor in ("alpha", "beta")):
-        raise NotLifted("linear-consumer", f"{around.label(op)} multiplies its product or its bias by a number")
+        raise NotLifted(LINEAR_CONSUMER, f"{around.label(op)} multiplies its product or its bias by a number")
     stored = around.own(op, "the weight", "weight")
     if stored.ndim != 2:
-        raise NotLifted("matrix", f"the weight of {around.label(op)} is a vector")
+        raise NotLifted(MATRIX, f"the weight of {around.label(op)} is a vector")
     weight = Weight(Stored(stored), split_shape(tuple(stored.shape), 1), "gio" if op.kind == "addmm" else "goi")
     if op.arguments["bias"] is not None and op.arguments["bias"].shape != (weight.out_channels,):
-        raise NotLifted("per-output-channel", f"the bias of {around.label(op)} is not one number for each output")
+        raise NotLifted(PER_OUTPUT_CHANNEL, f"the bias of {around.label(op)} is not one number for each output")
     return Linear(
         node=op,
         op="Gemm",

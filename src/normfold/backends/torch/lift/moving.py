@@ -7,6 +7,7 @@ from collections.abc import Callable
 from normfold.backends.torch.tracer import Op, Value
 from normfold.backends.torch.tree import NotLifted, Surroundings
 from normfold.core.algebra import Chain, Move, Permute, Regroup, Take
+from normfold.core.premises import CONSTANT, EVAL_MODE, EVERY_TAP
 from normfold.core.views import Moving, Pool, View
 
 Lift = Callable[[Surroundings, Op], View]
@@ -16,7 +17,7 @@ def data(op: Op) -> Value:
     """The value that ``op`` works on."""
     value = op.arguments["input"] if "input" in op.arguments else op.arguments["self"]
     if not isinstance(value, Value):
-        raise NotLifted("constant", f"the input of {op.kind} is no tensor")
+        raise NotLifted(CONSTANT, f"the input of {op.kind} is no tensor")
     return value
 
 
@@ -36,7 +37,7 @@ def _identity(_: Surroundings, op: Op) -> View:
 
 def _dropout(around: Surroundings, op: Op) -> View:
     if op.arguments["train"]:
-        raise NotLifted("eval-mode", f"{around.label(op)} is in training mode; call .eval() on the module first")
+        raise NotLifted(EVAL_MODE, f"{around.label(op)} is in training mode; call .eval() on the module first")
     return _moving(op, Permute())
 
 
@@ -102,7 +103,7 @@ def _pool(op: Op, axes: tuple[int, ...], *, maximum: bool, keeps_shift: bool = T
 
 def _average(around: Surroundings, op: Op) -> View:
     if op.arguments.get("divisor_override") is not None:
-        raise NotLifted("every-tap", f"{around.label(op)} divides by a number of its own")
+        raise NotLifted(EVERY_TAP, f"{around.label(op)} divides by a number of its own")
     counted = op.arguments["count_include_pad"] and (any(op.arguments["padding"]) or op.arguments["ceil_mode"])
     return _pool(op, _spatial(op), maximum=False, keeps_shift=not counted)
 

@@ -14,6 +14,7 @@ from normfold.backends.torch.tree import NotLifted, Surroundings
 from normfold.core.algebra import Affine
 from normfold.core.algebra.affine import Array
 from normfold.core.laws.collapse import inference_norm
+from normfold.core.premises import CONSTANT, EVAL_MODE, FINITE, FIXED_STATISTICS, RUNNING_STATISTICS
 from normfold.core.views import AffineOp, Groups, Norm, View
 from normfold.records import Refusal
 
@@ -22,11 +23,9 @@ def _batch_norm(around: Surroundings, op: Op) -> View:
     """``batch_norm``, and ``instance_norm`` where it uses running statistics."""
     arguments, label = op.arguments, around.label(op)
     if arguments["running_mean"] is None or arguments["running_var"] is None:
-        raise NotLifted(
-            "running-statistics", f"{label} keeps no running statistics: it normalises by the batch at hand"
-        )
+        raise NotLifted(RUNNING_STATISTICS, f"{label} keeps no running statistics: it normalises by the batch at hand")
     if arguments.get("training", False):
-        raise NotLifted("eval-mode", f"{label} is in training mode; call .eval() on the module first")
+        raise NotLifted(EVAL_MODE, f"{label} is in training mode; call .eval() on the module first")
     mean, variance = (_constant(around, op, argument) for argument in ("running_mean", "running_var"))
     scale = _constant(around, op, "weight") if arguments["weight"] is not None else np.ones_like(mean)
     bias = _constant(around, op, "bias") if arguments["bias"] is not None else np.zeros_like(mean)
@@ -37,7 +36,7 @@ def _batch_norm(around: Surroundings, op: Op) -> View:
         affine = inference_norm(scale, bias, mean, variance, float(arguments["eps"]))
     if not affine.finite:
         because = f"variance + eps of {label} is zero or negative in some channel, or a constant is not a number"
-        raise NotLifted("finite", because)
+        raise NotLifted(FINITE, because)
     around.removal(op)
     return AffineOp(
         node=op,
@@ -63,9 +62,7 @@ def _instance_norm(around: Surroundings, op: Op) -> View:
 def _constant(around: Surroundings, op: Op, argument: str) -> Array:
     value: Value = op.arguments[argument]
     if value.tensor is None or value.memory.written >= 0:
-        raise NotLifted(
-            "constant", f"{argument} of {around.label(op)} depends on the inputs, or changes during the call"
-        )
+        raise NotLifted(CONSTANT, f"{argument} of {around.label(op)} depends on the inputs, or changes during the call")
     return exact(value.tensor)
 
 
@@ -89,7 +86,7 @@ def _affine(around: Surroundings, op: Op) -> View:
     """A module that multiplies and adds by its own constants: FrozenBatchNorm2d, LayerScale."""
     affine = affine_of(op)
     if not affine.finite:
-        raise NotLifted("finite", f"a constant of {around.label(op)} is not a number")
+        raise NotLifted(FINITE, f"a constant of {around.label(op)} is not a number")
     around.removal(op)
     axis = _only_axis(op)
     return AffineOp(
@@ -137,7 +134,7 @@ def _live(around: Surroundings, op: Op, groups: Groups | None) -> Norm:
         op=op.kind,
         inputs=(op.arguments["input"],),
         outputs=op.outputs[:1],
-        core=Refusal("fixed-statistics", because + "could move"),
+        core=Refusal(FIXED_STATISTICS, because + "could move"),
         tail=tail,
         holds_shift=op.arguments.get("bias") is not None,
         largest=_largest(op),

@@ -6,6 +6,7 @@ from normfold.backends.torch.lift.moving import Lift, data
 from normfold.backends.torch.tracer import Op, Value
 from normfold.backends.torch.tree import NotLifted, Surroundings
 from normfold.core.algebra import Permute
+from normfold.core.premises import CONSTANT, KNOWN_PARTS, LINEAR_CONSUMER, NEEDS_STRUCTURE
 from normfold.core.views import Clip, Concat, Homogeneous, Moving, Pad, Product, Sum, View
 
 RELU6 = (0.0, 6.0)
@@ -19,7 +20,7 @@ def _clip(around: Surroundings, op: Op) -> View:
     names = ("min_val", "max_val") if op.kind == "hardtanh" else ("min", "max")
     low, high = RELU6 if op.kind == "relu6" else (op.arguments.get(name) for name in names)
     if isinstance(low, Value) or isinstance(high, Value):
-        raise NotLifted("constant", f"the bounds of {around.label(op)} are tensors")
+        raise NotLifted(CONSTANT, f"the bounds of {around.label(op)} are tensors")
     bounds = (float("-inf") if low is None else float(low), float("inf") if high is None else float(high))
     return Clip(node=op, op=op.kind, inputs=(data(op),), outputs=op.outputs, low=bounds[0], high=bounds[1])
 
@@ -35,10 +36,10 @@ def _pad(_: Surroundings, op: Op) -> View:
 def _concat(around: Surroundings, op: Op) -> View:
     parts = tuple(op.arguments["tensors"])
     if any(part.tensor is not None for part in parts):
-        raise NotLifted("linear-consumer", f"{around.label(op)} joins a stored tensor to its input")
+        raise NotLifted(LINEAR_CONSUMER, f"{around.label(op)} joins a stored tensor to its input")
     rank = len(op.outputs[0].shape)
     if any(len(part.shape) != rank for part in parts):
-        raise NotLifted("known-parts", f"{around.label(op)} joins an empty tensor of another rank")
+        raise NotLifted(KNOWN_PARTS, f"{around.label(op)} joins an empty tensor of another rank")
     axis = int(op.arguments["dim"]) % rank - rank
     sizes = tuple(part.shape[axis] for part in parts)
     return Concat(node=op, op=op.kind, inputs=parts, outputs=op.outputs, axis=axis, sizes=sizes)
@@ -47,9 +48,9 @@ def _concat(around: Surroundings, op: Op) -> View:
 def _terms(around: Surroundings, op: Op) -> tuple[Value, Value]:
     left, right = op.arguments["self"], op.arguments["other"]
     if not isinstance(left, Value) or not isinstance(right, Value) or op.arguments.get("alpha", 1) != 1:
-        raise NotLifted("needs-structure", f"{around.label(op)} works with a number of its module's own forward")
+        raise NotLifted(NEEDS_STRUCTURE, f"{around.label(op)} works with a number of its module's own forward")
     if left.tensor is not None or right.tensor is not None:
-        raise NotLifted("needs-structure", f"{around.label(op)} works with a constant in its module's own forward")
+        raise NotLifted(NEEDS_STRUCTURE, f"{around.label(op)} works with a constant in its module's own forward")
     return left, right
 
 

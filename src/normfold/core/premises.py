@@ -1,0 +1,160 @@
+"""The premises of every fold: a closed list of typed constants, each with what it states.
+
+A refusal names one of them, in ``refused_by`` and in JSON by its text. Laws and rules state them as data, and the
+backends' lifts refuse by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from normfold.records import Premise
+
+AFFINE: Final = Premise("affine", "The operation is an affine map of its input: `k / x` is not.")
+BIAS_RANGE: Final = Premise(
+    "bias-range", "A quantised bias leaves room in int32 for the sum that it is added to: it has at most 2^30 steps."
+)
+CALLED_ONCE: Final = Premise("called-once", "A module that changes is called once, and nothing else reads its weight.")
+CODE_RANGE: Final = Premise(
+    "code-range", "A quantised weight's mirrored codes fit their type: that of -128 is not in int8."
+)
+CONSTANT: Final = Premise(
+    "constant", "Weights and constants are known before the model runs: stored, or arithmetic on stored ones."
+)
+DOES_NOT_PAY: Final = Premise("does-not-pay", "The fold inserts nothing that costs more than what it removes.")
+EVAL_MODE: Final = Premise(
+    "eval-mode", "The module is in evaluation mode: its norms use their running statistics, its dropouts do nothing."
+)
+EVERY_TAP: Final = Premise(
+    "every-tap", "Every output position sums every tap: no zeros of a padding take part where a shift has to pass."
+)
+FINITE: Final = Premise("finite", "Every constant of the map is a number; a variance plus epsilon of zero gives none.")
+FIXED_PATH: Final = Premise(
+    "fixed-path", "Which operations a module runs does not depend on the numbers that it is given."
+)
+FIXED_STATISTICS: Final = Premise(
+    "fixed-statistics", "The norm's statistics are constants, not computed from each input."
+)
+FLOATING_POINT: Final = Premise("floating-point", "The constants are of a floating type.")
+HAS_KERNEL: Final = Premise(
+    "has-kernel", "ONNX Runtime has a kernel for the operator that a decomposed norm becomes, in its type."
+)
+INFERENCE_MODE: Final = Premise(
+    "inference-mode", "The norm or dropout is in inference mode: no training_mode, no outputs of the training form."
+)
+KNOWN_PARTS: Final = Premise("known-parts", "The sizes of the parts of a Concat along its axis are known.")
+KNOWN_RANK: Final = Premise(
+    "known-rank", "The number of dimensions of the norm's input is known, so that its channel axis is."
+)
+KNOWN_SIZES: Final = Premise(
+    "known-sizes", "The sizes of the axes along which a decomposed norm gets a scale are known."
+)
+LINEAR_CONSUMER: Final = Premise(
+    "linear-consumer", "Every operation that reads the norm's output, directly or along a route, can absorb it."
+)
+LINEAR_PRODUCER: Final = Premise(
+    "linear-producer", "The operation that makes the norm's input, directly or along a route, can absorb it."
+)
+MATRIX: Final = Premise(
+    "matrix", "The constant operand of a matrix product is a matrix, and the other one has a known rank."
+)
+NEEDS_STRUCTURE: Final = Premise(
+    "needs-structure", "The fold only sets constants and takes modules out: a module tree can express no more."
+)
+NO_HOOKS: Final = Premise("no-hooks", "No hook sees, or changes, what goes in and out of a module that changes.")
+NO_SCALE: Final = Premise(
+    "no-scale", "Only a shift passes an addition whose other branch does not have the same scale."
+)
+NO_SHIFT: Final = Premise("no-shift", "Only a scale passes an activation or a product.")
+NON_NEGATIVE_SCALE: Final = Premise(
+    "non-negative-scale", "No scale is negative where an activation or a maximum lies on the route."
+)
+NORMAL_SCALE: Final = Premise("normal-scale", "The new scale of a quantised weight is a normal number of its type.")
+NOT_OUTPUT: Final = Premise(
+    "not-output", "A value whose content changes is not an output of its graph and is not read inside a subgraph."
+)
+NOT_OVERRIDABLE: Final = Premise(
+    "not-overridable", "An initializer is not at the same time a model input, which a caller could override."
+)
+NOT_OVERWRITTEN: Final = Premise(
+    "not-overwritten", "Where a value is changed in place after a norm, nobody else reads it."
+)
+NOT_PADDED_AXIS: Final = Premise("not-padded-axis", "The map does not vary along an axis that a Pad pads.")
+NOT_POOLED_AXIS: Final = Premise("not-pooled-axis", "The map does not vary along an axis that is pooled.")
+OPSET_HAS_OPERATOR: Final = Premise(
+    "opset-has-operator", "The model's opset has the operator that a decomposed norm becomes."
+)
+PADDED_SHIFT: Final = Premise(
+    "padded-shift", "A shift before an operation that pads can stand alone before it, or its response can after it."
+)
+PARAMETER_UNTIED: Final = Premise("parameter-untied", "A tensor that changes belongs to one module only.")
+PER_AXIS_SCALE: Final = Premise(
+    "per-axis-scale", "A quantised weight may have a scale for each channel (opset 13 or newer), or needs one only."
+)
+PER_CHANNEL_STATISTICS: Final = Premise(
+    "per-channel-statistics", "A BatchNormalization has statistics for each channel, not for each element (spatial=0)."
+)
+PER_INPUT_CHANNEL: Final = Premise(
+    "per-input-channel", "The map varies along the input channels of the linear operation only."
+)
+PER_OUTPUT_CHANNEL: Final = Premise(
+    "per-output-channel", "The map varies along the output channels of the linear operation only."
+)
+PLAIN_NORM: Final = Premise(
+    "plain-norm", "The module of a norm normalises and then calls its children one after another, nothing else."
+)
+REPRESENTABLE: Final = Premise("representable", "The new constants fit the type they are stored in.")
+ROOM: Final = Premise("room", "A norm's own scale and bias have room for the map: its axes, and a bias for a shift.")
+RUNNING_STATISTICS: Final = Premise(
+    "running-statistics", "A norm keeps running statistics, and does not normalise by the batch at hand."
+)
+SAME_CODES: Final = Premise(
+    "same-codes", "A quantised weight gets one scale for all input channels that meet in an output."
+)
+SAME_GROUP: Final = Premise("same-group", "A channel that changes places stays in its group.")
+SAME_IN_GROUP: Final = Premise(
+    "same-in-group", "A bias before a norm is the same for all channels that share a mean, which subtracts it."
+)
+SAME_INPUT: Final = Premise("same-input", "Branches that are merged read the same value.")
+SAME_OPSET: Final = Premise(
+    "same-opset", "A local function that holds norms uses the model's own opset, so that it can be inlined."
+)
+SAME_SCOPE: Final = Premise(
+    "same-scope", "Norm and linear operation stand in the same graph body, not one inside a branch or a loop."
+)
+SAME_SHAPE: Final = Premise("same-shape", "A constant broadcasts against the value without enlarging it.")
+SAME_WINDOW: Final = Premise(
+    "same-window", "Branches that are merged look at the same places: each tap of one is a tap of the other."
+)
+SCALE_AXIS: Final = Premise(
+    "scale-axis", "The scales of a quantised weight follow its output channels; groups that share scales get the same."
+)
+SELECTED: Final = Premise("selected", "The norm was not left out by --only or --skip.")
+SHORT_ROUTE: Final = Premise(
+    "short-route", "The route from the norm to what absorbs it has a bounded number of operations."
+)
+SINGLE_USE: Final = Premise("single-use", "Nothing else reads a value whose content changes.")
+STATIC_RESHAPE: Final = Premise(
+    "static-reshape", "The channels can be followed through the operation that moves elements."
+)
+TRAILING_AXES: Final = Premise(
+    "trailing-axes", "A decomposed norm normalises the last axes, as the operator that it becomes does."
+)
+UNIFORM_BOUNDS: Final = Premise("uniform-bounds", "A Clip gets the same new bounds for every channel.")
+UNIFORM_PADDING: Final = Premise("uniform-padding", "A Pad gets the same new number for every channel.")
+VERIFICATION_FAILED: Final = Premise(
+    "verification-failed", "The folded model agreed with its source when this norm was folded."
+)
+WELL_CONDITIONED: Final = Premise(
+    "well-conditioned", "Undoing a map for other readers of a value cancels little of what the value says."
+)
+WELL_FORMED: Final = Premise("well-formed", "The shapes of an operation's constants fit together.")
+WHOLE_CODES: Final = Premise(
+    "whole-codes", "A quantised weight is made of whole numbers of 4, 8 or 16 bits, its quantised bias of 32 bits."
+)
+
+PREMISES: Final[Mapping[Premise, str]] = {
+    premise: premise.statement for premise in tuple(globals().values()) if isinstance(premise, Premise)
+}
+"""Every premise and what it states, in the order of their names."""
