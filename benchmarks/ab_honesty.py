@@ -31,9 +31,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from normfold.measure import CONTROL, Conditions, Contender, Effort, Task, contender, measure, statistics
+from normfold.measure import CONTROL, Candidate, Conditions, Effort, Experiment, measure, open_candidate, statistics
 from normfold.measure.client import Client
-from normfold.measure.feeds import Scratch, feed_for
+from normfold.measure.inputs import Scratch, feed_for
 from normfold.measure.processes import PLAIN
 from normfold.measure.session_profile import SessionProfile
 from normfold.proof.probes import Given
@@ -85,11 +85,11 @@ def network(folder: Path, layers: int) -> Path:
     return path
 
 
-def ours(pair: tuple[Contender, Contender], effort: Effort, seed: int) -> Answer:
+def ours(pair: tuple[Candidate, Candidate], effort: Effort, seed: int) -> Answer:
     """As `normfold.bench` does it."""
     started = time.monotonic()
     a, b = pair
-    cell = measure(Task((a, replace(a, name="same"), b), Conditions(), effort, seed=seed))
+    cell = measure(Experiment((a, replace(a, name="same"), b), Conditions(), effort, seed=seed))
     if cell.refused is not None:
         raise SystemExit(f"no figures: {cell.refused}")
     same, slower = (cell.comparisons[name] for name in ("same", b.name))
@@ -104,18 +104,18 @@ def ours(pair: tuple[Contender, Contender], effort: Effort, seed: int) -> Answer
     )
 
 
-def naive(pair: tuple[Contender, Contender], runs: int, seed: int) -> Answer:
+def naive(pair: tuple[Candidate, Candidate], runs: int, seed: int) -> Answer:
     """One after the other in one process; mean, and Welch's t-test over single runs."""
     started = time.monotonic()
     names = {"a": pair[0], CONTROL: pair[0], "b": pair[1]}
-    task = Task(pair, Conditions(), Effort())
+    experiment = Experiment(pair, Conditions(), Effort())
     with Scratch() as scratch, Client(time_limit=60) as client:
         client.hello((), 0, preload=False)
-        client.open("plain", pair[0], task.session(PLAIN))
+        client.open("plain", pair[0], experiment.session(PLAIN))
         fed = feed_for(client, "plain", pair[0].inputs, Given(), seed, scratch)
         times = {}
         for name, one in names.items():
-            client.open(name, one, task.session(SessionProfile()))
+            client.open(name, one, experiment.session(SessionProfile()))
             client.bind(name, fed.entries)
             client.time([(name, runs // 10)])
             times[name] = np.array(client.time([(name, runs)])["ns"][0], dtype=float)
@@ -239,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     until = time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as scratch:
         paths = [network(Path(scratch), layers) for layers in (LAYERS, LAYERS + 1)]
-        with contender(paths[0]) as a, contender(paths[1]) as b:
+        with open_candidate(paths[0]) as a, open_candidate(paths[1]) as b:
             while len(trials) < wanted and time.monotonic() < until:
                 seed, load = len(trials), os.getloadavg()[0]
                 trials.append(Trial(seed, load, ours((a, b), effort, seed), naive((a, b), 1000, seed)))

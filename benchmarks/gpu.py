@@ -37,7 +37,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import normfold
 from normfold.errors import NormfoldError
-from normfold.measure import Conditions, Contender, Effort, Interval, SessionProfile, Task, contender, measure
+from normfold.measure import (
+    Candidate,
+    Conditions,
+    Effort,
+    Experiment,
+    Interval,
+    SessionProfile,
+    measure,
+    open_candidate,
+)
 from normfold.report.environment import environment
 from normfold.runtime import gpu
 
@@ -91,9 +100,9 @@ class Row:
 
 def unavailable() -> str | None:
     """Why nothing can be measured here, if so: a model of one operation is put through the gate."""
-    with tempfile.TemporaryDirectory() as folder, contender(_one_operation(Path(folder)), profile=CUDA) as model:
+    with tempfile.TemporaryDirectory() as folder, open_candidate(_one_operation(Path(folder)), profile=CUDA) as model:
         brief = Effort(first=1, most=1, per_process=0.01, copies=1, details=False, control=False)
-        refused = measure(Task((model,), Conditions(), brief)).refused
+        refused = measure(Experiment((model,), Conditions(), brief)).refused
     if refused is not None:
         return f"[{refused.code}] {refused.message}"
     import torch
@@ -153,7 +162,7 @@ def files(name: str, batch: int, folder: Path) -> dict[str, Path]:
 def time_sessions(row: Row, made: dict[str, Path], effort: Effort, rtol: float) -> None:
     """Fill in the columns of ONNX Runtime; one that is refused does not take the others with it."""
     with ExitStack() as opened:
-        models = {kind: opened.enter_context(contender(path)) for kind, path in made.items()}
+        models = {kind: opened.enter_context(open_candidate(path)) for kind, path in made.items()}
         listed = [
             replace(models[kind], name=name, profile=replace(CUDA, provider_options=options))
             for name, (kind, options) in CONFIGURATIONS.items()
@@ -163,12 +172,12 @@ def time_sessions(row: Row, made: dict[str, Path], effort: Effort, rtol: float) 
                 _together(row, [listed[0], one], effort, rtol)
 
 
-def _together(row: Row, contenders: Sequence[Contender], effort: Effort, rtol: float) -> bool:
-    cell = measure(Task(tuple(contenders), Conditions(), effort, rtol=rtol, allow_fallback=True))
+def _together(row: Row, candidates: Sequence[Candidate], effort: Effort, rtol: float) -> bool:
+    cell = measure(Experiment(tuple(candidates), Conditions(), effort, rtol=rtol, allow_fallback=True))
     if cell.refused is not None:
-        row.refused[contenders[-1].name] = f"{cell.refused.code}: {cell.refused.message}"
+        row.refused[candidates[-1].name] = f"{cell.refused.code}: {cell.refused.message}"
         return False
-    row.refused.pop(contenders[-1].name, None)
+    row.refused.pop(candidates[-1].name, None)
     for figure in cell.figures:
         row.milliseconds[figure.name] = round(figure.latency.value / 1e6, 4)
         row.deviations[figure.name] = figure.deviation

@@ -36,7 +36,7 @@ import peers
 import zoo
 
 from normfold.errors import NormfoldError
-from normfold.measure import Cell, Conditions, Contender, Effort, Interval, Task, contender, measure
+from normfold.measure import Candidate, Cell, Conditions, Effort, Experiment, Interval, measure, open_candidate
 from normfold.report.environment import environment
 from normfold.runtime import processors
 
@@ -48,7 +48,7 @@ RTOL: Final = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One model: milliseconds of every contender in the first measurement, and the comparison of the second."""
+    """One model: milliseconds of every candidate in the first measurement, and the comparison of the second."""
 
     model: str
     milliseconds: dict[str, float] = field(default_factory=dict)
@@ -89,14 +89,14 @@ class Stopwatch:
         """As many processes as asked for."""
         return Effort(first=self.processes, most=self.processes, per_process=self.seconds, details=False, control=False)
 
-    def cell(self, contenders: Sequence[Contender], effort: Effort, seed: int) -> Cell:
+    def cell(self, candidates: Sequence[Candidate], effort: Effort, seed: int) -> Cell:
         """Figures; raises `NormfoldError` where there are none."""
-        cell = measure(Task(tuple(contenders), self.conditions, effort, seed=seed, rtol=RTOL))
+        cell = measure(Experiment(tuple(candidates), self.conditions, effort, seed=seed, rtol=RTOL))
         if cell.refused is not None:
             raise cell.refused
         return cell
 
-    def refusal(self, source: Contender, other: Contender) -> str | None:
+    def refusal(self, source: Candidate, other: Candidate) -> str | None:
         """Why ``other`` cannot be timed beside the source, if so."""
         brief = Effort(first=1, most=1, per_process=0.01, warm_up=0.0, copies=1, details=False, control=False)
         try:
@@ -125,8 +125,8 @@ def row_of(source: Path, folder: Path, limit: float, watch: Stopwatch) -> Row:
     load, started = os.getloadavg()[0], time.perf_counter()
     files, left_out = results_of(source, folder, limit)
     with ExitStack() as opened:
-        original = opened.enter_context(contender(source, SOURCE))
-        results = {tool: opened.enter_context(contender(path, tool)) for tool, path in files.items()}
+        original = opened.enter_context(open_candidate(source, SOURCE))
+        results = {tool: opened.enter_context(open_candidate(path, tool)) for tool, path in files.items()}
         hashes = {name: one.sha256 for name, one in {SOURCE: original, **results}.items()}
         try:
             first = _first(original, results, left_out, watch)
@@ -153,7 +153,7 @@ def row_of(source: Path, folder: Path, limit: float, watch: Stopwatch) -> Row:
     )
 
 
-def _first(source: Contender, results: Mapping[str, Contender], left_out: dict[str, str], watch: Stopwatch) -> Cell:
+def _first(source: Candidate, results: Mapping[str, Candidate], left_out: dict[str, str], watch: Stopwatch) -> Cell:
     """All beside one another; those that cannot be go to ``left_out``."""
     try:
         return watch.cell([source, *results.values()], watch.choosing(), 1)

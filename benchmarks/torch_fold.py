@@ -3,8 +3,8 @@
     python benchmarks/torch_fold.py
     python benchmarks/torch_fold.py --compile --json out/torch_fold.json
 
-Everything runs on one thread, in one process, in turns: one run of each contender makes a round, and a ratio is the
-median over the rounds of the contender's time over that of the reference in the same round. Machines drift; within a
+Everything runs on one thread, in one process, in turns: one run of each candidate makes a round, and a ratio is the
+median over the rounds of the candidate's time over that of the reference in the same round. Machines drift; within a
 round they hardly do.
 
 *Time to fold*: each gets the same network and hands back a copy. normfold is timed with and without its comparison of
@@ -45,7 +45,7 @@ Job = Callable[[], Any]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One contender: median milliseconds, its ratio to the reference, norms left, and deviation from the source."""
+    """One candidate: median milliseconds, its ratio to the reference, norms left, and deviation from the source."""
 
     milliseconds: float
     ratio: float
@@ -140,7 +140,7 @@ def torchao_fuse(net: nn.Module, x: torch.Tensor) -> nn.Module:
     return program
 
 
-def contenders(net: nn.Module, x: torch.Tensor) -> dict[str, Callable[[], nn.Module]]:
+def candidates(net: nn.Module, x: torch.Tensor) -> dict[str, Callable[[], nn.Module]]:
     """Name of a tool to what folds ``net`` with it."""
     found = {
         "normfold": lambda: normfold.fold(net, (x,)).model,
@@ -199,7 +199,7 @@ def deviation(net: nn.Module, other: nn.Module, x: torch.Tensor) -> float:
 
 def fold_times(net: nn.Module, x: torch.Tensor, rounds: int) -> dict[str, Figure]:
     """How long each tool takes, what it leaves, and how right it is."""
-    jobs = contenders(net, x)
+    jobs = candidates(net, x)
     out = figures(in_turns(jobs, rounds), REFERENCE)
     results = {name: job() for name, job in jobs.items()}
     return {
@@ -210,7 +210,7 @@ def fold_times(net: nn.Module, x: torch.Tensor, rounds: int) -> dict[str, Figure
 
 def latencies(net: nn.Module, x: torch.Tensor, rounds: int, *, compiled: bool) -> dict[str, Figure]:
     """How long the source and each tool's result take for one call."""
-    jobs = contenders(net, x)
+    jobs = candidates(net, x)
     jobs.pop("normfold, not compared")
     models = {SOURCE: net, **{name: job() for name, job in jobs.items()}}
     if compiled:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from normfold.measure import Contender
+from normfold.measure import Candidate
 from normfold.proof.probes import InputSpec
 from normfold.runtime import Runnable
 
@@ -37,7 +37,7 @@ def products(folder: Path, layers: int, name: str = "", width: int = 64, source:
     return saved(folder, name or f"products{layers}", graph)
 
 
-def huge(folder: Path) -> Contender:
+def huge(folder: Path) -> Candidate:
     """A constant of 40 GB, which nothing looked at before it runs."""
     graph = helper.make_graph(
         [
@@ -50,10 +50,10 @@ def huge(folder: Path) -> Contender:
         [helper.make_tensor_value_info("y", FLOAT, ["N", 64])],
         [numpy_helper.from_array(np.array([10_000_000_000], np.int64), "shape")],
     )
-    return Contender("huge", Runnable(saved(folder, "huge", graph), folder), (SPEC,))
+    return Candidate("huge", Runnable(saved(folder, "huge", graph), folder), (SPEC,))
 
 
-def endless(folder: Path) -> Contender:
+def endless(folder: Path) -> Candidate:
     """A loop of 2**40 turns."""
     body = helper.make_graph(
         [helper.make_node("Identity", ["on"], ["on_out"]), helper.make_node("Identity", ["v"], ["v_out"])],
@@ -75,4 +75,4 @@ def endless(folder: Path) -> Contender:
         [helper.make_tensor_value_info("y", FLOAT, ["N", 64])],
         [numpy_helper.from_array(np.array(2**40, np.int64), "trips")],
     )
-    return Contender("endless", Runnable(saved(folder, "endless", graph), folder), (SPEC,))
+    return Candidate("endless", Runnable(saved(folder, "endless", graph), folder), (SPEC,))

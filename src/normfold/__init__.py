@@ -10,7 +10,7 @@ from normfold.errors import NormfoldError
 
 if TYPE_CHECKING:
     from normfold.core.preprocess import Preprocess
-    from normfold.measure.contender import Effort
+    from normfold.measure.candidate import Effort
     from normfold.measure.session_profile import SessionProfile
     from normfold.models.module.save import restore
     from normfold.verbs.bench import BenchResult, bench, compare

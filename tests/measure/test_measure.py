@@ -11,8 +11,8 @@ import pytest
 
 import timed
 from normfold.errors import UsageError
-from normfold.measure import CONTROL, Conditions, Effort, SessionProfile, Task, contender, measure
-from normfold.measure.contender import with_batch
+from normfold.measure import CONTROL, Conditions, Effort, Experiment, SessionProfile, measure, open_candidate
+from normfold.measure.candidate import with_batch
 from normfold.measure.schedule import LEAST_ROUNDS
 from normfold.proof.probes import Given, InputSpec
 
@@ -20,10 +20,10 @@ from normfold.proof.probes import Given, InputSpec
 def test_twice_the_work_takes_about_twice_as_long(tmp_path: Path, brief: Effort) -> None:
     effort = replace(brief, details=True, per_process=0.2)
     with (
-        contender(timed.products(tmp_path, 60, width=128)) as once,
-        contender(timed.products(tmp_path, 120, width=128)) as twice,
+        open_candidate(timed.products(tmp_path, 60, width=128)) as once,
+        open_candidate(timed.products(tmp_path, 120, width=128)) as twice,
     ):
-        cell = measure(Task((once, twice), Conditions(batch=8), effort))
+        cell = measure(Experiment((once, twice), Conditions(batch=8), effort))
     assert cell.refused is None
     ratio = cell.comparisons["products120"].ratio.value
     assert 1.5 < ratio < 2.6
@@ -54,27 +54,27 @@ def test_settings_reach_the_session(tmp_path: Path, brief: Effort) -> None:
     graph.graph.node.insert(1, onnx.helper.make_node("Identity", ["h0"], ["same"], name="nothing"))
     onnx.save(graph, path)
     plain = SessionProfile(options={"graph_optimization_level": "ORT_DISABLE_ALL"})
-    with contender(path) as optimised:
+    with open_candidate(path) as optimised:
         other = replace(optimised, name="plain", profile=plain)
-        cell = measure(Task((optimised, other), Conditions(threads=2), replace(brief, details=True)))
+        cell = measure(Experiment((optimised, other), Conditions(threads=2), replace(brief, details=True)))
     assert cell.refused is None
     operators = [sorted({node[1] for node in figure.details.nodes}) for figure in cell.figures if figure.details]
     assert operators == [["MatMul"], ["Identity", "MatMul"]]
 
 
 def test_one_model_is_timed_beside_its_copy(tmp_path: Path, brief: Effort) -> None:
-    with contender(onnx.load(timed.products(tmp_path, 3)), name="here") as model:
-        cell = measure(Task((model,), Conditions(use="edge"), brief))
+    with open_candidate(onnx.load(timed.products(tmp_path, 3)), name="here") as model:
+        cell = measure(Experiment((model,), Conditions(use="edge"), brief))
     assert [figure.name for figure in cell.figures] == ["here"]
     assert cell.comparisons == {}
     assert cell.control is not None
 
 
 def test_what_is_given_is_what_runs(tmp_path: Path, brief: Effort) -> None:
-    with contender(timed.products(tmp_path, 3)) as model:
-        fed = measure(Task((model,), Conditions(), brief, Given(feeds={"x": np.ones((5, 64), np.float32)})))
-        shaped = measure(Task((model,), Conditions(batch=3), brief, Given(shapes={"x": (7, 64)})))
-        wrong = measure(Task((model,), Conditions(), brief, Given(shapes={"x": (7, 65)})))
+    with open_candidate(timed.products(tmp_path, 3)) as model:
+        fed = measure(Experiment((model,), Conditions(), brief, Given(feeds={"x": np.ones((5, 64), np.float32)})))
+        shaped = measure(Experiment((model,), Conditions(batch=3), brief, Given(shapes={"x": (7, 64)})))
+        wrong = measure(Experiment((model,), Conditions(), brief, Given(shapes={"x": (7, 65)})))
     assert fed.probes[0].shape == (5, 64)
     assert shaped.probes[0].shape == (3, 64)
     assert wrong.refused is not None
@@ -103,13 +103,13 @@ def test_a_fixed_batch_size_stays() -> None:
 def test_a_model_says_what_it_computes_in(tmp_path: Path) -> None:
     path = timed.products(tmp_path, 2)
     model = onnx.load(path)
-    with contender(model) as plain:
+    with open_candidate(model) as plain:
         assert plain.precision is None
     model.graph.node.insert(0, onnx.helper.make_node("DynamicQuantizeLinear", ["x"], ["c", "s", "z"]))
-    with contender(model) as quantized:
+    with open_candidate(model) as quantized:
         assert quantized.precision == "int8"
     half = onnx.numpy_helper.from_array(np.zeros(3, np.float16), "half")
     del model.graph.node[0]
     model.graph.initializer.append(half)
-    with contender(model) as mixed:
+    with open_candidate(model) as mixed:
         assert mixed.precision == "float16"

@@ -11,8 +11,8 @@ import pytest
 
 import timed
 from normfold.errors import EnvironmentUnavailableError, FindingError, UsageError
-from normfold.measure import Cell, Conditions, Contender, Effort, SessionProfile, Task, contender, measure
-from normfold.measure.gate import check_inputs, check_outputs, check_placement
+from normfold.measure import Candidate, Cell, Conditions, Effort, Experiment, SessionProfile, measure, open_candidate
+from normfold.measure.checks import check_inputs, check_outputs, check_placement
 from normfold.proof.probes import InputSpec
 from normfold.runtime import Runnable, memory
 
@@ -37,23 +37,23 @@ def refused(cell: Cell) -> str:
 
 
 @pytest.fixture
-def task(tmp_path: Path, brief: Effort) -> Task:
-    with contender(timed.products(tmp_path, 4)) as model:
-        return Task((model,), Conditions(), brief)
+def experiment(tmp_path: Path, brief: Effort) -> Experiment:
+    with open_candidate(timed.products(tmp_path, 4)) as model:
+        return Experiment((model,), Conditions(), brief)
 
 
-def on(task: Task, provider: str) -> Task:
-    return replace(task, contenders=(replace(task.reference, profile=SessionProfile(provider=provider)),))
+def on(experiment: Experiment, provider: str) -> Experiment:
+    return replace(experiment, candidates=(replace(experiment.reference, profile=SessionProfile(provider=provider)),))
 
 
-def test_a_provider_that_is_not_there(task: Task) -> None:
-    cell = measure(on(task, "tensorrt"))
+def test_a_provider_that_is_not_there(experiment: Experiment) -> None:
+    cell = measure(on(experiment, "tensorrt"))
     assert refused(cell) == "provider-unavailable"
     assert cell.refused is not None
     assert cell.refused.exit_code == 3
 
 
-def test_a_provider_that_is_there_but_does_not_load(task: Task) -> None:
+def test_a_provider_that_is_there_but_does_not_load(experiment: Experiment) -> None:
     """ONNX Runtime says so on stderr and goes on without it."""
     changes = (
         "hello = timing.Timer.hello\n"
@@ -64,7 +64,7 @@ def test_a_provider_that_is_there_but_does_not_load(task: Task) -> None:
         "    return reply\n"
         "timing.VERBS['hello'] = claim\n"
     )
-    assert refused(measure(replace(on(task, "cuda"), command=disguised(changes)))) == "provider-unavailable"
+    assert refused(measure(replace(on(experiment, "cuda"), command=disguised(changes)))) == "provider-unavailable"
 
 
 HALF = (
@@ -75,20 +75,20 @@ HALF = (
 )
 
 
-def test_half_of_the_nodes_elsewhere(task: Task) -> None:
-    cell = measure(replace(task, command=disguised(HALF)))
+def test_half_of_the_nodes_elsewhere(experiment: Experiment) -> None:
+    cell = measure(replace(experiment, command=disguised(HALF)))
     assert refused(cell) == "provider-fallback"
     assert "2 of 4 nodes" in str(cell.refused)
 
 
-def test_half_of_the_nodes_elsewhere_where_that_is_allowed(task: Task) -> None:
-    cell = measure(replace(task, command=disguised(HALF), allow_fallback=True))
+def test_half_of_the_nodes_elsewhere_where_that_is_allowed(experiment: Experiment) -> None:
+    cell = measure(replace(experiment, command=disguised(HALF), allow_fallback=True))
     assert cell.refused is None
     assert cell.figures[0].placed == {"CPUExecutionProvider": 2, "CUDAExecutionProvider": 2}
     assert any("more than one execution provider" in warning for warning in cell.warnings)
 
 
-def test_a_worker_killed_in_the_middle(task: Task, tmp_path: Path) -> None:
+def test_a_worker_killed_in_the_middle(experiment: Experiment, tmp_path: Path) -> None:
     """In the second process, while it is timing."""
     changes = (
         f"mark = {str(tmp_path / 'second')!r}\n"
@@ -99,42 +99,42 @@ def test_a_worker_killed_in_the_middle(task: Task, tmp_path: Path) -> None:
         "    return run(self, request)\n"
         "timing.VERBS['time'] = die\n"
     )
-    cell = measure(replace(task, command=disguised(changes)))
+    cell = measure(replace(experiment, command=disguised(changes)))
     assert refused(cell) == "worker-died"
     assert "-9" in str(cell.refused)
 
 
-def test_a_worker_that_cannot_be_started(task: Task) -> None:
-    assert refused(measure(replace(task, command=("/nowhere/python",)))) == "worker-died"
+def test_a_worker_that_cannot_be_started(experiment: Experiment) -> None:
+    assert refused(measure(replace(experiment, command=("/nowhere/python",)))) == "worker-died"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory limit needs Linux")
-def test_a_model_larger_than_memory(task: Task, tmp_path: Path) -> None:
+def test_a_model_larger_than_memory(experiment: Experiment, tmp_path: Path) -> None:
     available = memory.available()
     if available is None or available > 40e9:
         pytest.skip("this machine has room for it")
-    assert refused(measure(replace(task, contenders=(timed.huge(tmp_path),)))) == "out-of-memory"
+    assert refused(measure(replace(experiment, candidates=(timed.huge(tmp_path),)))) == "out-of-memory"
 
 
-def test_a_hang(task: Task, tmp_path: Path) -> None:
-    effort = replace(task.effort, time_limit=2.0)
-    assert refused(measure(replace(task, contenders=(timed.endless(tmp_path),), effort=effort))) == "timed-out"
+def test_a_hang(experiment: Experiment, tmp_path: Path) -> None:
+    effort = replace(experiment.effort, time_limit=2.0)
+    assert refused(measure(replace(experiment, candidates=(timed.endless(tmp_path),), effort=effort))) == "timed-out"
 
 
-def test_models_with_different_inputs(task: Task, tmp_path: Path) -> None:
-    with contender(timed.products(tmp_path, 4, name="other", source="z")) as other:
-        assert refused(measure(replace(task, contenders=(task.reference, other)))) == "inputs-differ"
+def test_models_with_different_inputs(experiment: Experiment, tmp_path: Path) -> None:
+    with open_candidate(timed.products(tmp_path, 4, name="other", source="z")) as other:
+        assert refused(measure(replace(experiment, candidates=(experiment.reference, other)))) == "inputs-differ"
 
 
-def test_models_that_compute_different_things(task: Task, tmp_path: Path) -> None:
+def test_models_that_compute_different_things(experiment: Experiment, tmp_path: Path) -> None:
     import onnx
 
     path = timed.products(tmp_path, 4, name="other")
     model = onnx.load(path)
     model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(1.001 * np.eye(64, dtype=np.float32), "w"))
     onnx.save(model, path)
-    with contender(path) as other:
-        both = replace(task, contenders=(task.reference, other))
+    with open_candidate(path) as other:
+        both = replace(experiment, candidates=(experiment.reference, other))
         cell = measure(both)
         assert refused(cell) == "outputs-differ"
         assert cell.refused is not None
@@ -142,20 +142,20 @@ def test_models_that_compute_different_things(task: Task, tmp_path: Path) -> Non
         assert measure(replace(both, rtol=0.1)).refused is None
 
 
-def test_a_file_that_is_no_model(task: Task, tmp_path: Path) -> None:
+def test_a_file_that_is_no_model(experiment: Experiment, tmp_path: Path) -> None:
     (tmp_path / "no.onnx").write_bytes(b"not a model")
-    broken = Contender("no", Runnable(tmp_path / "no.onnx", tmp_path), (timed.SPEC,))
-    assert refused(measure(replace(task, contenders=(broken,)))) == "not-runnable"
+    broken = Candidate("no", Runnable(tmp_path / "no.onnx", tmp_path), (timed.SPEC,))
+    assert refused(measure(replace(experiment, candidates=(broken,)))) == "not-runnable"
 
 
 def test_what_is_no_model_at_all() -> None:
-    with pytest.raises(UsageError) as caught, contender(object()):  # type: ignore[arg-type]
+    with pytest.raises(UsageError) as caught, open_candidate(object()):  # type: ignore[arg-type]
         pass
     assert caught.value.code == "usage"
 
 
-def test_a_missing_library_of_custom_operators(task: Task) -> None:
-    assert refused(measure(replace(task, custom_ops=("/nowhere/lib.so",)))) == "custom-ops"
+def test_a_missing_library_of_custom_operators(experiment: Experiment) -> None:
+    assert refused(measure(replace(experiment, custom_ops=("/nowhere/lib.so",)))) == "custom-ops"
 
 
 CPU, GPU = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -175,8 +175,8 @@ def test_placement() -> None:
     assert caught.value.code == "provider-unavailable"
 
 
-def named(name: str, *inputs: InputSpec) -> Contender:
-    return Contender(name, Runnable(Path("m"), Path()), inputs)
+def named(name: str, *inputs: InputSpec) -> Candidate:
+    return Candidate(name, Runnable(Path("m"), Path()), inputs)
 
 
 def test_inputs_that_fit_each_other() -> None:

@@ -98,7 +98,7 @@ def measuring(job: Callable[..., Any]) -> Callable[..., Any]:
 
 def arguments(options: dict[str, Any]) -> dict[str, Any]:
     """Keywords of `normfold.bench` from the values of `OPTIONS` and of the shared ones."""
-    from normfold.measure.contender import Effort
+    from normfold.measure.candidate import Effort
 
     usual, seconds, processes = Effort(), options.pop("seconds"), options.pop("processes")
     effort = replace(

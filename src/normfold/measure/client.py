@@ -7,8 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from normfold.measure.contender import Contender
-from normfold.measure.gate import Values, error_of
+from normfold.measure.candidate import Candidate
+from normfold.measure.checks import Values, error_of
 from normfold.runtime import Failed, tensors
 from normfold.runtime.tensors import Entry
 from normfold.runtime.worker_process import WorkerProcess, local
@@ -45,9 +45,9 @@ class Client:
         """Import ONNX Runtime there; what was found."""
         return self._ask("the models", "hello", cpus=list(cpus), pool=pool, preload=preload)
 
-    def open(self, name: str, contender: Contender, session: Mapping[str, Any]) -> dict[str, Any]:
+    def open(self, name: str, candidate: Candidate, session: Mapping[str, Any]) -> dict[str, Any]:
         """Load a model under ``name``."""
-        return self._ask(contender.name, "open", name=name, **_files(contender), session=dict(session))
+        return self._ask(candidate.name, "open", name=name, **_files(candidate), session=dict(session))
 
     def bind(self, name: str, feeds: Sequence[Entry]) -> dict[str, Any]:
         """Give the model its inputs and run it once."""
@@ -68,15 +68,15 @@ class Client:
         return tensors.read(reply["results"])
 
     def profile(
-        self, contender: Contender, session: Mapping[str, Any], feeds: Sequence[Entry], runs: int
+        self, candidate: Candidate, session: Mapping[str, Any], feeds: Sequence[Entry], runs: int
     ) -> dict[str, Any]:
         """Time each node."""
-        request = _files(contender) | {"session": dict(session), "feeds": list(feeds), "runs": runs}
-        return self._ask(contender.name, "profile", results=str(self._new_path()), **request)
+        request = _files(candidate) | {"session": dict(session), "feeds": list(feeds), "runs": runs}
+        return self._ask(candidate.name, "profile", results=str(self._new_path()), **request)
 
-    def optimizers(self, contender: Contender, session: Mapping[str, Any]) -> tuple[str, ...]:
+    def optimizers(self, candidate: Candidate, session: Mapping[str, Any]) -> tuple[str, ...]:
         """Which of ONNX Runtime's optimisers change the model."""
-        reply = self._ask(contender.name, "optimizers", **_files(contender), session=dict(session))
+        reply = self._ask(candidate.name, "optimizers", **_files(candidate), session=dict(session))
         return tuple(reply["changing"])
 
     def close(self, name: str) -> None:
@@ -94,6 +94,6 @@ class Client:
         return self._process.folder / f"results-{self._results}"
 
 
-def _files(contender: Contender) -> dict[str, str]:
-    model = contender.model
+def _files(candidate: Candidate) -> dict[str, str]:
+    model = candidate.model
     return {"model": str(model.file.absolute()), "data_folder": str(model.data_folder.absolute())}

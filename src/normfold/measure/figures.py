@@ -10,7 +10,7 @@ import numpy as np
 
 from normfold.errors import NormfoldError
 from normfold.measure import statistics
-from normfold.measure.contender import Conditions
+from normfold.measure.candidate import Conditions
 from normfold.measure.schedule import Turn
 from normfold.measure.statistics import Comparison, Floats, Interval, Quantile
 from normfold.records import Probe
@@ -21,7 +21,7 @@ Blocks = Mapping[str, Sequence[Sequence[int]]]
 
 @dataclass(frozen=True)
 class Sample:
-    """One process: nanoseconds of every run, by contender and round, and what it took to get there."""
+    """One process: nanoseconds of every run, by candidate and round, and what it took to get there."""
 
     reference: str
     turns: Sequence[Sequence[Turn]]
@@ -40,7 +40,7 @@ class Sample:
 
     @cached_property
     def medians(self) -> dict[str, Floats]:
-        """Median of every block, by contender."""
+        """Median of every block, by candidate."""
         return {name: statistics.block_medians(blocks) for name, blocks in self.blocks.items()}
 
     @cached_property
@@ -54,11 +54,11 @@ class Sample:
         return self.medians[name][self.steady or 0 :]
 
     def level(self, name: str) -> float:
-        """Logarithm of the contender's latency in this process."""
+        """Logarithm of the candidate's latency in this process."""
         return float(np.log(np.median(self.used(name))))
 
     def log_ratio(self, name: str) -> float:
-        """Of the contender to the reference, in this process."""
+        """Of the candidate to the reference, in this process."""
         return statistics.log_ratio(self.used(self.reference), self.used(name))
 
     def runs(self, name: str) -> list[int]:
@@ -81,7 +81,7 @@ class Details:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One contender under one set of conditions."""
+    """One candidate under one set of conditions."""
 
     name: str
     latency: Interval
@@ -134,7 +134,7 @@ def _energy(name: str, samples: Sequence[Sample]) -> float | None:
 class Cell:
     """The figures for one set of conditions, or why there are none.
 
-    ``comparisons`` are with the first contender, ``control`` is its second copy's time over its own.
+    ``comparisons`` are with the first candidate, ``control`` is its second copy's time over its own.
     """
 
     conditions: Conditions

@@ -1,4 +1,4 @@
-"""The processes of one task: opening, checking and timing models in each."""
+"""The processes of one experiment: opening, checking and timing models in each."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from normfold.measure import gate, statistics
+from normfold.measure import checks, statistics
+from normfold.measure.candidate import Candidate
 from normfold.measure.client import Client
-from normfold.measure.contender import Contender
-from normfold.measure.feeds import Fed, Scratch, feed_for
+from normfold.measure.experiment import Experiment
 from normfold.measure.figures import Details, Sample
+from normfold.measure.inputs import Fed, Scratch, feed_for
 from normfold.measure.schedule import Turn, block_runs, schedule
 from normfold.measure.session_profile import SessionProfile, threading_of
-from normfold.measure.task import Task
 from normfold.records import Progress
 from normfold.runtime import gpu
 
@@ -30,10 +30,10 @@ COARSE_COUNTER: Final = "a GPU's energy counter is too coarse for blocks of mill
 
 
 class Measurement:
-    """The processes of one task, one after the other; the first also settles inputs and what outputs should be."""
+    """The processes of one experiment, one after the other; the first also settles inputs and expected outputs."""
 
-    def __init__(self, task: Task, scratch: Scratch, progress: Progress) -> None:
-        self._task = task
+    def __init__(self, experiment: Experiment, scratch: Scratch, progress: Progress) -> None:
+        self._experiment = experiment
         self._scratch = scratch
         self._progress = progress
         self._fed: Fed | None = None
@@ -47,7 +47,7 @@ class Measurement:
 
     def samples(self) -> tuple[Sample, ...]:
         """First as many processes as the first stage has, then as many more as their spread asks for."""
-        effort, started = self._task.effort, time.monotonic()
+        effort, started = self._experiment.effort, time.monotonic()
         samples = [self._sample(index, effort.first) for index in range(min(effort.first, effort.most))]
         wanted = min(effort.most, self._wanted(samples))
         while len(samples) < wanted and time.monotonic() - started < effort.seconds:
@@ -55,40 +55,42 @@ class Measurement:
         return tuple(samples)
 
     def _client(self) -> Client:
-        return Client(time_limit=self._task.effort.time_limit, command=self._task.command)
+        return Client(time_limit=self._experiment.effort.time_limit, command=self._experiment.command)
 
     def _wanted(self, samples: Sequence[Sample]) -> int:
         if len(samples) < 2:
             return len(samples)
-        series = [[sample.level(one.name) for sample in samples] for one in self._task.contenders]
-        ratios = [[sample.log_ratio(one.name) for sample in samples] for one in self._task.contenders[1:]]
-        return max(statistics.stein_size(values, self._task.effort.half_width) for values in ratios or series)
+        series = [[sample.level(one.name) for sample in samples] for one in self._experiment.candidates]
+        ratios = [[sample.log_ratio(one.name) for sample in samples] for one in self._experiment.candidates[1:]]
+        return max(statistics.stein_size(values, self._experiment.effort.half_width) for values in ratios or series)
 
     def _sample(self, index: int, of: int) -> Sample:
         self._progress(f"timing, process {index + 1} of {of}")
-        task, seed = self._task, [self._task.entropy, index]
+        experiment, seed = self._experiment, [self._experiment.entropy, index]
         with self._client() as client:
-            hello = client.hello(task.conditions.cpus, task.threading.pool, preload=task.on_gpu)
+            hello = client.hello(experiment.conditions.cpus, experiment.threading.pool, preload=experiment.on_gpu)
             if self._fed is None:
                 self._fed = self._settle(client)
-            turns = _shuffled([Turn(name, copy) for name in task.names for copy in range(task.copies)], seed)
+            turns = _shuffled(
+                [Turn(name, copy) for name in experiment.names for copy in range(experiment.copies)], seed
+            )
             opened = {turn: self._open(client, turn) for turn in turns}
-            bound = {turn: client.bind(turn.seat, self.fed.entries) for turn in turns}
+            bound = {turn: client.bind(turn.session, self.fed.entries) for turn in turns}
             deviations = [(turn.name, self._check(client, turn)) for turn in turns]
-            seconds = [(turn.name, _pilot(client, turn.seat, task.effort.warm_up)) for turn in turns]
-            plan = schedule(_by_name(seconds, max), task.effort.per_process, seed, task.copies)
-            before = gpu.look() if task.on_gpu else ""
+            seconds = [(turn.name, _pilot(client, turn.session, experiment.effort.warm_up)) for turn in turns]
+            plan = schedule(_by_name(seconds, max), experiment.effort.per_process, seed, experiment.copies)
+            before = gpu.look() if experiment.on_gpu else ""
             timed = client.time(plan.blocks())
-            after = gpu.look() if task.on_gpu else ""
-            energy = None if task.on_gpu else timed["microjoules"]
+            after = gpu.look() if experiment.on_gpu else ""
+            energy = None if experiment.on_gpu else timed["microjoules"]
             for turn in turns:
                 self._check(client, turn)
         return Sample(
-            reference=task.reference.name,
+            reference=experiment.reference.name,
             turns=plan.rounds,
             blocks=plan.by_name(timed["ns"]),
             microjoules=None if energy is None else plan.by_name([[used] for used in energy]),
-            no_energy=COARSE_COUNTER if task.on_gpu else timed["no_energy"],
+            no_energy=COARSE_COUNTER if experiment.on_gpu else timed["no_energy"],
             onnxruntime=hello["onnxruntime"],
             import_ns=hello["import_ns"],
             cpus=hello["cpus"],
@@ -96,46 +98,46 @@ class Measurement:
             first_run_ns=_by_name([(turn.name, reply["first_run_ns"]) for turn, reply in bound.items()], _median),
             placed={turn.name: reply["placed_by_provider"] for turn, reply in opened.items()},
             deviations=_by_name(deviations, max),
-            gpu=(before, after) if task.on_gpu else None,
+            gpu=(before, after) if experiment.on_gpu else None,
         )
 
     def _settle(self, client: Client) -> Fed:
         """Inputs on which the reference runs, and its outputs computed plainly."""
-        task = self._task
-        plain = task.session(replace(PLAIN, intra_threads=None))
-        client.open(TRUTH, task.reference, plain)
-        fed = feed_for(client, TRUTH, task.reference.inputs, task.given, task.seed, self._scratch)
+        experiment = self._experiment
+        plain = experiment.session(replace(PLAIN, intra_threads=None))
+        client.open(TRUTH, experiment.reference, plain)
+        fed = feed_for(client, TRUTH, experiment.reference.inputs, experiment.given, experiment.seed, self._scratch)
         expected = self._scratch.keep(client.outputs(TRUTH))
         client.close(TRUTH)
         return replace(fed, outputs=expected)
 
     def _open(self, client: Client, turn: Turn) -> dict[str, Any]:
-        contender = self._task.contender(turn.name)
-        session = self._task.session(contender.profile)
-        reply = client.open(turn.seat, contender, session)
-        counts = gate.check_placement(
-            contender.name, session["provider"], reply["placed"], allow_fallback=self._task.allow_fallback
+        candidate = self._experiment.candidate(turn.name)
+        session = self._experiment.session(candidate.profile)
+        reply = client.open(turn.session, candidate, session)
+        counts = checks.check_placement(
+            candidate.name, session["provider"], reply["placed"], allow_fallback=self._experiment.allow_fallback
         )
         return reply | {"placed_by_provider": counts}
 
     def _check(self, client: Client, turn: Turn) -> float:
-        contender = self._task.contender(turn.name)
-        return gate.check_outputs(
-            contender, self._task.reference, self.fed.outputs, client.outputs(turn.seat), self._task.rtol
+        candidate = self._experiment.candidate(turn.name)
+        return checks.check_outputs(
+            candidate, self._experiment.reference, self.fed.outputs, client.outputs(turn.session), self._experiment.rtol
         )
 
-    def details(self, contender: Contender) -> Details:
+    def details(self, candidate: Candidate) -> Details:
         """Memory and node times, from a process that holds this model alone."""
-        self._progress(f"looking into {contender.name}")
-        task = self._task
-        alone = threading_of([contender.profile], task.conditions.threads, task.conditions.use)
-        session = task.session(contender.profile, alone)
+        self._progress(f"looking into {candidate.name}")
+        experiment = self._experiment
+        alone = threading_of([candidate.profile], experiment.conditions.threads, experiment.conditions.use)
+        session = experiment.session(candidate.profile, alone)
         with self._client() as client:
-            before = client.hello(task.conditions.cpus, alone.pool, preload=task.on_gpu)["peak_rss"]
-            client.open(contender.name, contender, session)
-            after = client.bind(contender.name, self.fed.entries)["peak_rss"]
-            client.close(contender.name)
-            profiled = client.profile(contender, session, self.fed.entries, PROFILED_RUNS)
+            before = client.hello(experiment.conditions.cpus, alone.pool, preload=experiment.on_gpu)["peak_rss"]
+            client.open(candidate.name, candidate, session)
+            after = client.bind(candidate.name, self.fed.entries)["peak_rss"]
+            client.close(candidate.name)
+            profiled = client.profile(candidate, session, self.fed.entries, PROFILED_RUNS)
         return Details(
             peak_rss=after,
             rss_before=before,

@@ -1,4 +1,4 @@
-"""Which model runs when: rounds of one block a contender, each round in an order of its own."""
+"""Which model runs when: rounds of one block a candidate, each round in an order of its own."""
 
 from __future__ import annotations
 
@@ -26,29 +26,24 @@ class Turn:
     copy: int
 
     @property
-    def seat(self) -> str:
-        """What a worker calls that session."""
-        return seat(self.name, self.copy)
-
-
-def seat(name: str, copy: int) -> str:
-    """What a worker calls a session of ``name``."""
-    return f"{name} ({copy})"
+    def session(self) -> str:
+        """Name of that session in a worker."""
+        return f"{self.name} ({self.copy})"
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Blocks in order, ``rounds[r]`` being one turn for each contender; runs of a block by name."""
+    """Blocks in order, ``rounds[r]`` being one turn for each candidate; runs of a block by name."""
 
     rounds: tuple[tuple[Turn, ...], ...]
     runs: Mapping[str, int]
 
     def blocks(self) -> list[tuple[str, int]]:
         """What a worker is told."""
-        return [(turn.seat, self.runs[turn.name]) for turns in self.rounds for turn in turns]
+        return [(turn.session, self.runs[turn.name]) for turns in self.rounds for turn in turns]
 
     def by_name(self, blocks: Sequence[Sequence[int]]) -> dict[str, list[Sequence[int]]]:
-        """The blocks of every contender, one a round, from the worker's list of them."""
+        """The blocks of every candidate, one a round, from the worker's list of them."""
         sorted_out: dict[str, list[Sequence[int]]] = {name: [] for name in self.runs}
         turns = (turn for turns in self.rounds for turn in turns)
         for turn, block in zip(turns, blocks, strict=True):
@@ -65,7 +60,7 @@ def block_runs(seconds: float) -> int:
 def schedule(seconds: Mapping[str, float], budget: float, seed: Sequence[int], copies: int = 1) -> Schedule:
     """Rounds that take ``budget`` seconds together, given the ``seconds`` that each model takes a run.
 
-    Their number does not depend on what is measured later. Each contender's ``copies`` have equally many turns, in an
+    Their number does not depend on what is measured later. Each candidate's ``copies`` have equally many turns, in an
     order of their own, so that any two of them meet. Equal seeds give equal schedules.
     """
     runs = {name: block_runs(one) for name, one in seconds.items()}

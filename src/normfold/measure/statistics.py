@@ -1,6 +1,6 @@
 """The figures that a set of timed runs supports, and no others.
 
-Contenders are timed in rounds: one block of runs each, in random order. A ratio is the exponential of a mean, over
+Candidates are timed in rounds: one block of runs each, in random order. A ratio is the exponential of a mean, over
 fresh processes, of the median over rounds of the paired log-ratio of block medians: drift hits both blocks of a
 round alike, and what a process happens to start with (addresses, pages, cores) counts as one observation, however
 often it was looked at.
@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from normfold.measure.student import t_quantile
+from normfold.measure.student_t import t_quantile
 
 Floats = NDArray[np.floating[Any]]
 Verdict = Literal["faster", "slower", "equivalent", "inconclusive"]
@@ -71,7 +71,7 @@ class Quantile:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Time of one contender over that of the reference.
+    """Time of one candidate over that of the reference.
 
     ``found``: the interval excludes 1. ``floor`` is what two copies of the reference may differ by as far as this run
     can tell.
@@ -196,7 +196,7 @@ def steady_from(rounds: Floats) -> int | None:
     MSER (White, 1997): cut off the start, at most half, that leaves the rest with the smallest standard error of its
     mean; where that is the whole half, or the two halves of the rest differ by more than `DRIFT`, the process was still
     changing. ``rounds`` is one figure a round, the mean of the logs of its blocks, so that the cut cannot favour a
-    contender; values beyond the outer fence are drawn in to it, or one interruption would move the cut.
+    candidate; values beyond the outer fence are drawn in to it, or one interruption would move the cut.
     """
     if len(rounds) < 8:
         return 0

@@ -13,7 +13,7 @@ import numpy as np
 
 from normfold.errors import UsageError
 from normfold.measure import statistics
-from normfold.measure.contender import Conditions
+from normfold.measure.candidate import Conditions
 from normfold.measure.statistics import Comparison, Interval
 
 SCHEMA: Final = "normfold.bench/1"

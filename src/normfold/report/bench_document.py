@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from normfold.errors import NormfoldError
-from normfold.measure.contender import Contender, Effort
+from normfold.measure.candidate import Candidate, Effort
 from normfold.measure.figures import Cell, Details, Figure, GpuState, Sample
 from normfold.measure.statistics import Comparison, Interval
 from normfold.measure.stored import SCHEMA, StoredComparison
@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 
 def bench_record(
-    models: Iterable[Contender],
+    models: Iterable[Candidate],
     cells: Iterable[Cell],
     effort: Effort,
     *,
@@ -38,7 +38,7 @@ def bench_record(
     }
 
 
-def model_record(model: Contender) -> Json:
+def model_record(model: Candidate) -> Json:
     """A model and the settings of its session."""
     return {
         "name": model.name,
@@ -70,7 +70,7 @@ def cell_record(cell: Cell) -> Json:
 
 
 def figure_record(figure: Figure, cell: Cell) -> Json:
-    """Figures of one contender; times in nanoseconds."""
+    """Figures of one candidate; times in nanoseconds."""
     batch = cell.conditions.batch or 1
     return {
         "name": figure.name,
@@ -120,7 +120,7 @@ def comparison_record(comparison: Comparison) -> Json:
 
 
 def sample_record(sample: Sample) -> Json:
-    """One process: every run, in nanoseconds, by contender and round."""
+    """One process: every run, in nanoseconds, by candidate and round."""
     return {
         "orders": [[turn.name for turn in turns] for turns in sample.turns],
         "copies": [[turn.copy for turn in turns] for turns in sample.turns],

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Final
 
-from normfold.measure.contender import Contender
+from normfold.measure.candidate import Candidate
 from normfold.measure.figures import Cell
 from normfold.measure.statistics import THRESHOLD
 from normfold.report.bench_text import HEAD, figure_row, title, verdict_sentence
@@ -21,12 +21,12 @@ MARGIN: Final = 1.15
 """Room on either side of what is shown."""
 
 
-def bench_html(models: Sequence[Contender], cells: Iterable[Cell]) -> str:
+def bench_html(models: Sequence[Candidate], cells: Iterable[Cell]) -> str:
     """Everything, self-contained."""
     return "".join(_cell_html(models, cell) for cell in cells)
 
 
-def _cell_html(models: Sequence[Contender], cell: Cell) -> str:
+def _cell_html(models: Sequence[Candidate], cell: Cell) -> str:
     head = paragraph(title(models[0].profile.provider, cell))
     if cell.refused is not None:
         return head + paragraph(f"no figures [{cell.refused.code}]: {cell.refused.message}")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from normfold.errors import NormfoldError
-from normfold.measure.contender import Conditions, Contender
+from normfold.measure.candidate import Candidate, Conditions
 from normfold.measure.figures import Cell, Details, Figure
 from normfold.measure.statistics import Comparison, Interval
 from normfold.measure.stored import StoredComparison
@@ -24,7 +24,7 @@ STYLES: Final = {"faster": "green", "slower": "bold red", "equivalent": "green",
 
 
 def show_bench(
-    console: Console, models: Sequence[Contender], cells: Iterable[Cell], *, detail: int = 0, nodes: bool = False
+    console: Console, models: Sequence[Candidate], cells: Iterable[Cell], *, detail: int = 0, nodes: bool = False
 ) -> None:
     """Print a table a cell, then what the figures say of each other."""
     sizes = {model.name: model.nbytes for model in models}
@@ -88,7 +88,7 @@ def _conditions(conditions: Conditions) -> str:
 
 
 def figure_row(figure: Figure, cell: Cell, size: int | None) -> Row:
-    """One contender's figures under `HEAD`; ``size`` of its files in bytes."""
+    """One candidate's figures under `HEAD`; ``size`` of its files in bytes."""
     found = {quantile.q: quantile.value for quantile in figure.quantiles}
     details = figure.details
     return (

@@ -16,12 +16,12 @@ import numpy as np
 
 from normfold.errors import NormfoldError, OutputError, UsageError
 from normfold.measure import session_profile as profiles
-from normfold.measure.contender import Conditions, Contender, Effort, contender
+from normfold.measure.candidate import Candidate, Conditions, Effort, open_candidate
+from normfold.measure.experiment import Experiment
 from normfold.measure.figures import Cell
-from normfold.measure.measure import measure
+from normfold.measure.run import measure
 from normfold.measure.session_profile import SessionProfile, Use
 from normfold.measure.stored import Stored, StoredComparison, compare_stored, from_document, read_document
-from normfold.measure.task import Task
 from normfold.proof.probes import Array, Given
 from normfold.records import Progress, silent
 from normfold.report import bench_document, bench_html
@@ -41,7 +41,7 @@ DEFAULT_EFFORT: Final = Effort()
 class BenchResult:
     """Figures, a cell for each batch size and number of threads, and what they were measured with."""
 
-    models: tuple[Contender, ...]
+    models: tuple[Candidate, ...]
     cells: tuple[Cell, ...]
     effort: Effort
     seed: int
@@ -152,13 +152,13 @@ def bench(  # noqa: PLR0913 - each keyword is an option of the command line
     with ExitStack() as files:
         progress("reading")
         listed = _listed(models)
-        contenders = _named(
-            [files.enter_context(contender(model, profile=settings)) for model in listed], list(map(str, listed))
+        candidates = _named(
+            [files.enter_context(open_candidate(model, profile=settings)) for model in listed], list(map(str, listed))
         )
         cells = tuple(
             measure(
-                Task(
-                    contenders,
+                Experiment(
+                    candidates,
                     Conditions(batch, count, use, tuple(cpus)),
                     effort,
                     given,
@@ -171,7 +171,7 @@ def bench(  # noqa: PLR0913 - each keyword is an option of the command line
             )
             for batch, count in itertools.product(batches, threads)
         )
-    return BenchResult(contenders, cells, effort, seed, started, environment())
+    return BenchResult(candidates, cells, effort, seed, started, environment())
 
 
 def compare(
@@ -237,16 +237,16 @@ def check_cpus(cpus: Sequence[int]) -> None:
         raise UsageError("usage", f"Processor {strange[0]} cannot be used.", f"Those that can: {listed}.")
 
 
-def _named(contenders: Sequence[Contender], paths: Sequence[str]) -> tuple[Contender, ...]:
-    """Names that tell the contenders apart: file names, else paths, else numbered."""
-    names = [one.name for one in contenders]
+def _named(candidates: Sequence[Candidate], paths: Sequence[str]) -> tuple[Candidate, ...]:
+    """Names that tell the candidates apart: file names, else paths, else numbered."""
+    names = [one.name for one in candidates]
     if len(set(names)) < len(names):
         names = [path if len(path) < 200 else name for path, name in zip(paths, names, strict=True)]
     unique: list[str] = []
     for name in names:
         copies = (f"{name} #{number}" for number in itertools.count(2))
         unique.append(next(word for word in itertools.chain([name], copies) if word not in unique))
-    return tuple(replace(one, name=name) for one, name in zip(contenders, unique, strict=True))
+    return tuple(replace(one, name=name) for one, name in zip(candidates, unique, strict=True))
 
 
 def _prefixed(progress: Progress, batch: int | None, threads: int) -> Progress:

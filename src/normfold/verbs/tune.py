@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from normfold.measure import Conditions, Contender, Effort, SessionProfile, Task, contender
+from normfold.measure import Candidate, Conditions, Effort, Experiment, SessionProfile, open_candidate
 from normfold.measure.session_profile import SPINNING, Use
-from normfold.measure.tune.candidates import OFF, Changes, applied, candidates
+from normfold.measure.tune.changes import OFF, Changes, applied, possible_changes
 from normfold.measure.tune.loading import loading_lines, open_session, plain_lines
 from normfold.measure.tune.search import Search, Trial, promising, winner
 from normfold.proof.probes import Array, Given
@@ -40,7 +40,7 @@ EFFORT: Final = Effort(details=False)
 class Tuning:
     """What was tried, and the settings that came of it."""
 
-    model: Contender
+    model: Candidate
     conditions: Conditions
     optimizers: tuple[str, ...]
     """Optimisers of ONNX Runtime that change the model and can be switched off."""
@@ -136,8 +136,8 @@ def tune(  # noqa: PLR0913 - each keyword is an option of the command line
     check_cpus(cpus)
     found = processors.usable(cpus)
     conditions = Conditions(batch, threads or processors.cores(found), use, tuple(cpus))
-    with contender(model, profile=default) as opened:
-        task = Task(
+    with open_candidate(model, profile=default) as opened:
+        experiment = Experiment(
             (opened,),
             conditions,
             replace(effort, details=False),
@@ -147,11 +147,11 @@ def tune(  # noqa: PLR0913 - each keyword is an option of the command line
             allow_fallback=allow_fallback,
             custom_ops=tuple(custom_ops),
         )
-        search = Search(task, 60 * minutes, progress)
+        search = Search(experiment, 60 * minutes, progress)
         search.check()
         optimizers = search.optimizers()
         counts = () if threads else _counts(len(found))
-        trials = _searched(search, candidates(provider, use, conditions.threads, counts, len(found), optimizers))
+        trials = _searched(search, possible_changes(provider, use, conditions.threads, counts, len(found), optimizers))
     last = trials[-1]
     changes: Changes = last.changes if last.stage == "confirmed" and last.better else ()
     profile = _final(applied(default, changes), threads, use)

@@ -19,11 +19,11 @@ import timed
 from normfold import SessionProfile, open_session, tune
 from normfold.cli.frame import run
 from normfold.errors import FindingError, NormfoldError
-from normfold.measure import Cell, Comparison, Effort, Interval, Task
+from normfold.measure import Cell, Comparison, Effort, Experiment, Interval
 from normfold.measure.session_profile import SPINNING, from_json
 from normfold.measure.statistics import judge
 from normfold.measure.tune import search
-from normfold.measure.tune.candidates import LEVEL, Change, applied, candidates
+from normfold.measure.tune.changes import LEVEL, Change, applied, possible_changes
 from normfold.measure.tune.search import Trial, promising, winner
 from normfold.report import schema
 from normfold.verbs.tune import loading_lines, plain_lines
@@ -51,20 +51,20 @@ def encoder(tmp_path: Path) -> Path:
     return timed.saved(tmp_path, "encoder", graph)
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, *rates: Rate) -> list[Task]:
+def pretend(monkeypatch: pytest.MonkeyPatch, *rates: Rate) -> list[Experiment]:
     """Let measurements read as ``rates`` say of the settings, the last one from its turn on; all that was asked."""
-    asked: list[Task] = []
+    asked: list[Experiment] = []
 
-    def measure(task: Task) -> Cell:
+    def measure(experiment: Experiment) -> Cell:
         rate = rates[min(len(asked), len(rates) - 1)]
-        asked.append(task)
+        asked.append(experiment)
         try:
-            found = {one.name: _comparison(rate(one.profile)) for one in task.contenders[1:]}
+            found = {one.name: _comparison(rate(one.profile)) for one in experiment.candidates[1:]}
         except NormfoldError as error:
-            return Cell(task.conditions, refused=error)
+            return Cell(experiment.conditions, refused=error)
         figure = Mock(latency=Interval(1e6, 1e6, 1e6))
-        figure.name = task.reference.name
-        return Cell(task.conditions, figures=(figure,), comparisons=found)
+        figure.name = experiment.reference.name
+        return Cell(experiment.conditions, figures=(figure,), comparisons=found)
 
     monkeypatch.setattr(search, "measure", measure)
     return asked
@@ -112,9 +112,9 @@ def test_what_is_not_confirmed_is_not_written(encoder: Path, monkeypatch: pytest
 def test_the_confirmation_is_a_measurement_of_its_own(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = pretend(monkeypatch, lambda profile: 0.8 if SKIP in profile.disabled_optimizers else 1.0)
     tune(encoder, threads=1, effort=BRIEF)
-    assert len(asked[-1].contenders) == 2
+    assert len(asked[-1].candidates) == 2
     assert asked[-1].effort.control
-    assert asked[-1].seed not in {task.seed for task in asked[:-1]}
+    assert asked[-1].seed not in {experiment.seed for experiment in asked[:-1]}
 
 
 def test_settings_that_compute_something_else_are_left_out_alone(
@@ -161,7 +161,7 @@ def test_a_level_wins_only_where_nothing_more_precise_comes_near() -> None:
 
 
 def test_changes_add_up() -> None:
-    found = candidates("cuda", "server", 1, (), 1, ("P", "Q"))
+    found = possible_changes("cuda", "server", 1, (), 1, ("P", "Q"))
     profile = applied(SessionProfile(provider="cuda"), found)
     assert profile.disabled_optimizers == ("P", "Q")
     assert profile.provider_options["enable_cuda_graph"] == "1"
@@ -179,7 +179,7 @@ def test_threads_are_searched_where_they_may_be() -> None:
             "processors": 4,
             "optimizers": (),
         }
-        return {change.knob for change in candidates(**usual | given)}
+        return {change.knob for change in possible_changes(**usual | given)}
 
     assert knobs() >= {"threads", "spinning", "mode", "blocks"}
     assert "spinning" not in knobs(use="edge")
@@ -225,15 +225,15 @@ def test_an_optimiser_that_is_switched_off_stays_off(encoder: Path, tmp_path: Pa
     open_session(encoder, SessionProfile(disabled_optimizers=disabled)).run(
         None, {"x": np.ones((1, 8, 32), np.float32)}
     )
-    from normfold.measure import Conditions, contender
+    from normfold.measure import Conditions, open_candidate
     from normfold.measure.client import Client
 
     with (
-        contender(encoder, profile=SessionProfile(disabled_optimizers=disabled)) as model,
+        open_candidate(encoder, profile=SessionProfile(disabled_optimizers=disabled)) as model,
         Client(time_limit=60) as client,
     ):
         client.hello((), 0, preload=False)
-        found = client.optimizers(model, Task((model,), Conditions(), BRIEF).session(model.profile))
+        found = client.optimizers(model, Experiment((model,), Conditions(), BRIEF).session(model.profile))
     assert (SKIP in found) == (not disabled)
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from normfold.errors import NormfoldError
-from normfold.measure import Cell, Comparison, Contender, Effort, Interval, SessionProfile, Task, measure
+from normfold.measure import Candidate, Cell, Comparison, Effort, Experiment, Interval, SessionProfile, measure
 from normfold.measure.client import Client
 from normfold.measure.schedule import LEAST_ROUNDS, block_runs
 from normfold.measure.statistics import THRESHOLD
-from normfold.measure.tune.candidates import DEFAULT, LEVEL, Change, Changes, applied, name_of
+from normfold.measure.tune.changes import DEFAULT, LEVEL, Change, Changes, applied, name_of
 from normfold.records import Progress
 
 Stage = Literal["each", "together", "confirmed"]
@@ -67,10 +67,10 @@ class Trial:
 
 
 class Search:
-    """Times sets of changes of one model under the conditions of ``task``, whose only contender has the default."""
+    """Times sets of changes under the conditions of ``experiment``, whose only candidate is the model as it is."""
 
-    def __init__(self, task: Task, seconds: float, progress: Progress) -> None:
-        self._task = task
+    def __init__(self, experiment: Experiment, seconds: float, progress: Progress) -> None:
+        self._experiment = experiment
         self._seconds = seconds
         self._progress = progress
         self._measured = 0
@@ -79,9 +79,9 @@ class Search:
         self.warnings: tuple[str, ...] = ()
 
     @property
-    def default(self) -> Contender:
+    def default(self) -> Candidate:
         """The model with the default settings."""
-        return self._task.reference
+        return self._experiment.reference
 
     def optimizers(self) -> tuple[str, ...]:
         """Those that change the model and can be switched off.
@@ -95,15 +95,15 @@ class Search:
         return tuple(name for name in changing if name not in fixed)
 
     def _changing(self, profile: SessionProfile) -> tuple[str, ...]:
-        task = self._task
-        with Client(time_limit=task.effort.time_limit, command=task.command) as client:
-            client.hello(task.conditions.cpus, 0, preload=task.on_gpu)
-            return client.optimizers(self.default, task.session(profile))
+        experiment = self._experiment
+        with Client(time_limit=experiment.effort.time_limit, command=experiment.command) as client:
+            client.hello(experiment.conditions.cpus, 0, preload=experiment.on_gpu)
+            return client.optimizers(self.default, experiment.session(profile))
 
     def check(self) -> None:
         """Raise the `NormfoldError` that says why the model cannot be timed with the default settings, if so."""
         self._progress("trying the default settings")
-        brief = replace(self._task.effort, first=1, most=1, per_process=0.01, copies=1, control=False)
+        brief = replace(self._experiment.effort, first=1, most=1, per_process=0.01, copies=1, control=False)
         self._run = self._measure((), brief).figure(DEFAULT).latency.value / 1e9
 
     def each(self, changes: Changes) -> list[Trial]:
@@ -132,7 +132,7 @@ class Search:
     def confirm(self, changes: Changes) -> Trial:
         """The chosen settings once more, in new processes, until the interval is narrow."""
         seconds = self._seconds * SHARES["confirmed"]
-        usual = self._task.effort
+        usual = self._experiment.effort
         effort = replace(usual, seconds=seconds, per_process=min(usual.per_process, seconds / (2 * usual.first)))
         self._progress(f"confirming {name_of(changes)}")
         try:
@@ -153,7 +153,9 @@ class Search:
         fewest, most = SHORT
         processes = min(most, max(fewest, int(seconds / max(runs * self._run, 1e-9))))
         each = seconds / (processes * max(len(groups), 1))
-        return replace(self._task.effort, first=processes, most=processes, per_process=each, copies=1, control=False)
+        return replace(
+            self._experiment.effort, first=processes, most=processes, per_process=each, copies=1, control=False
+        )
 
     def _compared(self, stage: Stage, sets: Sequence[Changes], effort: Effort, where: str) -> list[Trial]:
         """A trial each; a set with which the model does not run or computes something else is found by halving."""
@@ -175,10 +177,13 @@ class Search:
         default = replace(self.default, name=DEFAULT)
         tried = (replace(default, name=name_of(one), profile=applied(default.profile, one)) for one in sets)
         self._measured += 1
-        task = replace(
-            self._task, contenders=(default, *tried), effort=effort, seed=self._task.seed * 1000 + self._measured
+        experiment = replace(
+            self._experiment,
+            candidates=(default, *tried),
+            effort=effort,
+            seed=self._experiment.seed * 1000 + self._measured,
         )
-        cell = measure(task)
+        cell = measure(experiment)
         if cell.refused is not None:
             raise cell.refused
         return cell

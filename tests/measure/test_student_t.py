@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from normfold.measure.student import t_quantile
+from normfold.measure.student_t import t_quantile
 
 stats = pytest.importorskip("scipy.stats")
 

@@ -55,7 +55,7 @@ def _added(before: Any, value: Any) -> Any:
     return (*before, *value) if isinstance(value, tuple) else value
 
 
-def candidates(
+def possible_changes(
     provider: str, use: Use, threads: int, counts: Sequence[int], processors: int, optimizers: Sequence[str]
 ) -> Changes:
     """Every change worth a try.

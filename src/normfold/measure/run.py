@@ -1,4 +1,4 @@
-"""Timing contenders under one set of conditions: the figures, or why there are none."""
+"""Timing candidates under one set of conditions: the figures, or why there are none."""
 
 from __future__ import annotations
 
@@ -8,41 +8,45 @@ from dataclasses import replace
 from typing import Final
 
 from normfold.errors import NormfoldError
-from normfold.measure import gate, statistics
-from normfold.measure.contender import CONTROL, Conditions, Effort, with_batch
-from normfold.measure.feeds import Fed, Scratch
+from normfold.measure import checks, statistics
+from normfold.measure.candidate import CONTROL, Conditions, Effort, with_batch
+from normfold.measure.experiment import Experiment
 from normfold.measure.figures import Cell, Details, Figure, Sample
+from normfold.measure.inputs import Fed, Scratch
 from normfold.measure.processes import Measurement
-from normfold.measure.task import Task
 from normfold.records import Progress, silent
 
 BUSY: Final = 0.5
 """Load average, in processors, from which the machine counts as busy."""
 
 
-def measure(task: Task, progress: Progress = silent) -> Cell:
-    """The figures of ``task``; what went wrong, if anything, is in ``refused``, and then there are no figures."""
+def measure(experiment: Experiment, progress: Progress = silent) -> Cell:
+    """The figures of ``experiment``; what went wrong, if anything, is in ``refused``, and then there are no figures."""
     try:
-        return _measure(task, progress)
+        return _measure(experiment, progress)
     except NormfoldError as error:
-        return Cell(task.conditions, refused=error)
+        return Cell(experiment.conditions, refused=error)
 
 
-def _measure(task: Task, progress: Progress) -> Cell:
-    gate.check_inputs(task.contenders)
-    specs, given = with_batch(task.reference.inputs, task.given, task.conditions.batch)
-    task = replace(task, contenders=(replace(task.reference, inputs=specs), *task.contenders[1:]), given=given)
+def _measure(experiment: Experiment, progress: Progress) -> Cell:
+    checks.check_inputs(experiment.candidates)
+    specs, given = with_batch(experiment.reference.inputs, experiment.given, experiment.conditions.batch)
+    experiment = replace(
+        experiment, candidates=(replace(experiment.reference, inputs=specs), *experiment.candidates[1:]), given=given
+    )
     load = os.getloadavg()[0]
     with Scratch() as scratch:
-        work = Measurement(task, scratch, progress)
+        work = Measurement(experiment, scratch, progress)
         samples = work.samples()
-        details = tuple(work.details(one) for one in task.contenders) if task.effort.details else ()
-    return _assemble(task, samples, work.fed, details, load)
+        details = tuple(work.details(one) for one in experiment.candidates) if experiment.effort.details else ()
+    return _assemble(experiment, samples, work.fed, details, load)
 
 
-def _assemble(task: Task, samples: Sequence[Sample], fed: Fed, details: Sequence[Details], load: float) -> Cell:
+def _assemble(
+    experiment: Experiment, samples: Sequence[Sample], fed: Fed, details: Sequence[Details], load: float
+) -> Cell:
     """The figures that the samples support."""
-    effort, names = task.effort, [one.name for one in task.contenders]
+    effort, names = experiment.effort, [one.name for one in experiment.candidates]
     control = _ratio(samples, CONTROL, effort) if effort.control else None
     figures = tuple(
         Figure.of(name, samples, effort.first, details[index] if details else None) for index, name in enumerate(names)
@@ -51,16 +55,16 @@ def _assemble(task: Task, samples: Sequence[Sample], fed: Fed, details: Sequence
         name: statistics.judge(_ratio(samples, name, effort), control, effort.threshold) for name in names[1:]
     }
     return Cell(
-        task.conditions,
+        experiment.conditions,
         figures=figures,
         comparisons=comparisons,
         control=None if control is None else control.exp(),
         samples=tuple(samples),
         probes=fed.probes,
         warnings=(
-            *_about_the_machine(task.conditions, load),
+            *_about_the_machine(experiment.conditions, load),
             *_about_the_processes(samples, control),
-            *_about_the_models(task, samples, fed),
+            *_about_the_models(experiment, samples, fed),
         ),
     )
 
@@ -85,10 +89,10 @@ def _about_the_processes(samples: Sequence[Sample], control: statistics.Interval
         yield "two copies of the reference read as different: the machine is not quiet, or it is chance"
 
 
-def _about_the_models(task: Task, samples: Sequence[Sample], fed: Fed) -> Iterator[str]:
-    if task.threading.note:
-        yield task.threading.note
-    if any(one.profile.computes_in_tf32 for one in task.contenders):
+def _about_the_models(experiment: Experiment, samples: Sequence[Sample], fed: Fed) -> Iterator[str]:
+    if experiment.threading.note:
+        yield experiment.threading.note
+    if any(one.profile.computes_in_tf32 for one in experiment.candidates):
         yield "float32 products are rounded to TF32; the provider option use_tf32=0 turns that off"
     guessed = [probe.name for probe in fed.probes if "guessed" in probe.made]
     if guessed:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from normfold.measure.candidate import CONTROL, COPIED_BELOW, Candidate, Conditions, Effort
 from normfold.measure.client import LOCAL
-from normfold.measure.contender import CONTROL, COPIED_BELOW, Conditions, Contender, Effort
 from normfold.measure.session_profile import SessionProfile, Threading, session_request, threading_of
 from normfold.proof.probes import Given
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class Experiment:
     """One call of `measure`."""
 
-    contenders: tuple[Contender, ...]
+    candidates: tuple[Candidate, ...]
     conditions: Conditions
     effort: Effort
     given: Given = field(default_factory=Given)
@@ -27,18 +27,18 @@ class Task:
     """What to start for each process: anything that serves the verbs of `normfold.runtime.timing`."""
 
     @property
-    def reference(self) -> Contender:
+    def reference(self) -> Candidate:
         """The one that the others are compared with."""
-        return self.contenders[0]
+        return self.candidates[0]
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of everything that is timed, the control included."""
-        return (*(one.name for one in self.contenders), *((CONTROL,) if self.effort.control else ()))
+        return (*(one.name for one in self.candidates), *((CONTROL,) if self.effort.control else ()))
 
-    def contender(self, name: str) -> Contender:
+    def candidate(self, name: str) -> Candidate:
         """The one of that name; the control is the reference."""
-        return next((one for one in self.contenders if one.name == name), self.reference)
+        return next((one for one in self.candidates if one.name == name), self.reference)
 
     @property
     def entropy(self) -> int:
@@ -48,13 +48,13 @@ class Task:
     @property
     def copies(self) -> int:
         """Sessions of each model in each process; one of large models."""
-        large = any((one.nbytes or 0) > COPIED_BELOW for one in self.contenders)
+        large = any((one.nbytes or 0) > COPIED_BELOW for one in self.candidates)
         return 1 if large else self.effort.copies
 
     @property
     def threading(self) -> Threading:
         """How the sessions of one process get their threads."""
-        profiles = [one.profile for one in self.contenders]
+        profiles = [one.profile for one in self.candidates]
         return threading_of(profiles, self.conditions.threads, self.conditions.use)
 
     def session(self, profile: SessionProfile, threading: Threading | None = None) -> dict[str, Any]:
@@ -65,4 +65,4 @@ class Task:
     @property
     def on_gpu(self) -> bool:
         """Whether a provider runs on an NVIDIA GPU, and needs CUDA's libraries."""
-        return any(one.profile.on_nvidia for one in self.contenders)
+        return any(one.profile.on_nvidia for one in self.candidates)

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normfold.errors import UsageError
+from normfold.measure.checks import Values, error_of
 from normfold.measure.client import Client
-from normfold.measure.gate import Values, error_of
 from normfold.proof.probes import KINDS, Given, InputSpec, check_given, layouts, make_feed
 from normfold.records import Probe
 from normfold.runtime import Failed, tensors

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normfold.errors import EnvironmentUnavailableError, FindingError, NormfoldError, UsageError
-from normfold.measure.contender import INT8, Contender
+from normfold.measure.candidate import INT8, Candidate
 from normfold.proof.deviation import compare, tolerance
 from normfold.proof.probes import InputSpec
 from normfold.runtime import Failed
@@ -26,10 +26,10 @@ NAMED: Final = 3
 """Nodes named in a message."""
 
 
-def check_inputs(contenders: Sequence[Contender]) -> None:
+def check_inputs(candidates: Sequence[Candidate]) -> None:
     """Raise `UsageError` ``inputs-differ`` unless all take the same inputs; free sizes may be named differently."""
-    reference = contenders[0]
-    for other in contenders[1:]:
+    reference = candidates[0]
+    for other in candidates[1:]:
         mine, theirs = ({spec.name: _signature(spec) for spec in one.inputs} for one in (reference, other))
         if set(mine) != set(theirs):
             parted = ", ".join(map(repr, sorted(set(mine) ^ set(theirs))))
@@ -51,7 +51,7 @@ def _compatible(a: tuple[Any, ...] | None, b: tuple[Any, ...] | None) -> bool:
     )
 
 
-def _inputs_differ(a: Contender, b: Contender, because: str) -> UsageError:
+def _inputs_differ(a: Candidate, b: Candidate, because: str) -> UsageError:
     return UsageError("inputs-differ", f"{a.name} and {b.name} take different inputs: {because}.")
 
 
@@ -85,7 +85,7 @@ def check_placement(name: str, wanted: str, placed: Placed | None, *, allow_fall
 
 
 def check_outputs(
-    contender: Contender, reference: Contender, expected: Values, outputs: Values, rtol: float | None
+    candidate: Candidate, reference: Candidate, expected: Values, outputs: Values, rtol: float | None
 ) -> float:
     """Largest deviation from the ``expected`` outputs of the reference, relative to their range.
 
@@ -93,30 +93,30 @@ def check_outputs(
         FindingError: ``outputs-differ``, by more than rounding explains in the coarsest type of the two, or ``rtol``.
     """
     if set(expected) != set(outputs):
-        raise _outputs_differ(contender, f"its outputs are {', '.join(outputs)} instead of {', '.join(expected)}")
+        raise _outputs_differ(candidate, f"its outputs are {', '.join(outputs)} instead of {', '.join(expected)}")
     largest = 0.0
     for name, truth in expected.items():
-        allowed = max(_tolerance(truth, one) for one in (contender, reference))
+        allowed = max(_tolerance(truth, one) for one in (candidate, reference))
         if rtol is not None and allowed:
             allowed = rtol
         found = compare(truth, outputs[name], allowed)
         if not found.excess <= 1.0:
             where = ", and by more in one channel" if found.in_channel else ""
             by = found.reason or f"differs by {found.max_rel:.1e} of its range{where}; {allowed:.1e} is allowed"
-            raise _outputs_differ(contender, f"output {name!r} {by}")
+            raise _outputs_differ(candidate, f"output {name!r} {by}")
         largest = max(largest, found.max_rel or 0.0)
     return float(np.float64(largest))
 
 
-def _tolerance(truth: NDArray[Any], contender: Contender) -> float:
-    if contender.precision == INT8:
+def _tolerance(truth: NDArray[Any], candidate: Candidate) -> float:
+    if candidate.precision == INT8:
         return tolerance(truth.dtype) and QUANTIZED
-    return tolerance(truth.dtype, contender.precision or (HALF if contender.profile.computes_in_tf32 else None))
+    return tolerance(truth.dtype, candidate.precision or (HALF if candidate.profile.computes_in_tf32 else None))
 
 
-def _outputs_differ(contender: Contender, because: str) -> FindingError:
+def _outputs_differ(candidate: Candidate, because: str) -> FindingError:
     hint = "A larger deviation can be allowed: --rtol, of the output's range."
-    return FindingError("outputs-differ", f"{contender.name} computes something else: {because}.", hint)
+    return FindingError("outputs-differ", f"{candidate.name} computes something else: {because}.", hint)
 
 
 def error_of(name: str, failed: Failed) -> NormfoldError:

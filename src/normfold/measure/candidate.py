@@ -35,7 +35,7 @@ CONTROL: Final = "(control)"
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
+class Candidate:
     """A model and the settings of its session."""
 
     name: str
@@ -119,11 +119,11 @@ def _sized(shape: tuple[Dim, ...] | None, same: set[Dim], size: int) -> tuple[Di
 
 
 @contextmanager
-def contender(
+def open_candidate(
     model: str | os.PathLike[str] | onnx.ModelProto | onnx_ir.Model,
     name: str = "",
     profile: SessionProfile | None = None,
-) -> Iterator[Contender]:
+) -> Iterator[Candidate]:
     """A model ready to be timed: checked, and in a file for as long as the ``with`` block lasts.
 
     Args:
@@ -142,7 +142,7 @@ def contender(
             path = Path(folder) / "model.onnx"
             _write(model, path)
         file = modelfile.read(path)
-        yield Contender(
+        yield Candidate(
             name or path.stem,
             Runnable(file.file, file.data_folder),
             input_specs(file.model),
