@@ -10,14 +10,15 @@ import numpy as np
 from torch.utils._pytree import tree_leaves
 
 from normfold.backends.torch.chains import collapse
-from normfold.backends.torch.health import remarks
 from normfold.backends.torch.lift import lift
 from normfold.backends.torch.lift.linear import LIFTS as LINEAR
 from normfold.backends.torch.lift.norms import NORMS
+from normfold.backends.torch.running import running_norm
 from normfold.backends.torch.tracer import Op, Trace, Value
 from normfold.backends.torch.tree import NotLifted, Removal, Surroundings, has_hooks, speaks_for_module
 from normfold.core.algebra import Affine
 from normfold.core.graph import Plan, Site
+from normfold.core.health import findings
 from normfold.core.premises import FIXED_PATH, NEEDS_STRUCTURE, NOT_OVERWRITTEN
 from normfold.core.views import AffineOp, Linear, Node, Norm, View
 from normfold.core.views import Value as AnyValue
@@ -77,7 +78,7 @@ class TorchGraph:
                 nodes=(op,),
                 shape=op.outputs[0].shape,
                 output=op.outputs[0].name,
-                health=tuple(remarks(op)),
+                health=() if (stored := running_norm(op)) is None else findings(stored),
                 refusals=refusals,
             )
             for op in found

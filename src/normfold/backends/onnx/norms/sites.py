@@ -12,13 +12,13 @@ import onnx_ir as ir
 from normfold.backends.onnx.lift.context import Context
 from normfold.backends.onnx.lift.norms import KINDS
 from normfold.backends.onnx.norms.decompositions import Decomposition, GroupNorm, find_group_norms
-from normfold.backends.onnx.norms.health import batch_normalization_health
-from normfold.backends.onnx.reading.constants import Constants
+from normfold.backends.onnx.norms.running import running_norm
 from normfold.backends.onnx.reading.inline import NAME, PATH
 from normfold.backends.onnx.write.preprocessing import STAGE, preprocessing
 from normfold.core.algebra import Permute
 from normfold.core.algebra.affine import Array
 from normfold.core.graph import Site
+from normfold.core.health import findings
 from normfold.core.views import AffineOp, Linear, Moving, QuantizedLinear, Value, View
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def find_sites(
     model: ir.Model, graph: OnnxGraph, labels: Labels, context: Context, written: Iterable[Decomposition]
 ) -> tuple[Site, ...]:
     """Every norm, in topological order: operators, decompositions, and chains of constants next to linear ones."""
-    finder = _Finder(graph, labels, context.constants)
+    finder = _Finder(graph, labels, context)
     nodes = [node for node, _ in walk_model(model)]
     for norm in written:
         finder.claim(norm)
@@ -104,7 +104,7 @@ def find_sites(
 class _Finder:
     graph: OnnxGraph
     labels: Labels
-    constants: Constants
+    context: Context
     claimed: set[ir.Node] = field(default_factory=set)
     decomposed: dict[ir.Node, Decomposition | GroupNorm] = field(default_factory=dict)
 
@@ -127,7 +127,7 @@ class _Finder:
         elif node in self.claimed:
             return
         elif (("" if node.domain == "ai.onnx" else node.domain), node.op_type) in NORM_OPERATORS:
-            health = batch_normalization_health(node, self.constants) if node.op_type == "BatchNormalization" else ()
+            health = findings(running_norm(self.context, node)) if node.op_type == "BatchNormalization" else ()
             yield self.site((node,), node.op_type, health=health)
         elif self._constant_map(node) is not None:
             yield from self._chain(node)
@@ -152,7 +152,9 @@ class _Finder:
         view = self.graph.view(node)
         if not isinstance(view, AffineOp):
             return None
-        computed = any(value is not None and isinstance(self.constants.find(value), str) for value in node.inputs)
+        computed = any(
+            value is not None and isinstance(self.context.constants.find(value), str) for value in node.inputs
+        )
         return view if computed else None
 
     def _chain(self, first: ir.Node) -> Iterator[Site]:
