@@ -36,7 +36,7 @@ from normfold.measure.client import Client
 from normfold.measure.inputs import Scratch, feed_for
 from normfold.measure.processes import PLAIN
 from normfold.measure.session_profile import SessionProfile
-from normfold.proof.probes import Given
+from normfold.models.data import UserInputs
 from normfold.report.environment import environment
 
 LAYERS: Final = 100
@@ -112,7 +112,7 @@ def naive(pair: tuple[Candidate, Candidate], runs: int, seed: int) -> Answer:
     with Scratch() as scratch, Client(time_limit=60) as client:
         client.hello((), 0, preload=False)
         client.open("plain", pair[0], experiment.session(PLAIN))
-        fed = feed_for(client, "plain", pair[0].inputs, Given(), seed, scratch)
+        fed = feed_for(client, "plain", pair[0].inputs, UserInputs(), seed, scratch)
         times = {}
         for name, one in names.items():
             client.open(name, one, experiment.session(SessionProfile()))

@@ -50,7 +50,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Answer]], No
         (["fold", "--json"], "fold"),
         (["fold", "m.onnx", "-o", "out.onnx", "--seed", "ten", "--json"], "fold"),
         (["fold", "m.onnx", "-o", "out.onnx", "--external-data", "perhaps", "--json"], "fold"),
-        (["fold", "m.onnx", "-o", "out.onnx", "--input", "x=axb", "--json"], "fold"),
+        (["fold", "m.onnx", "-o", "out.onnx", "--shape", "x=axb", "--json"], "fold"),
         (["fold", "m.onnx", "-o", "--json"], "fold"),
         (["verify", "a.onnx", "--json"], "verify"),
         (["verify", "a.onnx", "b.onnx", "--rtol", "0", "--json"], "verify"),
@@ -76,6 +76,23 @@ def test_usage_errors_in_words(capfd: pytest.CaptureFixture[str]) -> None:
         "Error [usage]: No such option '--frobnicate'.",
         "Try 'normfold fold --help'.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["fold", "m.onnx", "--input", "x=1x3"], "--input is --shape"),
+        (["fold", "m.onnx", "--provider", "cpu"], "--provider is --ep"),
+        (["inspect", "m.onnx", "--input", "x=1x3"], "--input is --shape"),
+        (["verify", "a.onnx", "b.onnx", "--input", "x=1x3"], "--input is --shape"),
+        (["export", "a:B", "--input", "x=1x3"], "--input is --shape"),
+    ],
+)
+def test_the_old_name_of_an_option_is_an_error_that_has_the_new_one(
+    arguments: list[str], names: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    assert capfd.readouterr().err.splitlines()[0] == f"Error [usage]: The option {names} now."
 
 
 def test_json_after_two_dashes_is_a_file_name(capfd: pytest.CaptureFixture[str]) -> None:

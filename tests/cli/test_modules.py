@@ -103,7 +103,7 @@ def on_meta():
 
 constant = 3
 """
-PICTURE = ("--input", "x=1x3x8x8")
+PICTURE = ("--shape", "x=1x3x8x8")
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_fold_into_safetensors_and_back(ask: Ask, tmp_path: Path) -> None:
 
 
 def test_fold_into_a_program(ask: Ask, tmp_path: Path) -> None:
-    arguments = ("--input", "x=1x3x8x8", "--dynamic", "x:0=batch", "-o", tmp_path / "net.pt2")
+    arguments = ("--shape", "x=1x3x8x8", "--dynamic", "x:0=batch", "-o", tmp_path / "net.pt2")
     code, parsed = ask("fold", "nf_models:Net", *arguments)
     assert (code, parsed["result"]["counts"]["folded"]) == (0, 2)
     program = torch.export.load(tmp_path / "net.pt2")
@@ -212,7 +212,7 @@ def test_inputs_of_other_types_and_names(ask: Ask, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     np.savez(tmp_path / "feeds.npz", mask=np.ones((1, 5), np.float32))
-    inputs = ("--input", "ids=1x5:int64:1000", "--inputs", tmp_path / "feeds.npz", "--dynamic", "ids:1=length")
+    inputs = ("--shape", "ids=1x5:int64:1000", "--inputs", tmp_path / "feeds.npz", "--dynamic", "ids:1=length")
     inputs += ("--dynamic", "mask:1=length", "--output-name", "scores")
     code, _ = ask("export", "nf_models:Words", *inputs, "-o", tmp_path / "words.onnx")
     assert code == 0
@@ -319,10 +319,10 @@ def test_a_factory_that_makes_no_module(ask: Ask, reference: str, words: str) ->
         ("fold", "nf_models:Net", *PICTURE, "-o", "out.onnx", "--in-place"),
         ("fold", "nf_models:Net", *PICTURE, "-o", "out.onnx", "--preprocess", "scale=2"),
         ("fold", "nf_models:Net", "-o", "out.safetensors"),
-        ("inspect", "nf_models:Net", "--input", "x=1x3x8x8:float33"),
-        ("inspect", "nf_models:Net", "--input", "x=1x3x8x8:float32:7"),
-        ("inspect", "nf_models:Net", "--input", "x=1x3x8x8:int64:0"),
-        ("inspect", "nf_models:Net", "--input", "x=1x3x8x8:int8:129"),
+        ("inspect", "nf_models:Net", "--shape", "x=1x3x8x8:float33"),
+        ("inspect", "nf_models:Net", "--shape", "x=1x3x8x8:float32:7"),
+        ("inspect", "nf_models:Net", "--shape", "x=1x3x8x8:int64:0"),
+        ("inspect", "nf_models:Net", "--shape", "x=1x3x8x8:int8:129"),
         ("fold", "nf_models:Net", *PICTURE, "-o", "out.pt2", "--dynamic", "x=batch"),
         ("export", "nf_models:Net", *PICTURE),
         ("export", "model.onnx", *PICTURE, "-o", "out.onnx"),
@@ -338,27 +338,27 @@ def test_command_lines_that_make_no_sense(ask: Ask, folder: Path, arguments: tup
 def test_options_for_modules_are_refused_for_files(ask: Ask, folder: Path, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     onnx.save(nets.conv_bn(), tmp_path / "net.onnx")
-    for extra in (("--weights", "w.pth"), ("--dynamic", "x:0=batch"), ("--input", "x=1x3x8x8:int64")):
+    for extra in (("--weights", "w.pth"), ("--dynamic", "x:0=batch"), ("--shape", "x=1x3x8x8:int64")):
         code, parsed = ask("fold", tmp_path / "net.onnx", "-o", tmp_path / "out.onnx", *extra)
         assert (code, parsed["error"]["code"]) == (2, "usage")
 
 
 def test_inputs_that_do_not_fit(ask: Ask, tmp_path: Path) -> None:
     for given in ("x=1x4x8x8", "x=1x3x8x8:int64"):
-        code, parsed = ask("inspect", "nf_models:Net", "--input", given)
+        code, parsed = ask("inspect", "nf_models:Net", "--shape", given)
         assert (code, parsed["error"]["code"]) == (2, "bad-input")
     np.savez(tmp_path / "feeds.npz", x=np.array(["no", "numbers"]))
-    for given in (("--inputs", tmp_path / "feeds.npz"), ("--input", f"x={10**9}x{10**9}")):
+    for given in (("--inputs", tmp_path / "feeds.npz"), ("--shape", f"x={10**9}x{10**9}")):
         code, parsed = ask("inspect", "nf_models:Net", *given)
         assert (code, parsed["error"]["code"]) == (2, "bad-input")
-    code, parsed = ask("inspect", "nf_models:Words", "--input", "ids=1x5:int64", "--input", "masc=1x5")
+    code, parsed = ask("inspect", "nf_models:Words", "--shape", "ids=1x5:int64", "--shape", "masc=1x5")
     assert (code, "masc" in parsed["error"]["message"]) == (2, True)
 
 
 def test_what_cannot_be_exported_says_why(ask: Ask, folder: Path) -> None:
     pytest.importorskip("onnxscript")
     for target in ("out.onnx", "out.pt2"):
-        code, parsed = ask("fold", "nf_models:Branches", "--input", "x=2x4", "-o", target)
+        code, parsed = ask("fold", "nf_models:Branches", "--shape", "x=2x4", "-o", target)
         assert (code, parsed["error"]["code"]) == (2, "not-exportable")
         assert "torch.where" in parsed["error"]["hint"]
         assert not (folder / target).exists()

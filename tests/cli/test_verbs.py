@@ -160,7 +160,7 @@ def test_damaged_inputs(ask: Ask, net: Path, tmp_path: Path, verb: str, damage: 
 
 def test_bad_inputs_for_the_comparison(ask: Ask, net: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "feeds.npz", z=np.zeros(3, np.float32))
-    for options in (("--inputs", tmp_path / "feeds.npz"), ("--input", "z=1x3"), ("--input", "x=1x4x8x8")):
+    for options in (("--inputs", tmp_path / "feeds.npz"), ("--shape", "z=1x3"), ("--shape", "x=1x4x8x8")):
         code, parsed = ask("fold", net, "-o", tmp_path / "out.onnx", *options)
         assert (code, parsed["error"]["code"]) == (2, "bad-input")
         assert not (tmp_path / "out.onnx").exists()

@@ -270,11 +270,11 @@ def test_a_wrong_preparation_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_raw_pictures_of_ones_own() -> None:
     raw = {"x": pictures((1, 12, 12, 3))[0]}
-    result = normfold.fold(model(PLAIN, CONV, HELD), preprocess=Preprocess(**FULL, **RAW), feeds=raw)
+    result = normfold.fold(model(PLAIN, CONV, HELD), preprocess=Preprocess(**FULL, **RAW), inputs=raw)
     assert "given" in {probe.made for probe in result.verification.inputs}
     with pytest.raises(UsageError, match="has shape"):
         normfold.fold(
-            model(PLAIN, CONV, HELD), preprocess=Preprocess(**RAW), feeds={"x": raw["x"].transpose(0, 3, 1, 2)}
+            model(PLAIN, CONV, HELD), preprocess=Preprocess(**RAW), inputs={"x": raw["x"].transpose(0, 3, 1, 2)}
         )
 
 

@@ -14,7 +14,8 @@ from normfold.errors import UsageError
 from normfold.measure import CONTROL, Conditions, Effort, Experiment, SessionProfile, measure, open_candidate
 from normfold.measure.candidate import with_batch
 from normfold.measure.schedule import LEAST_ROUNDS
-from normfold.proof.probes import Given, InputSpec
+from normfold.models.data import UserInputs
+from normfold.proof.probes import InputSpec
 
 
 def test_twice_the_work_takes_about_twice_as_long(tmp_path: Path, brief: Effort) -> None:
@@ -72,9 +73,9 @@ def test_one_model_is_timed_beside_its_copy(tmp_path: Path, brief: Effort) -> No
 
 def test_what_is_given_is_what_runs(tmp_path: Path, brief: Effort) -> None:
     with open_candidate(timed.products(tmp_path, 3)) as model:
-        fed = measure(Experiment((model,), Conditions(), brief, Given(feeds={"x": np.ones((5, 64), np.float32)})))
-        shaped = measure(Experiment((model,), Conditions(batch=3), brief, Given(shapes={"x": (7, 64)})))
-        wrong = measure(Experiment((model,), Conditions(), brief, Given(shapes={"x": (7, 65)})))
+        fed = measure(Experiment((model,), Conditions(), brief, UserInputs(arrays={"x": np.ones((5, 64), np.float32)})))
+        shaped = measure(Experiment((model,), Conditions(batch=3), brief, UserInputs(shapes={"x": (7, 64)})))
+        wrong = measure(Experiment((model,), Conditions(), brief, UserInputs(shapes={"x": (7, 65)})))
     assert fed.probes[0].shape == (5, 64)
     assert shaped.probes[0].shape == (3, 64)
     assert wrong.refused is not None
@@ -87,16 +88,16 @@ def spec(name: str, *shape: int | str | None) -> InputSpec:
 
 def test_the_batch_size_goes_where_the_first_dimension_is_free() -> None:
     specs = (spec("x", "N", 3), spec("state", 2, "N"), spec("mask", None, "L"))
-    sized, _ = with_batch(specs, Given(), 8)
+    sized, _ = with_batch(specs, UserInputs(), 8)
     assert [one.shape for one in sized] == [(8, 3), (2, 8), (8, "L")]
-    alone, _ = with_batch(specs, Given(), None)
+    alone, _ = with_batch(specs, UserInputs(), None)
     assert [one.shape for one in alone] == [(1, 3), (2, 1), (1, "L")]
 
 
 def test_a_fixed_batch_size_stays() -> None:
-    assert with_batch((spec("x", 4, 3),), Given(), 4)[0][0].shape == (4, 3)
+    assert with_batch((spec("x", 4, 3),), UserInputs(), 4)[0][0].shape == (4, 3)
     with pytest.raises(UsageError) as caught:
-        with_batch((spec("x", 4, 3),), Given(), 8)
+        with_batch((spec("x", 4, 3),), UserInputs(), 8)
     assert caught.value.code == "bad-input"
 
 

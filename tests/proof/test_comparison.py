@@ -11,9 +11,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from normfold.errors import EnvironmentUnavailableError, UsageError
+from normfold.models.data import UserInputs
 from normfold.proof.comparison import Comparison, Question, verify
 from normfold.proof.deviation import compare, tolerance
-from normfold.proof.probes import Given, InputSpec
+from normfold.proof.probes import InputSpec
 from normfold.records import Pair
 from normfold.runtime import Evaluator, Runnable
 
@@ -154,7 +155,7 @@ def test_what_the_sources_own_rounding_explains_is_equivalent_and_said(evaluator
         return save(name, nodes, constants=constants)
 
     source, result = chain("source", [5.0, 1.1, 1.3, 1.7]), chain("result", [5.0 * 1.1 * 1.3 * 1.7])
-    given = Given(shapes={"x": (2, 3, 8, 8)})
+    given = UserInputs(shapes={"x": (2, 3, 8, 8)})
     found = verify(evaluator, source, result, Question([IMAGE], given=given))
     assert found.status == "equivalent", found
     assert found.max_rel > 1e-4
@@ -225,17 +226,17 @@ def test_where_no_size_runs_the_user_is_told_how_to_state_it(evaluator, save):
     source = save("a", nodes, constants={"w": np.ones((3 * 17 * 19, 2), np.float32)})
     found = verify(evaluator, source, source, Question([IMAGE]))
     assert found.status == "unavailable"
-    assert "--input x=1x3x224x224" in found.because
-    given = Given(shapes={"x": (1, 3, 17, 19)})
+    assert "--shape x=1x3x224x224" in found.because
+    given = UserInputs(shapes={"x": (1, 3, 17, 19)})
     assert verify(evaluator, source, source, Question([IMAGE], given=given)).status == "equivalent"
     with pytest.raises(UsageError) as caught:
-        verify(evaluator, source, source, Question([IMAGE], given=Given(shapes={"x": (1, 3, 17, 18)})))
+        verify(evaluator, source, source, Question([IMAGE], given=UserInputs(shapes={"x": (1, 3, 17, 18)})))
     assert caught.value.code == "bad-input"
 
 
 def test_given_arrays_are_fed(evaluator, save):
     source = two_convolutions(save)
-    given = Given(feeds={"x": rng.random((1, 3, 12, 12))})
+    given = UserInputs(arrays={"x": rng.random((1, 3, 12, 12))})
     found = verify(evaluator, source, folded(save), Question([IMAGE], given=given))
     assert found.status == "equivalent"
     assert found.inputs[0].made == "given"
@@ -389,7 +390,7 @@ def test_a_probe_on_which_the_source_is_chaotic_says_nothing(evaluator, save):
         nodes = [("Mul", ["x", "k"], ["big"]), ("Sin", ["big"], ["y"])]
         return save(name, nodes, constants={"k": np.array(gain, np.float32)})
 
-    question = Question([IMAGE], given=Given(shapes={"x": (2, 3, 8, 8)}))
+    question = Question([IMAGE], given=UserInputs(shapes={"x": (2, 3, 8, 8)}))
     found = verify(evaluator, wave("a", 300.0), wave("b", 300.0 * (1 + 1e-7)), question)
     assert found.status == "equivalent", found
     assert "says nothing" in found.because

@@ -9,10 +9,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from normfold.errors import UsageError
+from normfold.models.data import UserInputs
 from normfold.proof.probes import (
     KINDS,
     MAX_ATTEMPTS,
-    Given,
     InputSpec,
     check_given,
     input_specs,
@@ -29,7 +29,7 @@ MASK = InputSpec("mask", I64, ("N", "T"))
 
 
 def first(specs, given=None):
-    return next(layouts(specs, given or Given()))
+    return next(layouts(specs, given or UserInputs()))
 
 
 def test_specs_leave_out_inputs_with_initializers():
@@ -60,18 +60,18 @@ def test_equal_symbols_get_equal_sizes():
 
 
 def test_a_given_shape_binds_its_symbols_elsewhere():
-    layout = first([TOKENS, MASK], Given(shapes={"tokens": (5, 7)}))
+    layout = first([TOKENS, MASK], UserInputs(shapes={"tokens": (5, 7)}))
     assert layout.shapes == {"tokens": (5, 7), "mask": (5, 7)}
     assert layout.guessed == ("mask",)
 
 
 def test_a_given_array_binds_its_symbols_elsewhere():
-    layout = first([TOKENS, MASK], Given(feeds={"tokens": np.zeros((5, 7), np.int64)}))
+    layout = first([TOKENS, MASK], UserInputs(arrays={"tokens": np.zeros((5, 7), np.int64)}))
     assert layout.shapes["mask"] == (5, 7)
 
 
 def test_spatial_sizes_stay_together_and_are_varied():
-    shapes = [layout.shapes["image"] for layout in layouts([IMAGE], Given())]
+    shapes = [layout.shapes["image"] for layout in layouts([IMAGE], UserInputs())]
     assert all(shape[2] == shape[3] for shape in shapes)
     assert {(2, 3, 64, 64), (2, 3, 224, 224), (2, 3, 32, 32), (1, 3, 224, 224)} <= set(shapes)
     assert len(set(shapes)) == len(shapes)
@@ -79,18 +79,18 @@ def test_spatial_sizes_stay_together_and_are_varied():
 
 def test_no_layout_is_tried_twice_and_there_is_an_end():
     for specs in ([InputSpec("x", F32, (1, 3))], [IMAGE, TOKENS, InputSpec("any", F32, None)], []):
-        tried = list(layouts(specs, Given()))
+        tried = list(layouts(specs, UserInputs()))
         assert len(tried) <= MAX_ATTEMPTS
         assert len({(tuple(layout.shapes.items()), layout.integers) for layout in tried}) == len(tried)
-    assert len(list(layouts([InputSpec("x", F32, (1, 3))], Given()))) == 1
+    assert len(list(layouts([InputSpec("x", F32, (1, 3))], UserInputs()))) == 1
 
 
 def test_integers_fall_back_to_smaller_ones():
-    modes = [layout.integers for layout in layouts([InputSpec("ids", I64, (4,))], Given())]
+    modes = [layout.integers for layout in layouts([InputSpec("ids", I64, (4,))], UserInputs())]
     assert modes == ["range", "binary", "zeros"]
     tops = []
-    for layout in layouts([InputSpec("ids", I64, (400,))], Given()):
-        array = make_feed([InputSpec("ids", I64, (400,))], Given(), layout, KINDS[0], 0).arrays["ids"]
+    for layout in layouts([InputSpec("ids", I64, (400,))], UserInputs()):
+        array = make_feed([InputSpec("ids", I64, (400,))], UserInputs(), layout, KINDS[0], 0).arrays["ids"]
         assert array.min() >= 0
         tops.append(array.max())
     assert tops[0] > 50
@@ -98,7 +98,7 @@ def test_integers_fall_back_to_smaller_ones():
 
 
 def test_masks_are_zeros_and_ones():
-    array = make_feed([MASK], Given(), first([MASK]), KINDS[0], 0).arrays["mask"]
+    array = make_feed([MASK], UserInputs(), first([MASK]), KINDS[0], 0).arrays["mask"]
     assert set(np.unique(array)) == {0, 1}
 
 
@@ -109,7 +109,7 @@ def test_masks_are_zeros_and_ones():
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_every_probe_is_finite_and_of_its_type(dtype, kind):
     spec = InputSpec("x", np.dtype(dtype), (2, 3, 5, 5))
-    array = make_feed([spec], Given(), first([spec]), kind, 0).arrays["x"]
+    array = make_feed([spec], UserInputs(), first([spec]), kind, 0).arrays["x"]
     assert array.dtype == dtype
     assert array.shape == (2, 3, 5, 5)
     assert np.isfinite(array.astype(np.float64)).all()
@@ -117,7 +117,7 @@ def test_every_probe_is_finite_and_of_its_type(dtype, kind):
 
 def test_bytes_use_their_whole_range():
     spec = InputSpec("x", np.dtype(np.uint8), (100, 100))
-    array = make_feed([spec], Given(), first([spec]), KINDS[0], 0).arrays["x"]
+    array = make_feed([spec], UserInputs(), first([spec]), KINDS[0], 0).arrays["x"]
     assert (array.min(), array.max()) == (0, 255)
 
 
@@ -125,7 +125,7 @@ def test_seeds_decide_everything():
     specs = [IMAGE, TOKENS]
 
     def make(seed):
-        return make_feed(specs, Given(), first(specs), KINDS[0], seed).arrays
+        return make_feed(specs, UserInputs(), first(specs), KINDS[0], seed).arrays
 
     np.testing.assert_array_equal(make(3)["image"], make(3)["image"])
     assert not np.array_equal(make(3)["image"], make(4)["image"])
@@ -134,7 +134,7 @@ def test_seeds_decide_everything():
 
 def test_given_arrays_are_the_first_probe_and_integers_stay():
     feeds = {"image": np.ones((1, 3, 4, 4), np.float64), "tokens": np.full((1, 2), 31999)}
-    given = Given(feeds=feeds)
+    given = UserInputs(arrays=feeds)
     layout = first([IMAGE, TOKENS], given)
     ordinary = make_feed([IMAGE, TOKENS], given, layout, KINDS[0], 0)
     np.testing.assert_array_equal(ordinary.arrays["image"], feeds["image"])
@@ -153,7 +153,7 @@ def test_slow_models_get_fewer_probes_but_an_adversarial_one():
 
 def test_nudging_moves_floats_by_one_unit_and_nothing_else():
     specs = [IMAGE, TOKENS]
-    feed = make_feed(specs, Given(), first(specs), KINDS[1], 0)
+    feed = make_feed(specs, UserInputs(), first(specs), KINDS[1], 0)
     moved = nudged(feed, 2.0**-23, 0)
     np.testing.assert_array_equal(moved["tokens"], feed.arrays["tokens"])
     relative = np.abs(moved["image"] / feed.arrays["image"].astype(np.float64) - 1)
@@ -163,14 +163,18 @@ def test_nudging_moves_floats_by_one_unit_and_nothing_else():
 @pytest.mark.parametrize(
     ("specs", "given", "says"),
     [
-        ([IMAGE], Given(shapes={"picture": (1, 3, 4, 4)}), "'picture'"),
-        ([IMAGE], Given(feeds={"picture": np.zeros(1)}), "'picture'"),
-        ([IMAGE], Given(shapes={"image": (1, 4, 4, 4)}), "Nx3xHxW"),
-        ([IMAGE], Given(shapes={"image": (1, 3, 4)}), "1x3x4"),
-        ([IMAGE], Given(shapes={"image": (-1, 3, 4, 4)}), "negative"),
-        ([TOKENS], Given(feeds={"tokens": np.zeros((1, 2))}), "float64"),
-        ([IMAGE], Given(shapes={"image": (1, 3, 4, 4)}, feeds={"image": np.zeros((1, 3, 5, 5))}), "another shape"),
-        ([InputSpec("text", np.dtype(object), (1,))], Given(), "strings"),
+        ([IMAGE], UserInputs(shapes={"picture": (1, 3, 4, 4)}), "'picture'"),
+        ([IMAGE], UserInputs(arrays={"picture": np.zeros(1)}), "'picture'"),
+        ([IMAGE], UserInputs(shapes={"image": (1, 4, 4, 4)}), "Nx3xHxW"),
+        ([IMAGE], UserInputs(shapes={"image": (1, 3, 4)}), "1x3x4"),
+        ([IMAGE], UserInputs(shapes={"image": (-1, 3, 4, 4)}), "negative"),
+        ([TOKENS], UserInputs(arrays={"tokens": np.zeros((1, 2))}), "float64"),
+        (
+            [IMAGE],
+            UserInputs(shapes={"image": (1, 3, 4, 4)}, arrays={"image": np.zeros((1, 3, 5, 5))}),
+            "another shape",
+        ),
+        ([InputSpec("text", np.dtype(object), (1,))], UserInputs(), "strings"),
     ],
 )
 def test_what_does_not_fit_is_bad_input(specs, given, says):
@@ -181,4 +185,4 @@ def test_what_does_not_fit_is_bad_input(specs, given, says):
 
 
 def test_given_text_is_fine():
-    check_given([InputSpec("text", np.dtype(object), (1,))], Given(feeds={"text": np.array(["a"])}))
+    check_given([InputSpec("text", np.dtype(object), (1,))], UserInputs(arrays={"text": np.array(["a"])}))

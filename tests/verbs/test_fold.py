@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -89,17 +90,24 @@ def test_feeds_are_used(path: Path, tmp_path: Path) -> None:
     pictures = np.random.default_rng(1).standard_normal((7, 3, 8, 8)).astype(np.float32)
     np.savez(tmp_path / "feeds.npz", x=pictures)
     for feeds in ({"x": pictures}, tmp_path / "feeds.npz"):
-        probes = normfold.fold(path, feeds=feeds).verification.inputs
+        probes = normfold.fold(path, inputs=feeds).verification.inputs
         assert (7, 3, 8, 8) in [probe.shape for probe in probes]
-    probes = normfold.fold(path, inputs={"x": (5, 3, 8, 8)}).verification.inputs
+    probes = normfold.fold(path, shapes={"x": (5, 3, 8, 8)}).verification.inputs
     assert {probe.shape for probe in probes} == {(5, 3, 8, 8)}
+
+
+@pytest.mark.parametrize("sizes", [(5, 3, 8, 8), [5, 3, 8, 8]])
+def test_sizes_given_as_inputs_name_the_option_for_shapes(path: Path, sizes: Any) -> None:
+    with pytest.raises(normfold.NormfoldError, match="inputs= takes arrays") as caught:
+        normfold.fold(path, inputs={"x": sizes})
+    assert (caught.value.code, caught.value.hint) == ("usage", "For a shape, use shapes={'x': (5, 3, 8, 8)}.")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"not an archive", b"\x80\x04]\x94."])
 def test_a_damaged_npz_is_a_bad_input(path: Path, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "feeds.npz").write_bytes(content)
     with pytest.raises(NormfoldError) as error:
-        normfold.fold(path, feeds=tmp_path / "feeds.npz")
+        normfold.fold(path, inputs=tmp_path / "feeds.npz")
     assert error.value.code == "bad-input"
 
 
@@ -107,7 +115,7 @@ def test_a_single_array_or_no_file_is_a_bad_input(path: Path, tmp_path: Path) ->
     np.save(tmp_path / "x.npy", np.zeros(3))
     for feeds in (tmp_path / "x.npy", tmp_path / "missing.npz"):
         with pytest.raises(NormfoldError) as error:
-            normfold.fold(path, feeds=feeds)
+            normfold.fold(path, inputs=feeds)
         assert error.value.code == "bad-input"
 
 

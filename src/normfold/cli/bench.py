@@ -9,7 +9,7 @@ import click
 
 from normfold.cli.answer import Answer
 from normfold.cli.measuring import arguments, measuring
-from normfold.cli.options import CUSTOM_OPS, FEEDS, SEED, SHAPES, file_name, verb
+from normfold.cli.options import CUSTOM_OPS, INPUTS, SEED, SHAPES, file_name, verb
 from normfold.records import Progress
 
 
@@ -20,7 +20,7 @@ from normfold.records import Progress
 @click.option("--profile-nodes", "nodes", is_flag=True, help="List the nodes that take longest.")
 @click.option("--no-details", "plain", is_flag=True, help="Leave out memory and node times, which take more processes.")
 @SHAPES
-@FEEDS
+@INPUTS
 @SEED
 @CUSTOM_OPS
 @verb("bench")

@@ -9,7 +9,7 @@ import click
 
 from normfold.cli.answer import Answer
 from normfold.cli.measuring import arguments, measuring
-from normfold.cli.options import CUSTOM_OPS, FEEDS, SEED, SHAPES, file_name, verb
+from normfold.cli.options import CUSTOM_OPS, INPUTS, SEED, SHAPES, file_name, verb
 from normfold.errors import FindingError
 from normfold.records import Progress
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 )
 @measuring
 @SHAPES
-@FEEDS
+@INPUTS
 @SEED
 @CUSTOM_OPS
 @verb("compare")

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from normfold.cli.answer import Answer
-from normfold.cli.naming import DYNAMIC, INPUTS, WEIGHTS, Wanted, free_sizes, loaded, refuse_overwriting
-from normfold.cli.options import FEEDS, SEED, file_name, verb
+from normfold.cli.naming import DYNAMIC, MODULE_SHAPES, WEIGHTS, Wanted, free_sizes, loaded, refuse_overwriting
+from normfold.cli.options import INPUTS, SEED, file_name, verb
 from normfold.cli.shown import proven
 from normfold.records import Progress
 
@@ -16,8 +16,8 @@ from normfold.records import Progress
 @click.command("export")
 @click.argument("model", metavar="PACKAGE.MODULE:FACTORY")
 @click.option("-o", "--output", type=file_name, required=True, metavar="FILE", help="Where to write the ONNX model.")
+@MODULE_SHAPES
 @INPUTS
-@FEEDS
 @DYNAMIC
 @WEIGHTS
 @click.option(
@@ -42,7 +42,7 @@ def command(
     model: str,
     output: str,
     shapes: tuple[Wanted, ...],
-    feeds: str | None,
+    inputs: str | None,
     dynamic: tuple[tuple[str, int, str], ...],
     weights: str | None,
     output_names: tuple[str, ...],
@@ -55,7 +55,7 @@ def command(
     """Export the PyTorch module that FACTORY makes to ONNX, fold its norms, and compare the result with the module."""
     refuse_overwriting(output, weights)
     progress("loading")
-    called = loaded(model, shapes, feeds, weights, seed)
+    called = loaded(model, shapes, inputs, weights, seed)
 
     def job() -> Any:
         from normfold.verbs import export as exporting

@@ -11,7 +11,7 @@ import click
 from normfold.cli.answer import Answer
 from normfold.cli.naming import (
     DYNAMIC,
-    INPUTS,
+    MODULE_SHAPES,
     WEIGHTS,
     Called,
     Wanted,
@@ -21,7 +21,7 @@ from normfold.cli.naming import (
     loaded,
     refuse_overwriting,
 )
-from normfold.cli.options import CUSTOM_OPS, FEEDS, SEED, file_name, verb
+from normfold.cli.options import CUSTOM_OPS, INPUTS, SEED, file_name, verb
 from normfold.cli.shown import proven
 from normfold.errors import UsageError
 from normfold.records import Progress
@@ -42,8 +42,8 @@ ONNX_ONLY: Final = {
 @click.command("fold")
 @click.argument("model", type=file_name)
 @click.option("-o", "--output", type=file_name, metavar="FILE", help="Where to write the folded model.")
+@MODULE_SHAPES
 @INPUTS
-@FEEDS
 @DYNAMIC
 @WEIGHTS
 @click.option("--only", multiple=True, metavar="GLOB", help="Fold norms whose site matches; repeatable.")
@@ -69,7 +69,7 @@ ONNX_ONLY: Final = {
 )
 @click.option("--allow-inserted", is_flag=True, help="Insert operations for a fold also where that does not pay.")
 @click.option(
-    "--provider",
+    "--ep",
     default="cpu",
     show_default=True,
     metavar="NAME",
@@ -95,7 +95,7 @@ def command(
     """
     target = output or (model if options["in_place"] else None)
     if target is None and not dry_run:
-        raise UsageError("usage", "Nothing says where to write.", "Add -o FILE, --in-place or --dry-run.")
+        raise UsageError("usage", "No output path given.", "Add -o FILE, --in-place or --dry-run.")
     written = None if dry_run else target
     if is_reference(model):
         job = _ModuleJob(model, written, shapes, dynamic, weights, progress, options)
@@ -120,7 +120,7 @@ def _fold_file(
     return api.fold(
         model,
         target,
-        inputs=shapes,
+        shapes=shapes,
         verify=verify,
         dry_run=dry_run,
         preprocess=preprocess,
@@ -146,7 +146,7 @@ class _ModuleJob:
         self._check()
         refuse_overwriting(self.target, self.weights)
         self.progress("loading")
-        called = loaded(self.model, self.shapes, self.options["feeds"], self.weights, self.options["seed"])
+        called = loaded(self.model, self.shapes, self.options["inputs"], self.weights, self.options["seed"])
         choice: dict[str, Any] = {key: self.options[key] for key in ("only", "skip", "seed")}
         choice |= {"verify": not self.options["unverified"], "progress": self.progress}
         suffix = Path(self.target or "").suffix

@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 VERBS: Final = ("inspect", "fold", "export", "verify", "bench", "compare", "tune", "demo", "env")
+RENAMED: Final = {
+    "--input": "--shape",
+    "--provider": "--ep",
+    "--profile": "--use",
+    "--session-profile": "--session",
+    "--seconds": "--time-limit",
+    "--minutes": "--time-limit",
+}
+"""What options were called, and what they are called now."""
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
 BUG_HINT: Final = "Please report this; NORMFOLD_DEBUG=1 in the environment shows where it happened."
@@ -117,8 +126,17 @@ def _answer(arguments: list[str], as_json: bool) -> Answer | None:
 def _usage(arguments: list[str], error: click.ClickException) -> Answer:
     context = error.ctx if isinstance(error, click.UsageError) else None
     path = context.command_path if context else "normfold"
-    usage = UsageError("usage", error.format_message(), f"Try '{path} --help'.")
+    usage = UsageError("usage", _renamed(error) or error.format_message(), f"Try '{path} --help'.")
     return Answer(command=_named_verb(arguments), exit_code=2, error=usage)
+
+
+def _renamed(error: click.ClickException) -> str | None:
+    """What to say where an option is called what it once was."""
+    if not isinstance(error, click.NoSuchOption) or error.ctx is None:
+        return None
+    new = RENAMED.get(error.option_name)
+    known = {name for parameter in error.ctx.command.params for name in parameter.opts}
+    return f"The option {error.option_name} is {new} now." if new in known else None
 
 
 def _missing(command: str, error: ModuleNotFoundError) -> Answer:

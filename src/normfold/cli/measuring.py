@@ -111,6 +111,6 @@ def arguments(options: dict[str, Any]) -> dict[str, Any]:
         per_process=min(usual.per_process, seconds / (2 * processes)),
         time_limit=options.pop("time_limit"),
     )
-    inputs = dict(options.pop("shapes"))
+    given = {"inputs": dict(options.pop("shapes")), "feeds": options.pop("inputs")}
     batches = options.pop("batches") or (None,)
-    return {**options, "inputs": inputs, "batches": batches, "cpus": options["cpus"] or (), "effort": effort}
+    return {**options, **given, "batches": batches, "cpus": options["cpus"] or (), "effort": effort}

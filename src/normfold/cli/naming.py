@@ -67,8 +67,8 @@ def free_size(text: str) -> tuple[str, int, str]:
     return name, int(axis), symbol
 
 
-INPUTS = click.option(
-    "--input",
+MODULE_SHAPES = click.option(
+    "--shape",
     "shapes",
     type=wanted,
     metavar="NAME=SHAPE[:TYPE]",
@@ -80,7 +80,7 @@ WEIGHTS = click.option(
     "--weights",
     type=file_name,
     metavar="FILE",
-    help="Numbers for a PyTorch module: a .safetensors file, or a checkpoint of tensors.",
+    help="Weights to load into the module: a .safetensors file, or a checkpoint of tensors.",
 )
 DYNAMIC = click.option(
     "--dynamic",
@@ -101,17 +101,16 @@ class Called:
     """None where they are those of the module's arguments."""
 
 
-def loaded(reference: str, wishes: Sequence[Wanted], feeds: str | None, weights: str | None, seed: int) -> Called:
+def loaded(reference: str, wishes: Sequence[Wanted], inputs: str | None, weights: str | None, seed: int) -> Called:
     """The module that ``reference`` names, with inputs made up or read."""
+    from normfold.models.data import read_arrays
     from normfold.models.module import load as loading
 
     module = loading.load(reference, weights)
-    from normfold.verbs import fold as api
-
-    given = api.read_feeds(feeds) if feeds else {}
+    given = read_arrays(inputs) if inputs else {}
     tensors = loading.made_up(((w.name, w.shape, w.dtype, w.below) for w in wishes), given, seed)
     if not tensors:
-        hint = "Add --input x=1x3x224x224, or --inputs FILE.npz."
+        hint = "Add --shape x=1x3x224x224, or --inputs FILE.npz."
         raise UsageError("usage", "A module is run to be folded, and needs an input.", hint)
     return Called(module, *loading.called_with(module, tensors))
 
@@ -137,7 +136,7 @@ def for_onnx(wishes: Sequence[Wanted], **only_modules: Any) -> dict[str, tuple[i
         UsageError: an option is given that is for modules.
     """
     given = [f"--{name}" for name, value in only_modules.items() if value]
-    given += [f"the type in --input {wish.name}" for wish in wishes if wish.typed]
+    given += [f"the type in --shape {wish.name}" for wish in wishes if wish.typed]
     if given:
         raise UsageError("usage", f"{given[0]} is for PyTorch modules, named package.module:factory.")
     return {wish.name: wish.shape for wish in wishes}

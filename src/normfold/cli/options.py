@@ -35,17 +35,20 @@ def file_name(text: str) -> str:
 
 
 SHAPES = click.option(
-    "--input",
+    "--shape",
     "shapes",
     type=shape,
     metavar="NAME=SHAPE",
     multiple=True,
     help="Shape of an input with free sizes, such as x=1x3x224x224; repeatable.",
 )
-FEEDS = click.option(
-    "--inputs", "feeds", type=file_name, metavar="FILE", help="An .npz of inputs to compare on, one array per input."
+INPUTS = click.option(
+    "--inputs", type=file_name, metavar="FILE", help="An .npz file of inputs to run on, one array per input."
 )
-SEED = click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of random inputs.")
+EP = click.option("--ep", default="cpu", show_default=True, metavar="NAME", help="Execution provider.")
+SEED = click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Seed for the random test inputs."
+)
 CUSTOM_OPS = click.option(
     "--custom-ops",
     type=file_name,

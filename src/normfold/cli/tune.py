@@ -8,7 +8,7 @@ import click
 
 from normfold.cli.answer import Answer
 from normfold.cli.measuring import CPUS, FALLBACK, PROVIDER, RTOL, USE
-from normfold.cli.options import CUSTOM_OPS, FEEDS, SEED, SHAPES, file_name, verb
+from normfold.cli.options import CUSTOM_OPS, INPUTS, SEED, SHAPES, file_name, verb
 from normfold.records import Progress
 
 
@@ -30,7 +30,7 @@ from normfold.records import Progress
 @RTOL
 @FALLBACK
 @SHAPES
-@FEEDS
+@INPUTS
 @SEED
 @CUSTOM_OPS
 @verb("tune")
@@ -45,8 +45,9 @@ def command(*, model: str, output: str | None, progress: Progress, detail: int, 
 
     if output is not None:
         latency.check_target(output)
-    inputs, cpus = dict(options.pop("shapes")), options.pop("cpus") or ()
-    done = tuning.tune(model, inputs=inputs, cpus=cpus, progress=progress, **options)
+    given = {"inputs": dict(options.pop("shapes")), "feeds": options.pop("inputs")}
+    cpus = options.pop("cpus") or ()
+    done = tuning.tune(model, cpus=cpus, **given, progress=progress, **options)
     if output is not None:
         done.save(output)
     return Answer(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from normfold.cli.answer import Answer
-from normfold.cli.options import CUSTOM_OPS, FEEDS, SEED, SHAPES, file_name, verb
+from normfold.cli.options import CUSTOM_OPS, INPUTS, SEED, SHAPES, file_name, verb
 from normfold.errors import EnvironmentUnavailableError
 from normfold.records import Progress
 
@@ -14,7 +14,7 @@ from normfold.records import Progress
 @click.argument("a", type=file_name)
 @click.argument("b", type=file_name)
 @SHAPES
-@FEEDS
+@INPUTS
 @click.option("--rtol", type=click.FloatRange(min=0, min_open=True), help="Largest deviation, of the output's range.")
 @SEED
 @CUSTOM_OPS
@@ -24,7 +24,7 @@ def command(
     a: str,
     b: str,
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
-    feeds: str | None,
+    inputs: str | None,
     rtol: float | None,
     seed: int,
     custom_ops: tuple[str, ...],
@@ -36,7 +36,7 @@ def command(
     from normfold.verbs import fold as api
 
     proof = api.verify(
-        a, b, inputs=dict(shapes), feeds=feeds, rtol=rtol, seed=seed, custom_ops=custom_ops, progress=progress
+        a, b, shapes=dict(shapes), inputs=inputs, rtol=rtol, seed=seed, custom_ops=custom_ops, progress=progress
     )
     unavailable = proof.status == "unavailable"
     return Answer(

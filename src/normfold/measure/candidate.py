@@ -16,7 +16,8 @@ from normfold.errors import UsageError
 from normfold.measure import statistics
 from normfold.measure.session_profile import SessionProfile, Use
 from normfold.models import onnxfile as modelfile
-from normfold.proof.probes import Dim, Given, InputSpec, input_specs
+from normfold.models.data import UserInputs
+from normfold.proof.probes import Dim, InputSpec, input_specs
 from normfold.runtime import Runnable
 
 if TYPE_CHECKING:
@@ -86,7 +87,9 @@ class Effort:
     """Time a second copy of the reference beside it."""
 
 
-def with_batch(specs: Sequence[InputSpec], given: Given, batch: int | None) -> tuple[tuple[InputSpec, ...], Given]:
+def with_batch(
+    specs: Sequence[InputSpec], given: UserInputs, batch: int | None
+) -> tuple[tuple[InputSpec, ...], UserInputs]:
     """Inputs and shapes with the batch size put in; a free one is 1 where nothing is said.
 
     Raises:
@@ -103,7 +106,7 @@ def with_batch(specs: Sequence[InputSpec], given: Given, batch: int | None) -> t
         name: (batch, *shape[1:]) if batch is not None and name in free else shape
         for name, shape in given.shapes.items()
     }
-    told = {heads[name] for name in (*shapes, *given.feeds) if name in free} if batch is None else set()
+    told = {heads[name] for name in (*shapes, *given.arrays) if name in free} if batch is None else set()
     same = {heads[name] for name in free} - told
     sized = (replace(spec, shape=_sized(spec.shape, same, size)) for spec in specs)
     both = tuple(spec if spec.name in shapes else better for spec, better in zip(specs, sized, strict=True))

@@ -8,7 +8,7 @@ from typing import Any
 from normfold.measure.candidate import CONTROL, COPIED_BELOW, Candidate, Conditions, Effort
 from normfold.measure.client import LOCAL
 from normfold.measure.session_profile import SessionProfile, Threading, session_request, threading_of
-from normfold.proof.probes import Given
+from normfold.models.data import UserInputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Experiment:
     candidates: tuple[Candidate, ...]
     conditions: Conditions
     effort: Effort
-    given: Given = field(default_factory=Given)
+    given: UserInputs = field(default_factory=UserInputs)
     seed: int = 0
     rtol: float | None = None
     allow_fallback: bool = False

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from normfold.errors import UsageError
 from normfold.measure.checks import Values, error_of
 from normfold.measure.client import Client
-from normfold.proof.probes import KINDS, Given, InputSpec, check_given, layouts, make_feed
+from normfold.models.data import UserInputs
+from normfold.proof.probes import KINDS, InputSpec, check_given, layouts, make_feed
 from normfold.records import Probe
 from normfold.runtime import Failed, tensors
 from normfold.runtime.tensors import Entry
@@ -56,7 +57,9 @@ class Scratch:
         return {name: np.array(value) for name, value in values.items()}
 
 
-def feed_for(client: Client, name: str, specs: Sequence[InputSpec], given: Given, seed: int, scratch: Scratch) -> Fed:
+def feed_for(
+    client: Client, name: str, specs: Sequence[InputSpec], given: UserInputs, seed: int, scratch: Scratch
+) -> Fed:
     """The first inputs on which the model called ``name`` runs; sizes that are left open are guessed.
 
     Raises:
@@ -73,6 +76,6 @@ def feed_for(client: Client, name: str, specs: Sequence[InputSpec], given: Given
         failure = reply if index == 0 else failure
         if reply.kind != "run":
             raise error_of(name, reply)
-    if given.shapes or given.feeds:
+    if given.names:
         raise UsageError("bad-input", f"The model does not run on the inputs given: {failure.message}")
     raise error_of(name, failure)

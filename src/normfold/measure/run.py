@@ -96,7 +96,7 @@ def _about_the_models(experiment: Experiment, samples: Sequence[Sample], fed: Fe
         yield "float32 products are rounded to TF32; the provider option use_tf32=0 turns that off"
     guessed = [probe.name for probe in fed.probes if "guessed" in probe.made]
     if guessed:
-        yield f"sizes were guessed for {', '.join(guessed)}: state them with --input"
+        yield f"sizes were guessed for {', '.join(guessed)}: state them with --shape"
     elsewhere = {name for sample in samples for name, counts in sample.placed.items() if len(counts) > 1} - {CONTROL}
     if elsewhere:
         yield f"nodes of {', '.join(sorted(elsewhere))} run on more than one execution provider"

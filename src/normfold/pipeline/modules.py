@@ -15,10 +15,11 @@ from normfold.backends.torch import Change, TorchGraph, Trace, record, shared_me
 from normfold.core import driver as engine
 from normfold.core.premises import VERIFICATION_FAILED
 from normfold.errors import UsageError
+from normfold.models.data import UserInputs
 from normfold.models.module.example import Example, call, to_array
 from normfold.proof.comparison import Comparison, Question
 from normfold.proof.modules import InProcess, ModuleRunner, RunnableModule, precision
-from normfold.proof.probes import Given, InputSpec
+from normfold.proof.probes import InputSpec
 from normfold.records import Decision, Pair, Progress, Refusal, SiteReport, Verification, silent
 from normfold.runtime import Evaluator, Failed, Runnable
 
@@ -120,7 +121,7 @@ class Job:
         feeds = {f"input {k}": to_array(tensor) for k, tensor in enumerate(example.tensors())}
         question = Question(
             [InputSpec(name, array.dtype, array.shape) for name, array in feeds.items()],
-            Given(feeds=feeds),
+            UserInputs(arrays=feeds),
             seed=self.seed,
             precision=precision(source),
             random=any(module.training for module in source.modules()),

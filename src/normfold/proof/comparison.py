@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from normfold.core.preprocess import Stage
 from normfold.errors import EnvironmentUnavailableError, UsageError
+from normfold.models.data import UserInputs
 from normfold.proof.deviation import Deviation, compare, tolerance
 from normfold.proof.probes import (
     KINDS,
     Feed,
-    Given,
     InputSpec,
     Layout,
     check_given,
@@ -85,7 +85,7 @@ class Question:
     """What is asked of every result: which inputs to feed, and how close is close enough."""
 
     inputs: Sequence[InputSpec]
-    given: Given = field(default_factory=Given)
+    given: UserInputs = field(default_factory=UserInputs)
     rtol: float | None = None
     """Tolerance for every floating-point output; None: by the output's type."""
     seed: int = 0
@@ -147,7 +147,7 @@ class Comparison:
     def _unavailable(self, failure: Failed) -> Verification:
         if failure.kind == "custom-ops":
             raise EnvironmentUnavailableError("custom-ops", f"The custom operators cannot be loaded: {failure.message}")
-        if failure.kind == "run" and (self._question.given.shapes or self._question.given.feeds):
+        if failure.kind == "run" and (self._question.given.shapes or self._question.given.arrays):
             raise UsageError("bad-input", f"The model does not run on the inputs given: {failure.message}")
         return Verification("unavailable", because=f"source: {failure}")
 
@@ -372,7 +372,7 @@ def verify(
 def _way_out(layout: Layout) -> str:
     if not layout.guessed:
         return ""
-    names = " ".join(f"--input {name}=1x3x224x224" for name in layout.guessed)
+    names = " ".join(f"--shape {name}=1x3x224x224" for name in layout.guessed)
     return f"; sizes were guessed for {_listed(layout.guessed)}: state them, as in {names}"
 
 

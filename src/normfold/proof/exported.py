@@ -10,11 +10,12 @@ from typing import Any, Final, TypeVar, cast
 from torch import nn
 
 from normfold.errors import UsageError
+from normfold.models.data import UserInputs
 from normfold.models.exporter.interface import Interface
 from normfold.models.module.example import Example, call, to_array
 from normfold.proof.comparison import Comparison, Question
 from normfold.proof.modules import InProcess, ModuleRunner, RunnableModule, precision
-from normfold.proof.probes import Array, Given, InputSpec
+from normfold.proof.probes import Array, InputSpec
 from normfold.records import Verification
 from normfold.runtime import Evaluator, Failed, Loaded, Ran, Runnable, WorkerClient
 
@@ -106,7 +107,7 @@ def _about(asked: Question, module: nn.Module, what: Interface, example: Example
     return replace(
         asked,
         inputs=[InputSpec(name, array.dtype, array.shape) for name, array in feeds.items()],
-        given=Given(feeds=feeds),
+        given=UserInputs(arrays=feeds),
         precision=precision(module),
     )
 

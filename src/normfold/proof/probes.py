@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from normfold.core.preprocess import Stage
 from normfold.errors import UsageError
+from normfold.models.data import UserInputs
 from normfold.records import Probe
 
 if TYPE_CHECKING:
@@ -51,14 +52,6 @@ class InputSpec:
     dtype: np.dtype[Any] | None
     shape: tuple[Dim, ...] | None
     picture: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """What the user fixed: shapes and arrays by input name."""
-
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    feeds: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,22 +93,22 @@ def raw_spec(spec: InputSpec, stage: Stage) -> InputSpec:
     return InputSpec(spec.name, stage.raw, shape, picture=True)
 
 
-def check_given(specs: Sequence[InputSpec], given: Given) -> None:
+def check_given(specs: Sequence[InputSpec], given: UserInputs) -> None:
     """Raise `UsageError` ``bad-input`` where what the user gave cannot be what the model takes."""
     by_name = {spec.name: spec for spec in specs}
-    for name in (*given.shapes, *given.feeds):
+    for name in given.names:
         if name not in by_name:
             names = ", ".join(by_name) or "none"
             raise UsageError("bad-input", f"The model has no input named {name!r}.", f"Its inputs: {names}.")
     for name, shape in given.shapes.items():
         _check_shape(by_name[name], shape)
-    for name, array in given.feeds.items():
+    for name, array in given.arrays.items():
         _check_shape(by_name[name], array.shape)
         _check_dtype(by_name[name], array)
         if name in given.shapes and given.shapes[name] != array.shape:
             raise UsageError("bad-input", f"Input {name!r} is given as an array and with another shape.")
     for spec in specs:
-        if spec.dtype == object and spec.name not in given.feeds:
+        if spec.dtype == object and spec.name not in given.arrays:
             hint = f"Pass --inputs FILE.npz with an array named {spec.name!r}."
             raise UsageError("bad-input", f"Input {spec.name!r} takes strings, which cannot be made up.", hint)
 
@@ -152,12 +145,12 @@ def _text(shape: Sequence[Dim]) -> str:
     return "x".join("?" if dim is None else str(dim) for dim in shape) or "scalar"
 
 
-def layouts(specs: Sequence[InputSpec], given: Given) -> Iterator[Layout]:
+def layouts(specs: Sequence[InputSpec], given: UserInputs) -> Iterator[Layout]:
     """Layouts to try in turn until the source runs: at most `MAX_ATTEMPTS`, none twice.
 
     Equal symbols get equal sizes, also where the user's shapes fix them.
     """
-    drawn = any(_is_index(spec) and spec.name not in given.feeds for spec in specs)
+    drawn = any(_is_index(spec) and spec.name not in given.arrays for spec in specs)
     modes: tuple[Integers, ...] = ("range", "binary", "zeros") if drawn else ("range",)
     every = (Layout(shapes, mode, guessed) for shapes, guessed in _shape_attempts(specs, given) for mode in modes)
     yield from itertools.islice(every, MAX_ATTEMPTS)
@@ -169,8 +162,8 @@ Sizes = dict[str, int]
 Shapes = dict[str, tuple[int, ...]]
 
 
-def _shape_attempts(specs: Sequence[InputSpec], given: Given) -> Iterator[tuple[Shapes, tuple[str, ...]]]:
-    fixed = dict(given.shapes) | {name: array.shape for name, array in given.feeds.items()}
+def _shape_attempts(specs: Sequence[InputSpec], given: UserInputs) -> Iterator[tuple[Shapes, tuple[str, ...]]]:
+    fixed = dict(given.shapes) | {name: array.shape for name, array in given.arrays.items()}
     bound = {
         _symbol(spec, axis): size
         for spec in specs
@@ -293,7 +286,7 @@ def _nudge(array: Array, eps: float, rng: Random) -> Array:
     return np.asarray(array.astype(np.float64) * (1.0 + eps * signs), dtype=array.dtype)
 
 
-def make_feed(specs: Sequence[InputSpec], given: Given, layout: Layout, kind: Kind, seed: int) -> Feed:
+def make_feed(specs: Sequence[InputSpec], given: UserInputs, layout: Layout, kind: Kind, seed: int) -> Feed:
     """Inputs of one kind; equal arguments give equal inputs.
 
     An array that the user gave replaces the random probe. In the other probes it stays where it is not
@@ -308,12 +301,12 @@ def make_feed(specs: Sequence[InputSpec], given: Given, layout: Layout, kind: Ki
     return Feed(arrays, tuple(probes))
 
 
-def _make(spec: InputSpec, given: Given, layout: Layout, kind: Kind, rng: Random) -> tuple[Array, str]:
+def _make(spec: InputSpec, given: UserInputs, layout: Layout, kind: Kind, rng: Random) -> tuple[Array, str]:
     dtype, shape = spec.dtype, layout.shapes[spec.name]
     if dtype is None:
         raise UsageError("bad-input", f"Input {spec.name!r} is not a tensor, so it cannot be made up.")
-    if spec.name in given.feeds and (kind is KINDS[0] or not (spec.picture or is_float(dtype))):
-        return given.feeds[spec.name].astype(dtype), "given"
+    if spec.name in given.arrays and (kind is KINDS[0] or not (spec.picture or is_float(dtype))):
+        return given.arrays[spec.name].astype(dtype), "given"
     guessed = "; sizes guessed" if spec.name in layout.guessed else ""
     if is_float(dtype):
         return _floats(kind, dtype, shape, rng), f"{kind.name}: {kind.made}{guessed}"

@@ -22,11 +22,11 @@ from normfold.measure.figures import Cell
 from normfold.measure.run import measure
 from normfold.measure.session_profile import SessionProfile, Use
 from normfold.measure.stored import Stored, StoredComparison, compare_stored, from_document, read_document
-from normfold.proof.probes import Array, Given
+from normfold.models.data import user_inputs
+from normfold.proof.probes import Array
 from normfold.records import Progress, silent
 from normfold.report import bench_document, bench_html
 from normfold.report.environment import environment
-from normfold.verbs.fold import read_feeds
 
 if TYPE_CHECKING:
     import onnx
@@ -144,8 +144,7 @@ def bench(  # noqa: PLR0913 - each keyword is an option of the command line
         ModelFileError: a model cannot be read.
         UsageError: options or settings make no sense.
     """
-    arrays = read_feeds(feeds) if isinstance(feeds, str | os.PathLike) else dict(feeds or {})
-    given = Given({name: tuple(shape) for name, shape in (inputs or {}).items()}, arrays)
+    given = user_inputs(inputs, feeds)
     settings = settings_of(session_profile, provider)
     check_cpus(cpus)
     started = datetime.now(UTC).isoformat(timespec="seconds")

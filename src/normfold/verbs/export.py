@@ -61,7 +61,7 @@ def export(  # noqa: PLR0913 - each keyword is an option of the command line
         fold: whether to fold the norms.
         only: glob patterns; norms whose site matches none of them are kept.
         skip: glob patterns; norms whose site matches one of them are kept.
-        seed: of the random inputs.
+        seed: for the random test inputs.
         verify: compare the result with the module.
         external_data: whether weights go into a file of their own; "auto" does so from 1.8 GB on.
         progress: told what is being done.
@@ -84,7 +84,7 @@ def export(  # noqa: PLR0913 - each keyword is an option of the command line
     decisions: tuple[Decision, ...] = ()
     if fold:
         feeds = {name: to_array(one) for name, one in zip(what.inputs, what.example.tensors(), strict=True)}
-        folded = api.fold(model, feeds=feeds, only=only, skip=skip, seed=seed, verify=verify, progress=progress)
+        folded = api.fold(model, inputs=feeds, only=only, skip=skip, seed=seed, verify=verify, progress=progress)
         model, decisions = folded.model, folded.decisions
     model.metadata_props["normfold.version"] = __version__
     model.metadata_props["normfold.module"] = f"{type(source).__module__}.{type(source).__qualname__}"

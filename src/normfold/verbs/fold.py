@@ -10,7 +10,6 @@ import math
 import os
 import sys
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -19,7 +18,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-import numpy as np
 import onnx
 
 from normfold.core.premises import VERIFICATION_FAILED
@@ -36,8 +34,9 @@ from normfold.core.costs import DEFAULT, CostTable, cost_table
 from normfold.core.preprocess import Preprocess, Stage
 from normfold.errors import ModelFileError, NormfoldError, UsageError
 from normfold.models import onnxfile as modelfile
+from normfold.models.data import Arrays, Shapes, user_inputs
 from normfold.proof.comparison import Comparison, Question
-from normfold.proof.probes import Array, Given, input_specs
+from normfold.proof.probes import input_specs
 from normfold.records import Decision, Pair, Progress, Refusal, SiteReport, Verification, decision_record, silent
 from normfold.report import html
 from normfold.runtime import Evaluator, Runnable
@@ -47,8 +46,6 @@ if TYPE_CHECKING:
 
 Path_ = str | os.PathLike[str]
 Model = onnx_ir.Model | onnx.ModelProto
-Shapes = Mapping[str, Sequence[int]]
-Feeds = Mapping[str, Array]
 External = Literal["auto", "always", "never"]
 
 RANDOM: Final = frozenset(
@@ -142,8 +139,8 @@ def fold(  # noqa: PLR0913 - each keyword is an option of the command line
     model: Path_ | Model | nn.Module,
     output: Any = None,
     *,
-    inputs: Shapes | None = None,
-    feeds: Feeds | Path_ | None = None,
+    shapes: Shapes | None = None,
+    inputs: Arrays | Path_ | None = None,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     seed: int = 0,
@@ -154,7 +151,7 @@ def fold(  # noqa: PLR0913 - each keyword is an option of the command line
     dry_run: bool = False,
     preprocess: Preprocess | None = None,
     allow_inserted: bool = False,
-    provider: str = DEFAULT,
+    ep: str = DEFAULT,
     progress: Progress = silent,
 ) -> FoldResult:
     """Fold the norms of ``model`` and, if ``output`` is given, write the result there in one step.
@@ -166,18 +163,18 @@ def fold(  # noqa: PLR0913 - each keyword is an option of the command line
         model: a path, a ``ModelProto``, an ``onnx_ir.Model`` or an ``nn.Module``; left as it is.
         output: where to write; nothing is written unless the result is proven (or ``verify`` is off).
             For a module, its example inputs: a tuple of positional arguments, a dict of named ones, or the only one.
-        inputs: shapes by input name, for inputs with free sizes.
-        feeds: arrays by input name to compare on, or the path of an ``.npz`` of them.
+        shapes: by input name, for inputs with free sizes.
+        inputs: arrays by input name to compare on, or the path of an ``.npz`` file of them.
         only: glob patterns; norms whose site matches none of them are kept.
         skip: glob patterns; norms whose site matches one of them are kept.
-        seed: of the random inputs.
+        seed: for the random test inputs.
         custom_ops: libraries of custom operators, loaded to run the model.
         verify: compare the result with the source.
         external_data: whether weights go into a file of their own; "auto" does as the source does.
         in_place: allow ``output`` to be ``model``; fold a module itself instead of a copy.
         dry_run: decide only; the source's copy that comes back is folded but neither compared nor written.
         allow_inserted: insert operations for a fold also where the cost table says that it does not pay.
-        provider: the execution provider whose cost table decides.
+        ep: the execution provider whose cost table decides.
         preprocess: what is done to a picture before ``model`` sees it; the result does it itself. Shapes and arrays
             of that input are then those of the raw picture.
         progress: told what is being done.
@@ -189,12 +186,12 @@ def fold(  # noqa: PLR0913 - each keyword is an option of the command line
     """
     module = module_of(model)
     if module is not None:
-        if inputs or feeds or custom_ops or preprocess or allow_inserted:
-            raise UsageError("usage", "inputs, feeds, custom_ops, preprocess and allow_inserted are for ONNX models.")
+        if shapes or inputs or custom_ops or preprocess or allow_inserted:
+            raise UsageError("usage", "shapes, inputs, custom_ops, preprocess and allow_inserted are for ONNX models.")
         how: Literal["prove", "skip", "dry"] = "dry" if dry_run else "prove" if verify else "skip"
         return _fold_module(module, output, how, only=only, skip=skip, seed=seed, in_place=in_place, progress=progress)
     target = None if output is None else Path(output)
-    costs = replace(cost_table(provider), lenient=allow_inserted)
+    costs = replace(cost_table(ep), lenient=allow_inserted)
 
     def job() -> _Job:
         progress("reading")
@@ -209,7 +206,7 @@ def fold(  # noqa: PLR0913 - each keyword is an option of the command line
     with Evaluator() as evaluator:
         # Its imports overlap with the reading.
         evaluator.start()
-        return job().proven(evaluator, Question((), _given(inputs, feeds), seed=seed, custom_ops=custom_ops))
+        return job().proven(evaluator, Question((), user_inputs(shapes, inputs), seed=seed, custom_ops=custom_ops))
 
 
 def inspect(
@@ -253,8 +250,8 @@ def verify(  # noqa: PLR0913 - each keyword is an option of the command line
     model: Path_ | Model,
     other: Path_ | Model,
     *,
-    inputs: Shapes | None = None,
-    feeds: Feeds | Path_ | None = None,
+    shapes: Shapes | None = None,
+    inputs: Arrays | Path_ | None = None,
     rtol: float | None = None,
     seed: int = 0,
     custom_ops: Sequence[str] = (),
@@ -272,7 +269,7 @@ def verify(  # noqa: PLR0913 - each keyword is an option of the command line
         evaluator.start()
         progress("reading")
         source, result = _source(model), _source(other)
-        question = Question((), _given(inputs, feeds), rtol=rtol, seed=seed, custom_ops=custom_ops)
+        question = Question((), user_inputs(shapes, inputs), rtol=rtol, seed=seed, custom_ops=custom_ops)
         comparison = Comparison(evaluator, _about(source.fresh(), question))
         progress("running both")
         comparison.begin(files.enter_context(source.runnable()))
@@ -399,32 +396,6 @@ def _scratch() -> Iterator[Path]:
     """A file name in a folder that goes away."""
     with tempfile.TemporaryDirectory(prefix="normfold-") as folder:
         yield Path(folder) / "model.onnx"
-
-
-def _given(inputs: Shapes | None, feeds: Feeds | Path_ | None) -> Given:
-    shapes = {name: tuple(shape) for name, shape in (inputs or {}).items()}
-    if isinstance(feeds, str | os.PathLike):
-        return Given(shapes, read_feeds(feeds))
-    return Given(shapes, {name: np.asarray(array) for name, array in (feeds or {}).items()})
-
-
-def read_feeds(path: Path_) -> dict[str, Array]:
-    """The arrays of an ``.npz`` file by name.
-
-    Raises:
-        UsageError: ``bad-input`` where it is none.
-    """
-    try:
-        archive = np.load(path, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            hint = "Save it with numpy.savez(file, name=array)."
-            raise UsageError("bad-input", f"{path} holds a single array.", hint)
-        with archive:
-            return {name: archive[name] for name in archive.files}
-    except FileNotFoundError as error:
-        raise UsageError("bad-input", f"There is no file {path}.") from error
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise UsageError("bad-input", f"{path} is not an .npz file of arrays: {error}") from error
 
 
 def _about(model: onnx_ir.Model, question: Question) -> Question:

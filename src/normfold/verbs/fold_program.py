@@ -49,7 +49,7 @@ def fold_program(  # noqa: PLR0913 - each keyword is an option of `fold`
         dynamic: free sizes, as for `export`.
         only: glob patterns; norms whose site matches none of them are kept.
         skip: glob patterns; norms whose site matches one of them are kept.
-        seed: of the random inputs.
+        seed: for the random test inputs.
         verify: compare the result with the module, at several sizes of what is dynamic.
         progress: told what is being done.
 

@@ -16,14 +16,14 @@ from normfold.measure.session_profile import SPINNING, Use
 from normfold.measure.tune.changes import OFF, Changes, applied, possible_changes
 from normfold.measure.tune.loading import loading_lines, open_session, plain_lines
 from normfold.measure.tune.search import Search, Trial, promising, winner
-from normfold.proof.probes import Array, Given
+from normfold.models.data import user_inputs
+from normfold.proof.probes import Array
 from normfold.records import Progress, silent
 from normfold.report.bench_document import comparison_record, model_record
 from normfold.report.document import error_record
 from normfold.report.environment import environment
 from normfold.runtime import processors
 from normfold.verbs.bench import check_cpus, settings_of, write_json
-from normfold.verbs.fold import read_feeds
 
 if TYPE_CHECKING:
     import onnx
@@ -131,7 +131,6 @@ def tune(  # noqa: PLR0913 - each keyword is an option of the command line
         UsageError: options make no sense, or the model does not run.
         EnvironmentUnavailableError: the provider, or the memory or time to run the model with default settings.
     """
-    arrays = read_feeds(feeds) if isinstance(feeds, str | os.PathLike) else dict(feeds or {})
     default = settings_of(None, provider)
     check_cpus(cpus)
     found = processors.usable(cpus)
@@ -141,7 +140,7 @@ def tune(  # noqa: PLR0913 - each keyword is an option of the command line
             (opened,),
             conditions,
             replace(effort, details=False),
-            Given({name: tuple(shape) for name, shape in (inputs or {}).items()}, arrays),
+            user_inputs(inputs, feeds),
             seed=seed,
             rtol=rtol,
             allow_fallback=allow_fallback,

@@ -1,0 +1,67 @@
+"""The inputs that a user gives for a model: shapes and arrays by name, from a call or from an ``.npz`` file."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normfold.errors import UsageError
+
+Array = NDArray[Any]
+Shapes = Mapping[str, Sequence[int]]
+Arrays = Mapping[str, Array]
+File = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class UserInputs:
+    """What the user fixed of a model's inputs: shapes and arrays by input name."""
+
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    arrays: Arrays = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Inputs of which something is fixed."""
+        return tuple(dict.fromkeys((*self.shapes, *self.arrays)))
+
+
+def user_inputs(shapes: Shapes | None, inputs: Mapping[str, object] | File | None) -> UserInputs:
+    """What ``shapes=`` and ``inputs=`` of a verb say; ``inputs`` may be the path of an ``.npz`` file.
+
+    Raises:
+        UsageError: ``usage`` where ``inputs`` holds sizes; ``bad-input`` where the file cannot be read.
+    """
+    fixed = {name: tuple(shape) for name, shape in (shapes or {}).items()}
+    if isinstance(inputs, str | os.PathLike):
+        return UserInputs(fixed, read_arrays(inputs))
+    for name, given in (inputs or {}).items():
+        if isinstance(given, tuple | list) and all(isinstance(size, int) for size in given):
+            hint = f"For a shape, use shapes={{{name!r}: {tuple(given)}}}."
+            raise UsageError("usage", f"inputs= takes arrays, and {name!r} is a {type(given).__name__} of sizes.", hint)
+    return UserInputs(fixed, {name: np.asarray(array) for name, array in (inputs or {}).items()})
+
+
+def read_arrays(path: File) -> dict[str, Array]:
+    """The arrays of an ``.npz`` file by name.
+
+    Raises:
+        UsageError: ``bad-input`` where it is none.
+    """
+    try:
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            hint = "Save it with numpy.savez(file, name=array)."
+            raise UsageError("bad-input", f"{path} holds a single array.", hint)
+        with archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError as error:
+        raise UsageError("bad-input", f"There is no file {path}.") from error
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise UsageError("bad-input", f"{path} is not an .npz file of arrays: {error}") from error
