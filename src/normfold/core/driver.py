@@ -10,7 +10,8 @@ from typing import Any
 
 from normfold.core.algebra import Shuffle
 from normfold.core.costs import CostTable, cost_table
-from normfold.core.graph import Graph, Plan, Site
+from normfold.core.graph import Graph, Site
+from normfold.core.plan import Move, Plan, SetView
 from normfold.core.premises import DOES_NOT_PAY, SELECTED
 from normfold.core.rules import IDENTITIES, MOVES, REWRITES, Rewrite
 from normfold.core.search import Search
@@ -155,7 +156,7 @@ def _rewrite(
                 _book(plan, owner)
                 graph.commit(plan)
                 progress = True
-                if node in plan.bypassed:
+                if plan.bypasses(node):
                     break
     return progress
 
@@ -200,25 +201,28 @@ def _answers(graph: Graph, rule: Rewrite[Any], node: Node, owner: Mapping[Node, 
     for answer in rule.plans(graph, view) if isinstance(view, rule.view) else ():
         unable = graph.unable(answer) if isinstance(answer, Plan) else None
         if unable is not None and isinstance(answer, Plan):
-            for gone in (gone for gone in (*answer.bypassed, *answer.removed, *answer.moved) if gone in owner):
-                owner[gone].refusals.setdefault(gone, []).append(unable)
+            moved = (edit.node for edit in answer.each(Move))
+            for held in (node for node in (*answer.gone, *moved) if node in owner):
+                owner[held].refusals.setdefault(held, []).append(unable)
         yield unable or answer
 
 
 def _allowed(plan: Plan, owner: Mapping[Node, _Record]) -> bool:
     """Whether the plan leaves alone what the user left out."""
-    touched = (*plan.removed, *plan.bypassed, *plan.views)
+    touched = (*plan.gone, *(edit.view.node for edit in plan.each(SetView)))
     return all(node not in owner or owner[node].excluded is None for node in touched)
 
 
 def _book(plan: Plan, owner: Mapping[Node, _Record]) -> None:
     """Note in the records which of their nodes go, and where to."""
-    tails = {node for node, view in plan.views.items() if isinstance(view, Norm) and node not in plan.into}
-    for node in (*plan.bypassed, *plan.removed, *plan.moved, *tails):
+    views = (edit.view for edit in plan.each(SetView))
+    tails = {view.node for view in views if isinstance(view, Norm) and view.node not in plan.into}
+    moved = {edit.node for edit in plan.each(Move)}
+    for node in (*plan.gone, *moved, *tails):
         holder = owner.get(node)
         if holder is not None:
-            holder.gone |= {node} - tails - plan.moved.keys()
-            holder.moved += [moved for moved in plan.moved if moved is node]
+            holder.gone |= {node} - tails - moved
+            holder.moved += [node] if node in moved else []
             holder.partly |= node in tails
             holder.into += [target for target in plan.into if target not in holder.into]
             holder.rules += [rule for rule in plan.rules if rule not in holder.rules]
@@ -232,7 +236,7 @@ def _best(graph: Graph, node: Node, search: Search, table: CostTable) -> Plan | 
         if unable is not None:
             search.refuse(unable)
             continue
-        if not plan.inserted:
+        if not plan.inserts:
             return plan
         inserting.append((plan, table.judge(graph, plan)))
     if not inserting:

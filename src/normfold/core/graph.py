@@ -1,13 +1,13 @@
-"""The small protocol through which rules and the engine see a model, and the plan they hand back."""
+"""The small protocol through which rules and the engine see a model."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-from normfold.core.algebra import Affine
 from normfold.core.algebra.moves import Dim
+from normfold.core.plan import Plan
 from normfold.core.views import Node, Value, View
 from normfold.records import Refusal
 
@@ -29,47 +29,6 @@ class Site:
     health: tuple[str, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     """Why it stays, where that is known without looking for a way out."""
-
-
-Form = Literal["conv/Add", "conv/Map", "matmul/Add"]
-"""What is inserted where, as the cost tables name it: an addition before a convolution, or of a map after it, ..."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Insertion:
-    """A new affine operation by constants between ``value`` and all its uses, or ``reader`` alone where it is set."""
-
-    value: Value
-    affine: Affine
-    form: Form
-    reader: Node | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Plan:
-    """All the edits of one fold, along its whole route; committed whole or not at all.
-
-    ``views`` holds the changed view of every node that gets new constants. ``bypassed`` says of every node that
-    goes which value takes its output's place; for those in ``replaced``, that value now holds what the output held.
-    ``moved`` says of every node that changes places behind which of its readers it goes, with its constants.
-    ``removed`` are nodes that go because nobody reads them any more. ``changed`` are values whose content in the
-    result is not that of the value of the same name in the source. ``into`` are the nodes that absorbed something,
-    ``rules`` the names of the rules on the route.
-    """
-
-    views: Mapping[Node, View] = field(default_factory=dict)
-    bypassed: Mapping[Node, Value] = field(default_factory=dict)
-    moved: Mapping[Node, Node] = field(default_factory=dict)
-    inserted: tuple[Insertion, ...] = ()
-    replaced: frozenset[Node] = frozenset()
-    removed: tuple[Node, ...] = ()
-    changed: tuple[Value, ...] = ()
-    into: tuple[Node, ...] = ()
-    rules: tuple[str, ...] = ()
-
-    def with_view(self, view: View) -> Plan:
-        """This plan with ``view`` in place of its node's."""
-        return replace(self, views={**self.views, view.node: view})
 
 
 class Graph(Protocol):

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from normfold.core.algebra import Affine
-from normfold.core.graph import Graph, Plan
+from normfold.core.graph import Graph
+from normfold.core.plan import Bypass, Insert, Plan, SetView
 from normfold.core.premises import (
     LINEAR_CONSUMER,
     LINEAR_PRODUCER,
@@ -60,17 +61,17 @@ class Search:
             return
         if isinstance(view, AffineOp) and (view.affine.scales or view.affine.shifts):
             self.cancellation = _cancellation(view)
-            start = Plan(bypassed={node: view.inputs[0]})
-            before = Target(BACKWARD, view.inputs[0], view.affine)
-            yield from self._follow(replace(start, replaced=frozenset({node})), before, node, DEPTH)
-            yield from self._follow(start, Target(FORWARD, view.outputs[0], view.affine), node, DEPTH)
+            source, result = view.inputs[0], view.outputs[0]
+            before, after = Target(BACKWARD, source, view.affine), Target(FORWARD, result, view.affine)
+            yield from self._follow(Plan((Bypass(node, source, same=True),)), before, node, DEPTH)
+            yield from self._follow(Plan((Bypass(node, source),)), after, node, DEPTH)
         if (
             isinstance(view, Norm)
             and not view.parts
             and view.tail is not None
             and (view.tail.scales or view.tail.shifts)
         ):
-            start = Plan().with_view(replace(view, tail=Affine.of()))
+            start = Plan((SetView(replace(view, tail=Affine.of())),))
             yield from self._follow(start, Target(FORWARD, view.outputs[0], view.tail), node, DEPTH)
 
     def reliefs(self, node: Node) -> Iterator[Plan]:
@@ -79,13 +80,13 @@ class Search:
         if view.refusals:
             return
         if isinstance(view, Linear) and view.window is None and view.bias is not None and view.bias.any():
-            start, shift = Plan().with_view(replace(view, bias=None)), view.bias
+            start, shift = Plan((SetView(replace(view, bias=None)),)), view.bias
         elif isinstance(view, AffineOp) and view.affine.shifts and not view.affine.scales:
-            start, shift = Plan(bypassed={node: view.inputs[0]}), view.affine.shift
+            start, shift = Plan((Bypass(node, view.inputs[0]),)), view.affine.shift
         else:
             return
         for plan in self._follow(start, Target(FORWARD, view.outputs[0], Affine.of(shift=shift)), node, DEPTH):
-            if not plan.inserted and all(_adds(self.graph.view(other)) for other in plan.into):
+            if not plan.inserts and all(_adds(self.graph.view(other)) for other in plan.into):
                 yield plan
 
     def _follow(self, plan: Plan, target: Target, origin: Node, depth: int) -> Iterator[Plan]:
@@ -121,7 +122,7 @@ class Search:
             return
         plan = replace(plan, changed=(*plan.changed, value))
         for one in self._undone(plan, others, target, depth - 1):
-            view = one.views.get(producer) or graph.view(producer)
+            view = one.view(producer) or graph.view(producer)
             port = view.outputs.index(value) if value in view.outputs else -1
             yield from self._arrive(one, view, port, target, depth)
 
@@ -158,7 +159,7 @@ class Search:
         if not readers:
             self.refuse(Refusal(LINEAR_CONSUMER, f"nothing reads the output of {graph.label(origin)}"))
             return
-        if origin not in plan.bypassed:
+        if not plan.bypasses(origin):
             plan = replace(plan, changed=(*plan.changed, value))
         yield from self._into_all(plan, [node for node, _ in readers], target, depth)
 
@@ -166,7 +167,7 @@ class Search:
         if not readers:
             yield plan
             return
-        view = plan.views.get(readers[0]) or self.graph.view(readers[0])
+        view = plan.view(readers[0]) or self.graph.view(readers[0])
         times = list(view.inputs).count(target.value)
         if times != 1:
             how = "reads it more than once" if times else "does not read it as data"
@@ -179,7 +180,7 @@ class Search:
         if view.refusals:
             self.refuse(*view.refusals)
             return
-        if view.node in plan.bypassed or any(one.value in view.outputs for one in plan.inserted):
+        if plan.bypasses(view.node) or any(one.value in view.outputs for one in plan.each(Insert)):
             # Its own map has gone on with what arrived first, or stands behind it now; it must not do so again.
             self.refuse(
                 Refusal(SINGLE_USE, f"{self.graph.label(view.node)} is reached on two ways and can go only once")
@@ -204,16 +205,14 @@ class Search:
 
     def _take(self, plan: Plan, carry: Carry[View], step: Step, depth: int) -> Iterator[Plan]:
         node = carry.view.node
-        plan = replace(plan, inserted=(*plan.inserted, *step.inserted))
+        plan = plan.adding(*step.inserted)
         if step.view is not None:
             plan = replace(plan.with_view(step.view), into=(*plan.into, node))
         if step.remove and node in self.kept:
             self.refuse(Refusal(SELECTED, f"{carry.label}, which was left out, would have to go with it"))
             return
         if step.remove:
-            replaced = {node} if carry.direction == BACKWARD else set()
-            bypassed = {**plan.bypassed, node: carry.view.inputs[0]}
-            plan = replace(plan, bypassed=bypassed, replaced=plan.replaced | replaced)
+            plan = plan.adding(Bypass(node, carry.view.inputs[0], same=carry.direction == BACKWARD))
         if step.remove and not step.onward:
             # The two cancel: what stands before them is as it has to be.
             before = self.graph.producer(carry.view.inputs[0])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Final
 
 import onnx_ir as ir
@@ -16,10 +17,11 @@ from normfold.backends.onnx.reading.constants import Constants, reads_elements
 from normfold.backends.onnx.reading.expressions import EXPRESSIONS, normalises
 from normfold.backends.onnx.reading.inline import foreign_nodes, inline_norms
 from normfold.backends.onnx.reading.shapes import Shapes
-from normfold.backends.onnx.write.commit import Writer, bypass, move, position
+from normfold.backends.onnx.write.commit import Writer, bypass, move, position, sweep
 from normfold.backends.onnx.write.preprocessing import STAGE, insert
 from normfold.core.algebra.moves import Dim
-from normfold.core.graph import Plan, Site
+from normfold.core.graph import Site
+from normfold.core.plan import Bypass, Insert, Move, Plan, Remove, SetView
 from normfold.core.premises import NOT_OVERRIDABLE, SAME_OPSET, SINGLE_USE
 from normfold.core.preprocess import Stage
 from normfold.core.views import Node, Norm, Value, View
@@ -27,6 +29,9 @@ from normfold.records import Refusal
 
 SIZED: Final = frozenset({"Expand", "Pad", "ReduceMean", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze"})
 """Operators whose inputs behind the first say what shape the result has."""
+
+ORDER: Final = (Bypass, Insert, Move, Remove)
+"""In which edits are carried out, once all constants are written. What nobody reads any more goes last."""
 
 
 class OnnxGraph:
@@ -143,7 +148,7 @@ class OnnxGraph:
 
     def unable(self, plan: Plan) -> Refusal | None:
         """A node that would go with more than its data: a Dropout has a mask, and a ratio that callers may set."""
-        for node in map(_node, plan.bypassed):
+        for node in (_node(edit.node) for edit in plan.each(Bypass)):
             seen = self.view(node).outputs
             if any(output not in seen and (output.uses() or output.is_graph_output()) for output in node.outputs):
                 return Refusal(SINGLE_USE, f"{self.label(node)} makes other values that are read")
@@ -154,45 +159,56 @@ class OnnxGraph:
 
     def commit(self, plan: Plan) -> None:
         """Carry out ``plan`` on the model."""
-        stale = None if plan.inserted or plan.moved or plan.removed or self._written else self._around(plan)
-        slots = [(_node(node), position(_node(node), value)) for node, value in plan.bypassed.items()]
-        readers = [(one, _node(one.reader)) for one in plan.inserted if one.reader is not None]
-        moved = [(_node(node), behind) for node, behind in plan.moved.items()]
-        moves = [(node, position(node, self.view(node).inputs[0]), _node(behind)) for node, behind in moved]
-        edges = [(one, node, position(node, one.value)) for one, node in readers]
-        for view in plan.views.values():
-            self._write(view)
+        # Other views stay as they are cached only where every edge that changes is next to a node that the plan names.
+        local = not self._written and all(isinstance(edit, SetView | Bypass) for edit in plan.edits)
+        stale = self._around(plan) if local else None
+        # Each edit's edges are looked up before the first edit moves any.
+        rest = sorted((e for e in plan.edits if not isinstance(e, SetView)), key=lambda edit: ORDER.index(type(edit)))
+        steps = [self._step(edit) for edit in rest]
+        for edit in plan.each(SetView):
+            self._write(edit.view)
+        # New constants are named after values, so those change their names afterwards.
         for value in plan.changed:
             _value(value).name = self.fresh_name(f"{_value(value).name}_folded")
-        for node, slot in slots:
-            self._bypass(node, slot, replaced=node in plan.replaced)
-        for insertion in plan.inserted:
-            if insertion.reader is None:
-                self._writer.insert(insertion)
-        for insertion, reader, slot in edges:
-            self._writer.insert_before(reader, slot, insertion.affine)
-        for node, slot, behind in moves:
-            move(node, slot, behind, self._shapes, self.fresh_name)
+        for step in steps:
+            step()
         self._constants.forget_expressions()
         if stale is None:
             self._views.clear()
         for node in stale or ():
             self._views.pop(node, None)
 
-    def _bypass(self, node: ir.Node, slot: int, *, replaced: bool) -> None:
+    def _step(self, edit: Bypass | Insert | Move | Remove) -> Callable[[], None]:
+        """What is to be done for ``edit``, with its edges as they are now."""
+        match edit:
+            case Bypass(node, value, same):
+                slot = position(_node(node), value)
+                return partial(self._bypass, _node(node), slot, same=same)
+            case Insert(view, None):
+                return partial(self._writer.insert, _value(edit.value), view.affine)
+            case Insert(view, reader):
+                slot = position(_node(reader), edit.value)
+                return partial(self._writer.insert_before, _node(reader), slot, view.affine)
+            case Move(node, behind):
+                slot = position(_node(node), self.view(node).inputs[0])
+                return partial(move, _node(node), slot, _node(behind), self._shapes, self.fresh_name)
+            case Remove(node):
+                return partial(_sweep_outputs, _node(node))
+
+    def _bypass(self, node: ir.Node, slot: int, *, same: bool) -> None:
         source, output = node.inputs[slot], node.outputs[0]
-        if replaced and source is not None:
+        if same and source is not None:
             self._shapes.tell(source, self._shapes.of(output))
         # An output states its shape, and so does what becomes one, which tells of everything behind it.
         learnt = source is not None and source.shape is None and output.is_graph_output()
-        bypass(node, slot, replaced=replaced)
+        bypass(node, slot, same=same)
         if learnt:
             self._shapes.forget()
             self._views.clear()
 
     def _around(self, plan: Plan) -> set[ir.Node]:
         """The nodes whose views may change with ``plan``: those it names, and whatever stands next to them."""
-        named = {_node(node) for node in (*plan.views, *plan.bypassed)}
+        named = {_node(node) for node in (*plan.gone, *(edit.view.node for edit in plan.each(SetView)))}
         values = {value for node in named for value in (*node.inputs, *node.outputs) if value is not None}
         values |= {_value(value) for value in plan.changed}
         made = {producer for value in values if (producer := value.producer()) is not None}
@@ -239,6 +255,11 @@ class OnnxGraph:
             yield from graph.initializers.values()
             for node in graph:
                 yield from node.outputs
+
+
+def _sweep_outputs(node: ir.Node) -> None:
+    for output in node.outputs:
+        sweep(output)
 
 
 def _node(node: Node) -> ir.Node:

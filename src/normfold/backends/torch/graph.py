@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 from torch.utils._pytree import tree_leaves
@@ -17,12 +18,16 @@ from normfold.backends.torch.running import running_norm
 from normfold.backends.torch.tracer import Op, Trace, Value
 from normfold.backends.torch.tree import NotLifted, Removal, Surroundings, has_hooks, speaks_for_module
 from normfold.core.algebra import Affine
-from normfold.core.graph import Plan, Site
+from normfold.core.graph import Site
 from normfold.core.health import findings
+from normfold.core.plan import Bypass, Edit, Insert, Move, Plan, Remove, SetView
 from normfold.core.premises import FIXED_PATH, NEEDS_STRUCTURE, NOT_OVERWRITTEN
 from normfold.core.views import AffineOp, Linear, Node, Norm, View
 from normfold.core.views import Value as AnyValue
 from normfold.records import Refusal
+
+ORDER: Final = (Insert, Move, Remove, SetView, Bypass)
+"""In which edits are looked at for a reason to refuse: what no module tree can express comes first."""
 
 
 class TorchGraph:
@@ -153,19 +158,29 @@ class TorchGraph:
         """What ``plan`` asks of the module tree that it cannot express."""
         if self.trace.read is not None:
             return _data_dependent(self.trace.read)
-        if plan.inserted:
-            return _needs_structure("a new operation would have to be put in")
-        if plan.moved or (plan.removed and not self.takes_out):
-            return _needs_structure("operations would have to be put in other places, or taken out")
-        for view in plan.views.values():
-            if not isinstance(view, AffineOp | Linear | Norm):
-                return _needs_structure(f"{self.label(view.node)} would need other constants")
-            if isinstance(view, Linear) and view.bias is None and _op(view.node).arguments["bias"] is not None:
-                return _needs_structure(f"the bias of {self.label(view.node)} would have to be taken out")
-        for node, value in plan.bypassed.items():
-            refusal = self._stuck(_op(node)) or self._overwritten(_op(node), self._now(_value(value)))
-            if refusal is not None:
-                return refusal
+        edits = sorted(plan.edits, key=lambda edit: ORDER.index(type(edit)))
+        return next((no for edit in edits if (no := self._unable(edit)) is not None), None)
+
+    def _unable(self, edit: Edit) -> Refusal | None:
+        match edit:
+            case Insert():
+                return _needs_structure("a new operation would have to be put in")
+            case Move():
+                return _needs_structure("operations would have to be put in other places")
+            case Remove() if not self.takes_out:
+                return _needs_structure("operations would have to be taken out")
+            case SetView(view):
+                return self._unwritable(view)
+            case Bypass(node, value):
+                return self._stuck(_op(node)) or self._overwritten(_op(node), self._now(_value(value)))
+        return None
+
+    def _unwritable(self, view: View) -> Refusal | None:
+        """Why the constants of ``view`` have no place in the tree."""
+        if not isinstance(view, AffineOp | Linear | Norm):
+            return _needs_structure(f"{self.label(view.node)} would need other constants")
+        if isinstance(view, Linear) and view.bias is None and _op(view.node).arguments["bias"] is not None:
+            return _needs_structure(f"the bias of {self.label(view.node)} would have to be taken out")
         return None
 
     def _stuck(self, op: Op) -> Refusal | None:
@@ -194,14 +209,18 @@ class TorchGraph:
 
     def commit(self, plan: Plan) -> None:
         """Carry out ``plan`` on this graph."""
-        for node, view in plan.views.items():
-            self._views[_op(node)] = self.changed[_op(node)] = _with_room(view, self.view(node))
         for value in plan.changed:
             self._names[_value(value)] = f"{self.value_name(value)}_folded"
-        for node in plan.removed:
-            self._leave(_op(node))
-        for node, value in plan.bypassed.items():
-            self._bypass(_op(node), self._now(_value(value)), replaced=node in plan.replaced)
+        for edit in plan.edits:
+            match edit:
+                case SetView(view):
+                    self._views[_op(view.node)] = self.changed[_op(view.node)] = _with_room(view, self.view(view.node))
+                case Bypass(node, before, same):
+                    self._bypass(_op(node), self._now(_value(before)), same=same)
+                case Remove(node):
+                    self._leave(_op(node))
+                case Insert() | Move():
+                    raise TypeError(f"a run of a module has no place for {edit}")
 
     def _leave(self, op: Op) -> None:
         """Take ``op`` out: it reads nothing any more."""
@@ -209,13 +228,13 @@ class TorchGraph:
         for value in {self._now(value) for value in op.inputs}:
             self._uses[value] = [use for use in self._uses.get(value, []) if use[0] is not op]
 
-    def _bypass(self, op: Op, before: Value, *, replaced: bool) -> None:
+    def _bypass(self, op: Op, before: Value, *, same: bool) -> None:
         after = op.outputs[0]
         self._leave(op)
         self._uses[before] = [*self._uses.get(before, []), *self._uses.pop(after, [])]
         self._moved[after] = before
         before.kept = before.kept or after.kept
-        if replaced:
+        if same:
             self._names[before] = self.value_name(after)
         before.memory.written = max(before.memory.written, after.memory.written)
         for value in after.memory.values if after.memory is not before.memory else ():

@@ -18,7 +18,7 @@ from normfold.backends.torch.graph import TorchGraph
 from normfold.backends.torch.tracer import Call, Op, Trace, Value, shared_memory
 from normfold.backends.torch.tree import Removal, Surroundings
 from normfold.backends.torch.write import write_constants
-from normfold.core.graph import Plan
+from normfold.core.plan import Insert, Move, Plan
 from normfold.core.premises import NEEDS_STRUCTURE
 from normfold.errors import UsageError
 from normfold.records import Refusal
@@ -54,7 +54,7 @@ class ProgramGraph(TorchGraph):
 
     def unable(self, plan: Plan) -> Refusal | None:
         """What ``plan`` asks of the program that is not done here."""
-        if plan.inserted or plan.moved:
+        if any(isinstance(edit, Insert | Move) for edit in plan.edits):
             because = "operations would have to be put in, or in other places; normfold.export does that in ONNX models"
             return Refusal(NEEDS_STRUCTURE, because)
         return super().unable(plan)
@@ -63,9 +63,9 @@ class ProgramGraph(TorchGraph):
         """Nothing stands in the way: any node can go."""
         return None
 
-    def _bypass(self, op: Op, before: Value, *, replaced: bool) -> None:
+    def _bypass(self, op: Op, before: Value, *, same: bool) -> None:
         self.rewired.append((op, before))
-        super()._bypass(op, before, replaced=replaced)
+        super()._bypass(op, before, same=same)
 
 
 def prepare(program: GraphModule) -> GraphModule:

@@ -1,13 +1,14 @@
 """Whether a plan that inserts operations pays, by measured tables that the package ships, one an execution provider.
 
 An entry is called PLACE/OPERATION and is what the operation adds to a graph's time, in units of a BatchNormalization in
-the same place. ``benchmarks/insertion_costs.py`` makes the tables.
+the same place. The place is that of the linear operation next to it, the operation what the inserted view has constants
+for. ``benchmarks/insertion_costs.py`` makes the tables.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -15,18 +16,22 @@ from importlib.resources.abc import Traversable
 from math import inf
 from typing import Final
 
-from normfold.core.graph import Form, Graph, Insertion, Plan
+from normfold.core.graph import Graph
+from normfold.core.plan import Bypass, Insert, Plan
+from normfold.core.views import Linear, QuantizedLinear, View
 from normfold.errors import UsageError
 
 DEFAULT: Final = "cpu"
 """The provider whose table is used where none is named."""
 ALIKE: Final = {"Sub": "Add", "Div": "Mul", "Neg": "Mul"}
 """Operations that cost what another one costs."""
-WORDS: Final[Mapping[Form, str]] = {
-    "conv/Add": "an addition before {}",
-    "conv/Map": "the addition of a map after {}",
-    "matmul/Add": "an addition after {}",
+WORDS: Final = {
+    "Add": "an addition",
+    "Map": "the addition of a map",
+    "Mul": "a multiplication",
+    "Mul+Add": "a multiplication and an addition",
 }
+"""What each operation is called when talking to a user."""
 
 
 @dataclass(frozen=True)
@@ -69,24 +74,47 @@ class CostTable:
 
     def judge(self, graph: Graph, plan: Plan) -> Verdict:
         """What ``plan`` inserts, each insertion over the cost of everything that goes in its kind of place."""
-        ratio = sum(self._over_removed(graph, plan, insertion) for insertion in plan.inserted)
-        names = " and ".join(dict.fromkeys(_words(graph, insertion) for insertion in plan.inserted))
-        forms = ", ".join(dict.fromkeys(insertion.form for insertion in plan.inserted))
-        operators = dict.fromkeys(graph.view(node).op for node in plan.bypassed)
-        gone, gains = ", ".join(operators), any(ALIKE.get(op, op) != "Add" for op in operators)
+        inserts = list(plan.each(Insert))
+        operators = [graph.view(edit.node).op for edit in plan.each(Bypass)]
+        keys = [cost_key(graph, insert) for insert in inserts]
+        ratio = sum(self._over_removed(key, operators) for key in keys)
+        names = " and ".join(dict.fromkeys(_words(graph, *pair) for pair in zip(inserts, keys, strict=True)))
+        gone, gains = ", ".join(dict.fromkeys(operators)), any(ALIKE.get(op, op) != "Add" for op in operators)
         costs = f"costs {ratio:.2g}x the {gone} that goes" if gone else "comes, and nothing goes"
-        return Verdict(ratio, f"on {self.provider}, {names} {costs} (cost table {self.provider}: {forms})", gains)
+        entries = ", ".join(dict.fromkeys(keys))
+        return Verdict(ratio, f"on {self.provider}, {names} {costs} (cost table {self.provider}: {entries})", gains)
 
-    def _over_removed(self, graph: Graph, plan: Plan, insertion: Insertion) -> float:
-        place = insertion.form.partition("/")[0]
-        operators = [graph.view(node).op for node in plan.bypassed]
+    def _over_removed(self, key: str, operators: Sequence[str]) -> float:
+        """The cost of what is inserted over that of all ``operators`` that go, as if they stood in the same place."""
+        place = key.partition("/")[0]
         removed = sum(self.entries.get(f"{place}/{ALIKE.get(op, op)}", 0.0) for op in operators)
-        return self.entries.get(insertion.form, inf) / removed if removed else inf
+        return self.entries.get(key, inf) / removed if removed else inf
 
 
-def _words(graph: Graph, insertion: Insertion) -> str:
-    node = insertion.reader if insertion.reader is not None else graph.producer(insertion.value)
-    return WORDS[insertion.form].format("its input" if node is None else graph.label(node))
+def cost_key(graph: Graph, insert: Insert) -> str:
+    """The entry of the cost tables for what ``insert`` puts in."""
+    beside, affine = _beside(graph, insert), insert.view.affine
+    place, channels = "matmul", None
+    if beside is not None and beside.weight.taps:
+        place, channels = "conv", beside.out_axes if insert.reader is None else beside.in_axes
+    varies = {axis for axis in range(-len(affine.shape), 0) if affine.shape[axis] != 1}
+    if channels is not None and not varies <= set(channels):
+        return f"{place}/Map"
+    return f"{place}/{'+'.join(op for op, there in (('Mul', affine.scales), ('Add', affine.shifts)) if there)}"
+
+
+def _beside(graph: Graph, insert: Insert) -> Linear | None:
+    """The linear operation that ``insert`` stands before or behind."""
+    node = graph.producer(insert.value) if insert.reader is None else insert.reader
+    view: View | None = None if node is None else graph.view(node)
+    view = view.linear if isinstance(view, QuantizedLinear) else view
+    return view if isinstance(view, Linear) else None
+
+
+def _words(graph: Graph, insert: Insert, key: str) -> str:
+    node = graph.producer(insert.value) if insert.reader is None else insert.reader
+    where = "after" if insert.reader is None else "before"
+    return f"{WORDS[key.partition('/')[2]]} {where} {'its input' if node is None else graph.label(node)}"
 
 
 def _tables() -> Traversable:

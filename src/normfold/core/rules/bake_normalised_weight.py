@@ -20,7 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from normfold.core.graph import Graph, Plan
+from normfold.core.graph import Graph
+from normfold.core.plan import Plan, Remove, SetView
 from normfold.core.rules.rule import Rewrite
 from normfold.core.views import Linear
 
@@ -28,7 +29,7 @@ from normfold.core.views import Linear
 def _plans(graph: Graph, view: Linear) -> Iterable[Plan]:
     made = graph.normalised_by(view.node)
     if made:
-        yield Plan(views={view.node: view}, removed=tuple(made), into=(view.node,), rules=(RULE.name,))
+        yield Plan((SetView(view), *map(Remove, made)), into=(view.node,), rules=(RULE.name,))
 
 
 RULE = Rewrite(name="bake_normalised_weight", view=Linear, plans=_plans)

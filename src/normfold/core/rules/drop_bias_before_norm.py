@@ -25,8 +25,9 @@ from dataclasses import replace
 
 from normfold.core.algebra import Affine
 from normfold.core.algebra.moves import Move, carry
-from normfold.core.graph import Graph, Plan
+from normfold.core.graph import Graph
 from normfold.core.laws.means import vanishes
+from normfold.core.plan import Plan, SetView
 from normfold.core.rules.rule import Rewrite
 from normfold.core.views import Linear, Moving, Norm, Value
 
@@ -44,7 +45,7 @@ def _plans(graph: Graph, norm: Norm) -> Iterable[Plan]:
             shift = _carried(Affine.of(shift=view.bias), moves[::-1])
             if shift is not None and vanishes(shift.shift, norm.groups.axis, norm.groups.count):
                 without = replace(view, bias=None)
-                yield Plan(views={view.node: without}, changed=tuple(between), into=(view.node,), rules=(RULE.name,))
+                yield Plan((SetView(without),), changed=tuple(between), into=(view.node,), rules=(RULE.name,))
         if not isinstance(view, Moving) or len(view.moves) != 1:
             return
         value = view.inputs[0]

@@ -22,7 +22,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from normfold.core.graph import Graph, Plan
+from normfold.core.graph import Graph
+from normfold.core.plan import Bypass, Plan
 from normfold.core.rules.rule import Rewrite
 from normfold.core.views import AffineOp, View
 
@@ -38,7 +39,7 @@ def without(graph: Graph, view: View, rule: str) -> Iterable[Plan]:
         if not named:
             return
     into = () if producer is None else (producer,)
-    yield Plan(bypassed={view.node: source}, into=into, rules=(rule,))
+    yield Plan((Bypass(view.node, source),), into=into, rules=(rule,))
 
 
 def _plans(graph: Graph, view: AffineOp) -> Iterable[Plan]:

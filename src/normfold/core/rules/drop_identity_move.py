@@ -22,7 +22,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from normfold.core.algebra import is_identity
-from normfold.core.graph import Graph, Plan
+from normfold.core.graph import Graph
+from normfold.core.plan import Plan
 from normfold.core.rules.drop_identity_map import without
 from normfold.core.rules.rule import Rewrite
 from normfold.core.views import Moving

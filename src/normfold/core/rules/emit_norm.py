@@ -26,7 +26,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from normfold.core.graph import Graph, Plan
+from normfold.core.graph import Graph
+from normfold.core.plan import Plan, Remove, SetView
 from normfold.core.rules.rule import Rewrite
 from normfold.core.views import Norm
 
@@ -34,7 +35,7 @@ from normfold.core.views import Norm
 def _plans(_: Graph, view: Norm) -> Iterable[Plan]:
     if view.parts and not view.refusals:
         whole = replace(view, parts=())
-        yield Plan(views={view.node: whole}, removed=view.parts, into=(view.node,), rules=(RULE.name,))
+        yield Plan((SetView(whole), *map(Remove, view.parts)), into=(view.node,), rules=(RULE.name,))
 
 
 RULE = Rewrite(name="emit_norm", view=Norm, plans=_plans)

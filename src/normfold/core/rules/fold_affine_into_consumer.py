@@ -26,8 +26,8 @@ from dataclasses import replace
 
 from normfold.core.algebra import Affine, trim
 from normfold.core.algebra.affine import Array
-from normfold.core.graph import Insertion
 from normfold.core.laws.forward import push_into_columns, spread
+from normfold.core.plan import Insert
 from normfold.core.premises import EVERY_TAP, FINITE, PER_INPUT_CHANNEL, REPRESENTABLE
 from normfold.core.rules.rule import FORWARD, Carry, Rule, Step, Target
 from normfold.core.rules.shared import finite, input_columns, linear_in_range, per_input_channel
@@ -71,7 +71,7 @@ def _steps(carry: Carry[Linear]) -> Iterable[Step]:
         return
     shift = Affine.of(shift=added)
     yield Step(view=view, onward=(Target(FORWARD, view.outputs[0], shift),))
-    yield Step(view=view, inserted=(Insertion(view.outputs[0], shift, "matmul/Add"),))
+    yield Step(view=view, inserted=(Insert.of(view.outputs[0], shift),))
 
 
 RULE = Rule(

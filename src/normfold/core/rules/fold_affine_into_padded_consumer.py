@@ -29,9 +29,9 @@ import numpy as np
 
 from normfold.core.algebra import Affine
 from normfold.core.algebra.affine import Array
-from normfold.core.graph import Insertion
 from normfold.core.laws.forward import spread
 from normfold.core.laws.padded import DROWNED, response_map, shift_before
+from normfold.core.plan import Insert
 from normfold.core.premises import FINITE, PADDED_SHIFT, PER_INPUT_CHANNEL, REPRESENTABLE
 from normfold.core.rules.rule import FORWARD, Carry, Rule, Step
 from normfold.core.rules.shared import finite, input_columns, linear_in_range, per_input_channel
@@ -98,10 +98,10 @@ def _steps(carry: Carry[Linear]) -> Iterable[Step]:
     view, scaled = carry.view, _scaled(carry)
     before = _before(carry)
     if before is not None:
-        yield Step(view=scaled, inserted=(Insertion(view.inputs[0], before, "conv/Add", reader=view.node),))
+        yield Step(view=scaled, inserted=(Insert.of(view.inputs[0], before, reader=view.node),))
     after = _after(carry)
     if after is not None:
-        yield Step(view=scaled, inserted=(Insertion(view.outputs[0], Affine.of(shift=after), "conv/Map"),))
+        yield Step(view=scaled, inserted=(Insert.of(view.outputs[0], Affine.of(shift=after)),))
 
 
 RULE = Rule(

@@ -24,8 +24,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from normfold.core.algebra import Affine, trim
-from normfold.core.graph import Insertion
 from normfold.core.laws.backward import channel_vector, push_into_rows
+from normfold.core.plan import Insert
 from normfold.core.premises import FINITE, PER_OUTPUT_CHANNEL, REPRESENTABLE
 from normfold.core.rules.rule import BACKWARD, Carry, Rule, Step
 from normfold.core.rules.shared import finite, linear_in_range
@@ -61,7 +61,7 @@ def _steps(carry: Carry[Linear]) -> Iterable[Step]:
         return
     scaled = _folded(replace(carry, affine=carry.affine.only_scale()))
     shift = Affine.of(shift=trim(carry.affine.shift))
-    yield Step(view=scaled, inserted=(Insertion(carry.view.outputs[0], shift, "matmul/Add"),))
+    yield Step(view=scaled, inserted=(Insert.of(carry.view.outputs[0], shift),))
 
 
 RULE = Rule(

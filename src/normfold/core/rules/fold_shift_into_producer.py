@@ -22,7 +22,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from normfold.core.graph import Graph, Plan
+from normfold.core.graph import Graph
+from normfold.core.plan import Bypass, Plan, SetView
 from normfold.core.rules import fold_affine_into_producer
 from normfold.core.rules.rule import BACKWARD, Carry, Rewrite
 from normfold.core.views import AffineOp, Linear
@@ -44,9 +45,7 @@ def _plans(graph: Graph, view: AffineOp) -> Iterable[Plan]:
     for step in rule.steps(carry):
         if step.view is not None and not step.inserted:
             yield Plan(
-                views={producer: step.view},
-                bypassed={view.node: value},
-                replaced=frozenset({view.node}),
+                (SetView(step.view), Bypass(view.node, value, same=True)),
                 changed=(value,),
                 into=(producer,),
                 rules=(RULE.name,),

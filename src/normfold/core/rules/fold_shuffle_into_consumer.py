@@ -27,8 +27,9 @@ import numpy as np
 
 from normfold.core.algebra import Affine, Permute, Shuffle
 from normfold.core.algebra.moves import carry
-from normfold.core.graph import Graph, Plan
+from normfold.core.graph import Graph
 from normfold.core.laws.permutation import permute_columns
+from normfold.core.plan import Bypass, Plan
 from normfold.core.premises import LINEAR_CONSUMER, NOT_OUTPUT, PER_INPUT_CHANNEL, SAME_GROUP
 from normfold.core.rules.rule import Rewrite
 from normfold.core.views import AffineOp, Linear, Moving, Pad, Pool, Value, View
@@ -37,7 +38,7 @@ from normfold.records import Refusal
 
 def _plans(graph: Graph, view: Moving) -> Iterable[Plan | Refusal]:
     if len(view.moves) == 1 and isinstance(view.moves[0], Shuffle):
-        start = Plan(bypassed={view.node: view.inputs[0]}, rules=(RULE.name,))
+        start = Plan((Bypass(view.node, view.inputs[0]),), rules=(RULE.name,))
         yield _into_readers(graph, start, view.outputs[0], view.moves[0])
 
 
@@ -46,13 +47,13 @@ def _into_readers(graph: Graph, plan: Plan, value: Value, shuffle: Shuffle) -> P
     escape = graph.escapes(value)
     if escape is not None:
         return Refusal(NOT_OUTPUT, escape)
-    if graph.producer(value) not in plan.bypassed:
+    if graph.producer(value) not in plan.gone:
         plan = replace(plan, changed=(*plan.changed, value))
     readers = [node for node, _ in graph.consumers(value)]
     if not readers:
         return Refusal(LINEAR_CONSUMER, f"nothing reads {graph.label(value)}")
     for node in readers:
-        view = plan.views.get(node) or graph.view(node)
+        view = plan.view(node) or graph.view(node)
         if view.refusals:
             return view.refusals[0]
         if list(view.inputs).count(value) != 1:

@@ -28,8 +28,9 @@ import numpy as np
 from normfold.core.algebra import Weight, trim
 from normfold.core.algebra.affine import Array
 from normfold.core.algebra.weight import Dense
-from normfold.core.graph import Graph, Plan
+from normfold.core.graph import Graph
 from normfold.core.laws.sequence import product
+from normfold.core.plan import Bypass, Plan, SetView
 from normfold.core.rules.rule import Rewrite
 from normfold.core.views import Linear
 
@@ -43,16 +44,14 @@ def _plans(graph: Graph, second: Linear) -> Iterable[Plan]:
         merged = None if shifts and not second.whole_taps else _merged(second, first, host=second)
         if merged is not None:
             merged = replace(merged, in_sizes=first.in_sizes)
-            bypassed = {first.node: first.inputs[0]}
-            yield Plan({second.node: merged}, bypassed, into=(second.node,), rules=(RULE.name,))
+            edits = (SetView(merged), Bypass(first.node, first.inputs[0]))
+            yield Plan(edits, into=(second.node,), rules=(RULE.name,))
     elif _is_pointwise(second) and second.weight.out_per_group <= second.weight.in_per_group:
         merged = _merged(second, first, host=first)
         if merged is not None:
             between = first.outputs[0]
             yield Plan(
-                views={first.node: replace(merged, out_sizes=second.out_sizes)},
-                bypassed={second.node: between},
-                replaced=frozenset({second.node}),
+                (SetView(replace(merged, out_sizes=second.out_sizes)), Bypass(second.node, between, same=True)),
                 changed=(between,),
                 into=(first.node,),
                 rules=(RULE.name,),

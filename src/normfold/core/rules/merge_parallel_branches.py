@@ -29,9 +29,10 @@ import numpy as np
 from normfold.core.algebra import Affine, Permute, Weight, Window, trim
 from normfold.core.algebra.affine import Array
 from normfold.core.algebra.weight import Dense
-from normfold.core.graph import Graph, Plan
+from normfold.core.graph import Graph
 from normfold.core.laws.backward import channel_vector
 from normfold.core.laws.parallel import diagonal, embed, spread
+from normfold.core.plan import Bypass, Plan, Remove, SetView
 from normfold.core.rules.rule import Rewrite
 from normfold.core.views import AffineOp, Linear, Moving, Node, Pool, Sum, Value, View
 
@@ -168,12 +169,9 @@ def _plan(graph: Graph, host: Linear, mine: Term, theirs: Term) -> Plan | None:
     shared = sum(a is b for a, b in zip(mine.path, theirs.path, strict=False))
     touched = [*mine.path[shared:], *theirs.path[shared:]]
     values = [host.outputs[0], *(s.outputs[0] for s in touched if s is not holder)]
-    replaced = frozenset({holder.node}) if holder in mine.path else frozenset()
+    going = Bypass(holder.node, rest[0][0], same=holder in mine.path)
     return Plan(
-        views={host.node: view},
-        bypassed={holder.node: rest[0][0]},
-        replaced=replaced,
-        removed=guest[3],
+        (SetView(view), going, *map(Remove, guest[3])),
         changed=tuple(values),
         into=(host.node,),
         rules=(RULE.name,),

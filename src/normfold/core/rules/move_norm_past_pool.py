@@ -23,10 +23,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from normfold.core.algebra import Permute
-from normfold.core.graph import Graph, Plan
+from normfold.core.graph import Graph
+from normfold.core.plan import Move, Plan
 from normfold.core.rules.carry_affine_through_pool import RULE as PASSING
 from normfold.core.rules.rule import FORWARD, Carry, Rewrite
-from normfold.core.views import AffineOp, Node, Pool
+from normfold.core.views import AffineOp, Pool
 
 
 def _reader(graph: Graph, view: AffineOp) -> Pool | None:
@@ -58,8 +59,7 @@ def _plans(graph: Graph, view: AffineOp) -> Iterable[Plan]:
     pool = None if view.refusals else _reader(graph, view)
     if pool is None or not _passes(Carry(graph, pool, FORWARD, view.affine)) or not _shrinks(graph, pool):
         return
-    moved: dict[Node, Node] = {view.node: pool.node}
-    yield Plan(moved=moved, into=(pool.node,), rules=(RULE.name,))
+    yield Plan((Move(view.node, pool.node),), into=(pool.node,), rules=(RULE.name,))
 
 
 RULE = Rewrite(name="move_norm_past_pool", view=AffineOp, plans=_plans)

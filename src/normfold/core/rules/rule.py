@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Final, Generic, Literal, TypeVar
 
 from normfold.core.algebra import Affine
-from normfold.core.graph import Graph, Insertion, Plan
+from normfold.core.graph import Graph
+from normfold.core.plan import Insert, Plan
 from normfold.core.views import Value, View
 from normfold.records import Premise, Refusal
 
@@ -59,7 +60,7 @@ class Step:
 
     view: View | None = None
     onward: tuple[Target, ...] = ()
-    inserted: tuple[Insertion, ...] = ()
+    inserted: tuple[Insert, ...] = ()
     remove: bool = False
 
 

@@ -16,7 +16,6 @@ from normfold.backends.onnx.write import gemm
 from normfold.backends.onnx.write.quantized import QuantizedWriter
 from normfold.core.algebra import Affine
 from normfold.core.algebra.affine import Array
-from normfold.core.graph import Insertion
 from normfold.core.views import AffineOp, Clip, Linear, Norm, Pad, QuantizedLinear, View
 
 
@@ -156,11 +155,8 @@ class Writer:
             raise TypeError("a function body has no initializers")
         return add_constant(self.model, user.graph, tensor, name)
 
-    def insert(self, insertion: Insertion) -> None:
-        """Put a Mul and an Add by constants between a value and all who read it, as far as they say anything."""
-        value, affine = insertion.value, insertion.affine
-        if not isinstance(value, ir.Value):
-            raise TypeError(f"not an ONNX value: {value!r}")
+    def insert(self, value: ir.Value, affine: Affine) -> None:
+        """Put a Mul and an Add by constants between ``value`` and all who read it, as far as they say anything."""
         if not affine.scales and self._into_gemm(value, affine.shift):
             return
         for op, operand, needed in (("Mul", affine.scale, affine.scales), ("Add", affine.shift, affine.shifts)):
@@ -247,15 +243,15 @@ def add_constant(model: ir.Model, graph: ir.Graph, tensor: ir.TensorProtocol, na
     return value
 
 
-def bypass(node: ir.Node, slot: int, *, replaced: bool) -> None:
+def bypass(node: ir.Node, slot: int, *, same: bool) -> None:
     """Take ``node`` out: whoever read its output reads its data input, the one at ``slot``.
 
-    Where the input has ``replaced`` the output, it takes its name, so that a name that both models have means the
-    same values in both. An output of the graph always keeps its name.
+    Where the input then holds the ``same`` as the output did, it takes its name, so that a name that both models have
+    means the same values in both. An output of the graph always keeps its name.
     """
     source, output = _operand(node, slot), node.outputs[0]
     name, escaped = output.name, output.is_graph_output()
-    if replaced or source.shape is None:
+    if same or source.shape is None:
         source.shape = output.shape
     source.type = source.type if source.type is not None else output.type
     output.replace_all_uses_with(source, replace_graph_outputs=True)
@@ -264,7 +260,7 @@ def bypass(node: ir.Node, slot: int, *, replaced: bool) -> None:
         node.graph.remove(node, safe=True)
     for operand in operands:
         sweep(operand)
-    if replaced or escaped:
+    if same or escaped:
         source.name = name
 
 
