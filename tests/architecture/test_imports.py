@@ -24,7 +24,7 @@ def test_import_brings_nothing_heavy(module: str) -> None:
 
 
 def test_help_brings_nothing_heavy() -> None:
-    code = "from normfold.cli.frame import run; run(['--help'])"
+    code = "from normfold.cli.application import run; run(['--help'])"
     assert loaded_by(
         f"import io, contextlib; contextlib.redirect_stdout(io.StringIO()).__enter__(); {code}; "
         "sys.stdout = sys.__stdout__"

@@ -10,12 +10,12 @@ import jsonschema
 import pytest
 
 import timed
-from normfold.cli.frame import run
+from normfold.cli.application import run
 from normfold.measure import session_profile
 from normfold.report import schema
 
 Ask = Callable[..., tuple[int, dict]]
-SHORT = ("--seconds", "0.5", "--processes", "2")
+SHORT = ("--time-limit", "500ms", "--processes", "2")
 BRIEF = (*SHORT, "--no-details")
 
 
@@ -61,7 +61,7 @@ def test_figures_in_a_file_and_compared_with_themselves(ask: Ask, net: Path, tmp
 
 
 def test_a_table_for_every_batch_size(ask: Ask, net: Path) -> None:
-    code, parsed = ask("bench", net, *BRIEF, "--batch", "1,3", "--threads", "2", "--profile", "edge")
+    code, parsed = ask("bench", net, *BRIEF, "--batch", "1,3", "--threads", "2", "--use", "edge")
     assert code == 0
     cells = parsed["result"]["cells"]
     assert [(cell["batch"], cell["threads"]) for cell in cells] == [(1, 2), (3, 2)]
@@ -99,7 +99,7 @@ def test_a_provider_that_is_not_there(ask: Ask, net: Path, provider: str) -> Non
         ("bench", "net.onnx", "--ep", "abacus"),
         ("bench", "net.onnx", "--batch", "one"),
         ("bench", "net.onnx", "--threads", "0"),
-        ("bench", "net.onnx", "--profile", "desktop"),
+        ("bench", "net.onnx", "--use", "desktop"),
         ("bench", "net.onnx", "--cpus", "100000"),
         ("compare", "a.json"),
         ("compare", "a.json", "b.onnx"),
@@ -114,24 +114,24 @@ def test_usage(ask: Ask, arguments: tuple[str, ...]) -> None:
 def test_settings_from_a_file(ask: Ask, net: Path, tmp_path: Path) -> None:
     profile = session_profile.SessionProfile(disabled_optimizers=("GeluFusion",), intra_threads=1)
     (tmp_path / "p.json").write_text(json.dumps(profile.to_json()))
-    code, parsed = ask("bench", net, *BRIEF, "--session-profile", tmp_path / "p.json")
+    code, parsed = ask("bench", net, *BRIEF, "--session", tmp_path / "p.json")
     assert code == 0
     assert parsed["result"]["models"][0]["session"]["disabled_optimizers"] == ["GeluFusion"]
     (tmp_path / "p.json").write_text("{}")
-    code, parsed = ask("bench", net, *BRIEF, "--session-profile", tmp_path / "p.json")
+    code, parsed = ask("bench", net, *BRIEF, "--session", tmp_path / "p.json")
     assert code == 2
     assert parsed["error"]["code"] == "bad-session-profile"
 
 
 def test_a_regression_is_exit_1(net: Path, tmp_path: Path, ask: Ask, capfd: pytest.CaptureFixture[str]) -> None:
     double = timed.products(tmp_path, 100, "double")
-    code, parsed = ask("compare", net, double, "--seconds", 1, "--processes", 3)
+    code, parsed = ask("compare", net, double, "--time-limit", "1s", "--processes", 3)
     assert code == 1
     assert parsed["error"] is None
     (one,) = parsed["result"]["comparisons"]
     assert one["verdict"] == "slower"
     assert one["ratio"]["low"] > 1.5
-    assert run(["compare", str(double), str(net), "--seconds", "1", "--processes", "3"]) == 0
+    assert run(["compare", str(double), str(net), "--time-limit", "1s", "--processes", "3"]) == 0
     assert capfd.readouterr().out.endswith(": faster\n")
 
 

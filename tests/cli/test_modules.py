@@ -19,7 +19,7 @@ from torch import nn  # noqa: E402
 
 import nets  # noqa: E402
 import normfold  # noqa: E402
-from normfold.cli.frame import run  # noqa: E402
+from normfold.cli.application import run  # noqa: E402
 from normfold.report.schema import schema  # noqa: E402
 
 Ask = Callable[..., tuple[int, dict]]

@@ -16,7 +16,7 @@ import onnx
 import pytest
 
 import nets
-from normfold.cli.frame import run
+from normfold.cli.application import run
 from normfold.report.schema import schema
 
 Ask = Callable[..., tuple[int, dict]]

@@ -16,7 +16,7 @@ import pytest
 import normfold
 from folding import array, compare, model, norm, run, statistics
 from normfold.backends.onnx import OnnxGraph, bind
-from normfold.cli.frame import run as command
+from normfold.cli.application import run as command
 from normfold.core.preprocess import Preprocess
 from normfold.errors import UsageError
 

@@ -7,7 +7,7 @@ import json
 import jsonschema
 import pytest
 
-from normfold.cli.answer import Answer
+from normfold.cli.command import CommandResult
 from normfold.core.premises import PREMISES
 from normfold.errors import CODES, ModelFileError
 from normfold.records import Decision, Probe, Refusal, SiteReport, Verification
@@ -22,7 +22,7 @@ PROOF = Verification(
 )
 
 
-def whole(answer: Answer) -> dict:
+def whole(answer: CommandResult) -> dict:
     """The document as a reader gets it, valid under the published schema."""
     parsed = json.loads(answer.to_json(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     jsonschema.validate(parsed, schema.schema())
@@ -40,7 +40,7 @@ def test_the_schema_lists_every_code_and_premise() -> None:
 
 def test_fold_document() -> None:
     record = document.fold_record((FOLDED, KEPT), PROOF, source="a.onnx", output="b.onnx")
-    parsed = whole(Answer("fold", record))
+    parsed = whole(CommandResult("fold", record))
     assert parsed["ok"] is True
     assert parsed["error"] is None
     assert parsed["result"]["counts"] == {"norms": 2, "folded": 1, "part_folded": 0, "lowered": 0, "kept": 1}
@@ -53,21 +53,23 @@ def test_fold_document() -> None:
 
 def test_inspect_document() -> None:
     norm = SiteReport("bn1", "BatchNormalization", ("N", 3, None), ("2 of 3 variances are 0",), FOLDED)
-    parsed = whole(Answer("inspect", document.inspect_record([norm], source=None)))
+    parsed = whole(CommandResult("inspect", document.inspect_record([norm], source=None)))
     assert parsed["result"]["norms"][0]["shape"] == ["N", 3, None]
     assert parsed["result"]["norms"][0]["would"]["outcome"] == "folded"
 
 
 def test_a_finding_is_not_ok_and_has_a_result_but_no_error() -> None:
     record = {"source": "a", "other": "b", "verification": document.verification_record(Verification("different"))}
-    parsed = whole(Answer("verify", record, exit_code=1))
+    parsed = whole(CommandResult("verify", record, exit_code=1))
     assert parsed["ok"] is False
     assert parsed["error"] is None
     assert parsed["result"]["verification"]["status"] == "different"
 
 
 def test_an_error_document() -> None:
-    parsed = whole(Answer("fold", exit_code=2, error=ModelFileError("empty-file", "Nothing in it.", "Look again.")))
+    parsed = whole(
+        CommandResult("fold", exit_code=2, error=ModelFileError("empty-file", "Nothing in it.", "Look again."))
+    )
     assert parsed["error"] == {"code": "empty-file", "message": "Nothing in it.", "hint": "Look again."}
     assert parsed["result"] == {}
 
@@ -83,6 +85,8 @@ def test_an_error_document() -> None:
     ],
 )
 def test_the_schema_refuses(change: dict) -> None:
-    good = json.loads(Answer("fold", exit_code=2, error=ModelFileError("empty-file", "Nothing in it.")).to_json())
+    good = json.loads(
+        CommandResult("fold", exit_code=2, error=ModelFileError("empty-file", "Nothing in it.")).to_json()
+    )
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(good | change, schema.schema())

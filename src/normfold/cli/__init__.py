@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from normfold.cli.frame import main
+from normfold.cli.application import main
 
 __all__ = ["main"]

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from normfold.cli.answer import Answer
+from normfold.cli.command import CommandResult, verb
 from normfold.cli.measuring import arguments, measuring
-from normfold.cli.options import CUSTOM_OPS, INPUTS, SEED, SHAPES, file_name, verb
+from normfold.cli.options import CUSTOM_OPS, INPUTS, SEED, SHAPES
+from normfold.cli.param_types import file_name
 from normfold.records import Progress
 
 
@@ -33,7 +34,7 @@ def command(
     progress: Progress,
     detail: int,
     **options: Any,
-) -> Answer:
+) -> CommandResult:
     """Time each MODEL with ONNX Runtime, beside the first one, in fresh processes that take turns.
 
     Exit 0 where every figure asked for is there; otherwise the code says why one is not.
@@ -49,7 +50,7 @@ def command(
     if output is not None:
         done.save(output)
     error = next(iter(done.refused), None)
-    return Answer(
+    return CommandResult(
         command="bench",
         result=done.document(),
         show=lambda console: bench_text.show_bench(console, done.models, done.cells, detail=detail, nodes=nodes),

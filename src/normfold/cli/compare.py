@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from normfold.cli.answer import Answer
+from normfold.cli.command import CommandResult, verb
 from normfold.cli.measuring import arguments, measuring
-from normfold.cli.options import CUSTOM_OPS, INPUTS, SEED, SHAPES, file_name, verb
+from normfold.cli.options import CUSTOM_OPS, INPUTS, SEED, SHAPES
+from normfold.cli.param_types import file_name
 from normfold.errors import FindingError
 from normfold.records import Progress
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 @verb("compare")
 def command(
     *, a: str, b: str, force: bool, threshold: float, progress: Progress, detail: int, **options: Any
-) -> Answer:
+) -> CommandResult:
     """Say whether B is slower than A; exit 1 where it is, by more than the threshold.
 
     A and B are two models, timed beside one another, or two files that `normfold bench -o` wrote.
@@ -53,7 +54,7 @@ def command(
     except FindingError as error:
         refused = error
     remark = detail >= 0 and latency.is_stored(a)
-    return Answer(
+    return CommandResult(
         command="compare",
         result=bench_document.compare_record(a, b, found, refused),
         show=lambda console: bench_text.show_compare(console, found, refused, remark=remark),

@@ -6,17 +6,18 @@ from typing import Any
 
 import click
 
-from normfold.cli.answer import Answer
-from normfold.cli.naming import DYNAMIC, MODULE_SHAPES, WEIGHTS, Wanted, free_sizes, loaded, refuse_overwriting
-from normfold.cli.options import INPUTS, SEED, file_name, verb
-from normfold.cli.shown import proven
+from normfold.cli.command import CommandResult, verb
+from normfold.cli.fold_result import fold_result
+from normfold.cli.modules import DYNAMIC, WEIGHTS, dynamic_axes, load_module, refuse_overwriting
+from normfold.cli.options import INPUTS, SEED, SHAPES
+from normfold.cli.param_types import ShapedInput, file_name
 from normfold.records import Progress
 
 
 @click.command("export")
 @click.argument("model", metavar="PACKAGE.MODULE:FACTORY")
 @click.option("-o", "--output", type=file_name, required=True, metavar="FILE", help="Where to write the ONNX model.")
-@MODULE_SHAPES
+@SHAPES
 @INPUTS
 @DYNAMIC
 @WEIGHTS
@@ -41,7 +42,7 @@ def command(
     *,
     model: str,
     output: str,
-    shapes: tuple[Wanted, ...],
+    shapes: tuple[ShapedInput, ...],
     inputs: str | None,
     dynamic: tuple[tuple[str, int, str], ...],
     weights: str | None,
@@ -51,11 +52,11 @@ def command(
     progress: Progress,
     detail: int,
     **options: Any,
-) -> Answer:
+) -> CommandResult:
     """Export the PyTorch module that FACTORY makes to ONNX, fold its norms, and compare the result with the module."""
     refuse_overwriting(output, weights)
     progress("loading")
-    called = loaded(model, shapes, inputs, weights, seed)
+    called = load_module(model, shapes, inputs, weights, seed)
 
     def job() -> Any:
         from normfold.verbs import export as exporting
@@ -64,7 +65,7 @@ def command(
             called.module,
             called.example,
             output,
-            dynamic=free_sizes(dynamic),
+            dynamic=dynamic_axes(dynamic),
             input_names=called.names,
             output_names=output_names or None,
             seed=seed,
@@ -73,4 +74,4 @@ def command(
             **options,
         )
 
-    return proven("export", model, output, job, detail)
+    return fold_result("export", model, output, job, detail)

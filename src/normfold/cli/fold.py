@@ -8,21 +8,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from normfold.cli.answer import Answer
-from normfold.cli.naming import (
+from normfold.cli.command import CommandResult, verb
+from normfold.cli.fold_result import fold_result
+from normfold.cli.modules import (
     DYNAMIC,
-    MODULE_SHAPES,
     WEIGHTS,
-    Called,
-    Wanted,
-    for_onnx,
-    free_sizes,
+    LoadedModule,
+    dynamic_axes,
     is_reference,
-    loaded,
+    load_module,
     refuse_overwriting,
 )
-from normfold.cli.options import CUSTOM_OPS, INPUTS, SEED, file_name, verb
-from normfold.cli.shown import proven
+from normfold.cli.options import CUSTOM_OPS, EP, INPUTS, SEED, SHAPES, sizes_by_name
+from normfold.cli.param_types import ShapedInput, file_name
 from normfold.errors import UsageError
 from normfold.records import Progress
 
@@ -42,7 +40,7 @@ ONNX_ONLY: Final = {
 @click.command("fold")
 @click.argument("model", type=file_name)
 @click.option("-o", "--output", type=file_name, metavar="FILE", help="Where to write the folded model.")
-@MODULE_SHAPES
+@SHAPES
 @INPUTS
 @DYNAMIC
 @WEIGHTS
@@ -68,26 +66,20 @@ ONNX_ONLY: Final = {
     "scale=1/255, layout=NHWC, channels=BGR, dtype=uint8, input=NAME; repeatable.",
 )
 @click.option("--allow-inserted", is_flag=True, help="Insert operations for a fold also where that does not pay.")
-@click.option(
-    "--ep",
-    default="cpu",
-    show_default=True,
-    metavar="NAME",
-    help="Execution provider whose measured costs decide what may be inserted.",
-)
+@EP
 @verb("fold")
 def command(
     *,
     model: str,
     output: str | None,
-    shapes: tuple[Wanted, ...],
+    shapes: tuple[ShapedInput, ...],
     dynamic: tuple[tuple[str, int, str], ...],
     weights: str | None,
     dry_run: bool,
     progress: Progress,
     detail: int,
     **options: Any,
-) -> Answer:
+) -> CommandResult:
     """Fold the norms of MODEL, compare the result with it, and write it to the file given with -o.
 
     MODEL is an ONNX file, or a PyTorch module named package.module:factory, which becomes a .safetensors, .pt2 or
@@ -99,9 +91,11 @@ def command(
     written = None if dry_run else target
     if is_reference(model):
         job = _ModuleJob(model, written, shapes, dynamic, weights, progress, options)
-        return proven("fold", model, written, job.run, detail)
-    known = for_onnx(shapes, weights=weights, dynamic=dynamic)
-    return proven("fold", model, written, lambda: _fold_file(model, target, known, dry_run, progress, options), detail)
+        return fold_result("fold", model, written, job.run, detail)
+    known = sizes_by_name(shapes, weights=weights, dynamic=dynamic)
+    return fold_result(
+        "fold", model, written, lambda: _fold_file(model, target, known, dry_run, progress, options), detail
+    )
 
 
 def _fold_file(
@@ -135,7 +129,7 @@ class _ModuleJob:
 
     model: str
     target: str | None
-    shapes: tuple[Wanted, ...]
+    shapes: tuple[ShapedInput, ...]
     dynamic: tuple[tuple[str, int, str], ...]
     weights: str | None
     progress: Progress
@@ -146,7 +140,7 @@ class _ModuleJob:
         self._check()
         refuse_overwriting(self.target, self.weights)
         self.progress("loading")
-        called = loaded(self.model, self.shapes, self.options["inputs"], self.weights, self.options["seed"])
+        called = load_module(self.model, self.shapes, self.options["inputs"], self.weights, self.options["seed"])
         choice: dict[str, Any] = {key: self.options[key] for key in ("only", "skip", "seed")}
         choice |= {"verify": not self.options["unverified"], "progress": self.progress}
         suffix = Path(self.target or "").suffix
@@ -171,23 +165,23 @@ class _ModuleJob:
         if self.target is not None and Path(self.target).suffix not in MODULE_FILES:
             raise UsageError("usage", f"{self.target} does not end in {', '.join(MODULE_FILES)}.")
 
-    def _exported(self, called: Called, choice: dict[str, Any]) -> FoldResult:
+    def _exported(self, called: LoadedModule, choice: dict[str, Any]) -> FoldResult:
         from normfold.verbs import export as exporting
 
         return exporting.export(
             called.module,
             called.example,
             self.target,
-            dynamic=free_sizes(self.dynamic),
+            dynamic=dynamic_axes(self.dynamic),
             input_names=called.names,
             external_data=self.options["external_data"],
             **choice,
         )
 
-    def _program(self, called: Called, choice: dict[str, Any]) -> FoldResult:
+    def _program(self, called: LoadedModule, choice: dict[str, Any]) -> FoldResult:
         from normfold.verbs import fold_program
 
-        sizes = free_sizes(self.dynamic)
+        sizes = dynamic_axes(self.dynamic)
         done = fold_program.fold_program(called.module, called.example, dynamic=sizes, **choice)
         self.progress("writing")
         fold_program.save_program(done.model, called.example, sizes, Path(str(self.target)))

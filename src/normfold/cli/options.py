@@ -1,93 +1,125 @@
-"""Options and option types that several verbs share."""
+"""Options that several verbs share: one option has one name, one type and one meaning everywhere."""
 
 from __future__ import annotations
 
-import functools
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar
 
 import click
 
-from normfold.cli.answer import Answer
-from normfold.cli.frame import guarded
-from normfold.records import Progress, silent
+from normfold.cli import param_types as types
+from normfold.errors import UsageError
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
-def shape(text: str) -> tuple[str, tuple[int, ...]]:
-    """``name=1x3x224x224`` to ``("name", (1, 3, 224, 224))``; ``name=`` is a scalar.
+RENAMED: Final = {
+    "--feeds": "--inputs",
+    "--input": "--shape",
+    "--minutes": "--time-limit",
+    "--profile": "--use",
+    "--provider": "--ep",
+    "--seconds": "--time-limit",
+    "--session-profile": "--session",
+}
+"""Names that options had once, and those that they have now: who writes one is told of the other."""
 
-    The name ends at the last ``=``; sizes are whole numbers from 1.
-    """
-    name, equals, sizes = text.rpartition("=")
-    words = sizes.split("x") if sizes else []
-    if not equals or not name or not all(word.isascii() and word.isdigit() and int(word) for word in words):
-        raise click.BadParameter(f"{text!r} is not of the form name=1x3x224x224.")
-    return name, tuple(map(int, words))
-
-
-def file_name(text: str) -> str:
-    """A path; an option in its place (``-o --json``) is a forgotten value, not a file name."""
-    if not text or text.startswith("--"):
-        raise click.BadParameter(f"expected a file name, got {text!r} (write ./{text} for a file of that name).")
-    return text
-
-
-SHAPES = click.option(
+SHAPES: Final = click.option(
     "--shape",
     "shapes",
-    type=shape,
-    metavar="NAME=SHAPE",
+    type=types.shape,
+    metavar="NAME=SHAPE[:TYPE[:END]]",
     multiple=True,
-    help="Shape of an input with free sizes, such as x=1x3x224x224; repeatable.",
+    help="Shape of an input, such as x=1x3x224x224. For a PyTorch module also its type, such as ids=1x128:int64, "
+    "and the end of the range of random integers, such as ids=1x128:int64:1000 (by default 2). Repeatable.",
 )
-INPUTS = click.option(
-    "--inputs", type=file_name, metavar="FILE", help="An .npz file of inputs to run on, one array per input."
+INPUTS: Final = click.option(
+    "--inputs",
+    type=types.file_name,
+    metavar="FILE",
+    help="Inputs to run the model on: an .npz with one array per input.",
 )
-EP = click.option("--ep", default="cpu", show_default=True, metavar="NAME", help="Execution provider.")
-SEED = click.option(
-    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Seed for the random test inputs."
+SEED: Final = click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Seed for the random test inputs.",
 )
-CUSTOM_OPS = click.option(
+RTOL: Final = click.option(
+    "--rtol",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Tolerance: the largest deviation allowed, relative to the output's range; by default the type decides.",
+)
+CUSTOM_OPS: Final = click.option(
     "--custom-ops",
-    type=file_name,
+    type=types.file_name,
     metavar="FILE",
     multiple=True,
-    help="A library of custom operators, loaded to run the model; repeatable.",
+    help="Library of custom operators to load before the model is run; repeatable.",
+)
+EP: Final = click.option(
+    "--ep",
+    default="cpu",
+    show_default=True,
+    metavar="NAME",
+    help="Execution provider that the model runs on, such as cpu or cuda.",
+)
+USE: Final = click.option(
+    "--use",
+    type=click.Choice(["server", "edge"]),
+    default="server",
+    show_default=True,
+    help="Whether idle threads spin (server: lowest latency) or sleep (edge: least energy).",
+)
+SESSION: Final = click.option(
+    "--session", type=types.file_name, metavar="FILE", help="Session settings, as `normfold tune` writes them."
+)
+THREADS: Final = click.option(
+    "--threads",
+    type=types.counts,
+    default="1",
+    show_default=True,
+    metavar="N[,N]",
+    help="Threads within an operation; figures for each number.",
+)
+BATCHES: Final = click.option(
+    "--batch", "batches", type=types.counts, metavar="N[,N]", help="Batch sizes; figures for each."
+)
+MEMORY_LIMIT: Final = click.option(
+    "--memory-limit",
+    type=types.memory_size,
+    metavar="SIZE",
+    help="Memory that running the model may take, such as 2GiB.",
+)
+CPUS: Final = click.option(
+    "--cpus", type=types.indices, metavar="N[,N]", help="Processors to run on; by default all that are available."
+)
+ALLOW_FALLBACK: Final = click.option(
+    "--allow-fallback", is_flag=True, help="Accept nodes that run on another execution provider than --ep."
 )
 
 
-def verb(name: str) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
-    """Add the options every verb has and run it guarded; it is called with ``progress`` and ``detail``.
+def time_limit(default: str) -> Callable[[_Command], _Command]:
+    """``--time-limit``, about how long the whole job may take, with a job's own default such as ``3m``."""
+    return click.option(
+        "--time-limit",
+        type=types.duration,
+        default=default,
+        show_default=True,
+        metavar="DURATION",
+        help="About how long the whole job may take, such as 90s or 15m.",
+    )
 
-    ``progress`` reports progress on stderr. ``detail`` is -1 under --quiet, 1 under --verbose, else 0.
+
+def sizes_by_name(shapes: Iterable[types.ShapedInput], **for_modules: object) -> dict[str, tuple[int, ...]]:
+    """Sizes by input name for an ONNX model, which states its types itself.
+
+    Raises:
+        UsageError: an option is given that is for PyTorch modules.
     """
-
-    def decorate(job: Callable[..., Answer]) -> Callable[..., Answer]:
-        @click.option("--json", is_flag=True, expose_value=False, help="Print one JSON document instead of text.")
-        @click.option("-q", "--quiet", is_flag=True, help="Print the summary only, and no progress.")
-        @click.option("-v", "--verbose", is_flag=True, help="List every norm, however many there are.")
-        @functools.wraps(job)
-        def wrapped(*, quiet: bool, verbose: bool, **options: Any) -> Answer:
-            def work() -> Answer:
-                with _reporting(shown=not quiet and sys.stderr.isatty()) as progress:
-                    return job(progress=progress, detail=verbose - quiet, **options)
-
-            return guarded(name, work)
-
-        return wrapped
-
-    return decorate
-
-
-@contextmanager
-def _reporting(*, shown: bool) -> Iterator[Progress]:
-    if not shown:
-        yield silent
-        return
-    from rich.console import Console
-    from rich.text import Text
-
-    with Console(stderr=True).status("starting") as status:
-        yield lambda doing: status.update(Text(doing))
+    listed = tuple(shapes)
+    given = [f"--{name}" for name, value in for_modules.items() if value]
+    given += [f"the type in --shape {one.name}" for one in listed if one.typed]
+    if given:
+        raise UsageError("usage", f"{given[0]} is for PyTorch modules, named package.module:factory.")
+    return {one.name: one.shape for one in listed}

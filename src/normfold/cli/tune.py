@@ -6,35 +6,41 @@ from typing import Any
 
 import click
 
-from normfold.cli.answer import Answer
-from normfold.cli.measuring import CPUS, FALLBACK, PROVIDER, RTOL, USE
-from normfold.cli.options import CUSTOM_OPS, INPUTS, SEED, SHAPES, file_name, verb
+from normfold.cli.command import CommandResult, verb
+from normfold.cli.measuring import model_arguments
+from normfold.cli.options import (
+    ALLOW_FALLBACK,
+    CPUS,
+    CUSTOM_OPS,
+    EP,
+    INPUTS,
+    RTOL,
+    SEED,
+    SHAPES,
+    USE,
+    time_limit,
+)
+from normfold.cli.param_types import file_name
 from normfold.records import Progress
 
 
 @click.command("tune")
 @click.argument("model", type=file_name)
 @click.option("-o", "--output", type=file_name, metavar="FILE", help="Write the settings as a session profile.")
-@PROVIDER
+@EP
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads; searched where this is left out.")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Batch size.")
 @USE
-@click.option(
-    "--minutes",
-    type=click.FloatRange(min=0, min_open=True),
-    default=3.0,
-    show_default=True,
-    help="About how long to search.",
-)
+@time_limit("3m")
 @CPUS
 @RTOL
-@FALLBACK
+@ALLOW_FALLBACK
 @SHAPES
 @INPUTS
 @SEED
 @CUSTOM_OPS
 @verb("tune")
-def command(*, model: str, output: str | None, progress: Progress, detail: int, **options: Any) -> Answer:
+def command(*, model: str, output: str | None, progress: Progress, detail: int, **options: Any) -> CommandResult:
     """Look for session settings with which MODEL runs faster than with ONNX Runtime's default ones.
 
     The default settings are written where nothing beats them beyond the noise.
@@ -45,12 +51,11 @@ def command(*, model: str, output: str | None, progress: Progress, detail: int, 
 
     if output is not None:
         latency.check_target(output)
-    given = {"inputs": dict(options.pop("shapes")), "feeds": options.pop("inputs")}
-    cpus = options.pop("cpus") or ()
-    done = tuning.tune(model, cpus=cpus, **given, progress=progress, **options)
+    minutes = options.pop("time_limit") / 60
+    done = tuning.tune(model, minutes=minutes, progress=progress, **model_arguments(options))
     if output is not None:
         done.save(output)
-    return Answer(
+    return CommandResult(
         command="tune",
         result=done.document() | {"output": output},
         show=lambda console: text.show_tuning(console, done, model, output, detail=detail),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from normfold.cli.answer import Answer
-from normfold.cli.options import CUSTOM_OPS, INPUTS, SEED, SHAPES, file_name, verb
+from normfold.cli.command import CommandResult, verb
+from normfold.cli.options import CUSTOM_OPS, INPUTS, RTOL, SEED, SHAPES, sizes_by_name
+from normfold.cli.param_types import ShapedInput, file_name
 from normfold.errors import EnvironmentUnavailableError
 from normfold.records import Progress
 
@@ -15,7 +16,7 @@ from normfold.records import Progress
 @click.argument("b", type=file_name)
 @SHAPES
 @INPUTS
-@click.option("--rtol", type=click.FloatRange(min=0, min_open=True), help="Largest deviation, of the output's range.")
+@RTOL
 @SEED
 @CUSTOM_OPS
 @verb("verify")
@@ -23,23 +24,30 @@ def command(
     *,
     a: str,
     b: str,
-    shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    shapes: tuple[ShapedInput, ...],
     inputs: str | None,
     rtol: float | None,
     seed: int,
     custom_ops: tuple[str, ...],
     progress: Progress,
     detail: int,
-) -> Answer:
+) -> CommandResult:
     """Compare models A and B on random and adversarial inputs; exit 0 where they are equivalent, 1 where not."""
     from normfold.report import document, text
     from normfold.verbs import fold as api
 
     proof = api.verify(
-        a, b, shapes=dict(shapes), inputs=inputs, rtol=rtol, seed=seed, custom_ops=custom_ops, progress=progress
+        a,
+        b,
+        shapes=sizes_by_name(shapes),
+        inputs=inputs,
+        rtol=rtol,
+        seed=seed,
+        custom_ops=custom_ops,
+        progress=progress,
     )
     unavailable = proof.status == "unavailable"
-    return Answer(
+    return CommandResult(
         command="verify",
         result={"source": a, "other": b, "verification": document.verification_record(proof)},
         show=lambda console: text.show_verification(console, f"{a} <> {b}", proof, detail=detail),

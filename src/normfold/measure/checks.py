@@ -129,7 +129,7 @@ def error_of(name: str, failed: Failed) -> NormfoldError:
         case "memory":
             return EnvironmentUnavailableError("out-of-memory", f"There is not enough memory to run {said}.")
         case "time":
-            hint = "Allow more with --time-limit."
+            hint = "Allow more with --worker-timeout."
             return EnvironmentUnavailableError("timed-out", f"Gave up waiting for {said}.", hint)
         case "crash":
             return EnvironmentUnavailableError("worker-died", f"The process that was timing broke down: {said}.")

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import timed
 from normfold import SessionProfile, open_session, tune
-from normfold.cli.frame import run
+from normfold.cli.application import run
 from normfold.errors import FindingError, NormfoldError
 from normfold.measure import Cell, Comparison, Effort, Experiment, Interval
 from normfold.measure.session_profile import SPINNING, from_json
@@ -249,15 +249,15 @@ def test_a_session_that_cannot_be_opened(encoder: Path, tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     net, out = timed.products(tmp_path, 5, "net"), tmp_path / "p.json"
-    assert run(["tune", str(net), "--threads", "1", "--minutes", "0.002", "-o", str(out), "--json"]) == 0
+    assert run(["tune", str(net), "--threads", "1", "--time-limit", "120ms", "-o", str(out), "--json"]) == 0
     parsed = json.loads(capfd.readouterr().out)
     jsonschema.validate(parsed, schema.schema())
     assert parsed["result"]["profile"] == json.loads(out.read_text())
     assert from_json(parsed["result"]["profile"]).intra_threads == 1
     assert len(parsed["result"]["trials"]) >= 2
     assert all(trial["comparison"] for trial in parsed["result"]["trials"])
-    brief = ["--seconds", "0.3", "--processes", "2", "--no-details"]
-    assert run(["bench", str(net), "--session-profile", str(out), *brief, "-q"]) == 0
+    brief = ["--time-limit", "300ms", "--processes", "2", "--no-details"]
+    assert run(["bench", str(net), "--session", str(out), *brief, "-q"]) == 0
 
 
 def test_the_command_in_words(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:

@@ -1,4 +1,4 @@
-"""The frame: exit codes, one document on stdout, errors in words."""
+"""The application: exit codes, one document on stdout, errors in words."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import jsonschema
 import pytest
 
 from normfold import __version__
-from normfold.cli import frame
-from normfold.cli.answer import Answer
-from normfold.cli.frame import VERBS, run
-from normfold.cli.options import verb
+from normfold.cli import application
+from normfold.cli.application import VERBS, run
+from normfold.cli.command import CommandResult, verb
+from normfold.cli.options import RENAMED
 from normfold.errors import EnvironmentUnavailableError
 from normfold.report.schema import schema
 
@@ -30,15 +30,15 @@ def document(captured: str) -> dict:
 
 
 @pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Answer]], None]:
+def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], CommandResult]], None]:
     """Put a function in the place of ``env``'s work."""
 
-    def install(work: Callable[[], Answer]) -> None:
-        def job(*, progress, detail) -> Answer:
+    def install(work: Callable[[], CommandResult]) -> None:
+        def job(*, progress, detail) -> CommandResult:
             return work()
 
         command = click.command("env")(verb("env")(job))
-        monkeypatch.setattr(frame.LazyGroup, "get_command", lambda self, ctx, name: command)
+        monkeypatch.setattr(application.LazyGroup, "get_command", lambda self, ctx, name: command)
 
     return install
 
@@ -68,6 +68,37 @@ def test_usage_errors_are_one_document(
     assert parsed["command"] == command
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["flod", "m.onnx"], "No such command 'flod'. Did you mean 'fold'?"),
+        (["melt"], "No such command 'melt'."),
+        (["fold", "--sead", "1"], "No such option '--sead'. Did you mean '--seed'?"),
+        (["fold", "m.onnx", "--input", "x=1x3"], "No such option '--input': it is now called '--shape'."),
+        (["fold", "m.onnx", "--provider=cpu"], "No such option '--provider': it is now called '--ep'."),
+        (["inspect", "m.onnx", "--input", "x=1x3"], "No such option '--input': it is now called '--shape'."),
+        (["verify", "a", "b", "--input", "x=1x3"], "No such option '--input': it is now called '--shape'."),
+        (["export", "a:B", "--input", "x=1x3"], "No such option '--input': it is now called '--shape'."),
+        (["verify", "a", "b", "--feeds", "f.npz"], "No such option '--feeds': it is now called '--inputs'."),
+        (["bench", "m.onnx", "--profile", "edge"], "No such option '--profile': it is now called '--use'."),
+        (["bench", "--session-profile", "f"], "No such option '--session-profile': it is now called '--session'."),
+        (["bench", "--seconds", "9"], "No such option '--seconds': it is now called '--time-limit'."),
+        (["tune", "--minutes", "3"], "No such option '--minutes': it is now called '--time-limit'."),
+        (["tune", "m.onnx", "--time-limit", "3"], "'3' is not a duration such as 500ms, 90s or 15m."),
+    ],
+)
+def test_near_misses_and_old_names(arguments: list[str], words: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments) == 2
+    assert words in capfd.readouterr().err.splitlines()[0]
+
+
+def test_every_renamed_option_exists() -> None:
+    commands = [application.cli.get_command(click.Context(application.cli), name) for name in VERBS]
+    known = {name for command in commands for option in command.params for name in option.opts}
+    assert set(RENAMED.values()) <= known
+    assert known.isdisjoint(RENAMED)
+
+
 def test_usage_errors_in_words(capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["fold", "--frobnicate"]) == 2
     captured = capfd.readouterr()
@@ -76,23 +107,6 @@ def test_usage_errors_in_words(capfd: pytest.CaptureFixture[str]) -> None:
         "Error [usage]: No such option '--frobnicate'.",
         "Try 'normfold fold --help'.",
     ]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "names"),
-    [
-        (["fold", "m.onnx", "--input", "x=1x3"], "--input is --shape"),
-        (["fold", "m.onnx", "--provider", "cpu"], "--provider is --ep"),
-        (["inspect", "m.onnx", "--input", "x=1x3"], "--input is --shape"),
-        (["verify", "a.onnx", "b.onnx", "--input", "x=1x3"], "--input is --shape"),
-        (["export", "a:B", "--input", "x=1x3"], "--input is --shape"),
-    ],
-)
-def test_the_old_name_of_an_option_is_an_error_that_has_the_new_one(
-    arguments: list[str], names: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert run(arguments) == 2
-    assert capfd.readouterr().err.splitlines()[0] == f"Error [usage]: The option {names} now."
 
 
 def test_json_after_two_dashes_is_a_file_name(capfd: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +128,7 @@ def test_version(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_bug_is_one_line(stub: Callable, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def work() -> Answer:
+    def work() -> CommandResult:
         raise ZeroDivisionError("of\nlines")
 
     monkeypatch.delenv("NORMFOLD_DEBUG", raising=False)
@@ -134,7 +148,7 @@ def test_a_bug_is_one_line(stub: Callable, capfd: pytest.CaptureFixture[str], mo
 
 
 def test_a_missing_environment_is_exit_3(stub: Callable, capfd: pytest.CaptureFixture[str]) -> None:
-    def work() -> Answer:
+    def work() -> CommandResult:
         raise EnvironmentUnavailableError("missing-package", "It is not here.", "Install it.")
 
     stub(work)
@@ -146,7 +160,7 @@ def test_a_missing_environment_is_exit_3(stub: Callable, capfd: pytest.CaptureFi
 def test_a_missing_package_is_exit_3(
     stub: Callable, capfd: pytest.CaptureFixture[str], name: str | None, code: int
 ) -> None:
-    def work() -> Answer:
+    def work() -> CommandResult:
         raise ModuleNotFoundError("not here", name=name)
 
     stub(work)
@@ -155,11 +169,11 @@ def test_a_missing_package_is_exit_3(
 
 
 def test_what_libraries_print_stays_off_stdout(stub: Callable, capfd: pytest.CaptureFixture[str]) -> None:
-    def work() -> Answer:
+    def work() -> CommandResult:
         sys.stdout.write("a library says hello\n")
         os.write(1, b"so does one written in C\n")
         subprocess.run([sys.executable, "-c", "print('and a child process')"], check=True)
-        return Answer("version", {"version": "1"})
+        return CommandResult("version", {"version": "1"})
 
     stub(work)
     assert run(["env", "--json"]) == 0
@@ -170,7 +184,7 @@ def test_what_libraries_print_stays_off_stdout(stub: Callable, capfd: pytest.Cap
 
 
 def test_interruption(stub: Callable, capfd: pytest.CaptureFixture[str]) -> None:
-    def work() -> Answer:
+    def work() -> CommandResult:
         raise KeyboardInterrupt
 
     stub(work)

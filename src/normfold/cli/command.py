@@ -1,0 +1,128 @@
+"""What every verb's command has: its options, its progress, its errors in words, and its result."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from normfold._version import __version__
+from normfold.errors import EnvironmentUnavailableError, NormfoldError
+from normfold.records import Progress, silent
+from normfold.report.document import document
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+BUG_HINT: Final = "Please report this; NORMFOLD_DEBUG=1 in the environment prints the traceback."
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """What a command prints and the exit code it ends with; 1 is a finding, 2 and 3 come with an ``error``."""
+
+    command: str | None
+    result: Mapping[str, Any] = field(default_factory=dict)
+    show: Callable[[Console], None] | None = None
+    exit_code: int = 0
+    error: NormfoldError | None = None
+
+    def to_json(self) -> str:
+        """The document of schema normfold/1, on one line."""
+        whole = document(self.command, self.result, ok=self.exit_code == 0, error=self.error)
+        return json.dumps(whole, allow_nan=False)
+
+
+def verb(name: str) -> Callable[[Callable[..., CommandResult]], Callable[..., CommandResult]]:
+    """Add the options every verb has and run it guarded; it is called with ``progress`` and ``detail``.
+
+    ``progress`` reports on stderr. ``detail`` is -1 under --quiet, 1 under --verbose, else 0.
+    """
+
+    def decorate(job: Callable[..., CommandResult]) -> Callable[..., CommandResult]:
+        @click.option("--json", is_flag=True, expose_value=False, help="Print one JSON document instead of text.")
+        @click.option("-q", "--quiet", is_flag=True, help="Print the summary only, and no progress.")
+        @click.option("-v", "--verbose", is_flag=True, help="List every norm, however many there are.")
+        @functools.wraps(job)
+        def wrapped(*, quiet: bool, verbose: bool, **options: Any) -> CommandResult:
+            def work() -> CommandResult:
+                with _progress(visible=not quiet and sys.stderr.isatty()) as progress:
+                    return job(progress=progress, detail=verbose - quiet, **options)
+
+            return guarded(name, work)
+
+        return wrapped
+
+    return decorate
+
+
+def guarded(command: str, job: Callable[[], CommandResult]) -> CommandResult:
+    """Run ``job`` with stdout kept for its result; turn whatever it raises into a failed result."""
+    try:
+        with _stray_output_on_stderr():
+            return job()
+    except NormfoldError as error:
+        return failed(command, error)
+    except ModuleNotFoundError as error:
+        return _missing(command, error)
+    except Exception as error:  # noqa: BLE001 - the last line of defence between a bug and the user
+        return bug(command, error)
+
+
+def failed(command: str | None, error: NormfoldError) -> CommandResult:
+    """The result of a command that ended in ``error``."""
+    return CommandResult(command, exit_code=error.exit_code, error=error)
+
+
+def bug(command: str | None, error: Exception) -> CommandResult:
+    """The result of a command that ended in an error that nobody raised on purpose."""
+    if os.environ.get("NORMFOLD_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error, file=sys.stderr)
+    words = " ".join(f"{type(error).__name__}: {error}".split())
+    return failed(command, NormfoldError("internal", f"normfold {__version__} failed: {words}", BUG_HINT))
+
+
+def _missing(command: str, error: ModuleNotFoundError) -> CommandResult:
+    package = (error.name or "").partition(".")[0]
+    if package in ("", "normfold"):
+        return bug(command, error)
+    message, hint = f"The package {package} is not installed.", "Reinstall normfold with its requirements."
+    return failed(command, EnvironmentUnavailableError("missing-package", message, hint))
+
+
+@contextmanager
+def _progress(*, visible: bool) -> Iterator[Progress]:
+    if not visible:
+        yield silent
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    with Console(stderr=True).status("starting") as status:
+        yield lambda doing: status.update(Text(doing))
+
+
+@contextmanager
+def _stray_output_on_stderr() -> Iterator[None]:
+    """Send what libraries and their child processes print on stdout to stderr.
+
+    Custom operators print from C, so the descriptor itself is redirected, not only `sys.stdout`.
+    """
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
