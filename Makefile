@@ -1,6 +1,8 @@
 # On a machine with Python 3.11 or newer and pip, every target makes what it needs.
 PYTHON ?= python3
 WORKERS ?= 2
+FUZZ_SECONDS ?= 300
+FUZZ_SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 # pip stays outside the environment, so that Pythons without ensurepip will do.
@@ -10,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-oldest check lint types contracts docs docs-check format mutants changelog clean
+.PHONY: help demo test test-all test-oldest check lint types contracts docs docs-check format mutants fuzz changelog clean
 
 help: ## List these targets
 	@echo "make TARGET"
@@ -54,6 +56,9 @@ format: $(VENV)/dev.stamp ## Fix style and formatting in place
 
 mutants: $(VENV)/dev.stamp ## Delete each premise in turn: a test must fail for each
 	@$(BIN)/python scripts/mutants.py
+
+fuzz: $(VENV)/dev.stamp ## Feed hostile files to every verb for FUZZ_SECONDS seconds (300)
+	@$(BIN)/python benchmarks/fuzz_files.py --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED) --workers $(WORKERS)
 
 changelog: $(VENV)/dev.stamp ## Show the fragments of changelog.d as the next release's entry
 	@$(BIN)/towncrier build --draft --version next

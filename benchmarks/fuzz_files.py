@@ -1,0 +1,325 @@
+"""Feeds normfold hostile files for a while and lists what it must not have done.
+
+    python benchmarks/fuzz_files.py --seconds 300 --seed 0
+    python benchmarks/fuzz_files.py --what side
+    python benchmarks/fuzz_files.py --replay out/fuzz_files/01-internal/model.onnx
+
+*models* are small valid networks with one to three mutations each, or with damaged bytes; *sweep* is one model for
+every operator that onnx knows, its inputs without a type; *side* are files that stand beside a model or in its place.
+Every case runs in a process of its own with 4 GiB and 30 s a command. What counts as wrong is defined in
+``tests/fuzz/hostile.py``. Findings are grouped by the innermost frame of normfold; of each group the smallest case is
+cut down and saved in ``--keep`` with a snippet that builds it, and the exit is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Final
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
+
+import onnx  # noqa: E402 - before the limits of a case apply
+
+from fuzz.graphs import random_model  # noqa: E402 - found by the line above
+from fuzz.hostile import Command, Finding, run_case  # noqa: E402
+from fuzz.mutations import SCHEMAS, Random, mutate, mutate_bytes  # noqa: E402
+from fuzz.side_files import side_cases  # noqa: E402
+
+RANDOM_MODELS: Final = 60
+SHRINK_TRIES: Final = 120
+QUICK: Final[tuple[Command, ...]] = (
+    ("inspect", "model.onnx", "--json"),
+    ("fold", "model.onnx", "-o", "out/o.onnx", "--no-verify", "--json"),
+)
+SLOW: Final[tuple[Command, ...]] = (
+    ("fold", "model.onnx", "-o", "out/o.onnx", "--json"),
+    ("fold", "model.onnx", "-o", "out/o.onnx", "--external-data", "always", "--no-verify", "--json"),
+    ("verify", "model.onnx", "model.onnx", "--json"),
+)
+BENCH: Final[Command] = ("bench", "model.onnx", "--processes", "2", "--no-details", "--json")
+Signature = tuple[str, str, str]
+
+
+@dataclass
+class Group:
+    """Findings of one signature: how many, and the smallest case."""
+
+    finding: Finding
+    case: str
+    data: bytes
+    count: int = 0
+    commands: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one case came to. ``data`` is its model, empty where it is no model."""
+
+    case: str
+    data: bytes
+    codes: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+
+# ------------------------------------------------------------------------------------------------- in a worker process
+
+
+def prepare() -> None:
+    """Import what the commands need once, so that the processes forked off start with it."""
+    os.environ |= {"OPENBLAS_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
+    import sympy  # noqa: F401 - onnx_ir's, which the package itself puts off
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "model.onnx").write_bytes(seeds()[0])
+        for command in QUICK:
+            _warm(folder, command)
+
+
+def _warm(folder: Path, command: Command) -> None:
+    from contextlib import redirect_stdout, suppress
+
+    from normfold.cli import main
+
+    words = [str(folder / word) if word in ("model.onnx", "out/o.onnx") else word for word in command]
+    with open(os.devnull, "w") as nothing, redirect_stdout(nothing), suppress(SystemExit):  # noqa: PTH123
+        main([word.replace("/out/o.onnx", "/o.onnx") for word in words])
+
+
+@cache
+def seeds() -> tuple[bytes, ...]:
+    """Valid models to start from: the patterns of the coverage page, and random networks."""
+    from pattern_models import every
+
+    patterns = [pattern.model() for _, pattern in every()]
+    return tuple(model.SerializeToString() for model in chain(patterns, map(random_model, range(RANDOM_MODELS))))
+
+
+def model_case(seed: int, number: int, slow: float) -> Result:
+    """One mutated model."""
+    rng = Random(f"{seed}/{number}")
+    data = rng.choice(seeds())
+    if rng.random() < 0.15:
+        data, done = mutate_bytes(data, rng), ["bytes"]
+    else:
+        model = onnx.ModelProto.FromString(data)
+        done = mutate(model, rng, rng.choice((1, 1, 1, 2, 3)))
+        data = model.SerializeToString()
+    commands = (*QUICK, *SLOW) if rng.random() < slow else QUICK
+    commands = (*commands, BENCH) if rng.random() < slow / 4 else commands
+    return checked(f"{number}: {', '.join(done)}", data, commands)
+
+
+def sweep_case(number: int, _slow: float) -> Result:
+    """One operator with as many inputs as it takes at most, none of which has a type."""
+    from onnx import defs, helper
+
+    domain, name = SCHEMAS[number]
+    schema = defs.get_schema(name, domain)
+    inputs = [f"x{k}" for k in range(min(schema.max_input, 8))]
+    outputs = [f"y{k}" for k in range(max(1, min(schema.max_output, 4)))]
+    node = helper.make_node(name, inputs, outputs, domain=domain)
+    infos = ([onnx.ValueInfoProto(name=name) for name in names] for names in (inputs, outputs))
+    graph = helper.make_graph([node], "sweep", *infos)
+    opsets = [helper.make_opsetid("", defs.onnx_opset_version()), helper.make_opsetid(domain or "ai.onnx.ml", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    return checked(f"{domain or 'ai.onnx'}.{name}", model.SerializeToString(), (*QUICK, SLOW[0]))
+
+
+def checked(case: str, data: bytes, commands: Sequence[Command]) -> Result:
+    """Run ``commands`` on a model."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-", ignore_cleanup_errors=True) as name:
+        (Path(name) / "model.onnx").write_bytes(data)
+        done, findings = run_case(Path(name), commands)
+    return Result(case, data, tuple(one.code for one in done), tuple(findings))
+
+
+def side_case(number: int, _slow: float) -> Result:
+    """One hostile file that is no model."""
+    case, write, commands = next(islice(side_cases(), number, None))
+    with tempfile.TemporaryDirectory(prefix="fuzz-", ignore_cleanup_errors=True) as name:
+        write(Path(name))
+        done, findings = run_case(Path(name), commands)
+    return Result(case, b"", tuple(one.code for one in done), tuple(findings))
+
+
+# ----------------------------------------------------------------------------------------------------- in the first one
+
+
+def jobs(options: argparse.Namespace) -> Iterator[tuple[Callable[..., Result], tuple[Any, ...]]]:
+    """What is to be done, in order; without an end where models are mutated."""
+    if options.what in ("side", "all"):
+        yield from ((side_case, (number, options.slow)) for number in range(sum(1 for _ in side_cases())))
+    if options.what in ("sweep", "all"):
+        yield from ((sweep_case, (number, options.slow)) for number in range(len(SCHEMAS)))
+    if options.what in ("models", "all"):
+        number = options.start
+        while True:
+            yield model_case, (options.seed, number, options.slow)
+            number += 1
+
+
+def results(options: argparse.Namespace) -> Iterator[Result]:
+    """Results as they come, until the time is up."""
+    until, todo = time.monotonic() + options.seconds, jobs(options)
+    with ProcessPoolExecutor(options.workers, initializer=prepare) as pool:
+        pending: set[Future[Result]] = set()
+        while True:
+            room = 4 * options.workers - len(pending) if time.monotonic() < until else 0
+            pending |= {pool.submit(function, *arguments) for function, arguments in islice(todo, room)}
+            if not pending:
+                return
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+
+
+def group(groups: dict[Signature, Group], result: Result) -> None:
+    """Count the findings of ``result``; keep it where it is the smallest of its kind."""
+    for finding in result.findings:
+        known = groups.get(finding.signature)
+        if known is None:
+            print(f"new: {finding.kind} {finding.place} {finding.message[:120]} [{result.case}]", flush=True)
+        if known is None or len(result.data) < len(known.data):
+            count, commands = (known.count, known.commands) if known else (0, Counter())
+            known = groups[finding.signature] = Group(finding, result.case, result.data, count, commands)
+        known.count += 1
+        known.commands[finding.command[0]] += 1
+
+
+def shrink(data: bytes, finding: Finding) -> bytes:
+    """``data`` with as little as still shows ``finding``."""
+    tries, progress = SHRINK_TRIES, True
+    while progress and tries > 0:
+        progress = False
+        for smaller in _smaller(data):
+            tries -= 1
+            again = checked("", smaller, [finding.command])
+            if any(found.signature == finding.signature for found in again.findings):
+                data, progress = smaller, True
+                break
+            if tries <= 0:
+                break
+    return data
+
+
+def _smaller(data: bytes) -> Iterator[bytes]:
+    try:
+        model = onnx.ModelProto.FromString(data)
+    except Exception:  # noqa: BLE001 - damaged bytes stay as they are
+        return
+    graph = model.graph
+    for entries in (graph.node, graph.value_info, graph.output, graph.input, graph.initializer, model.functions):
+        for position in reversed(range(len(entries))):
+            kept = list(entries)
+            dropped = kept.pop(position)
+            yield _with(model, entries, kept)
+            if isinstance(dropped, onnx.NodeProto) and dropped.input and len(dropped.output) == 1:
+                yield _with(model, entries, kept, rename=(dropped.output[0], dropped.input[0]))
+    for node in graph.node:
+        for position in range(len(node.attribute)):
+            yield _with(model, node.attribute, [a for k, a in enumerate(node.attribute) if k != position])
+
+
+def _with(model: onnx.ModelProto, entries: Any, kept: Sequence[Any], rename: tuple[str, str] | None = None) -> bytes:
+    before = model.SerializeToString()
+    copies = [type(one).FromString(one.SerializeToString()) for one in kept]
+    del entries[:]
+    entries.extend(copies)
+    if rename:
+        for node in model.graph.node:
+            node.input[:] = [rename[1] if name == rename[0] else name for name in node.input]
+    made = model.SerializeToString()
+    model.ParseFromString(before)
+    return made
+
+
+def keep(groups: Sequence[Group], folder: Path) -> None:
+    """Save a case of each group, cut down, with its snippet."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for number, found in enumerate(groups, 1):
+        home = folder / f"{number:02}-{found.finding.kind.replace(' ', '-')}"
+        home.mkdir(parents=True)
+        data = shrink(found.data, found.finding) if found.data else b""
+        if data:
+            (home / "model.onnx").write_bytes(data)
+        (home / "finding.txt").write_text(_told(found, data))
+
+
+def _told(found: Group, data: bytes) -> str:
+    finding = found.finding
+    lines = [
+        f"{finding.kind} at {finding.place or '?'}: {finding.message}",
+        f"seen {found.count} times, by {dict(found.commands)}; smallest: {found.case}",
+        f"normfold {' '.join(finding.command)}",
+    ]
+    if data:
+        text = base64.b64encode(data).decode()
+        lines += ["", "import base64, onnx", f'model = onnx.load_model_from_string(base64.b64decode("{text}"))']
+        try:
+            lines += ["", onnx.printer.to_text(onnx.load_model_from_string(data))[:6000]]
+        except Exception as error:  # noqa: BLE001 - what cannot be printed is still in its file
+            lines += ["", f"(no text form: {type(error).__name__})"]
+    return "\n".join(lines) + "\n"
+
+
+def table(groups: Sequence[Group]) -> str:
+    """The findings, one a line."""
+    rows = [f"{'seen':>6}  {'kind':13} {'where':58} what"]
+    rows += [f"{g.count:6}  {g.finding.kind:13} {g.finding.place:58} {g.finding.message[:90]!r}" for g in groups]
+    return "\n".join(rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; exits 1 where anything was found."""
+    parser = argparse.ArgumentParser(description="Feed normfold hostile files.")
+    parser.add_argument("--what", choices=["all", "models", "sweep", "side"], default="all")
+    parser.add_argument("--seconds", type=float, default=300.0, help="nothing is begun later (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the mutations (default: %(default)s)")
+    parser.add_argument("--start", type=int, default=0, help="number of the first mutated model")
+    parser.add_argument("--slow", type=float, default=0.03, help="part of the models that are also run")
+    parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
+    parser.add_argument("--keep", type=Path, default=Path("out/fuzz_files"), help="folder for what is found")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--replay", type=Path, help="run every command on this model only")
+    options = parser.parse_args(arguments)
+    if options.replay:
+        prepare()
+        replayed = checked("replay", options.replay.read_bytes(), (*QUICK, *SLOW))
+        print(*replayed.findings or replayed.codes, sep="\n")
+        return 1 if replayed.findings else 0
+    started, groups, codes, cases = time.monotonic(), {}, Counter[str](), 0
+    for result in results(options):
+        cases += 1
+        codes.update(code or "done" for code in result.codes)
+        group(groups, result)
+    seconds = time.monotonic() - started
+    found = sorted(groups.values(), key=lambda one: -one.count)
+    print(f"{cases} cases, {codes.total()} commands in {seconds:.0f} s: {dict(codes.most_common())}")
+    if found:
+        print(table(found))
+        keep(found, options.keep)
+    if options.json:
+        rows = [{**vars(one.finding), "seen": one.count, "case": one.case} for one in found]
+        document = {"seed": options.seed, "cases": cases, "commands": codes.total(), "codes": codes, "findings": rows}
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(document, indent=1) + "\n")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,248 @@
+"""Runs commands on hostile files, each case in a process of its own under limits, and says what went wrong.
+
+Right is: a documented exit code; where the verb fails, an error with a code other than ``internal``; no traceback, no
+crash; an output that is whole or absent; nothing left behind; inputs as they were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import os
+import re
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+MEMORY = 4 << 30
+SECONDS = 30.0
+EXITS = (0, 1, 2, 3)
+PACKAGE = re.compile(r'File "[^"]*/normfold/([^"]+)", line (\d+),? in (\S+)')
+Command = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one command did that it must not do. ``place`` is the innermost frame of normfold, where there is one."""
+
+    kind: str
+    place: str
+    message: str
+    command: Command
+
+    @property
+    def signature(self) -> tuple[str, str, str]:
+        """Equal for findings with one cause, as far as that can be told."""
+        error = self.message.partition(":")[0] if self.kind == "internal" else ""
+        return self.kind, self.place, error
+
+
+@dataclass(frozen=True)
+class Done:
+    """How one command ended."""
+
+    exit: int
+    code: str
+    seconds: float
+
+
+def run_case(
+    folder: Path, commands: Sequence[Command], seconds: float = SECONDS, memory: int = MEMORY
+) -> tuple[list[Done], list[Finding]]:
+    """Run ``commands`` with ``folder`` as the working directory; outputs go below its folder ``out``.
+
+    A command that ends its process is a finding, and the next one runs in a new process.
+    """
+    done: list[Done] = []
+    findings: list[Finding] = []
+    (folder / "out").mkdir(exist_ok=True)
+    while len(done) < len(commands):
+        rest = commands[len(done) :]
+        status = _forked(lambda rest=rest: _serve(folder, rest, seconds, memory), seconds * (len(rest) + 1))
+        for line in _lines(folder / "results"):
+            record = json.loads(line)
+            done.append(Done(**record["done"]))
+            findings += [Finding(**{**found, "command": tuple(found["command"])}) for found in record["findings"]]
+        if status != 0 and len(done) < len(commands):
+            findings.append(_ended(folder, commands[len(done)], status))
+            done.append(Done(-1, "", 0.0))
+            _empty(folder / "out")
+    return done, findings
+
+
+def _lines(file: Path) -> list[str]:
+    with contextlib.suppress(FileNotFoundError):
+        lines = file.read_text().splitlines()
+        file.unlink()
+        return lines
+    return []
+
+
+def _forked(job: Callable[[], None], seconds: float) -> int:
+    """The wait status of ``job`` in a child, killed with all that it started after ``seconds``."""
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            os.setsid()
+            job()
+            os._exit(0)
+        os._exit(70)
+    until = time.monotonic() + seconds
+    pause = 0.001
+    while True:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found or time.monotonic() > until:
+            break
+        time.sleep(pause)
+        pause = min(0.05, pause * 1.5)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child, signal.SIGKILL)
+    if not found:
+        _, status = os.waitpid(child, 0)
+    return status
+
+
+def _serve(folder: Path, commands: Sequence[Command], seconds: float, memory: int) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.chdir(folder)
+    os.environ["NORMFOLD_DEBUG"] = "1"
+    os.environ["TMPDIR"] = str(folder / "tmp")
+    Path("tmp").mkdir(exist_ok=True)
+    results = os.open("results", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    _redirect("stdout", 1)
+    _redirect("stderr", 2)
+    sys.stdin = Path(os.devnull).open()  # noqa: SIM115 - until the process ends
+    for command in commands:
+        before = _digests()
+        done, findings = _one(command, seconds)
+        findings += _looked(command, done, before)
+        record = {"done": asdict(done), "findings": [asdict(found) for found in findings]}
+        os.write(results, (json.dumps(record) + "\n").encode())
+
+
+def _redirect(name: str, number: int) -> None:
+    handle = os.open(name, os.O_CREAT | os.O_RDWR | os.O_TRUNC | os.O_APPEND)
+    os.dup2(handle, number)
+    setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115 - until the process ends
+
+
+def _one(command: Command, seconds: float) -> tuple[Done, list[Finding]]:
+    from normfold.cli import main
+
+    for name in ("stdout", "stderr"):
+        os.truncate(name, 0)
+    faulthandler.enable(2)
+    faulthandler.dump_traceback_later(seconds, exit=True, file=2)
+    started, code, escaped = time.monotonic(), -1, ""
+    try:
+        main(command)
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is a finding
+        escaped = f"{type(error).__name__}: {error}"
+    faulthandler.cancel_dump_traceback_later()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    taken, said = time.monotonic() - started, Path("stderr").read_text(errors="replace")
+    answer, complaint = _answer(Path("stdout").read_text(errors="replace"))
+    error = answer.get("error") or {}
+    done = Done(code, str(error.get("code", "")), round(taken, 3))
+    return done, [] if "--help" in command else _judged(command, done, escaped or complaint, said, error)
+
+
+def _judged(command: Command, done: Done, broken: str, said: str, error: dict[str, str]) -> list[Finding]:
+    place = _innermost(said)
+    if done.code == "internal":
+        message = error["message"].partition("failed: ")[2] or error["message"]
+        return [Finding("internal", place, message[:300], command)]
+    if broken:
+        return [Finding("escaped", place, broken[:300], command)]
+    if "Traceback (most recent call last)" in said:
+        return [Finding("traceback", place, said.strip().splitlines()[-1][:300], command)]
+    if done.exit not in EXITS or (done.exit in (2, 3) and not done.code):
+        return [Finding("exit", "", f"exit {done.exit} with code {done.code!r}", command)]
+    return []
+
+
+def _answer(text: str) -> tuple[dict[str, dict[str, str]], str]:
+    """The document on stdout, and what is wrong with it."""
+    try:
+        document = json.loads(text)
+    except ValueError:
+        return {}, f"stdout: not one JSON document: {text[:100]!r}"
+    return document, "" if isinstance(document, dict) else f"stdout: not an object: {text[:100]!r}"
+
+
+def _innermost(said: str) -> str:
+    """The innermost frame of normfold in the last traceback."""
+    last = said.rpartition("Traceback (most recent call last)")[2] or said
+    frames = PACKAGE.findall(last)
+    return "{}:{} {}".format(*frames[-1]) if frames else ""
+
+
+def _ended(folder: Path, command: Command, status: int) -> Finding:
+    """The finding for a command that took its process with it; faulthandler lists the innermost frame first."""
+    said = (folder / "stderr").read_text(errors="replace") if (folder / "stderr").exists() else ""
+    frames = PACKAGE.findall(said)
+    place = "{}:{} {}".format(*frames[0]) if frames else ""
+    if "Timeout (" in said:
+        return Finding("timeout", place, "did not end in time", command)
+    if os.WIFSIGNALED(status):
+        head = next((line for line in said.splitlines() if line.strip()), "")
+        return Finding("crash", place, f"{signal.Signals(os.WTERMSIG(status)).name}: {head[:200]}", command)
+    return Finding("crash", place, f"exit status {os.WEXITSTATUS(status)}", command)
+
+
+def _digests() -> dict[str, str]:
+    """Contents of the regular files of the case, outputs left out."""
+    own = ("results", "stdout", "stderr")
+    files = [file for file in Path().iterdir() if file.name not in own and file.is_file() and not file.is_symlink()]
+    return {file.name: sha256(file.read_bytes()).hexdigest() for file in files if file.stat().st_size < 1 << 26}
+
+
+def _looked(command: Command, done: Done, before: dict[str, str]) -> list[Finding]:
+    """What the files say: inputs that changed, outputs that should not be there or cannot be read."""
+    findings = []
+    if changed := sorted(name for name, digest in (_digests().items() ^ before.items())):
+        findings.append(Finding("input changed", "", ", ".join(changed), command))
+    wanted = {Path(word).name for word in command if word.startswith("out/")} if done.exit == 0 else set()
+    found = {file.name for file in Path("out").iterdir() if not file.name.endswith(".data")}
+    if done.exit in (2, 3) and found:
+        findings.append(Finding("half-written", "", f"exit {done.exit} and {', '.join(sorted(found))}", command))
+    elif done.exit == 0 and found != wanted:
+        findings.append(Finding("leftover", "", f"{sorted(found)} instead of {sorted(wanted)}", command))
+    findings += [
+        Finding("half-written", "", f"{name} cannot be read", command)
+        for name in sorted(found)
+        if name.endswith(".onnx") and not _is_whole(Path("out") / name)
+    ]
+    left = sorted(file.name for file in Path("tmp").iterdir())
+    if left:
+        findings.append(Finding("leftover", "", f"temporary files: {re.sub(r'-[a-z0-9_]+', '-*', str(left))}", command))
+    for folder in ("out", "tmp"):
+        _empty(Path(folder))
+    return findings
+
+
+def _is_whole(file: Path) -> bool:
+    import onnx
+
+    try:
+        onnx.load(file)
+    except Exception:  # noqa: BLE001 - any reason will do
+        return False
+    return True
+
+
+def _empty(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
