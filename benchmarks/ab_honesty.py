@@ -32,12 +32,12 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from normfold.measure import CONTROL, Candidate, Conditions, Effort, Experiment, measure, open_candidate, statistics
-from normfold.measure.client import Client
-from normfold.measure.inputs import Scratch, feed_for
+from normfold.measure.inputs import ArrayFolder, prepare_inputs
 from normfold.measure.processes import PLAIN
-from normfold.measure.session_profile import SessionProfile
 from normfold.models.data import UserInputs
 from normfold.report.environment import environment
+from normfold.runtime.session_profile import SessionProfile
+from normfold.runtime.workers.timing_client import TimingClient
 
 LAYERS: Final = 100
 WIDTH: Final = 96
@@ -109,14 +109,14 @@ def naive(pair: tuple[Candidate, Candidate], runs: int, seed: int) -> Answer:
     started = time.monotonic()
     names = {"a": pair[0], CONTROL: pair[0], "b": pair[1]}
     experiment = Experiment(pair, Conditions(), Effort())
-    with Scratch() as scratch, Client(time_limit=60) as client:
+    with ArrayFolder() as folder, TimingClient(time_limit=60) as client:
         client.hello((), 0, preload=False)
-        client.open("plain", pair[0], experiment.session(PLAIN))
-        fed = feed_for(client, "plain", pair[0].inputs, UserInputs(), seed, scratch)
+        client.open("plain", pair[0].model, experiment.session(PLAIN))
+        inputs = prepare_inputs(client, "plain", pair[0].inputs, UserInputs(), seed, folder)
         times = {}
         for name, one in names.items():
-            client.open(name, one, experiment.session(SessionProfile()))
-            client.bind(name, fed.entries)
+            client.open(name, one.model, experiment.session(SessionProfile()))
+            client.bind(name, inputs.entries)
             client.time([(name, runs // 10)])
             times[name] = np.array(client.time([(name, runs)])["ns"][0], dtype=float)
     base = float(np.mean(times["a"]))

@@ -11,8 +11,8 @@ from normfold.errors import NormfoldError
 if TYPE_CHECKING:
     from normfold.core.preprocess import Preprocess
     from normfold.measure.candidate import Effort
-    from normfold.measure.session_profile import SessionProfile
     from normfold.models.module.save import restore
+    from normfold.runtime.session_profile import SessionProfile
     from normfold.verbs.bench import BenchResult, bench, compare
     from normfold.verbs.export import export
     from normfold.verbs.fold import DiffersError, FoldResult, InspectResult, UnprovenError, fold, inspect, verify

@@ -11,8 +11,8 @@ import pytest
 
 import timed
 from normfold.cli.application import run
-from normfold.measure import session_profile
 from normfold.report import schema
+from normfold.runtime import session_profile
 
 Ask = Callable[..., tuple[int, dict]]
 SHORT = ("--time-limit", "500ms", "--processes", "2")

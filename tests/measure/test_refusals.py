@@ -18,7 +18,7 @@ from normfold.runtime import Runnable, memory
 
 DISGUISED = """
 import os, signal, sys
-from normfold.runtime import timing
+from normfold.runtime.workers import timing
 {}
 timing.main()
 """
@@ -56,7 +56,7 @@ def test_a_provider_that_is_not_there(experiment: Experiment) -> None:
 def test_a_provider_that_is_there_but_does_not_load(experiment: Experiment) -> None:
     """ONNX Runtime says so on stderr and goes on without it."""
     changes = (
-        "hello = timing.Timer.hello\n"
+        "hello = timing.TimingWorker.hello\n"
         "def claim(self, request):\n"
         "    reply = hello(self, request)\n"
         "    import onnxruntime\n"
@@ -92,7 +92,7 @@ def test_a_worker_killed_in_the_middle(experiment: Experiment, tmp_path: Path) -
     """In the second process, while it is timing."""
     changes = (
         f"mark = {str(tmp_path / 'second')!r}\n"
-        "run = timing.Timer.time\n"
+        "run = timing.TimingWorker.time\n"
         "def die(self, request):\n"
         "    if os.path.exists(mark): os.kill(os.getpid(), signal.SIGKILL)\n"
         "    if len(request['blocks']) > 2: open(mark, 'w').close()\n"

@@ -16,7 +16,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from normfold.runtime import Evaluator, Failed, Loaded, Ran, Runnable, memory, tensors
+from normfold.runtime import Evaluator, Failed, Loaded, Ran, Runnable, memory
+from normfold.runtime.workers import arrays as arrays_on_disk
 
 
 def save(tmp_path, nodes, inputs, outputs, initializers=(), opset=22, name="model.onnx", domains=()):
@@ -293,7 +294,7 @@ def test_arrays_survive_the_disk(tmp_path):
         "large": np.arange(1 << 20, dtype=np.float32),
         "text": np.array(["a", "béé"], object),
     }
-    back = tensors.read(tensors.write(tmp_path / "t", arrays))
+    back = arrays_on_disk.read(arrays_on_disk.write(tmp_path / "t", arrays))
     assert list(back) == list(arrays)
     for name, array in arrays.items():
         np.testing.assert_array_equal(back[name], array)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from normfold.runtime import energy, gpu
-from normfold.runtime.node_times import node_times
+from normfold.runtime.profile import node_times
 
 
 def package(root: Path, name: str, used: int, wrap: int) -> Path:
@@ -75,3 +78,11 @@ def test_a_profile(tmp_path: Path) -> None:
     assert found["arena_peak"] == 30
     assert found["arena_size"] is None
     assert not (tmp_path / "p.json").exists()
+
+
+def test_telemetry_is_off_before_onnx_runtime_is_imported() -> None:
+    """In this process, and in those that it starts: they inherit its environment."""
+    code = "import os, sys, normfold.runtime; print(os.environ['ORT_DISABLE_TELEMETRY'], 'onnxruntime' in sys.modules)"
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["1", "False"]

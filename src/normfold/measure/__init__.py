@@ -14,7 +14,7 @@ and call `measure`::
     cell.comparisons["no SLN"].ratio.value  # its time over the first candidate's; .found, .verdict, .floor
 
 Candidates of one experiment are opened in the same processes and timed in turns; they may differ in model, in session
-settings, or both. `session_profile` reads and writes settings as files.
+settings, or both.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ from normfold.measure.candidate import CONTROL, Candidate, Conditions, Effort, o
 from normfold.measure.experiment import Experiment
 from normfold.measure.figures import Cell, Details, Figure, Sample
 from normfold.measure.run import measure
-from normfold.measure.session_profile import PROVIDERS, SessionProfile
 from normfold.measure.statistics import Comparison, Interval, Quantile
+from normfold.runtime.session_profile import SessionProfile
 
 __all__ = [
     "CONTROL",
-    "PROVIDERS",
     "Candidate",
     "Cell",
     "Comparison",

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Final
 from normfold.backends.onnx.quantizers import quantizes_activations
 from normfold.errors import UsageError
 from normfold.measure import statistics
-from normfold.measure.session_profile import SessionProfile, Use
 from normfold.models import onnxfile as modelfile
 from normfold.models.data import UserInputs
 from normfold.proof.probes import Dim, InputSpec, input_specs
 from normfold.runtime import Runnable
+from normfold.runtime.session_profile import SessionProfile, Use
 
 if TYPE_CHECKING:
     import onnx

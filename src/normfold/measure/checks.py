@@ -9,11 +9,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from normfold.errors import EnvironmentUnavailableError, FindingError, NormfoldError, UsageError
+from normfold.errors import EnvironmentUnavailableError, FindingError, UsageError
 from normfold.measure.candidate import INT8, Candidate
 from normfold.proof.deviation import compare, tolerance
 from normfold.proof.probes import InputSpec
-from normfold.runtime import Failed
 
 Values = Mapping[str, NDArray[Any]]
 Placed = Sequence[Sequence[str]]
@@ -117,23 +116,3 @@ def _tolerance(truth: NDArray[Any], candidate: Candidate) -> float:
 def _outputs_differ(candidate: Candidate, because: str) -> FindingError:
     hint = "A larger deviation can be allowed: --rtol, of the output's range."
     return FindingError("outputs-differ", f"{candidate.name} computes something else: {because}.", hint)
-
-
-def error_of(name: str, failed: Failed) -> NormfoldError:
-    """What befell a worker, as an error with its code."""
-    said = f"{name}: {failed.message}" if failed.message else name
-    match failed.kind:
-        case "provider":
-            hint = "normfold env lists the providers that are here, and what is missing."
-            return EnvironmentUnavailableError("provider-unavailable", f"{said}.", hint)
-        case "memory":
-            return EnvironmentUnavailableError("out-of-memory", f"There is not enough memory to run {said}.")
-        case "time":
-            hint = "Allow more with --worker-timeout."
-            return EnvironmentUnavailableError("timed-out", f"Gave up waiting for {said}.", hint)
-        case "crash":
-            return EnvironmentUnavailableError("worker-died", f"The process that was timing broke down: {said}.")
-        case "custom-ops":
-            return EnvironmentUnavailableError("custom-ops", f"The custom operators cannot be loaded: {said}")
-        case _:
-            return UsageError("not-runnable", f"ONNX Runtime cannot run {said}")

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from normfold.measure.candidate import CONTROL, COPIED_BELOW, Candidate, Conditions, Effort
-from normfold.measure.client import LOCAL
-from normfold.measure.session_profile import SessionProfile, Threading, session_request, threading_of
 from normfold.models.data import UserInputs
+from normfold.runtime.session_profile import SessionProfile, Threading, session_request, threading_of
+from normfold.runtime.workers.timing_client import LOCAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Experiment:
     allow_fallback: bool = False
     custom_ops: tuple[str, ...] = ()
     command: tuple[str, ...] = LOCAL
-    """What to start for each process: anything that serves the verbs of `normfold.runtime.timing`."""
+    """What to start for each process: anything that serves the verbs of `normfold.runtime.workers.timing`."""
 
     @property
     def reference(self) -> Candidate:

@@ -13,17 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normfold.errors import UsageError
-from normfold.measure.checks import Values, error_of
-from normfold.measure.client import Client
+from normfold.measure.checks import Values
 from normfold.models.data import UserInputs
 from normfold.proof.probes import KINDS, InputSpec, check_given, layouts, make_feed
 from normfold.records import Probe
-from normfold.runtime import Failed, tensors
-from normfold.runtime.tensors import Entry
+from normfold.runtime import Failed
+from normfold.runtime.workers import arrays
+from normfold.runtime.workers.arrays import Entry
+from normfold.runtime.workers.timing_client import TimingClient
 
 
 @dataclass(frozen=True, slots=True)
-class Fed:
+class PreparedInputs:
     """Inputs on disk, the record of how each was made, and the outputs that belong to them."""
 
     entries: tuple[Entry, ...]
@@ -31,7 +32,7 @@ class Fed:
     outputs: Values = field(default_factory=dict)
 
 
-class Scratch:
+class ArrayFolder:
     """A folder that goes away with the ``with`` block."""
 
     def __init__(self) -> None:
@@ -46,10 +47,10 @@ class Scratch:
     ) -> None:
         self._folder.cleanup()
 
-    def write(self, arrays: Mapping[str, NDArray[Any]]) -> tuple[Entry, ...]:
+    def write(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[Entry, ...]:
         """Put arrays where every process can read them."""
         self._count += 1
-        return tuple(tensors.write(Path(self._folder.name) / f"feeds-{self._count}", arrays))
+        return tuple(arrays.write(Path(self._folder.name) / f"inputs-{self._count}", inputs))
 
     @staticmethod
     def keep(values: Values) -> Values:
@@ -57,9 +58,9 @@ class Scratch:
         return {name: np.array(value) for name, value in values.items()}
 
 
-def feed_for(
-    client: Client, name: str, specs: Sequence[InputSpec], given: UserInputs, seed: int, scratch: Scratch
-) -> Fed:
+def prepare_inputs(
+    client: TimingClient, name: str, specs: Sequence[InputSpec], given: UserInputs, seed: int, folder: ArrayFolder
+) -> PreparedInputs:
     """The first inputs on which the model called ``name`` runs; sizes that are left open are guessed.
 
     Raises:
@@ -69,13 +70,13 @@ def feed_for(
     failure = Failed("run", "no inputs to try")
     for index, layout in enumerate(layouts(specs, given)):
         feed = make_feed(specs, given, layout, KINDS[0], seed)
-        fed = Fed(scratch.write(feed.arrays), feed.probes)
-        reply = client.try_to_bind(name, fed.entries)
+        inputs = PreparedInputs(folder.write(feed.arrays), feed.probes)
+        reply = client.try_to_bind(name, inputs.entries)
         if not isinstance(reply, Failed):
-            return fed
+            return inputs
         failure = reply if index == 0 else failure
         if reply.kind != "run":
-            raise error_of(name, reply)
+            raise reply.error(name)
     if given.names:
         raise UsageError("bad-input", f"The model does not run on the inputs given: {failure.message}")
-    raise error_of(name, failure)
+    raise failure.error(name)

@@ -11,14 +11,14 @@ import numpy as np
 
 from normfold.measure import checks, statistics
 from normfold.measure.candidate import Candidate
-from normfold.measure.client import Client
 from normfold.measure.experiment import Experiment
 from normfold.measure.figures import Details, Sample
-from normfold.measure.inputs import Fed, Scratch, feed_for
+from normfold.measure.inputs import ArrayFolder, PreparedInputs, prepare_inputs
 from normfold.measure.schedule import Turn, block_runs, schedule
-from normfold.measure.session_profile import SessionProfile, threading_of
 from normfold.records import Progress
 from normfold.runtime import gpu
+from normfold.runtime.session_profile import SessionProfile, threading_of
+from normfold.runtime.workers.timing_client import TimingClient
 
 T = TypeVar("T")
 TRUTH: Final = "(truth)"
@@ -32,18 +32,18 @@ COARSE_COUNTER: Final = "a GPU's energy counter is too coarse for blocks of mill
 class Measurement:
     """The processes of one experiment, one after the other; the first also settles inputs and expected outputs."""
 
-    def __init__(self, experiment: Experiment, scratch: Scratch, progress: Progress) -> None:
+    def __init__(self, experiment: Experiment, folder: ArrayFolder, progress: Progress) -> None:
         self._experiment = experiment
-        self._scratch = scratch
+        self._folder = folder
         self._progress = progress
-        self._fed: Fed | None = None
+        self._inputs: PreparedInputs | None = None
 
     @property
-    def fed(self) -> Fed:
+    def inputs(self) -> PreparedInputs:
         """What the models are given, and what the reference makes of it."""
-        if self._fed is None:
+        if self._inputs is None:
             raise ValueError("nothing was run yet")
-        return self._fed
+        return self._inputs
 
     def samples(self) -> tuple[Sample, ...]:
         """First as many processes as the first stage has, then as many more as their spread asks for."""
@@ -54,8 +54,8 @@ class Measurement:
             samples.append(self._sample(len(samples), wanted))
         return tuple(samples)
 
-    def _client(self) -> Client:
-        return Client(time_limit=self._experiment.effort.time_limit, command=self._experiment.command)
+    def _client(self) -> TimingClient:
+        return TimingClient(time_limit=self._experiment.effort.time_limit, command=self._experiment.command)
 
     def _wanted(self, samples: Sequence[Sample]) -> int:
         if len(samples) < 2:
@@ -69,13 +69,13 @@ class Measurement:
         experiment, seed = self._experiment, [self._experiment.entropy, index]
         with self._client() as client:
             hello = client.hello(experiment.conditions.cpus, experiment.threading.pool, preload=experiment.on_gpu)
-            if self._fed is None:
-                self._fed = self._settle(client)
+            if self._inputs is None:
+                self._inputs = self._settle(client)
             turns = _shuffled(
                 [Turn(name, copy) for name in experiment.names for copy in range(experiment.copies)], seed
             )
             opened = {turn: self._open(client, turn) for turn in turns}
-            bound = {turn: client.bind(turn.session, self.fed.entries) for turn in turns}
+            bound = {turn: client.bind(turn.session, self.inputs.entries) for turn in turns}
             deviations = [(turn.name, self._check(client, turn)) for turn in turns]
             seconds = [(turn.name, _pilot(client, turn.session, experiment.effort.warm_up)) for turn in turns]
             plan = schedule(_by_name(seconds, max), experiment.effort.per_process, seed, experiment.copies)
@@ -101,29 +101,35 @@ class Measurement:
             gpu=(before, after) if experiment.on_gpu else None,
         )
 
-    def _settle(self, client: Client) -> Fed:
+    def _settle(self, client: TimingClient) -> PreparedInputs:
         """Inputs on which the reference runs, and its outputs computed plainly."""
         experiment = self._experiment
         plain = experiment.session(replace(PLAIN, intra_threads=None))
-        client.open(TRUTH, experiment.reference, plain)
-        fed = feed_for(client, TRUTH, experiment.reference.inputs, experiment.given, experiment.seed, self._scratch)
-        expected = self._scratch.keep(client.outputs(TRUTH))
+        client.open(TRUTH, experiment.reference.model, plain)
+        inputs = prepare_inputs(
+            client, TRUTH, experiment.reference.inputs, experiment.given, experiment.seed, self._folder
+        )
+        expected = self._folder.keep(client.outputs(TRUTH))
         client.close(TRUTH)
-        return replace(fed, outputs=expected)
+        return replace(inputs, outputs=expected)
 
-    def _open(self, client: Client, turn: Turn) -> dict[str, Any]:
+    def _open(self, client: TimingClient, turn: Turn) -> dict[str, Any]:
         candidate = self._experiment.candidate(turn.name)
         session = self._experiment.session(candidate.profile)
-        reply = client.open(turn.session, candidate, session)
+        reply = client.open(turn.session, candidate.model, session)
         counts = checks.check_placement(
             candidate.name, session["provider"], reply["placed"], allow_fallback=self._experiment.allow_fallback
         )
         return reply | {"placed_by_provider": counts}
 
-    def _check(self, client: Client, turn: Turn) -> float:
+    def _check(self, client: TimingClient, turn: Turn) -> float:
         candidate = self._experiment.candidate(turn.name)
         return checks.check_outputs(
-            candidate, self._experiment.reference, self.fed.outputs, client.outputs(turn.session), self._experiment.rtol
+            candidate,
+            self._experiment.reference,
+            self.inputs.outputs,
+            client.outputs(turn.session),
+            self._experiment.rtol,
         )
 
     def details(self, candidate: Candidate) -> Details:
@@ -134,10 +140,10 @@ class Measurement:
         session = experiment.session(candidate.profile, alone)
         with self._client() as client:
             before = client.hello(experiment.conditions.cpus, alone.pool, preload=experiment.on_gpu)["peak_rss"]
-            client.open(candidate.name, candidate, session)
-            after = client.bind(candidate.name, self.fed.entries)["peak_rss"]
+            client.open(candidate.name, candidate.model, session)
+            after = client.bind(candidate.name, self.inputs.entries)["peak_rss"]
             client.close(candidate.name)
-            profiled = client.profile(candidate, session, self.fed.entries, PROFILED_RUNS)
+            profiled = client.profile(candidate.model, session, self.inputs.entries, PROFILED_RUNS)
         return Details(
             peak_rss=after,
             rss_before=before,
@@ -163,7 +169,7 @@ def _median(values: list[int]) -> int:
     return int(np.median(values))
 
 
-def _pilot(client: Client, name: str, seconds: float) -> float:
+def _pilot(client: TimingClient, name: str, seconds: float) -> float:
     """Warm the model up for about ``seconds``; seconds that a run takes by then."""
     first = client.time([(name, PILOT_RUNS)])["ns"][0]
     one = max(min(first) / 1e9, 1e-7)

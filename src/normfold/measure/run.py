@@ -12,7 +12,7 @@ from normfold.measure import checks, statistics
 from normfold.measure.candidate import CONTROL, Conditions, Effort, with_batch
 from normfold.measure.experiment import Experiment
 from normfold.measure.figures import Cell, Details, Figure, Sample
-from normfold.measure.inputs import Fed, Scratch
+from normfold.measure.inputs import ArrayFolder, PreparedInputs
 from normfold.measure.processes import Measurement
 from normfold.records import Progress, silent
 
@@ -35,15 +35,15 @@ def _measure(experiment: Experiment, progress: Progress) -> Cell:
         experiment, candidates=(replace(experiment.reference, inputs=specs), *experiment.candidates[1:]), given=given
     )
     load = os.getloadavg()[0]
-    with Scratch() as scratch:
-        work = Measurement(experiment, scratch, progress)
+    with ArrayFolder() as folder:
+        work = Measurement(experiment, folder, progress)
         samples = work.samples()
         details = tuple(work.details(one) for one in experiment.candidates) if experiment.effort.details else ()
-    return _assemble(experiment, samples, work.fed, details, load)
+    return _assemble(experiment, samples, work.inputs, details, load)
 
 
 def _assemble(
-    experiment: Experiment, samples: Sequence[Sample], fed: Fed, details: Sequence[Details], load: float
+    experiment: Experiment, samples: Sequence[Sample], inputs: PreparedInputs, details: Sequence[Details], load: float
 ) -> Cell:
     """The figures that the samples support."""
     effort, names = experiment.effort, [one.name for one in experiment.candidates]
@@ -60,11 +60,11 @@ def _assemble(
         comparisons=comparisons,
         control=None if control is None else control.exp(),
         samples=tuple(samples),
-        probes=fed.probes,
+        probes=inputs.probes,
         warnings=(
             *_about_the_machine(experiment.conditions, load),
             *_about_the_processes(samples, control),
-            *_about_the_models(experiment, samples, fed),
+            *_about_the_models(experiment, samples, inputs),
         ),
     )
 
@@ -89,12 +89,12 @@ def _about_the_processes(samples: Sequence[Sample], control: statistics.Interval
         yield "two copies of the reference read as different: the machine is not quiet, or it is chance"
 
 
-def _about_the_models(experiment: Experiment, samples: Sequence[Sample], fed: Fed) -> Iterator[str]:
+def _about_the_models(experiment: Experiment, samples: Sequence[Sample], inputs: PreparedInputs) -> Iterator[str]:
     if experiment.threading.note:
         yield experiment.threading.note
     if any(one.profile.computes_in_tf32 for one in experiment.candidates):
         yield "float32 products are rounded to TF32; the provider option use_tf32=0 turns that off"
-    guessed = [probe.name for probe in fed.probes if "guessed" in probe.made]
+    guessed = [probe.name for probe in inputs.probes if "guessed" in probe.made]
     if guessed:
         yield f"sizes were guessed for {', '.join(guessed)}: state them with --shape"
     elsewhere = {name for sample in samples for name, counts in sample.placed.items() if len(counts) > 1} - {CONTROL}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from normfold._version import __version__
-from normfold.runtime import energy, gpu
+from normfold.runtime import energy, gpu, providers
 
 PACKAGES: Final = ("onnx", "onnx-ir", "onnxruntime", "numpy", "ml-dtypes", "protobuf")
 OPTIONAL: Final = {"torch": ("pip install 'normfold[torch]'", "folding and exporting an nn.Module")}
@@ -47,7 +46,7 @@ FEATURES: Final = {
 
 def environment() -> dict[str, Any]:
     """``result`` of ``env``; never fails, an unusable package is named with its reason."""
-    providers, unusable = _providers()
+    found, unusable = _providers()
     installed = {name: _version(name) for name in (*PACKAGES, *OPTIONAL, *PROVIDERS)}
     gpus, meter = gpu.look(), energy.meter()
     return {
@@ -58,7 +57,7 @@ def environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "cpu_features": _cpu_features(),
         "packages": installed,
-        "providers": providers,
+        "providers": found,
         "unusable": unusable,
         "missing": [
             {"package": name, "install": command, "for": purpose}
@@ -112,12 +111,10 @@ def _version(package: str) -> str | None:
 
 def _providers() -> tuple[list[str], dict[str, str]]:
     """Execution providers of the installed ONNX Runtime, or why it cannot be loaded."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
-        runtime = importlib.import_module("onnxruntime")
+        return providers.available(), {}
     except (ImportError, OSError) as error:
         return [], {"onnxruntime": str(error)}
-    return list(runtime.get_available_providers()), {}
 
 
 def _cpu_facts() -> dict[str, str]:

@@ -1,9 +1,17 @@
-"""Evaluating models in a process of its own, with a memory and a time limit."""
+"""ONNX Runtime: its sessions, what it reports, and the processes in which it runs, with a memory and a time limit.
+
+No other room imports it. Its telemetry is off in this process and in those that it starts.
+"""
 
 from __future__ import annotations
 
-from normfold.runtime.evaluator import Evaluator
-from normfold.runtime.worker_client import Loaded, Ran, Runnable, WorkerClient
-from normfold.runtime.worker_process import Failed
+import os
+
+from normfold.runtime.workers.evaluation_client import Loaded, Ran, Runnable, WorkerClient
+from normfold.runtime.workers.evaluator import Evaluator
+from normfold.runtime.workers.process import Failed
 
 __all__ = ["Evaluator", "Failed", "Loaded", "Ran", "Runnable", "WorkerClient"]
+
+# ONNX Runtime reads this when it is imported, which happens in functions of this room only.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"

@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-INFO: Final = 1
 CHANGED: Final = re.compile(r"GraphTransformer (\S+) modified: 1 ")
 
 
 def changing(open_session: Callable[[], Any]) -> list[str]:
-    """Names of the optimisers that changed the model while ``open_session`` ran, which logs at level `INFO`."""
+    """Names of the optimisers that changed the model while ``open_session`` ran at log level `sessions.INFO`."""
     with tempfile.TemporaryFile() as log:
         with _standard_error_to(log.fileno()):
             open_session()

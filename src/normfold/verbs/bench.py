@@ -15,18 +15,19 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from normfold.errors import NormfoldError, OutputError, UsageError
-from normfold.measure import session_profile as profiles
 from normfold.measure.candidate import Candidate, Conditions, Effort, open_candidate
 from normfold.measure.experiment import Experiment
 from normfold.measure.figures import Cell
 from normfold.measure.run import measure
-from normfold.measure.session_profile import SessionProfile, Use
 from normfold.measure.stored import Stored, StoredComparison, compare_stored, from_document, read_document
 from normfold.models.data import user_inputs
 from normfold.proof.probes import Array
 from normfold.records import Progress, silent
 from normfold.report import bench_document, bench_html
 from normfold.report.environment import environment
+from normfold.runtime import session_profile as profiles
+from normfold.runtime.providers import PROVIDERS
+from normfold.runtime.session_profile import SessionProfile, Use
 
 if TYPE_CHECKING:
     import onnx
@@ -221,8 +222,8 @@ def settings_of(profile: SessionProfile | str | os.PathLike[str] | None, provide
         UsageError: there is no such provider; ``bad-session-profile``.
     """
     if profile is None:
-        if provider not in profiles.PROVIDERS:
-            known = ", ".join(profiles.PROVIDERS)
+        if provider not in PROVIDERS:
+            known = ", ".join(PROVIDERS)
             raise UsageError("usage", f"There is no execution provider {provider!r}.", f"There are: {known}.")
         return SessionProfile(provider=provider)
     return profile if isinstance(profile, SessionProfile) else profiles.read(profile)

@@ -12,9 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from normfold.measure import Candidate, Conditions, Effort, Experiment, SessionProfile, open_candidate
-from normfold.measure.session_profile import SPINNING, Use
 from normfold.measure.tune.changes import OFF, Changes, applied, possible_changes
-from normfold.measure.tune.loading import loading_lines, open_session, plain_lines
 from normfold.measure.tune.search import Search, Trial, promising, winner
 from normfold.models.data import user_inputs
 from normfold.proof.probes import Array
@@ -23,6 +21,9 @@ from normfold.report.bench_document import comparison_record, model_record
 from normfold.report.document import error_record
 from normfold.report.environment import environment
 from normfold.runtime import processors
+from normfold.runtime.example_lines import loading_lines, plain_lines
+from normfold.runtime.session_profile import SPINNING, Use
+from normfold.runtime.sessions import open_session
 from normfold.verbs.bench import check_cpus, settings_of, write_json
 
 if TYPE_CHECKING:

@@ -20,12 +20,12 @@ from normfold import SessionProfile, open_session, tune
 from normfold.cli.application import run
 from normfold.errors import FindingError, NormfoldError
 from normfold.measure import Cell, Comparison, Effort, Experiment, Interval
-from normfold.measure.session_profile import SPINNING, from_json
 from normfold.measure.statistics import judge
 from normfold.measure.tune import search
 from normfold.measure.tune.changes import LEVEL, Change, applied, possible_changes
 from normfold.measure.tune.search import Trial, promising, winner
 from normfold.report import schema
+from normfold.runtime.session_profile import SPINNING, from_json
 from normfold.verbs.tune import loading_lines, plain_lines
 
 BRIEF = Effort(first=2, most=2, per_process=0.02, warm_up=0.005, time_limit=60.0, details=False)
@@ -208,16 +208,16 @@ def _check(session: Any) -> None:
 def test_the_lines_that_load_it_run(encoder: Path, tmp_path: Path) -> None:
     file = tmp_path / "profile.json"
     file.write_text(json.dumps(PROFILE.to_json()))
-    feeds = {"x": np.random.default_rng(0).standard_normal((1, 8, 32)).astype(np.float32)}
+    inputs = {"x": np.random.default_rng(0).standard_normal((1, 8, 32)).astype(np.float32)}
     lines = loading_lines(encoder, file)
     assert len(lines) == 3
-    loaded: dict[str, Any] = {"feeds": feeds}
+    loaded: dict[str, Any] = {"inputs": inputs}
     exec("\n".join(lines), loaded)  # noqa: S102 - what the user is told to run
     _check(loaded["session"])
     plain: dict[str, Any] = {}
     exec("\n".join(plain_lines(encoder, PROFILE)), plain)  # noqa: S102
     _check(plain["session"])
-    np.testing.assert_array_equal(loaded["outputs"][0], plain["session"].run(None, feeds)[0])
+    np.testing.assert_array_equal(loaded["outputs"][0], plain["session"].run(None, inputs)[0])
 
 
 @pytest.mark.parametrize("disabled", [(), (SKIP,)])
@@ -226,14 +226,14 @@ def test_an_optimiser_that_is_switched_off_stays_off(encoder: Path, tmp_path: Pa
         None, {"x": np.ones((1, 8, 32), np.float32)}
     )
     from normfold.measure import Conditions, open_candidate
-    from normfold.measure.client import Client
+    from normfold.runtime.workers.timing_client import TimingClient
 
     with (
         open_candidate(encoder, profile=SessionProfile(disabled_optimizers=disabled)) as model,
-        Client(time_limit=60) as client,
+        TimingClient(time_limit=60) as client,
     ):
         client.hello((), 0, preload=False)
-        found = client.optimizers(model, Experiment((model,), Conditions(), BRIEF).session(model.profile))
+        found = client.optimizers(model.model, Experiment((model,), Conditions(), BRIEF).session(model.profile))
     assert (SKIP in found) == (not disabled)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -48,7 +47,6 @@ def test_the_pictures_are_as_described() -> None:
 
 
 def test_accuracy_is_what_the_readme_says(model: onnx.ModelProto) -> None:
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     onnxruntime = pytest.importorskip("onnxruntime")
     pictures, labels = demo.pictures()
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from normfold.measure.session_profile import SPINNING, SessionProfile, Use
+from normfold.runtime.session_profile import SPINNING, SessionProfile, Use
 
 LEVELS: Final = ("ORT_ENABLE_EXTENDED", "ORT_ENABLE_BASIC")
 """Below the default, which optimises as much as it can; the first leaves out layouts for this processor."""

@@ -12,11 +12,11 @@ from typing import Final, Literal
 
 from normfold.errors import NormfoldError
 from normfold.measure import Candidate, Cell, Comparison, Effort, Experiment, Interval, SessionProfile, measure
-from normfold.measure.client import Client
 from normfold.measure.schedule import LEAST_ROUNDS, block_runs
 from normfold.measure.statistics import THRESHOLD
 from normfold.measure.tune.changes import DEFAULT, LEVEL, Change, Changes, applied, name_of
 from normfold.records import Progress
+from normfold.runtime.workers.timing_client import TimingClient
 
 Stage = Literal["each", "together", "confirmed"]
 
@@ -96,9 +96,9 @@ class Search:
 
     def _changing(self, profile: SessionProfile) -> tuple[str, ...]:
         experiment = self._experiment
-        with Client(time_limit=experiment.effort.time_limit, command=experiment.command) as client:
+        with TimingClient(time_limit=experiment.effort.time_limit, command=experiment.command) as client:
             client.hello(experiment.conditions.cpus, 0, preload=experiment.on_gpu)
-            return client.optimizers(self.default, experiment.session(profile))
+            return client.optimizers(self.default.model, experiment.session(profile))
 
     def check(self) -> None:
         """Raise the `NormfoldError` that says why the model cannot be timed with the default settings, if so."""

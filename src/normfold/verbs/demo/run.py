@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from normfold.records import Decision, Progress, Verification, silent
+from normfold.runtime.session_profile import SessionProfile
+from normfold.runtime.sessions import open_session
 from normfold.verbs import demo
 from normfold.verbs import fold as api
 
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
-
+ONE_THREAD: Final = SessionProfile(intra_threads=1)
+"""As a small network is usually run."""
 ROUNDS: Final = 60
 WARM_UP: Final = 10
 RUNS: Final = 5
@@ -42,21 +42,11 @@ def run(output: str | None = None, *, progress: Progress = silent) -> Demonstrat
         target = Path(output or Path(folder) / "folded.onnx")
         done = api.fold(source, target, progress=progress)
         progress("comparing answers and speed")
-        before, after = _session(source), _session(target)
+        before, after = (open_session(file, ONE_THREAD) for file in (source, target))
         return Demonstration(done.decisions, done.verification, _accuracy(before, after), _speed(before, after))
 
 
-def _session(file: Path) -> InferenceSession:
-    """One thread and the runtime's default optimisations, as a small network is usually run."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-
-
-def _accuracy(before: InferenceSession, after: InferenceSession) -> dict[str, Any]:
+def _accuracy(before: Any, after: Any) -> dict[str, Any]:
     """Share of held-out pictures told right, and how many answers changed."""
     pictures, digits = demo.pictures()
     answers = [session.run([demo.OUTPUT], {demo.INPUT: pictures})[0].argmax(axis=1) for session in (before, after)]
@@ -68,12 +58,12 @@ def _accuracy(before: InferenceSession, after: InferenceSession) -> dict[str, An
     }
 
 
-def _speed(before: InferenceSession, after: InferenceSession) -> dict[str, Any]:
+def _speed(before: Any, after: Any) -> dict[str, Any]:
     """Median over rounds of time before / time after, both networks taking turns within a round."""
     pictures, _digits = demo.pictures()
     feeds = {demo.INPUT: pictures[:1]}
 
-    def seconds(session: InferenceSession) -> float:
+    def seconds(session: Any) -> float:
         start = time.perf_counter()
         for _run in range(RUNS):
             session.run(None, feeds)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self, TypeVar
 
-from normfold.runtime.worker_client import WorkerClient
+from normfold.runtime import processors
+from normfold.runtime.workers.evaluation_client import WorkerClient
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ class Evaluator:
 
     def __init__(self, *, time_limit: float = 300.0, threads: int | None = None) -> None:
         """``time_limit``: seconds for one load or run; ``threads``: default, the processors available."""
-        self._client = WorkerClient(time_limit=time_limit, threads=threads or _processors())
+        self._client = WorkerClient(time_limit=time_limit, threads=threads or len(processors.usable()))
         self._tasks = ThreadPoolExecutor(max_workers=1, thread_name_prefix="normfold-evaluator")
 
     def start(self) -> None:
@@ -47,9 +47,3 @@ class Evaluator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -1,15 +1,13 @@
-"""The evaluation process, over the protocol of `normfold.runtime.serving`.
+"""The evaluation process, over the protocol of `normfold.runtime.workers.protocol`.
 
 `VERBS` lists what can be asked. One model is held at a time: loading another releases it first.
-Runs as ``python -m normfold.runtime.worker``.
+Runs as ``python -m normfold.runtime.workers.evaluation``.
 """
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import io
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,20 +16,16 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from normfold.runtime.memory import limit_this_process
-from normfold.runtime.serving import RefusedError, Reply, Request, kind_of, own_stdout, sentence, serve
-from normfold.runtime.tensors import Array, extended_type, read, write
+from normfold.runtime.providers import CPU
+from normfold.runtime.session_profile import SPINNING
+from normfold.runtime.sessions import QUIET
+from normfold.runtime.workers.arrays import Array, read, write
+from normfold.runtime.workers.options import worker_options
+from normfold.runtime.workers.protocol import RefusedError, Reply, Request, kind_of, own_stdout, sentence, serve
+from normfold.runtime.workers.values import EXTENDED_TYPES, to_array, to_value
 
 REFERENCE_LIMIT: Final = 64 << 20
 """Bytes of model and data up to which onnx's reference evaluator, which is slow, is tried."""
-
-EXTENDED_TYPES: Final[dict[str, tuple[str, int]]] = {
-    "tensor(bfloat16)": ("bfloat16", 16),
-    "tensor(float8e4m3fn)": ("float8_e4m3fn", 17),
-    "tensor(float8e4m3fnuz)": ("float8_e4m3fnuz", 18),
-    "tensor(float8e5m2)": ("float8_e5m2", 19),
-    "tensor(float8e5m2fnuz)": ("float8_e5m2fnuz", 20),
-}
-"""ONNX Runtime's name of a type that NumPy lacks, to ml_dtypes' name and ONNX's number for it."""
 
 LACKS_KERNEL: Final = (
     "NOT_IMPLEMENTED",
@@ -59,73 +53,39 @@ class RuntimeSession:
     def __init__(self, request: Request) -> None:
         import onnxruntime
 
-        self._onnxruntime = onnxruntime
-        self._session = onnxruntime.InferenceSession(
-            _source(request), self._options(request), providers=["CPUExecutionProvider"]
-        )
+        self._session = onnxruntime.InferenceSession(_source(request), _options(request), providers=[CPU])
         self.evaluator = f"onnxruntime {onnxruntime.__version__}"
         types = {output.name: output.type for output in self._session.get_outputs()}
         self.outputs = tuple(types)
         self._extended = any(kind in EXTENDED_TYPES for kind in types.values())
 
-    def _options(self, request: Request) -> Any:
-        options = self._onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        levels = self._onnxruntime.GraphOptimizationLevel
-        options.graph_optimization_level = levels.ORT_ENABLE_ALL if request["optimised"] else levels.ORT_DISABLE_ALL
-        options.intra_op_num_threads = request["threads"]
-        options.inter_op_num_threads = 1
-        options.enable_cpu_mem_arena = False
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", request["data_folder"])
-        for library in request["custom_ops"]:
-            self._register(options, library)
-        return options
-
-    def _register(self, options: Any, library: str) -> None:
-        try:
-            options.register_custom_ops_library(library)
-        except Exception as error:
-            raise RefusedError("custom-ops", f"{library}: {error}") from error
-
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Values of ``outputs``; raises what ONNX Runtime raises."""
         # Values of ONNX Runtime's own cannot hold strings, NumPy's arrays not the extended types.
         if self._extended or any(array.dtype.kind == "V" for array in feeds.values()):
-            values = {name: given(self._onnxruntime, array) for name, array in feeds.items()}
+            values = {name: to_value(array) for name, array in feeds.items()}
             results = self._session.run_with_ort_values(list(outputs), values)
-            return {name: taken(name, value) for name, value in zip(outputs, results, strict=True)}
+            return {name: to_array(name, value) for name, value in zip(outputs, results, strict=True)}
         results = self._session.run(list(outputs), dict(feeds))
         return {name: _tensor(name, value) for name, value in zip(outputs, results, strict=True)}
 
 
-def given(onnxruntime: Any, array: Array, device: str = "cpu") -> Any:
-    """``array`` as ONNX Runtime's own value, in the memory of ``device``."""
-    numbers = dict(EXTENDED_TYPES.values())
-    if array.dtype.name not in numbers:
-        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device, 0)
-    bits = np.ascontiguousarray(array).view(np.dtype(f"u{array.dtype.itemsize}"))
-    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, numbers[array.dtype.name])
+def _options(request: Request) -> Any:
+    """Computes what the file says, in as little memory as possible, and leaves the processors alone between runs."""
+    level = "ORT_ENABLE_ALL" if request["optimised"] else "ORT_DISABLE_ALL"
+    session = {
+        "intra_threads": request["threads"],
+        "inter_threads": 1,
+        "options": {"graph_optimization_level": level, "enable_cpu_mem_arena": False},
+        "config": dict.fromkeys(SPINNING, "0"),
+    }
+    return worker_options(session, request["data_folder"], request["custom_ops"])
 
 
 def _tensor(name: str, value: object) -> Array:
     if not isinstance(value, np.ndarray):
         raise RefusedError("unsupported", f"output {name!r} is a {type(value).__name__}, not a tensor")
     return value
-
-
-def taken(name: str, value: Any) -> Array:
-    """The array in a value of ONNX Runtime's own."""
-    if not value.is_tensor():
-        raise RefusedError("unsupported", f"output {name!r} is a {value.data_type()}, not a tensor")
-    if value.data_type() not in EXTENDED_TYPES:
-        array: Array = value.numpy()
-        return array
-    dtype = extended_type(EXTENDED_TYPES[value.data_type()][0])
-    size = value.tensor_size_in_bytes()
-    bits = (ctypes.c_char * size).from_address(value.data_ptr()) if size else b""
-    return np.frombuffer(bits, dtype=dtype).reshape(value.shape()).copy()
 
 
 class ReferenceSession:
@@ -207,8 +167,8 @@ def _varint(value: int) -> bytes:
     return bytes([*encoded, value])
 
 
-class Worker:
-    """Serves requests, one after the other."""
+class EvaluationWorker:
+    """Holds one model at a time."""
 
     def __init__(self) -> None:
         self._session: Session | None = None
@@ -244,10 +204,10 @@ class Worker:
         return {}
 
 
-VERBS: Final[dict[str, Callable[[Worker, Request], Reply]]] = {
-    "load": Worker.load,
-    "run": Worker.run,
-    "release": Worker.release,
+VERBS: Final[dict[str, Callable[[EvaluationWorker, Request], Reply]]] = {
+    "load": EvaluationWorker.load,
+    "run": EvaluationWorker.run,
+    "release": EvaluationWorker.release,
 }
 """What can be asked."""
 
@@ -280,11 +240,10 @@ def _open_reference(request: Request, reason: str) -> Session:
 def main() -> None:
     """Serve until standard input ends."""
     replies = own_stdout()
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
 
-    onnxruntime.set_default_logger_severity(4)
-    serve(Worker(), VERBS, replies)
+    onnxruntime.set_default_logger_severity(QUIET)
+    serve(EvaluationWorker(), VERBS, replies)
 
 
 if __name__ == "__main__":

@@ -26,28 +26,11 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from normfold.errors import UsageError
+from normfold.runtime.providers import NVIDIA, PROVIDERS
 
 SCHEMA: Final = "normfold.session/1"
 Use = Literal["server", "edge"]
 
-PROVIDERS: Final = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-    "nvtensorrtrtx": "NvTensorRTRTXExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
-    "dnnl": "DnnlExecutionProvider",
-    "xnnpack": "XnnpackExecutionProvider",
-    "webgpu": "WebGpuExecutionProvider",
-    "qnn": "QNNExecutionProvider",
-    "migraphx": "MIGraphXExecutionProvider",
-    "coreml": "CoreMLExecutionProvider",
-    "dml": "DmlExecutionProvider",
-    "acl": "ACLExecutionProvider",
-    "cann": "CANNExecutionProvider",
-}
-"""Names here, and ONNX Runtime's."""
-NVIDIA: Final = ("cuda", "tensorrt", "nvtensorrtrtx")
 OPTIONS: Final[dict[str, tuple[object, ...]]] = {
     "graph_optimization_level": (
         "ORT_DISABLE_ALL",

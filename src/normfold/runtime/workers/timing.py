@@ -1,14 +1,13 @@
-"""The timing process, over the protocol of `normfold.runtime.serving`.
+"""The timing process, over the protocol of `normfold.runtime.workers.protocol`.
 
 Holds any number of models at a time, each under a name, with its inputs and outputs in place, so that
 a timed run does nothing else. `VERBS` lists what can be asked, in the order of use: ``hello``, ``open``,
-``bind``, then ``time`` as often as wished. Runs as ``python -m normfold.runtime.timing``.
+``bind``, then ``time`` as often as wished. Runs as ``python -m normfold.runtime.workers.timing``.
 """
 
 from __future__ import annotations
 
 import gc
-import importlib
 import itertools
 import os
 import time
@@ -18,24 +17,22 @@ from pathlib import Path
 from typing import Any, Final
 
 from normfold.runtime import energy, memory
-from normfold.runtime.serving import RefusedError, Reply, Request, kind_of, own_stdout, sentence, serve
-from normfold.runtime.session_options import session_options
+from normfold.runtime.optimizers import changing
+from normfold.runtime.profile import node_times
+from normfold.runtime.providers import CPU, DEVICES, available
+from normfold.runtime.sessions import INFO, QUIET
+from normfold.runtime.workers.arrays import read, write
+from normfold.runtime.workers.options import worker_options
+from normfold.runtime.workers.plugins import devices, plug_in
+from normfold.runtime.workers.protocol import RefusedError, Reply, Request, kind_of, own_stdout, sentence, serve
+from normfold.runtime.workers.values import to_array, to_value
 
-CPU: Final = "CPUExecutionProvider"
-DEVICES: Final = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda", "ROCMExecutionProvider": "cuda"}
-"""Where the tensors of a provider live, in ONNX Runtime's words; others work on the CPU's memory."""
-PLUGINS: Final = {
-    "OpenVINOExecutionProvider": "onnxruntime_ep_openvino",
-    "WebGpuExecutionProvider": "onnxruntime_ep_webgpu",
-    "QNNExecutionProvider": "onnxruntime_qnn",
-}
-"""Modules of the packages in which providers come that are not part of ONNX Runtime itself."""
 ASSIGNED: Final = "session.record_ep_graph_assignment_info"
-DATA_FOLDER: Final = "session.model_external_initializers_file_folder_path"
+"""Configuration entry with which ONNX Runtime remembers which node went to which provider."""
 
 
 @dataclass(slots=True)
-class Held:
+class OpenModel:
     """A model that is loaded; ``binding`` is there once its inputs are.
 
     A binding keeps no hold on the arrays behind ``values``, its inputs.
@@ -47,12 +44,11 @@ class Held:
     values: list[Any] = field(default_factory=list)
 
 
-class Timer:
-    """Serves requests, one after the other."""
+class TimingWorker:
+    """Holds any number of models."""
 
     def __init__(self) -> None:
-        self._runtime: Any = None
-        self._models: dict[str, Held] = {}
+        self._models: dict[str, OpenModel] = {}
         self._shared_pool = False
         self._plugged: set[str] = set()
 
@@ -64,8 +60,7 @@ class Timer:
         import onnxruntime
 
         took = time.perf_counter_ns() - started
-        self._runtime = onnxruntime
-        onnxruntime.set_default_logger_severity(4)
+        onnxruntime.set_default_logger_severity(QUIET)
         if request["pool"]:
             onnxruntime.set_global_thread_pool_sizes(request["pool"], 1)
             self._shared_pool = True
@@ -74,7 +69,7 @@ class Timer:
         return {
             "import_ns": took,
             "onnxruntime": onnxruntime.__version__,
-            "available": onnxruntime.get_available_providers(),
+            "available": available(),
             "cpus": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
             "peak_rss": memory.peak_of_this_process(),
         }
@@ -82,11 +77,10 @@ class Timer:
     def open(self, request: Request) -> Reply:
         """Load ``model`` under ``name``; the reply has the seconds it took, and which node went to which provider."""
         wanted = request["session"]["provider"]
-        if wanted in PLUGINS and wanted not in self._plugged:
-            self._plug_in(wanted)
-        available = self._runtime.get_available_providers()
-        if wanted not in available:
-            raise RefusedError("provider", f"this ONNX Runtime has no {wanted}; it has {', '.join(available)}")
+        if wanted not in self._plugged and plug_in(wanted):
+            self._plugged.add(wanted)
+        if wanted not in (found := available()):
+            raise RefusedError("provider", f"this ONNX Runtime has no {wanted}; it has {', '.join(found)}")
         if wanted == CPU:
             memory.limit_this_process()
         options = self._options(request)
@@ -96,7 +90,7 @@ class Timer:
         if wanted not in session.get_providers():
             raise RefusedError("provider", f"{wanted} could not be loaded; ONNX Runtime went on without it")
         session.disable_fallback()
-        self._models[request["name"]] = Held(session, DEVICES.get(wanted, "cpu"))
+        self._models[request["name"]] = OpenModel(session, DEVICES.get(wanted, "cpu"))
         return {
             "load_ns": took,
             "providers": session.get_providers(),
@@ -107,12 +101,10 @@ class Timer:
 
     def bind(self, request: Request) -> Reply:
         """Put the inputs ``feeds`` in place, run once, and keep its outputs as the place for all later ones."""
-        from normfold.runtime.tensors import read
-
         held = self._models[request["name"]]
         binding = held.session.io_binding()
         for name, array in read(request["feeds"]).items():
-            held.values.append(self._value(array, held.device))
+            held.values.append(to_value(array, held.device))
             binding.bind_ortvalue_input(name, held.values[-1])
         for output in held.session.get_outputs():
             binding.bind_output(output.name, held.device)
@@ -150,23 +142,18 @@ class Timer:
 
     def outputs(self, request: Request) -> Reply:
         """Write what the last run of ``name`` gave into the new directory ``results``."""
-        from normfold.runtime.tensors import write
-        from normfold.runtime.worker import taken
-
         held = self._models[request["name"]]
         names = [output.name for output in held.session.get_outputs()]
-        values = {name: taken(name, value) for name, value in zip(names, held.binding.get_outputs(), strict=True)}
+        values = {name: to_array(name, value) for name, value in zip(names, held.binding.get_outputs(), strict=True)}
         return {"results": write(Path(request["results"]), values)}
 
     def profile(self, request: Request) -> Reply:
         """Time each node of ``model`` over ``runs`` runs in a session of its own; also the arena's peak, in bytes."""
-        from normfold.runtime.node_times import node_times
-
         options = self._options(request)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(request["results"]))
         session = self._session(request, options)
-        self._models["profile"] = Held(session, DEVICES.get(request["session"]["provider"], "cpu"))
+        self._models["profile"] = OpenModel(session, DEVICES.get(request["session"]["provider"], "cpu"))
         self.bind({"name": "profile", "feeds": request["feeds"]})
         held = self._models.pop("profile")
         for _ in range(request["runs"]):
@@ -175,8 +162,6 @@ class Timer:
 
     def optimizers(self, request: Request) -> Reply:
         """Which of its optimisers change ``model`` as it is loaded."""
-        from normfold.runtime.optimizers import INFO, changing
-
         options = self._options(request)
         options.log_severity_level = INFO
         return {"changing": changing(lambda: self._session(request, options))}
@@ -188,65 +173,34 @@ class Timer:
         return {}
 
     def _session(self, request: Request, options: Any) -> Any:
-        session = request["session"]
-        provider = (session["provider"], session["provider_options"])
+        import onnxruntime
+
+        wanted, provider_options = request["session"]["provider"], request["session"]["provider_options"]
         file, folder = Path(request["model"]), Path(request["data_folder"])
-        source: str | bytes = str(file) if file.parent == folder else file.read_bytes()
-        plugged = session["provider"] in self._plugged
-        others = [] if session["provider"] == CPU else [CPU]
+        plugged = wanted in self._plugged
+        listed = [(wanted, provider_options), *([] if wanted == CPU else [CPU])]
         try:
             if plugged:
-                options.add_provider_for_devices(self._devices(session["provider"])[:1], session["provider_options"])
-            return self._runtime.InferenceSession(
-                source,
+                options.add_provider_for_devices(devices(wanted)[:1], provider_options)
+            return onnxruntime.InferenceSession(
+                str(file) if file.parent == folder else file.read_bytes(),
                 options,
-                providers=None if plugged else [provider, *others],
-                disabled_optimizers=session["disabled_optimizers"],
+                providers=None if plugged else listed,
+                disabled_optimizers=request["session"]["disabled_optimizers"],
                 enable_fallback=0,
             )
         except Exception as error:
             reason = sentence(error)
-            foreign = session["provider"] != CPU and "provider" in reason.lower()
+            foreign = wanted != CPU and "provider" in reason.lower()
             refusal = "provider" if foreign else "invalid"
             raise RefusedError(kind_of(error, refusal), reason) from error
 
-    def _plug_in(self, provider: str) -> None:
-        """Register a provider that comes in a package of its own, if that is installed."""
-        try:
-            package = importlib.import_module(PLUGINS[provider])
-            self._runtime.register_execution_provider_library(provider, package.get_library_path())
-        except ModuleNotFoundError:
-            return
-        except Exception as error:
-            raise RefusedError("provider", f"{provider} could not be loaded: {sentence(error)}") from error
-        if not self._devices(provider):
-            raise RefusedError("provider", f"{provider} found no device that it could use")
-        self._plugged.add(provider)
-
-    def _devices(self, provider: str) -> list[Any]:
-        return [device for device in self._runtime.get_ep_devices() if device.ep_name == provider]
-
     def _options(self, request: Request) -> Any:
         session = request["session"]
-        options = session_options(self._runtime, session)
-        options.log_severity_level = 4
+        options = worker_options(session, request["data_folder"], session["custom_ops"])
         options.use_per_session_threads = not self._shared_pool
         options.add_session_config_entry(ASSIGNED, "1")
-        options.add_session_config_entry(DATA_FOLDER, request["data_folder"])
-        for library in session["custom_ops"]:
-            self._register(options, library)
         return options
-
-    def _register(self, options: Any, library: str) -> None:
-        try:
-            options.register_custom_ops_library(library)
-        except Exception as error:
-            raise RefusedError("custom-ops", f"{library}: {error}") from error
-
-    def _value(self, array: Any, device: str) -> Any:
-        from normfold.runtime.worker import given
-
-        return given(self._runtime, array, device)
 
 
 def _timed(run: Callable[[Any], None], binding: Any, runs: int) -> list[int]:
@@ -270,15 +224,15 @@ def placed(session: Any) -> list[list[str]] | None:
     ]
 
 
-VERBS: Final[dict[str, Callable[[Timer, Request], Reply]]] = {
-    "hello": Timer.hello,
-    "open": Timer.open,
-    "bind": Timer.bind,
-    "time": Timer.time,
-    "outputs": Timer.outputs,
-    "profile": Timer.profile,
-    "optimizers": Timer.optimizers,
-    "close": Timer.close,
+VERBS: Final[dict[str, Callable[[TimingWorker, Request], Reply]]] = {
+    "hello": TimingWorker.hello,
+    "open": TimingWorker.open,
+    "bind": TimingWorker.bind,
+    "time": TimingWorker.time,
+    "outputs": TimingWorker.outputs,
+    "profile": TimingWorker.profile,
+    "optimizers": TimingWorker.optimizers,
+    "close": TimingWorker.close,
 }
 """What can be asked."""
 
@@ -286,10 +240,9 @@ VERBS: Final[dict[str, Callable[[Timer, Request], Reply]]] = {
 def main() -> None:
     """Serve until standard input ends."""
     replies = own_stdout()
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     # The garbage collector has nothing to find in what is loaded by now.
     gc.freeze()
-    serve(Timer(), VERBS, replies)
+    serve(TimingWorker(), VERBS, replies)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The other end of `normfold.runtime.worker`."""
+"""The other end of `normfold.runtime.workers.evaluation`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from normfold.runtime.tensors import Array, Entry, read, write
-from normfold.runtime.worker_process import Failed, WorkerProcess, local
+from normfold.runtime.workers.arrays import Array, Entry, read, write
+from normfold.runtime.workers.process import Failed, WorkerProcess, local
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class WorkerClient(WorkerProcess):
     """A worker that holds one model at a time; limits as in `WorkerProcess`."""
 
     def __init__(self, *, time_limit: float, threads: int) -> None:
-        super().__init__(local("normfold.runtime.worker"), time_limit=time_limit)
+        super().__init__(local("normfold.runtime.workers.evaluation"), time_limit=time_limit)
         self._threads = threads
         self._numbers = itertools.count()
 

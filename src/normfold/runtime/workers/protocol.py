@@ -23,7 +23,7 @@ OUT_OF_MEMORY: Final = ("bad_alloc", "Failed to allocate memory", "Cannot alloca
 
 
 class RefusedError(Exception):
-    """A request that cannot be served; ``kind`` is one of `worker_process.FAILURES`."""
+    """A request that cannot be served; ``kind`` is one of `process.FAILURES`."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)

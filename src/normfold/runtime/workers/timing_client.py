@@ -1,4 +1,4 @@
-"""The other end of `normfold.runtime.timing`: requests as methods, failures as errors."""
+"""The other end of `normfold.runtime.workers.timing`: requests as methods, failures as errors."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from normfold.measure.candidate import Candidate
-from normfold.measure.checks import Values, error_of
-from normfold.runtime import Failed, tensors
-from normfold.runtime.tensors import Entry
-from normfold.runtime.worker_process import WorkerProcess, local
+from normfold.runtime.workers import arrays
+from normfold.runtime.workers.arrays import Array, Entry
+from normfold.runtime.workers.evaluation_client import Runnable
+from normfold.runtime.workers.process import Failed, WorkerProcess, local
 
-LOCAL: Final = local("normfold.runtime.timing")
+LOCAL: Final = local("normfold.runtime.workers.timing")
 
 
-class Client:
+class TimingClient:
     """One fresh process that times models; leaving the ``with`` block ends it.
 
     Every method raises a `NormfoldError` with a code of its own where the process refuses, dies, hangs or runs out of
@@ -45,9 +44,9 @@ class Client:
         """Import ONNX Runtime there; what was found."""
         return self._ask("the models", "hello", cpus=list(cpus), pool=pool, preload=preload)
 
-    def open(self, name: str, candidate: Candidate, session: Mapping[str, Any]) -> dict[str, Any]:
+    def open(self, name: str, model: Runnable, session: Mapping[str, Any]) -> dict[str, Any]:
         """Load a model under ``name``."""
-        return self._ask(candidate.name, "open", name=name, **_files(candidate), session=dict(session))
+        return self._ask(model.file.name, "open", name=name, **_files(model), session=dict(session))
 
     def bind(self, name: str, feeds: Sequence[Entry]) -> dict[str, Any]:
         """Give the model its inputs and run it once."""
@@ -62,21 +61,19 @@ class Client:
         names = " and ".join(dict.fromkeys(name for name, _runs in blocks))
         return self._ask(names, "time", blocks=[list(block) for block in blocks])
 
-    def outputs(self, name: str) -> Values:
+    def outputs(self, name: str) -> Mapping[str, Array]:
         """What the model's last run gave."""
         reply = self._ask(name, "outputs", name=name, results=str(self._new_path()))
-        return tensors.read(reply["results"])
+        return arrays.read(reply["results"])
 
-    def profile(
-        self, candidate: Candidate, session: Mapping[str, Any], feeds: Sequence[Entry], runs: int
-    ) -> dict[str, Any]:
-        """Time each node."""
-        request = _files(candidate) | {"session": dict(session), "feeds": list(feeds), "runs": runs}
-        return self._ask(candidate.name, "profile", results=str(self._new_path()), **request)
+    def profile(self, model: Runnable, session: Mapping[str, Any], feeds: Sequence[Entry], runs: int) -> dict[str, Any]:
+        """Time each node of a model."""
+        request = _files(model) | {"session": dict(session), "feeds": list(feeds), "runs": runs}
+        return self._ask(model.file.name, "profile", results=str(self._new_path()), **request)
 
-    def optimizers(self, candidate: Candidate, session: Mapping[str, Any]) -> tuple[str, ...]:
-        """Which of ONNX Runtime's optimisers change the model."""
-        reply = self._ask(candidate.name, "optimizers", **_files(candidate), session=dict(session))
+    def optimizers(self, model: Runnable, session: Mapping[str, Any]) -> tuple[str, ...]:
+        """Which of ONNX Runtime's optimisers change a model."""
+        reply = self._ask(model.file.name, "optimizers", **_files(model), session=dict(session))
         return tuple(reply["changing"])
 
     def close(self, name: str) -> None:
@@ -86,7 +83,7 @@ class Client:
     def _ask(self, about: str, verb: str, **request: object) -> dict[str, Any]:
         reply = self._process.ask(verb, **request)
         if isinstance(reply, Failed):
-            raise error_of(about, reply)
+            raise reply.error(about)
         return reply
 
     def _new_path(self) -> Path:
@@ -94,6 +91,5 @@ class Client:
         return self._process.folder / f"results-{self._results}"
 
 
-def _files(candidate: Candidate) -> dict[str, str]:
-    model = candidate.model
+def _files(model: Runnable) -> dict[str, str]:
     return {"model": str(model.file.absolute()), "data_folder": str(model.data_folder.absolute())}

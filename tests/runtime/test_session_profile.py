@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from normfold.errors import UsageError
-from normfold.measure import session_profile
-from normfold.measure.session_profile import SCHEMA, SessionProfile, session_request, threading_of
+from normfold.runtime import session_profile
+from normfold.runtime.session_profile import SCHEMA, SessionProfile, session_request, threading_of
 
 FULL = SessionProfile(
     provider="cuda",

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
+from normfold.errors import EnvironmentUnavailableError, NormfoldError, UsageError
+
 Kind = Literal["unsupported", "invalid", "run", "custom-ops", "provider", "memory", "time", "crash"]
 
 FAILURES: Final[dict[Kind, str]] = {
@@ -28,7 +30,7 @@ FAILURES: Final[dict[Kind, str]] = {
 }
 """Every way in which a request can fail, and what it says about it."""
 
-PACKAGE_ROOT: Final = str(Path(__file__).resolve().parents[2])
+PACKAGE_ROOT: Final = str(Path(__file__).resolve().parents[3])
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,25 @@ class Failed:
 
     def __str__(self) -> str:
         return f"{FAILURES[self.kind]}: {self.message}" if self.message else FAILURES[self.kind]
+
+    def error(self, about: str) -> NormfoldError:
+        """The same as an error with its code, ``about`` a model."""
+        said = f"{about}: {self.message}" if self.message else about
+        match self.kind:
+            case "provider":
+                hint = "normfold env lists the installed execution providers, and how to install others."
+                return EnvironmentUnavailableError("provider-unavailable", f"{said}.", hint)
+            case "memory":
+                return EnvironmentUnavailableError("out-of-memory", f"There is not enough memory to run {said}.")
+            case "time":
+                hint = "Allow more with --worker-timeout."
+                return EnvironmentUnavailableError("timed-out", f"The worker process timed out on {said}.", hint)
+            case "crash":
+                return EnvironmentUnavailableError("worker-died", f"The worker process died: {said}.")
+            case "custom-ops":
+                return EnvironmentUnavailableError("custom-ops", f"The custom operators cannot be loaded: {said}")
+            case _:
+                return UsageError("not-runnable", f"ONNX Runtime cannot run {said}")
 
 
 def local(module: str) -> tuple[str, ...]:
@@ -55,7 +76,7 @@ class WorkerProcess:
     """
 
     def __init__(self, command: Sequence[str], *, time_limit: float) -> None:
-        """``command`` is anything that speaks the protocol of `normfold.runtime.serving` on its standard streams."""
+        """``command`` is anything that speaks `normfold.runtime.workers.protocol` on its standard streams."""
         self._command = tuple(command)
         self._time_limit = time_limit
         self._process: subprocess.Popen[str] | None = None
@@ -72,7 +93,7 @@ class WorkerProcess:
         paths = [PACKAGE_ROOT, environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         # NumPy's own thread pool is of no use to the worker, and its stacks count as memory.
-        environment |= {"ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}
+        environment["OPENBLAS_NUM_THREADS"] = "1"
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
                 self._command,
