@@ -96,8 +96,8 @@ class Verification:
     max_rel: float | None = None
     rtol: float | None = None
     inputs: tuple[Probe, ...] = ()
-    first_parting: str | None = None
-    """Site of the first norm, in topological order, at whose output the two models part."""
+    first_divergence: str | None = None
+    """Site of the first norm, in topological order, at whose output the two models diverge."""
     errors: dict[str, float] = field(default_factory=dict)
     """Site to the largest relative deviation seen there."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -17,11 +17,11 @@ from normfold.core.premises import VERIFICATION_FAILED
 from normfold.errors import UsageError
 from normfold.models.data import UserInputs
 from normfold.models.module.example import Example, call, to_array
-from normfold.proof.comparison import Comparison, Question
+from normfold.proof.comparison import Comparison, Setup
 from normfold.proof.modules import InProcess, ModuleRunner, RunnableModule, precision
 from normfold.proof.probes import InputSpec
 from normfold.records import Decision, Pair, Progress, Refusal, SiteReport, Verification, silent
-from normfold.runtime import Evaluator, Failed, Runnable
+from normfold.runtime import Failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Job:
             self.progress("comparing with the source")
             proof = self._prove(source, result, graph, folding.pairs)
             decisions = folding.decisions
-            at_fault = proof.first_parting
+            at_fault = proof.first_divergence
             changed = {decision.site for decision in decisions if decision.outcome != "kept"}
             if proof.status == "different" and at_fault in changed:
                 because = f"With it folded, the module differs from its source: {proof.because}."
@@ -119,17 +119,16 @@ class Job:
         self, example: Example, source: nn.Module, result: nn.Module, graph: TorchGraph, pairs: Sequence[Pair]
     ) -> Verification:
         feeds = {f"input {k}": to_array(tensor) for k, tensor in enumerate(example.tensors())}
-        question = Question(
+        setup = Setup(
             [InputSpec(name, array.dtype, array.shape) for name, array in feeds.items()],
             UserInputs(arrays=feeds),
             seed=self.seed,
             precision=precision(source),
             random=any(module.training for module in source.modules()),
         )
-        # The comparison asks for a file and a process that runs it; here both are in memory.
-        comparison = Comparison(cast(Evaluator, InProcess(ModuleRunner(example))), question)
-        comparison.begin(cast(Runnable, RunnableModule(source)))
-        return comparison.finish(cast(Runnable, RunnableModule(result, graph.origins())), pairs)
+        comparison = Comparison(InProcess(ModuleRunner(example)), setup)
+        comparison.begin(RunnableModule(source))
+        return comparison.finish(RunnableModule(result, graph.origins()), pairs)
 
 
 def copied(module: nn.Module) -> nn.Module:

@@ -1,10 +1,10 @@
 """Numeric proof: a result is compared with its source on inputs made for it.
 
-The source runs first, in the evaluator's process, while the result is still being made
+The source runs first, in the queue of a runner, while the result is still being made
 (`Comparison.begin`); the result runs after it, and the two are never in memory together. Only where
 they differ is the source run again: on inputs moved by one unit of rounding and in another order of
 computation, to learn how much of the difference is the source's own noise, and with its inner values as
-outputs, to name where the two part.
+outputs, to name the site of the first divergence.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,10 +36,12 @@ from normfold.proof.probes import (
     nudged,
     raw_spec,
 )
+from normfold.proof.runner import Queue, Runner
 from normfold.records import Pair, Status, Verification
-from normfold.runtime import Evaluator, Failed, Loaded, Ran, Runnable, WorkerClient
+from normfold.runtime import Failed, Loaded, Ran
 
 Array = NDArray[Any]
+M = TypeVar("M")
 Values = Mapping[str, Array]
 
 NOISE_FACTOR: Final = 4.0
@@ -47,15 +49,23 @@ NOISE_FACTOR: Final = 4.0
 NOISE_CAP: Final = 1e-2
 """Relative deviation above which noise is no excuse, except in a model that differs from itself."""
 NOISE_DRAWS: Final = 2
-PARTING: Final = 10.0
-"""A site parts from its source where its deviation exceeds that of every earlier one by this factor."""
+DIVERGENCE: Final = 10.0
+"""A site diverges from its source where its deviation exceeds that of every earlier one by this factor."""
+CHAOTIC: Final = (
+    "inconclusive: the source is numerically chaotic on this input "
+    f"(it moves by more than {NOISE_CAP:g} of its range where its inputs move by one unit of rounding)"
+)
+ROUNDING: Final = (
+    "which the source's own rounding explains: inputs moved by one unit of rounding, or another order of computation, "
+    "change it as much"
+)
 ATTEMPT_SECONDS: Final = 60.0
 """Time after which no further sizes are guessed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sourced:
-    """The source's answers: what was fed, what came out, and what is worth saying."""
+class SourceAnswers:
+    """What the source was fed, what came out, and what is worth saying."""
 
     evaluator: str
     feeds: tuple[Feed, ...]
@@ -81,8 +91,8 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked of every result: which inputs to feed, and how close is close enough."""
+class Setup:
+    """What results are compared on: which inputs to feed, and the tolerance."""
 
     inputs: Sequence[InputSpec]
     given: UserInputs = field(default_factory=UserInputs)
@@ -97,7 +107,7 @@ class Question:
     prepare: Callable[[Values], Values] = dict
     """What the source is fed where a result is fed these arrays; the same, unless the result does more."""
 
-    def of_raw(self, stage: Stage | None) -> Question:
+    def of_raw(self, stage: Stage | None) -> Setup:
         """The same where results take the raw picture of ``stage``, and the source what it comes to."""
         if stage is None:
             return self
@@ -105,81 +115,81 @@ class Question:
         return replace(self, inputs=inputs, prepare=stage.prepared)
 
 
-class Comparison:
+class Comparison(Generic[M]):
     """Compares results with one source. `begin` once, then `finish` for every result.
 
     Raises `UsageError` ``bad-input`` where what the user gave does not fit the model's inputs.
     """
 
-    def __init__(self, evaluator: Evaluator, question: Question) -> None:
-        check_given(question.inputs, question.given)
-        self._evaluator = evaluator
-        self._question = question
-        self._source: Runnable | None = None
-        self._sourced: Future[Sourced | Failed] | None = None
+    def __init__(self, queue: Queue[M], setup: Setup) -> None:
+        check_given(setup.inputs, setup.given)
+        self._queue = queue
+        self._setup = setup
+        self._source: M | None = None
+        self._answers: Future[SourceAnswers | Failed] | None = None
 
-    def begin(self, source: Runnable) -> None:
+    def begin(self, source: M) -> None:
         """Start running ``source``; returns at once. The file must stay as it is until `finish` is done."""
         self._source = source
-        self._sourced = self._evaluator.submit(lambda client: self._explore(client, source))
+        self._answers = self._queue.submit(lambda runner: self._explore(runner, source))
 
-    def finish(self, result: Runnable, pairs: Sequence[Pair] = (), *, per_site: bool = False) -> Verification:
+    def finish(self, result: M, pairs: Sequence[Pair] = (), *, per_site: bool = False) -> Verification:
         """Compare ``result`` with the source; ``pairs`` in topological order.
 
         Inner values are looked at where the outputs differ, and with ``per_site`` in any case.
         Raises `EnvironmentUnavailableError` ``custom-ops`` where their library cannot be loaded, and
         `UsageError` ``bad-input`` where the source does not run on what the user gave.
         """
-        if self._source is None or self._sourced is None:
+        if self._source is None or self._answers is None:
             raise ValueError("finish before begin")
-        source, sourced = self._source, self._sourced.result()
-        if isinstance(sourced, Failed):
-            return self._unavailable(sourced)
-        task = self._evaluator.submit(lambda client: self._compare(client, source, sourced, result))
+        source, answers = self._source, self._answers.result()
+        if isinstance(answers, Failed):
+            return self._unavailable(answers)
+        task = self._queue.submit(lambda runner: self._compare(runner, source, answers, result))
         verification, worst = task.result()
         if not pairs or not (per_site or verification.status == "different"):
             return verification
-        located = self._evaluator.submit(
-            lambda client: self._locate(client, source, result, pairs, sourced, worst)
+        located = self._queue.submit(
+            lambda runner: self._locate(runner, source, result, pairs, answers, worst)
         ).result()
         return _with_sites(verification, located)
 
     def _unavailable(self, failure: Failed) -> Verification:
         if failure.kind == "custom-ops":
             raise EnvironmentUnavailableError("custom-ops", f"The custom operators cannot be loaded: {failure.message}")
-        if failure.kind == "run" and (self._question.given.shapes or self._question.given.arrays):
+        if failure.kind == "run" and self._setup.given.names:
             raise UsageError("bad-input", f"The model does not run on the inputs given: {failure.message}")
         return Verification("unavailable", because=f"source: {failure}")
 
     def _load(
         self,
-        client: WorkerClient,
-        model: Runnable,
+        runner: Runner[M],
+        model: M,
         evaluator: str,
         extra: Sequence[str] = (),
         *,
         optimised: bool = False,
     ) -> Loaded | Failed:
-        libraries = self._question.custom_ops
-        return client.load(model, extra_outputs=extra, custom_ops=libraries, evaluator=evaluator, optimised=optimised)
+        libraries = self._setup.custom_ops
+        return runner.load(model, extra_outputs=extra, custom_ops=libraries, evaluator=evaluator, optimised=optimised)
 
-    def _explore(self, client: WorkerClient, source: Runnable) -> Sourced | Failed:
-        loaded = self._load(client, source, "")
+    def _explore(self, runner: Runner[M], source: M) -> SourceAnswers | Failed:
+        loaded = self._load(runner, source, "")
         if isinstance(loaded, Failed):
             return loaded
-        not_tensors = [spec.name for spec in self._question.inputs if spec.dtype is None]
+        not_tensors = [spec.name for spec in self._setup.inputs if spec.dtype is None]
         if not_tensors:
             return Failed("unsupported", f"input {not_tensors[0]!r} is not a tensor")
-        first = self._first_run(client)
+        first = self._first_run(runner)
         if isinstance(first, Failed):
             return first
         layout, feed, ran = first
-        again = client.run(self._for_source(feed).arrays) if self._question.random else None
+        again = runner.run(self._for_source(feed).arrays) if self._setup.random else None
         differs = isinstance(again, Ran) and not _same(ran.outputs, again.outputs)
         feeds, outputs, dropped = [_marked(feed, ran.outputs)], [ran.outputs], []
-        for kind in kinds_for(self._question.inputs, ran.seconds)[1:]:
-            feed = make_feed(self._question.inputs, self._question.given, layout, kind, self._question.seed)
-            more = client.run(self._for_source(feed).arrays)
+        for kind in kinds_for(self._setup.inputs, ran.seconds)[1:]:
+            feed = make_feed(self._setup.inputs, self._setup.given, layout, kind, self._setup.seed)
+            more = runner.run(self._for_source(feed).arrays)
             if isinstance(more, Ran):
                 feeds.append(_marked(feed, more.outputs))
                 outputs.append(more.outputs)
@@ -188,18 +198,18 @@ class Comparison:
             else:
                 return more
         notes = _notes(loaded.evaluator, dropped, differs_from_itself=differs)
-        return Sourced(loaded.evaluator, tuple(feeds), tuple(outputs), notes, differs)
+        return SourceAnswers(loaded.evaluator, tuple(feeds), tuple(outputs), notes, differs)
 
     def _for_source(self, feed: Feed) -> Feed:
-        return replace(feed, arrays=dict(self._question.prepare(feed.arrays)))
+        return replace(feed, arrays=dict(self._setup.prepare(feed.arrays)))
 
-    def _first_run(self, client: WorkerClient) -> tuple[Layout, Feed, Ran] | Failed:
+    def _first_run(self, runner: Runner[M]) -> tuple[Layout, Feed, Ran] | Failed:
         """The first layout on which the model runs; else the first failure, with the way out."""
         failure: Failed | None = None
         until = time.monotonic() + ATTEMPT_SECONDS
-        for layout in layouts(self._question.inputs, self._question.given):
-            feed = make_feed(self._question.inputs, self._question.given, layout, KINDS[0], self._question.seed)
-            ran = client.run(self._for_source(feed).arrays)
+        for layout in layouts(self._setup.inputs, self._setup.given):
+            feed = make_feed(self._setup.inputs, self._setup.given, layout, KINDS[0], self._setup.seed)
+            ran = runner.run(self._for_source(feed).arrays)
             if isinstance(ran, Ran):
                 return layout, feed, ran
             failure = failure or replace(ran, message=ran.message + _way_out(layout))
@@ -207,29 +217,27 @@ class Comparison:
                 break
         return failure or Failed("run", "no inputs to try")
 
-    def _compare(
-        self, client: WorkerClient, source: Runnable, sourced: Sourced, result: Runnable
-    ) -> tuple[Verification, int]:
+    def _compare(self, runner: Runner[M], source: M, answers: SourceAnswers, result: M) -> tuple[Verification, int]:
         """The verdict, and the probe at which the two differ most."""
         base = Verification(
             "equivalent",
-            rtol=self._largest_tolerance(sourced),
-            inputs=tuple(probe for feed in sourced.feeds for probe in feed.probes),
+            rtol=self._largest_tolerance(answers),
+            inputs=tuple(probe for feed in answers.feeds for probe in feed.probes),
         )
-        loaded = self._load(client, result, sourced.evaluator)
+        loaded = self._load(runner, result, answers.evaluator)
         if isinstance(loaded, Failed):
             return _result_failed(base, loaded), 0
-        names = tuple(sourced.outputs[0])
+        names = tuple(answers.outputs[0])
         if loaded.outputs != names:
             because = f"the outputs are {_listed(loaded.outputs)} instead of {_listed(names)}"
             return replace(base, status="different", because=because), 0
         findings: list[Finding] = []
-        for probe, feed in enumerate(sourced.feeds):
-            ran = client.run(feed.arrays)
+        for probe, feed in enumerate(answers.feeds):
+            ran = runner.run(feed.arrays)
             if isinstance(ran, Failed):
                 return _result_failed(base, ran), probe
-            findings += self._findings(probe, sourced.outputs[probe], ran.outputs)
-        return self._judge(client, source, sourced, base, findings)
+            findings += self._findings(probe, answers.outputs[probe], ran.outputs)
+        return self._judge(runner, source, answers, base, findings)
 
     def _findings(self, probe: int, source: Values, result: Values) -> list[Finding]:
         return [
@@ -239,54 +247,40 @@ class Comparison:
         ]
 
     def _tolerance(self, array: Array) -> float:
-        default = tolerance(array.dtype, self._question.precision)
-        return default if self._question.rtol is None or not default else self._question.rtol
+        default = tolerance(array.dtype, self._setup.precision)
+        return default if self._setup.rtol is None or not default else self._setup.rtol
 
-    def _largest_tolerance(self, sourced: Sourced) -> float | None:
-        return max((self._tolerance(array) for array in sourced.outputs[0].values()), default=None)
+    def _largest_tolerance(self, answers: SourceAnswers) -> float | None:
+        return max((self._tolerance(array) for array in answers.outputs[0].values()), default=None)
 
     def _judge(
         self,
-        client: WorkerClient,
-        source: Runnable,
-        sourced: Sourced,
+        runner: Runner[M],
+        source: M,
+        answers: SourceAnswers,
         base: Verification,
         findings: Sequence[Finding],
     ) -> tuple[Verification, int]:
-        base = replace(
-            base,
-            max_abs=_largest(finding.deviation.max_abs for finding in findings),
-            max_rel=_largest(finding.deviation.max_rel for finding in findings),
-        )
+        base = _with_largest(base, findings)
         apart = [finding for finding in findings if not finding.agrees]
         if not apart:
-            return replace(base, because="; ".join(sourced.notes)), 0
-        noise = self._noise(client, source, sourced, {finding.probe for finding in apart})
-        cap = np.inf if sourced.differs_from_itself else max(NOISE_CAP, NOISE_FACTOR * (base.rtol or 0.0))
-        worst = max(apart, key=lambda finding: finding.deviation.excess)
+            return _said(base, answers), 0
+        noise = self._noise(runner, source, answers, {finding.probe for finding in apart})
+        cap = np.inf if answers.differs_from_itself else max(NOISE_CAP, NOISE_FACTOR * (base.rtol or 0.0))
         unexplained = [finding for finding in apart if not _is_noise(finding, noise, cap)]
         told = {finding.output for finding in findings if finding not in unexplained}
         chaotic = [finding for finding in unexplained if finding.output in told and self._is_chaotic(finding, noise)]
         unexplained = [finding for finding in unexplained if finding not in chaotic]
-        if chaotic and not unexplained:
-            because = f"{_describe(chaotic[0], findings, sourced)}, which says nothing: there, the source itself moves "
-            because += f"by more than {NOISE_CAP:g} of its range when its inputs move by one unit of rounding"
-            calm = [finding for finding in findings if finding not in chaotic]
-            base = replace(
-                base,
-                max_abs=_largest(finding.deviation.max_abs for finding in calm),
-                max_rel=_largest(finding.deviation.max_rel for finding in calm),
-            )
-            return replace(base, because="; ".join([because, *sourced.notes])), calm[0].probe
         if unexplained:
             worst = max(unexplained, key=lambda finding: finding.deviation.excess)
-            because = "; ".join([_describe(worst, findings, sourced), *sourced.notes])
-            return replace(base, status="different", because=because), worst.probe
-        because = (
-            f"{_describe(worst, findings, sourced)}, which the source's own rounding explains: inputs moved by "
-            "one unit of rounding, or another order of computation, change it as much"
-        )
-        return replace(base, because="; ".join([because, *sourced.notes])), worst.probe
+            described = _describe(worst, findings, answers)
+            return _said(replace(base, status="different"), answers, described), worst.probe
+        if chaotic:
+            calm = [finding for finding in findings if finding not in chaotic]
+            because = f"{_describe(chaotic[0], findings, answers)}, {CHAOTIC}"
+            return _said(_with_largest(base, calm), answers, because), calm[0].probe
+        worst = max(apart, key=lambda finding: finding.deviation.excess)
+        return _said(base, answers, f"{_describe(worst, findings, answers)}, {ROUNDING}"), worst.probe
 
     def _is_chaotic(self, finding: Finding, noise: Mapping[tuple[int, str], float]) -> bool:
         """Whether the source is so far from itself on this probe that nothing can be compared there."""
@@ -294,7 +288,7 @@ class Comparison:
         return not finding.exact and np.isfinite(finding.deviation.excess) and moved > NOISE_CAP
 
     def _noise(
-        self, client: WorkerClient, source: Runnable, sourced: Sourced, probes: set[int]
+        self, runner: Runner[M], source: M, answers: SourceAnswers, probes: set[int]
     ) -> dict[tuple[int, str], float]:
         """Excess, by probe and output, of the source over itself where only rounding differs.
 
@@ -303,44 +297,44 @@ class Comparison:
         noise: dict[tuple[int, str], float] = {}
 
         def note(probe: int, answer: Ran | Failed) -> None:
-            found = [] if isinstance(answer, Failed) else self._findings(probe, sourced.outputs[probe], answer.outputs)
+            found = [] if isinstance(answer, Failed) else self._findings(probe, answers.outputs[probe], answer.outputs)
             for finding in found:
                 key = (probe, finding.output)
                 noise[key] = max(noise.get(key, 0.0), finding.deviation.excess)
 
-        fed = {probe: self._for_source(sourced.feeds[probe]) for probe in sorted(probes)}
-        if isinstance(self._load(client, source, sourced.evaluator), Loaded):
+        fed = {probe: self._for_source(answers.feeds[probe]) for probe in sorted(probes)}
+        if isinstance(self._load(runner, source, answers.evaluator), Loaded):
             for probe, feed in fed.items():
                 for draw in range(NOISE_DRAWS):
-                    note(probe, client.run(nudged(feed, self._rounding(feed), self._question.seed + draw)))
-        if isinstance(self._load(client, source, sourced.evaluator, optimised=True), Loaded):
+                    note(probe, runner.run(nudged(feed, self._rounding(feed), self._setup.seed + draw)))
+        if isinstance(self._load(runner, source, answers.evaluator, optimised=True), Loaded):
             for probe, feed in fed.items():
-                note(probe, client.run(feed.arrays))
+                note(probe, runner.run(feed.arrays))
         return noise
 
     def _rounding(self, feed: Feed) -> float:
         """Unit of rounding of the coarsest type among the inputs and the model's precision."""
         names = {array.dtype.name for array in feed.arrays.values() if is_float(array.dtype)}
-        names |= {self._question.precision} if self._question.precision else set()
+        names |= {self._setup.precision} if self._setup.precision else set()
         return max((float(finfo(name).eps) for name in names), default=0.0)
 
     def _locate(
         self,
-        client: WorkerClient,
-        source: Runnable,
-        result: Runnable,
+        runner: Runner[M],
+        source: M,
+        result: M,
         pairs: Sequence[Pair],
-        sourced: Sourced,
+        answers: SourceAnswers,
         probe: int,
     ) -> list[tuple[Pair, Deviation]] | Failed:
         """Deviation at every pair on one probe; both models run with the pairs' values as extra outputs."""
-        fed = {spec.name for spec in self._question.inputs}
+        fed = {spec.name for spec in self._setup.inputs}
         pairs = [pair for pair in pairs if pair.source not in fed and pair.result not in fed]
-        feed = sourced.feeds[probe]
-        before = self._inner_values(client, source, [pair.source for pair in pairs], sourced, self._for_source(feed))
+        feed = answers.feeds[probe]
+        before = self._inner_values(runner, source, [pair.source for pair in pairs], answers, self._for_source(feed))
         if isinstance(before, Failed):
             return before
-        after = self._inner_values(client, result, [pair.result for pair in pairs], sourced, feed)
+        after = self._inner_values(runner, result, [pair.result for pair in pairs], answers, feed)
         if isinstance(after, Failed):
             return after
         return [
@@ -349,22 +343,20 @@ class Comparison:
         ]
 
     def _inner_values(
-        self, client: WorkerClient, model: Runnable, names: Sequence[str], sourced: Sourced, feed: Feed
+        self, runner: Runner[M], model: M, names: Sequence[str], answers: SourceAnswers, feed: Feed
     ) -> Values | Failed:
         distinct = tuple(dict.fromkeys(names))
-        extra = [name for name in distinct if name not in sourced.outputs[0]]
-        loaded = self._load(client, model, sourced.evaluator, extra)
+        extra = [name for name in distinct if name not in answers.outputs[0]]
+        loaded = self._load(runner, model, answers.evaluator, extra)
         if isinstance(loaded, Failed):
             return loaded
-        ran = client.run(feed.arrays, distinct)
+        ran = runner.run(feed.arrays, distinct)
         return ran if isinstance(ran, Failed) else ran.outputs
 
 
-def verify(
-    evaluator: Evaluator, source: Runnable, result: Runnable, question: Question, pairs: Sequence[Pair] = ()
-) -> Verification:
+def verify(queue: Queue[M], source: M, result: M, setup: Setup, pairs: Sequence[Pair] = ()) -> Verification:
     """Compare ``result`` with ``source``, one after the other; errors as in `Comparison`."""
-    comparison = Comparison(evaluator, question)
+    comparison = Comparison(queue, setup)
     comparison.begin(source)
     return comparison.finish(result, pairs)
 
@@ -414,8 +406,8 @@ def _is_noise(finding: Finding, noise: Mapping[tuple[int, str], float], cap: flo
     return within_cap and finding.deviation.excess <= NOISE_FACTOR * noise.get((finding.probe, finding.output), 0.0)
 
 
-def _describe(finding: Finding, findings: Iterable[Finding], sourced: Sourced) -> str:
-    probe = next(iter(sourced.feeds[finding.probe].probes), None)
+def _describe(finding: Finding, findings: Iterable[Finding], answers: SourceAnswers) -> str:
+    probe = next(iter(answers.feeds[finding.probe].probes), None)
     where = f" on inputs {probe.made!r}" if probe else ""
     if not finding.deviation.reason:
         share = f"output {finding.output!r} deviates by {finding.deviation.max_rel:.2e} of its range"
@@ -426,6 +418,20 @@ def _describe(finding: Finding, findings: Iterable[Finding], sourced: Sourced) -
     if finding.exact and floats and all(other.agrees for other in floats):
         text += ", while every floating-point output agrees (near ties?)"
     return text
+
+
+def _with_largest(base: Verification, findings: Iterable[Finding]) -> Verification:
+    """``base`` with the largest deviations of ``findings``."""
+    deviations = [finding.deviation for finding in findings]
+    return replace(
+        base,
+        max_abs=_largest(deviation.max_abs for deviation in deviations),
+        max_rel=_largest(deviation.max_rel for deviation in deviations),
+    )
+
+
+def _said(base: Verification, answers: SourceAnswers, *because: str) -> Verification:
+    return replace(base, because="; ".join([*because, *answers.notes]))
 
 
 def _largest(values: Iterable[float | None]) -> float | None:
@@ -444,16 +450,16 @@ def _with_sites(verification: Verification, located: list[tuple[Pair, Deviation]
     for pair, deviation in located:
         for site in pair.sites:
             errors[site] = max(errors.get(site, 0.0), deviation.max_rel or 0.0)
-    parting = _first_parting(located) if verification.status == "different" else None
-    return replace(verification, errors=errors, first_parting=parting)
+    divergence = _first_divergence(located) if verification.status == "different" else None
+    return replace(verification, errors=errors, first_divergence=divergence)
 
 
-def _first_parting(located: Sequence[tuple[Pair, Deviation]]) -> str | None:
+def _first_divergence(located: Sequence[tuple[Pair, Deviation]]) -> str | None:
     """The first site beyond its tolerance that stands out from all before it; else the first beyond it."""
     before, fallback = 0.0, None
     for pair, deviation in located:
         if deviation.excess > 1.0 and pair.sites:
-            if deviation.excess > PARTING * before:
+            if deviation.excess > DIVERGENCE * before:
                 return pair.sites[0]
             fallback = fallback or pair.sites[0]
         before = max(before, deviation.excess)

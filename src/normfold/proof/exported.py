@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, Final, TypeVar, cast
+from typing import Final, TypeVar
 
 from torch import nn
 
@@ -13,12 +13,14 @@ from normfold.errors import UsageError
 from normfold.models.data import UserInputs
 from normfold.models.exporter.interface import Interface
 from normfold.models.module.example import Example, call, to_array
-from normfold.proof.comparison import Comparison, Question
-from normfold.proof.modules import InProcess, ModuleRunner, RunnableModule, precision
+from normfold.proof.comparison import Comparison, Setup
+from normfold.proof.modules import ModuleRunner, RunnableModule, precision
 from normfold.proof.probes import Array, InputSpec
+from normfold.proof.runner import Queue, Runner
 from normfold.records import Verification
 from normfold.runtime import Evaluator, Failed, Loaded, Ran, Runnable, WorkerClient
 
+M = TypeVar("M")
 T = TypeVar("T")
 Sizes = Mapping[str, int]
 
@@ -27,35 +29,47 @@ LARGEST_DOUBLED: Final = 64
 
 
 def compare(
-    evaluator: Evaluator | None,
+    queue: Callable[[ModuleRunner], Queue[RunnableModule | M]],
     module: nn.Module,
-    result: Runnable | RunnableModule,
+    result: RunnableModule | M,
     what: Interface,
-    asked: Question,
+    setup: Setup,
 ) -> Verification:
     """Compare ``result`` with ``module`` on made-up inputs, at every set of free sizes worth trying.
 
-    The verdict is the first that is not "equivalent"; figures and inputs are those of all of them. A difference is none
-    where the rounding of either of the two explains it. A file needs an ``evaluator``; modules run here.
+    ``queue`` makes the one that runs both, given what runs modules: `InProcess`, or `FilesAndModules` where ``result``
+    is a file. The verdict is the first that is not "equivalent"; figures and inputs are those of all of them. A
+    difference is none where the rounding of either of the two explains it.
 
     Raises:
         UsageError: ``bad-input`` where the module runs at no other free size than the example's.
     """
+    source = RunnableModule(module)
     whole: Verification | None = None
     for example in examples(module, what):
-        runner = ModuleRunner(example, what.inputs, what.outputs)
-        both = InProcess(runner) if evaluator is None else _Both(evaluator, runner)
-        question = _about(asked, module, what, example)
-        proof = _compare(both, question, RunnableModule(module), result)
-        if proof.status == "different":
-            turned = _compare(both, question, result, RunnableModule(module))
-            proof = turned if turned.status == "equivalent" else proof
+        both = queue(ModuleRunner(example, what.inputs, what.outputs))
+        proof = _either_way(both, _about(setup, module, what, example), source, result)
         whole = proof if whole is None else _both(whole, proof)
         if proof.status != "equivalent":
             break
     if whole is None:
         raise ValueError("there is always the example itself")
     return whole
+
+
+def _either_way(queue: Queue[M], setup: Setup, source: M, result: M) -> Verification:
+    """The comparison with ``source``; where the two differ, the other way round, with the rounding of ``result``."""
+    proof = _compare(queue, setup, source, result)
+    if proof.status != "different":
+        return proof
+    turned = _compare(queue, setup, result, source)
+    return turned if turned.status == "equivalent" else proof
+
+
+def _compare(queue: Queue[M], setup: Setup, source: M, result: M) -> Verification:
+    comparison = Comparison(queue, setup)
+    comparison.begin(source)
+    return comparison.finish(result)
 
 
 def examples(module: nn.Module, what: Interface) -> Iterator[Example]:
@@ -101,27 +115,15 @@ def _runs(module: nn.Module, what: Interface, sizes: Sizes) -> bool:
     return not isinstance(call(module, what.resized(sizes)), Failed)
 
 
-def _about(asked: Question, module: nn.Module, what: Interface, example: Example) -> Question:
-    """``asked``, of this module with these inputs."""
-    feeds = {name: to_array(tensor) for name, tensor in zip(what.inputs, example.tensors(), strict=True)}
+def _about(setup: Setup, module: nn.Module, what: Interface, example: Example) -> Setup:
+    """``setup`` for this module with these inputs."""
+    arrays = {name: to_array(tensor) for name, tensor in zip(what.inputs, example.tensors(), strict=True)}
     return replace(
-        asked,
-        inputs=[InputSpec(name, array.dtype, array.shape) for name, array in feeds.items()],
-        given=UserInputs(arrays=feeds),
+        setup,
+        inputs=[InputSpec(name, array.dtype, array.shape) for name, array in arrays.items()],
+        given=UserInputs(arrays=arrays),
         precision=precision(module),
     )
-
-
-def _compare(
-    evaluator: _Both | InProcess,
-    question: Question,
-    source: RunnableModule | Runnable,
-    result: RunnableModule | Runnable,
-) -> Verification:
-    # The comparison asks for files; the evaluator knows what to do with a module.
-    comparison = Comparison(cast("Evaluator", evaluator), question)
-    comparison.begin(cast("Runnable", source))
-    return comparison.finish(cast("Runnable", result))
 
 
 def _both(first: Verification, second: Verification) -> Verification:
@@ -140,32 +142,44 @@ def _larger(first: float | None, second: float | None) -> float | None:
     return max((number for number in (first, second) if number is not None), default=None)
 
 
-class _Both:
-    """An evaluator that runs modules here and files in its worker."""
+class FilesAndModules:
+    """Runs modules here and files in the worker of ``evaluator``."""
 
     def __init__(self, evaluator: Evaluator, runner: ModuleRunner) -> None:
         self._evaluator = evaluator
         self._runner = runner
 
-    def submit(self, task: Callable[[Any], T]) -> Future[T]:
-        return self._evaluator.submit(lambda client: task(_Client(self._runner, client)))
+    def submit(self, task: Callable[[Runner[RunnableModule | Runnable]], T]) -> Future[T]:
+        """Queue ``task`` behind what the evaluator has to do."""
+        return self._evaluator.submit(lambda client: task(_EitherRunner(self._runner, client)))
 
 
-class _Client:
-    """Passes on what is asked to the one that holds the model."""
+class _EitherRunner:
+    """Passes on what is asked to the runner that holds the model."""
 
-    def __init__(self, runner: ModuleRunner, client: WorkerClient) -> None:
-        self._runner, self._client = runner, client
-        self._holder: ModuleRunner | WorkerClient = client
+    def __init__(self, modules: ModuleRunner, files: WorkerClient) -> None:
+        self._modules, self._files = modules, files
+        self._holder: ModuleRunner | WorkerClient = files
 
-    def load(self, model: RunnableModule | Runnable, *, evaluator: str = "", **options: Any) -> Loaded | Failed:
+    def load(
+        self,
+        model: RunnableModule | Runnable,
+        *,
+        extra_outputs: Sequence[str] = (),
+        custom_ops: Sequence[str] = (),
+        evaluator: str = "",
+        optimised: bool = False,
+    ) -> Loaded | Failed:
         """Hold ``model``; which evaluator ran the module says nothing about the one for files."""
         if isinstance(model, RunnableModule):
-            self._holder = self._runner
-            return self._runner.load(model, **options)
-        self._holder = self._client
-        return self._client.load(model, evaluator="" if evaluator.startswith("torch") else evaluator, **options)
+            self._holder = self._modules
+            return self._modules.load(model, extra_outputs=extra_outputs, optimised=optimised)
+        self._holder = self._files
+        own = "" if evaluator.startswith("torch") else evaluator
+        return self._files.load(
+            model, extra_outputs=extra_outputs, custom_ops=custom_ops, evaluator=own, optimised=optimised
+        )
 
-    def run(self, arrays: Mapping[str, Array], outputs: Sequence[str] = ()) -> Ran | Failed:
+    def run(self, arrays: Mapping[str, Array], outputs: Sequence[str] = (), /) -> Ran | Failed:
         """Run the model that is held."""
         return self._holder.run(arrays, outputs)

@@ -1,4 +1,4 @@
-"""Runs modules in this process, in answer to what a `Comparison` asks of a worker."""
+"""Runs modules in this process: the `Runner` for modules in memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import torch
 from torch import nn
@@ -34,10 +34,10 @@ class RunnableModule:
 class InProcess:
     """Runs tasks at once, in this process."""
 
-    def __init__(self, runner: Any) -> None:
+    def __init__(self, runner: ModuleRunner) -> None:
         self._runner = runner
 
-    def submit(self, task: Callable[[Any], T]) -> Future[T]:
+    def submit(self, task: Callable[[ModuleRunner], T]) -> Future[T]:
         """The answer to ``task``, which is there already."""
         future: Future[T] = Future()
         future.set_result(task(self._runner))
@@ -59,12 +59,18 @@ class ModuleRunner:
         self._extra: Collection[str] = ()
 
     def load(
-        self, model: RunnableModule, *, extra_outputs: Sequence[str] = (), optimised: bool = False, **_options: Any
+        self,
+        model: RunnableModule,
+        *,
+        extra_outputs: Sequence[str] = (),
+        custom_ops: Sequence[str] = (),  # noqa: ARG002 - libraries are for files
+        evaluator: str = "",  # noqa: ARG002 - there is one only
+        optimised: bool = False,
     ) -> Loaded | Failed:
         """Hold ``model``; its outputs are known once it has run.
 
         ``optimised`` asks for the same in another order of computation. Here that is float64, rounded at the end: the
-        difference is the rounding that the module itself gathers.
+        difference is the rounding error that the module itself accumulates.
         """
         self._exactly, self._extra = optimised, extra_outputs
         self._model = RunnableModule(copy.deepcopy(model.module).double(), model.origins) if optimised else model
@@ -75,7 +81,7 @@ class ModuleRunner:
             return Failed("unsupported", "the module returns no tensors in tuples, lists, dicts or dataclasses")
         return Loaded(f"torch {torch.__version__}", (*ran.outputs, *extra_outputs), ran.seconds)
 
-    def run(self, arrays: Mapping[str, Array], outputs: Sequence[str] | None = None) -> Ran | Failed:
+    def run(self, arrays: Mapping[str, Array], outputs: Sequence[str] = ()) -> Ran | Failed:
         """Run the model that is held, on ``arrays`` by input name."""
         named = zip(self._inputs, self._example.tensors(), strict=True)
         example = self._example.filled([tensor_like(arrays[name], like) for name, like in named])

@@ -77,7 +77,7 @@ def verification_record(proof: Verification) -> Json:
         "max_rel": finite(proof.max_rel),
         "rtol": finite(proof.rtol),
         "inputs": [probe_record(probe) for probe in proof.inputs],
-        "first_parting": proof.first_parting,
+        "first_parting": proof.first_divergence,
     }
 
 

@@ -47,8 +47,8 @@ def verification_sentence(proof: Verification) -> str:
         return f"verification: {proof.status}{because}"
     measured = f"largest deviation {number(proof.max_rel)} of the output's range, {number(proof.max_abs)} absolute"
     runs = f"rtol {number(proof.rtol)}, {plural(len(proof.inputs), 'input')} fed"
-    parting = f"; they first part at {proof.first_parting}" if proof.first_parting else ""
-    return f"verification: {proof.status}: {measured} ({runs}){parting}{because}"
+    divergence = f"; first divergence at {proof.first_divergence}" if proof.first_divergence else ""
+    return f"verification: {proof.status}: {measured} ({runs}){divergence}{because}"
 
 
 def decision_words(decision: Decision) -> str:

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +21,8 @@ from normfold.models.exporter.tidying import tidy
 from normfold.models.module.example import Example, to_array
 from normfold.models.module.packages import needs
 from normfold.pipeline.modules import copied
-from normfold.proof.comparison import Question
-from normfold.proof.exported import compare
+from normfold.proof.comparison import Setup
+from normfold.proof.exported import FilesAndModules, compare
 from normfold.records import Decision, Progress, Verification, silent
 from normfold.runtime import Evaluator, Runnable
 from normfold.verbs import fold as api
@@ -97,7 +98,7 @@ def export(  # noqa: PLR0913 - each keyword is an option of the command line
         if verify:
             progress("comparing with the module")
             random = any(node.op_type in api.RANDOM for node in model.graph.all_nodes())
-            proof = _proven(source, staged, what, Question((), seed=seed, random=random), decisions)
+            proof = _proven(source, staged, what, Setup((), seed=seed, random=random), decisions)
         if target is not None:
             staged.commit()
     return api.FoldResult(model, decisions, proof)
@@ -118,14 +119,16 @@ def checked(module: Any) -> nn.Module:
 
 
 def _proven(
-    source: nn.Module, staged: modelfile.Staged, what: Interface, question: Question, decisions: tuple[Decision, ...]
+    source: nn.Module, staged: modelfile.Staged, what: Interface, setup: Setup, decisions: tuple[Decision, ...]
 ) -> Verification:
     """The comparison, where it speaks for the result."""
     problem = api.rejection(staged.file)
     if problem is not None:
         raise UsageError("not-exportable", f"What PyTorch exports is not valid ONNX: {problem}", "Try another opset.")
     with Evaluator() as evaluator:
-        proof = compare(evaluator, source, Runnable(staged.file, staged.data_folder), what, question)
+        proof = compare(
+            partial(FilesAndModules, evaluator), source, Runnable(staged.file, staged.data_folder), what, setup
+        )
     return handed_over(proof, decisions)
 
 

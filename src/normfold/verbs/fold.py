@@ -35,7 +35,7 @@ from normfold.core.preprocess import Preprocess, Stage
 from normfold.errors import ModelFileError, NormfoldError, UsageError
 from normfold.models import onnxfile as modelfile
 from normfold.models.data import Arrays, Shapes, user_inputs
-from normfold.proof.comparison import Comparison, Question
+from normfold.proof.comparison import Comparison, Setup
 from normfold.proof.probes import input_specs
 from normfold.records import Decision, Pair, Progress, Refusal, SiteReport, Verification, decision_record, silent
 from normfold.report import html
@@ -206,7 +206,7 @@ def fold(  # noqa: PLR0913 - each keyword is an option of the command line
     with Evaluator() as evaluator:
         # Its imports overlap with the reading.
         evaluator.start()
-        return job().proven(evaluator, Question((), user_inputs(shapes, inputs), seed=seed, custom_ops=custom_ops))
+        return job().proven(evaluator, Setup((), user_inputs(shapes, inputs), seed=seed, custom_ops=custom_ops))
 
 
 def inspect(
@@ -269,8 +269,8 @@ def verify(  # noqa: PLR0913 - each keyword is an option of the command line
         evaluator.start()
         progress("reading")
         source, result = _source(model), _source(other)
-        question = Question((), user_inputs(shapes, inputs), rtol=rtol, seed=seed, custom_ops=custom_ops)
-        comparison = Comparison(evaluator, _about(source.fresh(), question))
+        setup = Setup((), user_inputs(shapes, inputs), rtol=rtol, seed=seed, custom_ops=custom_ops)
+        comparison = Comparison(evaluator, _about(source.fresh(), setup))
         progress("running both")
         comparison.begin(files.enter_context(source.runnable()))
         return comparison.finish(files.enter_context(result.runnable()))
@@ -299,14 +299,14 @@ class _Job:
                 staged.commit()
         return self._result(model, folding.decisions, Verification("skipped", because=because))
 
-    def proven(self, evaluator: Evaluator, question: Question) -> FoldResult:
+    def proven(self, evaluator: Evaluator, setup: Setup) -> FoldResult:
         """Fold; where the result differs, drop the fold at which it parts from the source, and fold anew."""
         dropped: dict[str, Refusal] = {}
         least, in_vain = math.inf, 0
         copy = self.source.fresh()
         with _smooth(self.source.fresh()) if quantizes_activations(copy) else self.source.runnable() as runnable:
             stage = self._bound(copy)
-            comparison = Comparison(evaluator, _about(copy, question).of_raw(stage))
+            comparison = Comparison(evaluator, _about(copy, setup).of_raw(stage))
             comparison.begin(runnable)
             while True:
                 folding, model = self._fold(copy, dropped, stage)
@@ -335,7 +335,7 @@ class _Job:
         _stamp(graph.model, self.source.digest, folding.decisions, self.preprocess)
         return folding, graph.model
 
-    def _prove(self, model: onnx_ir.Model, pairs: Sequence[Pair], comparison: Comparison) -> Verification:
+    def _prove(self, model: onnx_ir.Model, pairs: Sequence[Pair], comparison: Comparison[Runnable]) -> Verification:
         """Compare ``model`` as it would be written, and write it if it is equivalent."""
         with self._stage(model) as staged:
             self.progress("comparing with the source")
@@ -398,13 +398,13 @@ def _scratch() -> Iterator[Path]:
         yield Path(folder) / "model.onnx"
 
 
-def _about(model: onnx_ir.Model, question: Question) -> Question:
-    """``question`` with what the model itself says: its inputs, its precision, its randomness."""
+def _about(model: onnx_ir.Model, setup: Setup) -> Setup:
+    """``setup`` with what the model itself says: its inputs, its precision, its randomness."""
     types = {value.dtype.name.lower() for value in model.graph.initializers.values() if value.dtype is not None}
     functions = chain.from_iterable(function.all_nodes() for function in model.functions.values())
     operators = {node.op_type for node in chain(model.graph.all_nodes(), functions)}
     return replace(
-        question,
+        setup,
         inputs=input_specs(model),
         precision=next((name for name in COARSE if name in types), None),
         random=not RANDOM.isdisjoint(operators),
@@ -456,7 +456,7 @@ def _measured(decisions: Sequence[Decision], proof: Verification) -> tuple[Decis
 def _at_fault(decisions: Sequence[Decision], proof: Verification) -> str | None:
     """The first norm at which the two part, if leaving its fold out could help."""
     changed = {decision.site for decision in decisions if decision.outcome != "kept"}
-    return proof.first_parting if proof.first_parting in changed else None
+    return proof.first_divergence if proof.first_divergence in changed else None
 
 
 def _refused(decisions: tuple[Decision, ...], proof: Verification) -> UnprovenError:

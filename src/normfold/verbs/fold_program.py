@@ -18,9 +18,9 @@ from normfold.models.module.example import Example
 from normfold.models.module.save import replacing
 from normfold.pipeline import modules as folding
 from normfold.pipeline.modules import copied
-from normfold.proof.comparison import Question
+from normfold.proof.comparison import Setup
 from normfold.proof.exported import compare
-from normfold.proof.modules import RunnableModule
+from normfold.proof.modules import InProcess, RunnableModule
 from normfold.records import Decision, Progress, Verification, silent
 from normfold.verbs import fold as api
 from normfold.verbs.export import checked, handed_over
@@ -74,7 +74,7 @@ def fold_program(  # noqa: PLR0913 - each keyword is an option of `fold`
     proof = Verification("skipped", because="not asked for")
     if verify:
         progress("comparing with the module")
-        proof = handed_over(compare(None, source, RunnableModule(result), what, Question((), seed=seed)), decisions)
+        proof = handed_over(compare(InProcess, source, RunnableModule(result), what, Setup((), seed=seed)), decisions)
     before, after = list(source.state_dict()), list(result.state_dict())
     removed = tuple(name for name in before if name not in after)
     return api.FoldResult(result, decisions, proof, removed, tuple(name for name in after if name not in before))
