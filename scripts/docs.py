@@ -47,20 +47,19 @@ def titled(text: str, level: int, name: str) -> str:
     return f"{'#' * level} {name}\n\n" + re.sub(r"\n{3,}", "\n\n", text).strip()
 
 
-def premise_names(rule: Rule[Any] | Rewrite[Any]) -> list[str]:
-    """The premises that a rule tests; those that a rewrite's docstring says it refuses by."""
-    if isinstance(rule, Rule):
-        return [name for name, _ in rule.premises]
-    _, _, refused = (importlib.import_module(f"normfold.core.rules.{rule.name}").__doc__ or "").partition(
-        "Refused when:"
-    )
-    return re.findall(r"``([a-z-]+)``", refused)
+def premise_names(rule: Rule[Any] | Rewrite[Any, Any]) -> list[str]:
+    """The premises that a rule tests, each once."""
+    return list(dict.fromkeys(str(premise) for premise, _ in rule.premises))
 
 
-def rule_part(rule: Rule[Any] | Rewrite[Any]) -> str:
-    """A rule's docstring, then its premises with what each states."""
-    premises = "\n".join(f"- `{name}`: {PREMISES[name]}" for name in premise_names(rule)) or "None."
-    return titled(f"{module_text('normfold.core.rules', rule.name)}\n\n### Premises\n\n{premises}", 2, rule.name)
+def rule_part(rule: Rule[Any] | Rewrite[Any, Any]) -> str:
+    """A rule's docstring, its law, and its premises with what each states."""
+    law = rule.law
+    identity = f"[{law.name}](laws.md#{law.name}): `{law.identity}`. Without its premises: {law.counter_example}."
+    stated = dict.fromkeys(premise for premise, _ in rule.premises)
+    premises = "\n".join(f"- `{premise}`: {premise.statement}" for premise in stated) or "None of its own."
+    text = f"{module_text('normfold.core.rules', rule.name)}\n\n### Law\n\n{identity}\n\n### Premises\n\n{premises}"
+    return titled(text, 2, rule.name)
 
 
 def law_part(law: Law) -> str:
@@ -76,14 +75,17 @@ def table(head: tuple[str, str], rows: dict[str, str]) -> str:
 
 def rules_page() -> str:
     """Every rewrite, in the order in which they are tried."""
-    intro = "A rule says how an affine map that travels through the graph meets one kind of operation."
-    return page("Rules", "src/normfold/rules", intro, map(rule_part, RULES))
+    intro = (
+        "A rule says how an affine map that travels through the graph meets one kind of operation, or what is done "
+        "at a place that it finds by itself."
+    )
+    return page("Rules", "src/normfold/core/rules", intro, map(rule_part, RULES))
 
 
 def laws_page() -> str:
     """Every identity that the rules rest on."""
     intro = "A law is pure algebra: an identity, the premises under which it is exact, and a case that breaks it."
-    return page("Laws", "src/normfold/laws", intro, map(law_part, LAWS))
+    return page("Laws", "src/normfold/core/laws", intro, map(law_part, LAWS))
 
 
 def premises_page() -> str:
@@ -104,7 +106,7 @@ def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
 
 
-def rule_row(rule: Rule[Any] | Rewrite[Any]) -> list[str]:
+def rule_row(rule: Rule[Any] | Rewrite[Any, Any]) -> list[str]:
     """One line of the table of rules, from its docstring."""
     doc = cleandoc(importlib.import_module(f"normfold.core.rules.{rule.name}").__doc__ or "")
     example = next((found["body"] for found in SECTION.finditer(doc + "\n") if found["title"] == "Example"), "")
@@ -176,7 +178,7 @@ def coverage_page() -> str:
     known = ", ".join(f"{tool} {version}" for tool, version in patterns["versions"].items())
     return page(
         "Coverage",
-        "src/normfold/rules`, `docs/data/patterns.json` and `docs/data/coverage.json",
+        "src/normfold/core/rules`, `docs/data/patterns.json` and `docs/data/coverage.json",
         INTRO.format(versions=known),
         [
             "## Rules\n\n" + grid(("rule", "what it does", "example", "premises"), map(rule_row, RULES)),

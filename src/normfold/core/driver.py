@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import islice
@@ -43,6 +43,9 @@ class _Record:
     into: list[Node] = field(default_factory=list)
     rules: list[str] = field(default_factory=list)
     refusals: dict[Node, list[Refusal]] = field(default_factory=dict)
+    """Why no way was found for a node, at the last try."""
+    objections: dict[Node, list[Refusal]] = field(default_factory=dict)
+    """Why no rewrite took a node, in the last round."""
     excluded: Refusal | None = None
 
     @property
@@ -138,7 +141,7 @@ def _try(graph: Graph, node: Node, owner: Mapping[Node, _Record], table: CostTab
     search = Search(graph, frozenset(other for other, holder in owner.items() if holder.excluded is not None))
     plan = _best(graph, node, search, table)
     if plan is None:
-        owner[node].refusals[node] = [*search.refusals, *_objections(graph, node, owner)]
+        owner[node].refusals[node] = search.refusals
         return False
     _book(plan, owner)
     graph.commit(plan)
@@ -146,13 +149,15 @@ def _try(graph: Graph, node: Node, owner: Mapping[Node, _Record], table: CostTab
 
 
 def _rewrite(
-    graph: Graph, owner: Mapping[Node, _Record], rules: Sequence[Rewrite[Any]], spared: Collection[Node] = ()
+    graph: Graph, owner: Mapping[Node, _Record], rules: Sequence[Rewrite[Any, Any]], spared: Collection[Node] = ()
 ) -> bool:
     """Carry out every one of ``rules``, each of which makes the model smaller by itself, but for ``spared`` nodes."""
     progress = False
+    for record in owner.values():
+        record.objections.clear()
     for rule in rules:
         for node in [node for node in graph.nodes() if node not in spared]:
-            while (plan := _next_plan(graph, rule, node, owner)) is not None and _allowed(plan, owner):
+            while (plan := _next_plan(graph, rule, node, owner)) is not None:
                 _book(plan, owner)
                 graph.commit(plan)
                 progress = True
@@ -180,37 +185,34 @@ def _relieve(graph: Graph, owner: Mapping[Node, _Record]) -> bool:
     kept = frozenset(node for node, holder in owner.items() if holder.excluded is not None)
     for node in [node for node in graph.nodes() if node not in owner]:
         plans = (plan for plan in Search(graph, kept).reliefs(node) if graph.unable(plan) is None)
-        plan = next((plan for plan in plans if _allowed(plan, owner)), None)
+        plan = next((plan for plan in plans if _left_out(graph, plan, owner) is None), None)
         if plan is not None:
             graph.commit(plan)
             progress = True
     return progress
 
 
-def _next_plan(graph: Graph, rule: Rewrite[Any], node: Node, owner: Mapping[Node, _Record]) -> Plan | None:
-    return next((plan for plan in _answers(graph, rule, node, owner) if isinstance(plan, Plan)), None)
-
-
-def _objections(graph: Graph, node: Node, owner: Mapping[Node, _Record]) -> list[Refusal]:
-    """Why no rewrite takes ``node`` out, as far as they say."""
-    return [no for rule in REWRITES for no in _answers(graph, rule, node, owner) if isinstance(no, Refusal)]
-
-
-def _answers(graph: Graph, rule: Rewrite[Any], node: Node, owner: Mapping[Node, _Record]) -> Iterable[Plan | Refusal]:
+def _next_plan(graph: Graph, rule: Rewrite[Any, Any], node: Node, owner: Mapping[Node, _Record]) -> Plan | None:
+    """The first plan of ``rule`` around ``node``. Why other places have none is noted for the norms that take part."""
     view = graph.view(node)
-    for answer in rule.plans(graph, view) if isinstance(view, rule.view) else ():
-        unable = graph.unable(answer) if isinstance(answer, Plan) else None
-        if unable is not None and isinstance(answer, Plan):
-            moved = (edit.node for edit in answer.each(Move))
-            for held in (node for node in (*answer.gone, *moved) if node in owner):
-                owner[held].refusals.setdefault(held, []).append(unable)
-        yield unable or answer
+    for place, answer in rule.answers(graph, view) if isinstance(view, rule.view) else ():
+        plan = answer if isinstance(answer, Plan) else None
+        refused = answer if isinstance(answer, Refusal) else graph.unable(answer) or _left_out(graph, answer, owner)
+        if refused is None:
+            return plan
+        concerned = {part.node for part in place.parts}.union(() if plan is None else plan.gone)
+        for held in concerned & owner.keys():
+            owner[held].objections.setdefault(held, []).append(refused)
+    return None
 
 
-def _allowed(plan: Plan, owner: Mapping[Node, _Record]) -> bool:
-    """Whether the plan leaves alone what the user left out."""
+def _left_out(graph: Graph, plan: Plan, owner: Mapping[Node, _Record]) -> Refusal | None:
+    """Why the plan may not be carried out: it touches what the user left out."""
     touched = (*plan.gone, *(edit.view.node for edit in plan.each(SetView)))
-    return all(node not in owner or owner[node].excluded is None for node in touched)
+    left_out = next((node for node in touched if node in owner and owner[node].excluded is not None), None)
+    if left_out is None:
+        return None
+    return Refusal(SELECTED, f"{graph.label(left_out)}, which was left out, would have to go with it")
 
 
 def _book(plan: Plan, owner: Mapping[Node, _Record]) -> None:
@@ -252,7 +254,8 @@ def _decide(graph: Graph, record: _Record) -> Decision:
     site = record.site
     refused: tuple[Refusal, ...] = () if record.excluded is None else (record.excluded,)
     if record.excluded is None:
-        kept = [refusal for node in record.left for refusal in record.refusals.get(node, ())]
+        said = (record.refusals, record.objections)
+        kept = [refusal for reasons in said for node in record.left for refusal in reasons.get(node, ())]
         refused = tuple(dict.fromkeys([*site.refusals, *kept]))
     outcome = _outcome(graph, record)
     into = tuple(graph.name(node) for node in dict.fromkeys(record.into))

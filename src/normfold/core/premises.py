@@ -109,6 +109,7 @@ ROOM: Final = Premise("room", "A norm's own scale and bias have room for the map
 RUNNING_STATISTICS: Final = Premise(
     "running-statistics", "A norm keeps running statistics, and does not normalise by the batch at hand."
 )
+SAME_CHANNELS: Final = Premise("same-channels", "Branches that are merged have the same channels, in the same groups.")
 SAME_CODES: Final = Premise(
     "same-codes", "A quantised weight gets one scale for all input channels that meet in an output."
 )

@@ -26,7 +26,7 @@ from normfold.core.premises import (
     SINGLE_USE,
     WELL_CONDITIONED,
 )
-from normfold.core.rules import BACKWARD, CARRIES, FORWARD, Carry, Rule, Step, Target
+from normfold.core.rules import BACKWARD, CARRIES, FORWARD, Carry, Step, Target
 from normfold.core.views import AffineOp, Concat, Linear, Moving, Node, Norm, View
 from normfold.records import Refusal
 
@@ -191,17 +191,12 @@ class Search:
         if not rules or port < 0:
             self.refuse(self._no_rule(view, target))
         for rule in rules:
-            if port >= 0 and self._proven(rule, carry):
+            refusal = rule.refusal(carry) if port >= 0 else None
+            if refusal is not None:
+                self.refuse(refusal)
+            elif port >= 0:
                 for step in rule.steps(carry):
                     yield from self._take(replace(plan, rules=(*plan.rules, rule.name)), carry, step, depth)
-
-    def _proven(self, rule: Rule[View], carry: Carry[View]) -> bool:
-        for premise, check in rule.premises:
-            because = check(carry)
-            if because is not None:
-                self.refuse(Refusal(premise, because))
-                return False
-        return True
 
     def _take(self, plan: Plan, carry: Carry[View], step: Step, depth: int) -> Iterator[Plan]:
         node = carry.view.node

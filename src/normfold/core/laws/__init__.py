@@ -9,6 +9,7 @@ from __future__ import annotations
 from normfold.core.laws import (
     backward,
     collapse,
+    definition,
     forward,
     homogeneous,
     means,
@@ -31,6 +32,7 @@ LAWS: tuple[Law, ...] = (
     sums.LAW,
     homogeneous.LAW,
     means.LAW,
+    definition.LAW,
     parallel.LAW,
     sequence.LAW,
     permutation.LAW,

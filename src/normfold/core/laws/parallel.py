@@ -19,12 +19,12 @@ import numpy as np
 
 from normfold.core.algebra.affine import Array
 from normfold.core.laws.law import Law
-from normfold.core.premises import SAME_INPUT, SAME_WINDOW
+from normfold.core.premises import SAME_CHANNELS, SAME_INPUT, SAME_WINDOW
 
 LAW = Law(
     name="parallel",
     identity="W1 x + W2 x = (W1 + W2) x",
-    premises=(SAME_INPUT, SAME_WINDOW),
+    premises=(SAME_INPUT, SAME_CHANNELS, SAME_WINDOW),
     counter_example="1x1 stride 2 beside 3x3 stride 2 without padding: other windows",
 )
 

@@ -58,9 +58,9 @@ CARRIES: tuple[Rule[Any], ...] = (
     carry_scale_through_activation.RULE,
     carry_scale_through_product.RULE,
 )
-IDENTITIES: tuple[Rewrite[Any], ...] = (drop_identity_map.RULE, drop_identity_move.RULE)
+IDENTITIES: tuple[Rewrite[Any, Any], ...] = (drop_identity_map.RULE, drop_identity_move.RULE)
 """What changes nothing goes first: a bias of zeros would otherwise take a shift that is better left where it is."""
-REWRITES: tuple[Rewrite[Any], ...] = (
+REWRITES: tuple[Rewrite[Any, Any], ...] = (
     emit_norm.RULE,
     drop_bias_before_norm.RULE,
     bake_normalised_weight.RULE,
@@ -70,9 +70,9 @@ REWRITES: tuple[Rewrite[Any], ...] = (
     merge_linear_sequence.RULE,
     fold_shuffle_into_consumer.RULE,
 )
-MOVES: tuple[Rewrite[Any], ...] = (move_norm_past_pool.RULE,)
+MOVES: tuple[Rewrite[Any, Any], ...] = (move_norm_past_pool.RULE,)
 """For norms that stay, once nothing else is left to do."""
-RULES: tuple[Rule[Any] | Rewrite[Any], ...] = (*CARRIES, *REWRITES, *MOVES)
+RULES: tuple[Rule[Any] | Rewrite[Any, Any], ...] = (*CARRIES, *REWRITES, *MOVES)
 
 __all__ = [
     "BACKWARD",

@@ -12,24 +12,36 @@ Example:
 
 Refused when:
     A part of the computation is not constant (``constant``).
-
-Law: `normfold.core.laws.collapse`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from normfold.core.graph import Graph
+from normfold.core.laws import collapse
 from normfold.core.plan import Plan, Remove, SetView
-from normfold.core.rules.rule import Rewrite
-from normfold.core.views import Linear
+from normfold.core.rules.rule import Place, Rewrite
+from normfold.core.views import Linear, Node
 
 
-def _plans(graph: Graph, view: Linear) -> Iterable[Plan]:
+@dataclass(frozen=True, eq=False, slots=True)
+class Computed(Place[Linear]):
+    """A weight and the operations that compute it from constants."""
+
+    made: tuple[Node, ...]
+
+
+def _places(graph: Graph, view: Linear) -> Iterable[Computed]:
     made = graph.normalised_by(view.node)
     if made:
-        yield Plan((SetView(view), *map(Remove, made)), into=(view.node,), rules=(RULE.name,))
+        yield Computed(graph, view, tuple(made))
 
 
-RULE = Rewrite(name="bake_normalised_weight", view=Linear, plans=_plans)
+def _plan(place: Computed) -> Plan:
+    view = place.view
+    return Plan((SetView(view), *map(Remove, place.made)), into=(view.node,), rules=(RULE.name,))
+
+
+RULE = Rewrite(name="bake_normalised_weight", law=collapse.LAW, view=Linear, places=_places, premises=(), plan=_plan)

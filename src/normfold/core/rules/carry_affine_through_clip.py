@@ -11,8 +11,6 @@ Example:
 
 Refused when:
     Channels would need different bounds, or a scale is zero (``uniform-bounds``).
-
-Law: `normfold.core.laws.homogeneous`.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from normfold.core.laws import homogeneous
 from normfold.core.laws.homogeneous import moved_bounds
 from normfold.core.premises import UNIFORM_BOUNDS
 from normfold.core.rules.rule import BACKWARD, EITHER, Carry, Rule, Step
@@ -52,6 +51,7 @@ def _steps(carry: Carry[Clip]) -> Iterable[Step]:
 
 RULE = Rule(
     name="carry_affine_through_clip",
+    law=homogeneous.LAW,
     directions=EITHER,
     view=Clip,
     premises=((UNIFORM_BOUNDS, _uniform_bounds),),

@@ -12,8 +12,6 @@ Example:
 
 Refused when:
     The sizes of the parts are not known (``known-parts``), or a part or a consumer refuses.
-
-Law: `normfold.core.laws.routes`.
 """
 
 from __future__ import annotations
@@ -24,6 +22,7 @@ import numpy as np
 
 from normfold.core.algebra import Affine
 from normfold.core.algebra.moves import Take, carry
+from normfold.core.laws import routes
 from normfold.core.premises import KNOWN_PARTS
 from normfold.core.rules.rule import BACKWARD, EITHER, FORWARD, Carry, Rule, Step, Target
 from normfold.core.views import Concat
@@ -69,6 +68,7 @@ def _along(affine: Affine, axis: int, size: int) -> Affine:
 
 RULE = Rule(
     name="carry_affine_through_concat",
+    law=routes.LAW,
     directions=EITHER,
     view=Concat,
     premises=((KNOWN_PARTS, _known_parts),),

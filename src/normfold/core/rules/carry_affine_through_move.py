@@ -14,8 +14,6 @@ Example:
 
 Refused when:
     The move mixes the channels with others, or a dimension that matters is not known (``static-reshape``).
-
-Law: `normfold.core.laws.routes`.
 """
 
 from __future__ import annotations
@@ -23,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from normfold.core.algebra import Affine
+from normfold.core.laws import routes
 from normfold.core.laws.routes import carry as carried
 from normfold.core.premises import STATIC_RESHAPE
 from normfold.core.rules.rule import BACKWARD, EITHER, FORWARD, Carry, Rule, Step, Target
@@ -52,6 +51,7 @@ def _steps(carry: Carry[Moving]) -> Iterable[Step]:
 
 RULE = Rule(
     name="carry_affine_through_move",
+    law=routes.LAW,
     directions=EITHER,
     view=Moving,
     premises=((STATIC_RESHAPE, _static_reshape),),

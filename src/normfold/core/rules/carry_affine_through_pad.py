@@ -13,8 +13,6 @@ Example:
 Refused when:
     The map varies along a padded axis (``not-padded-axis``) or channels would need different numbers
     (``uniform-padding``).
-
-Law: `normfold.core.laws.routes`.
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from normfold.core.laws import routes
 from normfold.core.laws.homogeneous import moved_bounds
 from normfold.core.premises import NOT_PADDED_AXIS, UNIFORM_PADDING
 from normfold.core.rules.rule import BACKWARD, EITHER, Carry, Rule, Step
@@ -58,6 +57,7 @@ def _steps(carry: Carry[Pad]) -> Iterable[Step]:
 
 RULE = Rule(
     name="carry_affine_through_pad",
+    law=routes.LAW,
     directions=EITHER,
     view=Pad,
     premises=((NOT_PADDED_AXIS, _not_padded_axis), (UNIFORM_PADDING, _uniform_padding)),

@@ -14,8 +14,6 @@ Example:
 Refused when:
     The map varies along a pooled axis (``not-pooled-axis``), a scale is negative before a maximum
     (``non-negative-scale``), or a shift meets averaged padding (``every-tap``).
-
-Law: `normfold.core.laws.routes`.
 """
 
 from __future__ import annotations
@@ -23,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from normfold.core.algebra import Affine
+from normfold.core.laws import routes
 from normfold.core.laws.routes import carry as carried
 from normfold.core.premises import EVERY_TAP, NON_NEGATIVE_SCALE, NOT_POOLED_AXIS
 from normfold.core.rules.rule import BACKWARD, EITHER, Carry, Rule, Step
@@ -66,6 +65,7 @@ def _steps(carry: Carry[Pool]) -> Iterable[Step]:
 
 RULE = Rule(
     name="carry_affine_through_pool",
+    law=routes.LAW,
     directions=EITHER,
     view=Pool,
     premises=((NOT_POOLED_AXIS, _not_pooled_axis), (NON_NEGATIVE_SCALE, _sign), (EVERY_TAP, _every_tap)),

@@ -13,8 +13,6 @@ Example:
 Refused when:
     A branch is broadcast, or its shape is not known (``same-shape``); towards the consumers, the map has a scale, which
     the other branches would need as well (``no-scale``).
-
-Law: `normfold.core.laws.sums`.
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from normfold.core.algebra import Affine
+from normfold.core.laws import sums
 from normfold.core.premises import NO_SCALE, SAME_SHAPE
 from normfold.core.rules.rule import BACKWARD, EITHER, FORWARD, Carry, Rule, Step, Target
 from normfold.core.rules.shared import fits
@@ -54,6 +53,7 @@ def _steps(carry: Carry[Sum]) -> Iterable[Step]:
 
 RULE = Rule(
     name="carry_affine_through_sum",
+    law=sums.LAW,
     directions=EITHER,
     view=Sum,
     premises=((NO_SCALE, _no_scale), (SAME_SHAPE, _same_shape)),

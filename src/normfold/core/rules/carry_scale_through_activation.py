@@ -11,14 +11,13 @@ Example:
 
 Refused when:
     A scale is negative (``non-negative-scale``) or there is a shift (``no-shift``).
-
-Law: `normfold.core.laws.homogeneous`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from normfold.core.laws import homogeneous
 from normfold.core.premises import NO_SHIFT, NON_NEGATIVE_SCALE
 from normfold.core.rules.rule import EITHER, Carry, Rule, Step
 from normfold.core.rules.shared import onward, scale_sign
@@ -37,6 +36,7 @@ def _steps(carry: Carry[Homogeneous]) -> Iterable[Step]:
 
 RULE = Rule(
     name="carry_scale_through_activation",
+    law=homogeneous.LAW,
     directions=EITHER,
     view=Homogeneous,
     premises=((NON_NEGATIVE_SCALE, scale_sign), (NO_SHIFT, _no_shift)),

@@ -12,14 +12,13 @@ Example:
 
 Refused when:
     There is a shift (``no-shift``), or every factor is broadcast (``same-shape``).
-
-Law: `normfold.core.laws.sums`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from normfold.core.laws import sums
 from normfold.core.premises import NO_SHIFT, SAME_SHAPE
 from normfold.core.rules.rule import BACKWARD, EITHER, FORWARD, Carry, Rule, Step, Target
 from normfold.core.rules.shared import fits
@@ -52,6 +51,7 @@ def _steps(carry: Carry[Product]) -> Iterable[Step]:
 
 RULE = Rule(
     name="carry_scale_through_product",
+    law=sums.LAW,
     directions=EITHER,
     view=Product,
     premises=((NO_SHIFT, _no_shift), (SAME_SHAPE, _same_shape)),

@@ -14,8 +14,6 @@ Example:
 
 Refused when:
     A constant is not a number (``finite``) or the composed constants exceed the type (``representable``).
-
-Law: `normfold.core.laws.collapse`.
 """
 
 from __future__ import annotations
@@ -24,6 +22,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from normfold.core.algebra import Affine
+from normfold.core.laws import collapse
 from normfold.core.premises import FINITE, REPRESENTABLE
 from normfold.core.rules.rule import BACKWARD, Carry, Rule, Step, Target
 from normfold.core.rules.shared import finite, held_by, in_range
@@ -52,6 +51,7 @@ def _steps(carry: Carry[AffineOp]) -> Iterable[Step]:
 
 RULE = Rule(
     name="compose_affine_into_affine",
+    law=collapse.LAW,
     directions=(BACKWARD,),
     view=AffineOp,
     premises=((FINITE, finite), (REPRESENTABLE, _representable)),

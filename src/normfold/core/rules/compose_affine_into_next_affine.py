@@ -12,8 +12,6 @@ Example:
 
 Refused when:
     A constant is not a number (``finite``) or the composed constants exceed the type (``representable``).
-
-Law: `normfold.core.laws.collapse`.
 """
 
 from __future__ import annotations
@@ -21,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from normfold.core.laws import collapse
 from normfold.core.premises import FINITE, REPRESENTABLE
 from normfold.core.rules.rule import FORWARD, Carry, Rule, Step, Target
 from normfold.core.rules.shared import finite, held_by, in_range
@@ -42,6 +41,7 @@ def _steps(carry: Carry[AffineOp]) -> Iterable[Step]:
 
 RULE = Rule(
     name="compose_affine_into_next_affine",
+    law=collapse.LAW,
     directions=(FORWARD,),
     view=AffineOp,
     premises=((FINITE, finite), (REPRESENTABLE, _representable)),

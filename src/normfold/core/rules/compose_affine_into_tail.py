@@ -13,8 +13,6 @@ Example:
 Refused when:
     The norm has no room for the map (``room``), a constant is not a number (``finite``), or the composed constants
     exceed the type (``representable``).
-
-Law: `normfold.core.laws.collapse`.
 """
 
 from __future__ import annotations
@@ -24,6 +22,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from normfold.core.laws import collapse
 from normfold.core.premises import FINITE, REPRESENTABLE, ROOM
 from normfold.core.rules.rule import BACKWARD, Carry, Rule, Step
 from normfold.core.rules.shared import finite
@@ -56,6 +55,7 @@ def _steps(carry: Carry[Norm]) -> Iterable[Step]:
 
 RULE = Rule(
     name="compose_affine_into_tail",
+    law=collapse.LAW,
     directions=(BACKWARD,),
     view=Norm,
     premises=((FINITE, finite), (ROOM, _room), (REPRESENTABLE, _representable)),

@@ -12,53 +12,101 @@ Example:
     ``Conv(x, w, b) -> InstanceNormalization`` becomes ``Conv(x, w) -> InstanceNormalization``.
 
 Refused when:
-    The bias differs inside a group of channels (``same-in-group``), or something else reads the output
-    (``single-use``, ``not-output``).
-
-Law: `normfold.core.laws.means`.
+    The bias differs inside a group of channels (``same-in-group``) or cannot be followed to the norm
+    (``static-reshape``), something else reads the output (``single-use``, ``not-output``), or the two stand in
+    different graph bodies (``same-scope``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from normfold.core.algebra import Affine
-from normfold.core.algebra.moves import Move, carry
+from normfold.core.algebra.moves import carry
 from normfold.core.graph import Graph
+from normfold.core.laws import means
 from normfold.core.laws.means import vanishes
 from normfold.core.plan import Plan, SetView
-from normfold.core.rules.rule import Rewrite
-from normfold.core.views import Linear, Moving, Norm, Value
+from normfold.core.premises import NOT_OUTPUT, SAME_IN_GROUP, SAME_SCOPE, SINGLE_USE, STATIC_RESHAPE
+from normfold.core.rules.rule import Place, Rewrite
+from normfold.core.rules.shared import not_output, same_scope, single_use
+from normfold.core.views import Linear, Moving, Norm, Value, View
 
 
-def _plans(graph: Graph, norm: Norm) -> Iterable[Plan]:
-    if norm.groups is None or norm.parts or norm.refusals or len(norm.inputs) != 1:
+@dataclass(frozen=True, eq=False)
+class Biased(Place[Norm]):
+    """A linear operation with a bias, and the moves from it to the norm, first to last."""
+
+    linear: Linear
+    moves: tuple[Moving, ...]
+
+    @property
+    def parts(self) -> tuple[View, ...]:
+        """All of them."""
+        return (self.view, *self.moves, self.linear)
+
+    @property
+    def changing(self) -> tuple[Value, ...]:
+        """What each of them but the norm makes."""
+        return tuple(view.outputs[0] for view in (self.linear, *self.moves))
+
+    @cached_property
+    def shift(self) -> Affine | None:
+        """The bias as it reaches the norm; ``None`` where its channels cannot be followed."""
+        affine: Affine | None = Affine.of(shift=0.0 if self.linear.bias is None else self.linear.bias)
+        for view in self.moves:
+            affine = None if affine is None else carry(view.moves[0], affine, backward=False)
+        return affine
+
+
+def _places(graph: Graph, norm: Norm) -> Iterable[Biased]:
+    if norm.groups is None or norm.parts or len(norm.inputs) != 1:
         return
-    value, moves = norm.inputs[0], list[Move]()
-    between: list[Value] = []
-    while len(graph.consumers(value)) == 1 and graph.escapes(value) is None:
-        between.append(value)
-        producer = graph.producer(value)
-        view = None if producer is None or not graph.same_scope(producer, norm.node) else graph.view(producer)
-        if isinstance(view, Linear) and not view.refusals and view.bias is not None and view.bias.any():
-            shift = _carried(Affine.of(shift=view.bias), moves[::-1])
-            if shift is not None and vanishes(shift.shift, norm.groups.axis, norm.groups.count):
-                without = replace(view, bias=None)
-                yield Plan((SetView(without),), changed=tuple(between), into=(view.node,), rules=(RULE.name,))
-        if not isinstance(view, Moving) or len(view.moves) != 1:
-            return
-        value = view.inputs[0]
-        moves.append(view.moves[0])
+    moves: list[Moving] = []
+    view = _before(graph, norm)
+    while isinstance(view, Moving) and len(view.moves) == 1:
+        moves.append(view)
+        view = _before(graph, view)
+    if isinstance(view, Linear) and view.bias is not None and view.bias.any():
+        yield Biased(graph, norm, view, tuple(reversed(moves)))
 
 
-def _carried(affine: Affine, moves: Iterable[Move]) -> Affine | None:
-    for move in moves:
-        after = carry(move, affine, backward=False)
-        if after is None:
-            return None
-        affine = after
-    return affine
+def _before(graph: Graph, view: View) -> View | None:
+    producer = graph.producer(view.inputs[0])
+    return None if producer is None else graph.view(producer)
 
 
-RULE = Rewrite(name="drop_bias_before_norm", view=Norm, plans=_plans)
+def _static_reshape(place: Biased) -> str | None:
+    if place.shift is not None:
+        return None
+    return f"the bias of {place.graph.label(place.linear.node)} cannot be followed to {place.label}"
+
+
+def _same_in_group(place: Biased) -> str | None:
+    shift, groups = place.shift, place.view.groups
+    if shift is not None and groups is not None and vanishes(shift.shift, groups.axis, groups.count):
+        return None
+    return f"the bias of {place.graph.label(place.linear.node)} differs between channels that share a mean"
+
+
+def _plan(place: Biased) -> Plan:
+    without = replace(place.linear, bias=None)
+    return Plan((SetView(without),), changed=place.changing, into=(without.node,), rules=(RULE.name,))
+
+
+RULE = Rewrite(
+    name="drop_bias_before_norm",
+    law=means.LAW,
+    view=Norm,
+    places=_places,
+    premises=(
+        (SINGLE_USE, single_use),
+        (SAME_SCOPE, same_scope),
+        (NOT_OUTPUT, not_output),
+        (STATIC_RESHAPE, _static_reshape),
+        (SAME_IN_GROUP, _same_in_group),
+    ),
+    plan=_plan,
+)

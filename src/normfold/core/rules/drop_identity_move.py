@@ -13,8 +13,6 @@ Example:
 
 Refused when:
     The operation makes an output of the graph out of an input, or of another output (``not-output``).
-
-Law: `normfold.core.laws.routes`.
 """
 
 from __future__ import annotations
@@ -23,15 +21,28 @@ from collections.abc import Iterable
 
 from normfold.core.algebra import is_identity
 from normfold.core.graph import Graph
+from normfold.core.laws import routes
 from normfold.core.plan import Plan
-from normfold.core.rules.drop_identity_map import without
-from normfold.core.rules.rule import Rewrite
+from normfold.core.premises import NOT_OUTPUT
+from normfold.core.rules.rule import Place, Rewrite
+from normfold.core.rules.shared import dropped, name_kept
 from normfold.core.views import Moving
 
 
-def _plans(graph: Graph, view: Moving) -> Iterable[Plan]:
-    if len(view.outputs) == 1 and not view.refusals and is_identity(view.moves[0]):
-        yield from without(graph, view, RULE.name)
+def _places(graph: Graph, view: Moving) -> Iterable[Place[Moving]]:
+    if len(view.outputs) == 1 and is_identity(view.moves[0]):
+        yield Place(graph, view)
 
 
-RULE = Rewrite(name="drop_identity_move", view=Moving, plans=_plans)
+def _plan(place: Place[Moving]) -> Plan:
+    return dropped(place, RULE.name)
+
+
+RULE = Rewrite(
+    name="drop_identity_move",
+    law=routes.LAW,
+    view=Moving,
+    places=_places,
+    premises=((NOT_OUTPUT, name_kept),),
+    plan=_plan,
+)

@@ -13,12 +13,10 @@ Example:
     ``ReduceMean, Sub, Pow, ReduceMean, Add, Sqrt, Div, Mul, Add`` become ``LayerNormalization``.
 
 Refused when:
-    The opset does not have the operator (``opset-has-operator``), the axes are not those that it normalises
-    (``trailing-axes``) or their sizes not known (``known-sizes``, ``known-rank``), there is no kernel
-    (``has-kernel``), epsilon does not fit the operator's attribute (``representable``), or something reads a value on
-    the way (``single-use``).
-
-Law: none; the definitions of the operators in the ONNX specification.
+    The operations cannot become that operator, which they say themselves: the opset does not have it
+    (``opset-has-operator``), the axes are not those that it normalises (``trailing-axes``) or their sizes not known
+    (``known-sizes``, ``known-rank``), there is no kernel (``has-kernel``), epsilon does not fit the operator's
+    attribute (``representable``), or something reads a value on the way (``single-use``).
 """
 
 from __future__ import annotations
@@ -27,15 +25,21 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from normfold.core.graph import Graph
+from normfold.core.laws import definition
 from normfold.core.plan import Plan, Remove, SetView
-from normfold.core.rules.rule import Rewrite
+from normfold.core.rules.rule import Place, Rewrite
 from normfold.core.views import Norm
 
 
-def _plans(_: Graph, view: Norm) -> Iterable[Plan]:
-    if view.parts and not view.refusals:
-        whole = replace(view, parts=())
-        yield Plan((SetView(whole), *map(Remove, view.parts)), into=(view.node,), rules=(RULE.name,))
+def _places(graph: Graph, view: Norm) -> Iterable[Place[Norm]]:
+    if view.parts:
+        yield Place(graph, view)
 
 
-RULE = Rewrite(name="emit_norm", view=Norm, plans=_plans)
+def _plan(place: Place[Norm]) -> Plan:
+    view = place.view
+    whole = replace(view, parts=())
+    return Plan((SetView(whole), *map(Remove, view.parts)), into=(view.node,), rules=(RULE.name,))
+
+
+RULE = Rewrite(name="emit_norm", law=definition.LAW, view=Norm, places=_places, premises=(), plan=_plan)

@@ -15,8 +15,6 @@ Example:
 Refused when:
     The map varies along another axis (``per-input-channel``), has a shift and the operation pads (``every-tap``), a
     constant is not a number (``finite``), or the new weight does not fit its type (``representable``).
-
-Law: `normfold.core.laws.forward`.
 """
 
 from __future__ import annotations
@@ -26,6 +24,7 @@ from dataclasses import replace
 
 from normfold.core.algebra import Affine, trim
 from normfold.core.algebra.affine import Array
+from normfold.core.laws import forward
 from normfold.core.laws.forward import push_into_columns, spread
 from normfold.core.plan import Insert
 from normfold.core.premises import EVERY_TAP, FINITE, PER_INPUT_CHANNEL, REPRESENTABLE
@@ -76,6 +75,7 @@ def _steps(carry: Carry[Linear]) -> Iterable[Step]:
 
 RULE = Rule(
     name="fold_affine_into_consumer",
+    law=forward.LAW,
     directions=(FORWARD,),
     view=Linear,
     premises=(

@@ -16,8 +16,6 @@ Example:
 Refused when:
     The map varies along another axis (``per-input-channel``), neither form is there (``padded-shift``), a constant is
     not a number (``finite``), or the new weight does not fit its type (``representable``).
-
-Law: `normfold.core.laws.padded`.
 """
 
 from __future__ import annotations
@@ -29,6 +27,7 @@ import numpy as np
 
 from normfold.core.algebra import Affine
 from normfold.core.algebra.affine import Array
+from normfold.core.laws import padded
 from normfold.core.laws.forward import spread
 from normfold.core.laws.padded import DROWNED, response_map, shift_before
 from normfold.core.plan import Insert
@@ -106,6 +105,7 @@ def _steps(carry: Carry[Linear]) -> Iterable[Step]:
 
 RULE = Rule(
     name="fold_affine_into_padded_consumer",
+    law=padded.LAW,
     directions=(FORWARD,),
     view=Linear,
     premises=(

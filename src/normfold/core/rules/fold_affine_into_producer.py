@@ -14,8 +14,6 @@ Example:
 Refused when:
     The map varies along another axis (``per-output-channel``), a constant of the map is not a number (``finite``),
     or the new weight does not fit the weight's type (``representable``).
-
-Law: `normfold.core.laws.backward`.
 """
 
 from __future__ import annotations
@@ -24,6 +22,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from normfold.core.algebra import Affine, trim
+from normfold.core.laws import backward
 from normfold.core.laws.backward import channel_vector, push_into_rows
 from normfold.core.plan import Insert
 from normfold.core.premises import FINITE, PER_OUTPUT_CHANNEL, REPRESENTABLE
@@ -66,6 +65,7 @@ def _steps(carry: Carry[Linear]) -> Iterable[Step]:
 
 RULE = Rule(
     name="fold_affine_into_producer",
+    law=backward.LAW,
     directions=(BACKWARD,),
     view=Linear,
     premises=(

@@ -18,8 +18,6 @@ Refused when:
     (``representable``), groups that share scales get different ones (``scale-axis``), the opset has one scale for a
     whole tensor only (``per-axis-scale``), a new scale is too small or too large for its type (``normal-scale``), a
     mirrored code is not in its type (``code-range``), or a quantised bias has too many steps (``bias-range``).
-
-Law: `normfold.core.laws.quantized`.
 """
 
 from __future__ import annotations
@@ -28,6 +26,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 
+from normfold.core.laws import quantized
 from normfold.core.premises import (
     BIAS_RANGE,
     CODE_RANGE,
@@ -74,6 +73,7 @@ def _folded(carry: Carry[QuantizedLinear]) -> QuantizedLinear:
 
 RULE = Rule(
     name="fold_affine_into_quantized_producer",
+    law=quantized.LAW,
     directions=(BACKWARD,),
     view=QuantizedLinear,
     premises=(

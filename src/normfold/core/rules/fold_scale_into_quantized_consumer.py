@@ -18,8 +18,6 @@ Refused when:
     scales get different ones (``scale-axis``), the opset has one scale for a whole tensor only (``per-axis-scale``), a
     new scale is too small or too large for its type (``normal-scale``), or a mirrored code is not in its type
     (``code-range``).
-
-Law: `normfold.core.laws.quantized`.
 """
 
 from __future__ import annotations
@@ -28,6 +26,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 
+from normfold.core.laws import quantized
 from normfold.core.laws.quantized import columns_as_rows
 from normfold.core.premises import (
     CODE_RANGE,
@@ -90,6 +89,7 @@ def _folded(carry: Carry[QuantizedLinear]) -> QuantizedLinear:
 
 RULE = Rule(
     name="fold_scale_into_quantized_consumer",
+    law=quantized.LAW,
     directions=(FORWARD,),
     view=QuantizedLinear,
     premises=(

@@ -13,43 +13,79 @@ Example:
 
 Refused when:
     The constants vary along another axis (``per-output-channel``), one of them is not a number (``finite``), the new
-    bias does not fit the type (``representable``), or something else reads the output (``single-use``, ``not-output``).
-
-Law: `normfold.core.laws.backward`.
+    bias does not fit the type (``representable``), something else reads the output (``single-use``, ``not-output``), or
+    the two stand in different graph bodies (``same-scope``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from normfold.core.graph import Graph
+from normfold.core.laws import backward
 from normfold.core.plan import Bypass, Plan, SetView
+from normfold.core.premises import NOT_OUTPUT, SAME_SCOPE, SINGLE_USE
 from normfold.core.rules import fold_affine_into_producer
-from normfold.core.rules.rule import BACKWARD, Carry, Rewrite
-from normfold.core.views import AffineOp, Linear
+from normfold.core.rules.rule import BACKWARD, Carry, Place, Rewrite
+from normfold.core.rules.shared import not_output, same_scope, single_use
+from normfold.core.views import AffineOp, Linear, Value, View
+
+_FOLD = fold_affine_into_producer.RULE
 
 
-def _plans(graph: Graph, view: AffineOp) -> Iterable[Plan]:
-    if view.refusals or view.holds_scale or view.affine.scales or not view.affine.shifts:
-        return
-    value = view.inputs[0]
-    producer = graph.producer(value)
-    if producer is None or not graph.same_scope(producer, view.node) or graph.escapes(value) is not None:
-        return
-    linear = graph.view(producer)
-    if not isinstance(linear, Linear) or linear.refusals or linear.op == "MatMul" or len(graph.consumers(value)) != 1:
-        return
-    carry, rule = Carry(graph, linear, BACKWARD, view.affine), fold_affine_into_producer.RULE
-    if any(check(carry) is not None for _, check in rule.premises):
-        return
-    for step in rule.steps(carry):
-        if step.view is not None and not step.inserted:
-            yield Plan(
-                (SetView(step.view), Bypass(view.node, value, same=True)),
-                changed=(value,),
-                into=(producer,),
-                rules=(RULE.name,),
-            )
+@dataclass(frozen=True, eq=False, slots=True)
+class Shifted(Place[AffineOp]):
+    """An addition of constants and the linear operation before it, which has a bias or room for one."""
+
+    linear: Linear
+
+    @property
+    def parts(self) -> tuple[View, ...]:
+        """Both."""
+        return (self.view, self.linear)
+
+    @property
+    def changing(self) -> tuple[Value, ...]:
+        """What the linear operation makes."""
+        return self.linear.outputs
+
+    @property
+    def carry(self) -> Carry[Linear]:
+        """The addition, arrived at the linear operation."""
+        return Carry(self.graph, self.linear, BACKWARD, self.view.affine)
 
 
-RULE = Rewrite(name="fold_shift_into_producer", view=AffineOp, plans=_plans)
+def _places(graph: Graph, view: AffineOp) -> Iterable[Shifted]:
+    if view.holds_scale or view.affine.scales or not view.affine.shifts:
+        return
+    producer = graph.producer(view.inputs[0])
+    linear = None if producer is None else graph.view(producer)
+    if isinstance(linear, Linear) and linear.bias_slot:
+        yield Shifted(graph, view, linear)
+
+
+def _plan(place: Shifted) -> Plan:
+    (step,) = _FOLD.steps(place.carry)
+    absorbed = place.linear if step.view is None else step.view
+    return Plan(
+        (SetView(absorbed), Bypass(place.view.node, place.view.inputs[0], same=True)),
+        changed=place.changing,
+        into=(absorbed.node,),
+        rules=(RULE.name,),
+    )
+
+
+RULE = Rewrite(
+    name="fold_shift_into_producer",
+    law=backward.LAW,
+    view=AffineOp,
+    places=_places,
+    premises=(
+        (SINGLE_USE, single_use),
+        (SAME_SCOPE, same_scope),
+        (NOT_OUTPUT, not_output),
+        *((premise, lambda place, test=test: test(place.carry)) for premise, test in _FOLD.premises),
+    ),
+    plan=_plan,
+)

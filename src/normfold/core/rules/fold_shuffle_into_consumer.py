@@ -14,32 +14,64 @@ Example:
 Refused when:
     A reader cannot take it (``linear-consumer``), a channel would leave its group (``same-group``), the operation does
     not sum over the channels (``per-input-channel``), or the channels are an output (``not-output``).
-
-Law: `normfold.core.laws.permutation`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from normfold.core.algebra import Affine, Permute, Shuffle
 from normfold.core.algebra.moves import carry
 from normfold.core.graph import Graph
+from normfold.core.laws import permutation
 from normfold.core.laws.permutation import permute_columns
 from normfold.core.plan import Bypass, Plan
 from normfold.core.premises import LINEAR_CONSUMER, NOT_OUTPUT, PER_INPUT_CHANNEL, SAME_GROUP
-from normfold.core.rules.rule import Rewrite
+from normfold.core.rules.rule import Place, Rewrite
 from normfold.core.views import AffineOp, Linear, Moving, Pad, Pool, Value, View
-from normfold.records import Refusal
+from normfold.records import Premise, Refusal
+
+STATED = (NOT_OUTPUT, LINEAR_CONSUMER, PER_INPUT_CHANNEL, SAME_GROUP)
 
 
-def _plans(graph: Graph, view: Moving) -> Iterable[Plan | Refusal]:
+@dataclass(frozen=True, eq=False)
+class Shuffled(Place[Moving]):
+    """A permutation of channels, and what becomes of it in what reads it."""
+
+    shuffle: Shuffle
+
+    @cached_property
+    def outcome(self) -> Plan | Refusal:
+        """The plan that takes it into every reader, or the first reason why one cannot have it."""
+        start = Plan((Bypass(self.view.node, self.view.inputs[0]),), rules=(RULE.name,))
+        return _into_readers(self.graph, start, self.view.outputs[0], self.shuffle)
+
+
+def _places(graph: Graph, view: Moving) -> Iterable[Shuffled]:
     if len(view.moves) == 1 and isinstance(view.moves[0], Shuffle):
-        start = Plan((Bypass(view.node, view.inputs[0]),), rules=(RULE.name,))
-        yield _into_readers(graph, start, view.outputs[0], view.moves[0])
+        yield Shuffled(graph, view, view.moves[0])
+
+
+def _stated(premise: Premise) -> tuple[Premise, Callable[[Shuffled], str | None]]:
+    def test(place: Shuffled) -> str | None:
+        outcome = place.outcome
+        if not isinstance(outcome, Refusal):
+            return None
+        # What a reader lacks by itself keeps it from taking anything.
+        failed = outcome.premise if outcome.premise in STATED else LINEAR_CONSUMER
+        return outcome.because if failed == premise else None
+
+    return premise, test
+
+
+def _plan(place: Shuffled) -> Plan:
+    if isinstance(place.outcome, Refusal):
+        raise TypeError(f"{place.outcome.premise} does not hold")
+    return place.outcome
 
 
 def _into_readers(graph: Graph, plan: Plan, value: Value, shuffle: Shuffle) -> Plan | Refusal:
@@ -109,4 +141,11 @@ def _unable(graph: Graph, view: View) -> Refusal:
     return Refusal(LINEAR_CONSUMER, f"{graph.label(view.node)} reads the channels, and cannot take their order")
 
 
-RULE = Rewrite(name="fold_shuffle_into_consumer", view=Moving, plans=_plans)
+RULE = Rewrite(
+    name="fold_shuffle_into_consumer",
+    law=permutation.LAW,
+    view=Moving,
+    places=_places,
+    premises=tuple(map(_stated, STATED)),
+    plan=_plan,
+)

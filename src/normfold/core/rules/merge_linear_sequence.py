@@ -12,16 +12,16 @@ Example:
     ``Conv1x1(16 to 64) -> Conv3x3(64 to 32)`` becomes ``Conv3x3(16 to 32)``.
 
 Refused when:
-    The second one pads what the first one shifts (``every-tap``), or something else reads the value in between
-    (``single-use``).
-
-Law: `normfold.core.laws.sequence`.
+    The second one pads what the first one shifts (``every-tap``), something else reads the value in between
+    (``single-use``, ``not-output``), the two stand in different graph bodies (``same-scope``), or the product does not
+    fit its type (``representable``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -29,45 +29,56 @@ from normfold.core.algebra import Weight, trim
 from normfold.core.algebra.affine import Array
 from normfold.core.algebra.weight import Dense
 from normfold.core.graph import Graph
+from normfold.core.laws import sequence
 from normfold.core.laws.sequence import product
 from normfold.core.plan import Bypass, Plan, SetView
-from normfold.core.rules.rule import Rewrite
-from normfold.core.views import Linear
+from normfold.core.premises import EVERY_TAP, NOT_OUTPUT, REPRESENTABLE, SAME_SCOPE, SINGLE_USE
+from normfold.core.rules.rule import Place, Rewrite
+from normfold.core.rules.shared import new_weight_in_range, not_output, same_scope, single_use
+from normfold.core.views import Linear, Value, View
 
 
-def _plans(graph: Graph, second: Linear) -> Iterable[Plan]:
-    first = _before(graph, second)
-    if first is None:
+@dataclass(frozen=True, eq=False)
+class Neighbours(Place[Linear]):
+    """A convolution and the one before it; ``host`` is the one of them that stays."""
+
+    first: Linear
+    host: Linear
+
+    @property
+    def parts(self) -> tuple[View, ...]:
+        """Both."""
+        return (self.first, self.view)
+
+    @property
+    def changing(self) -> tuple[Value, ...]:
+        """What is between them."""
+        return self.first.outputs
+
+    @cached_property
+    def merged(self) -> Linear:
+        """``host`` with the constants of both."""
+        kernel = product(self.view.weight.canonical(), self.first.weight.canonical())
+        bias = _bias(self.view, self.first)
+        kept = bias if bias.any() or self.host.bias is not None else None
+        return replace(
+            self.host,
+            weight=Weight(Dense(kernel), kernel.shape, "goi"),
+            bias=kept,
+            in_sizes=self.first.in_sizes,
+            out_sizes=self.view.out_sizes,
+        )
+
+
+def _places(graph: Graph, second: Linear) -> Iterable[Neighbours]:
+    producer = None if second.window is None else graph.producer(second.inputs[0])
+    first = None if producer is None else graph.view(producer)
+    if not isinstance(first, Linear) or first.window is None or first.weight.groups != second.weight.groups:
         return
     if _is_pointwise(first) and first.weight.in_per_group <= first.weight.out_per_group:
-        shifts = first.bias is not None and bool(first.bias.any())
-        merged = None if shifts and not second.whole_taps else _merged(second, first, host=second)
-        if merged is not None:
-            merged = replace(merged, in_sizes=first.in_sizes)
-            edits = (SetView(merged), Bypass(first.node, first.inputs[0]))
-            yield Plan(edits, into=(second.node,), rules=(RULE.name,))
+        yield Neighbours(graph, second, first, host=second)
     elif _is_pointwise(second) and second.weight.out_per_group <= second.weight.in_per_group:
-        merged = _merged(second, first, host=first)
-        if merged is not None:
-            between = first.outputs[0]
-            yield Plan(
-                (SetView(replace(merged, out_sizes=second.out_sizes)), Bypass(second.node, between, same=True)),
-                changed=(between,),
-                into=(first.node,),
-                rules=(RULE.name,),
-            )
-
-
-def _before(graph: Graph, second: Linear) -> Linear | None:
-    """The convolution that ``second``, which is one, alone reads."""
-    producer = graph.producer(second.inputs[0])
-    first = None if producer is None else graph.view(producer)
-    if not isinstance(first, Linear) or first.refusals or second.refusals:
-        return None
-    if first.window is None or second.window is None or first.weight.groups != second.weight.groups:
-        return None
-    alone = len(graph.consumers(first.outputs[0])) == 1 and graph.escapes(first.outputs[0]) is None
-    return first if alone and graph.same_scope(first.node, second.node) else None
+        yield Neighbours(graph, second, first, host=first)
 
 
 def _is_pointwise(view: Linear) -> bool:
@@ -78,16 +89,6 @@ def _is_pointwise(view: Linear) -> bool:
     )
 
 
-def _merged(second: Linear, first: Linear, host: Linear) -> Linear | None:
-    """``host`` with the constants of both; ``None`` where its type cannot hold them."""
-    kernel = product(second.weight.canonical(), first.weight.canonical())
-    bias = _bias(second, first)
-    if max(float(np.abs(values).max(initial=0.0)) for values in (kernel, bias)) > host.largest:
-        return None
-    kept = bias if bias.any() or host.bias is not None else None
-    return replace(host, weight=Weight(Dense(kernel), kernel.shape, "goi"), bias=kept)
-
-
 def _bias(second: Linear, first: Linear) -> Array:
     shift = np.zeros(()) if first.bias is None else first.bias.reshape(-1)
     through = second.weight.contract(shift if shift.size > 1 else shift.reshape(()))
@@ -95,4 +96,39 @@ def _bias(second: Linear, first: Linear) -> Array:
     return trim(through.reshape(-1, *[1] * len(second.weight.taps)) + own)
 
 
-RULE = Rewrite(name="merge_linear_sequence", view=Linear, plans=_plans)
+def _every_tap(place: Neighbours) -> str | None:
+    bias = place.first.bias
+    if place.view.whole_taps or place.host is place.first or bias is None or not bias.any():
+        return None
+    return f"{place.label} pads with zeros, which the bias before it would not reach"
+
+
+def _representable(place: Neighbours) -> str | None:
+    if new_weight_in_range(place.merged):
+        return None
+    return f"the product of the kernels exceeds {place.host.largest:.5g}, the largest number of their type"
+
+
+def _plan(place: Neighbours) -> Plan:
+    merged, first = place.merged, place.first
+    if place.host is first:
+        going, changed = Bypass(place.view.node, first.outputs[0], same=True), place.changing
+    else:
+        going, changed = Bypass(first.node, first.inputs[0]), ()
+    return Plan((SetView(merged), going), changed=changed, into=(merged.node,), rules=(RULE.name,))
+
+
+RULE = Rewrite(
+    name="merge_linear_sequence",
+    law=sequence.LAW,
+    view=Linear,
+    places=_places,
+    premises=(
+        (SINGLE_USE, single_use),
+        (SAME_SCOPE, same_scope),
+        (NOT_OUTPUT, not_output),
+        (EVERY_TAP, _every_tap),
+        (REPRESENTABLE, _representable),
+    ),
+    plan=_plan,
+)

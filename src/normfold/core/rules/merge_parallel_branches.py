@@ -13,16 +13,18 @@ Example:
     ``Add(Add(Conv3x3(x), Conv1x1(x)), BatchNormalization(x))`` becomes ``Conv3x3(x)``.
 
 Refused when:
-    The terms read different values (``same-input``), look at different places (``same-window``), or have another reader
-    (``single-use``).
-
-Law: `normfold.core.laws.parallel`.
+    The terms read different values (``same-input``), have other channels or groups (``same-channels``), look at
+    different places (``same-window``), have another reader (``single-use``, ``not-output``) or stand in another graph
+    body (``same-scope``); a map on the way has a constant that is not a number (``finite``), does not follow the
+    channels (``per-output-channel``) or adds a shift before averaged padding (``every-tap``); or the sum of the kernels
+    does not fit its type (``representable``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -30,11 +32,25 @@ from normfold.core.algebra import Affine, Permute, Weight, Window, trim
 from normfold.core.algebra.affine import Array
 from normfold.core.algebra.weight import Dense
 from normfold.core.graph import Graph
+from normfold.core.laws import parallel
 from normfold.core.laws.backward import channel_vector
 from normfold.core.laws.parallel import diagonal, embed, spread
 from normfold.core.plan import Bypass, Plan, Remove, SetView
-from normfold.core.rules.rule import Rewrite
-from normfold.core.views import AffineOp, Linear, Moving, Node, Pool, Sum, Value, View
+from normfold.core.premises import (
+    EVERY_TAP,
+    FINITE,
+    NOT_OUTPUT,
+    PER_OUTPUT_CHANNEL,
+    REPRESENTABLE,
+    SAME_CHANNELS,
+    SAME_INPUT,
+    SAME_SCOPE,
+    SAME_WINDOW,
+    SINGLE_USE,
+)
+from normfold.core.rules.rule import Place, Rewrite
+from normfold.core.rules.shared import is_private, new_weight_in_range, not_output, same_scope, single_use
+from normfold.core.views import AffineOp, Linear, Moving, Pool, Sum, Value, View
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +62,132 @@ class Term:
     path: tuple[Sum, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Branches(Place[Sum]):
+    """A term that a convolution makes, ``mine``, and another, ``theirs``, which may go into that convolution.
+
+    ``branch`` are the operations that make the other one, last to first, from ``source``: one convolution, or maps and
+    at most one average. The addition that reads it goes, and ``rest`` stands in its place.
+    """
+
+    host: Linear
+    mine: Term
+    theirs: Term
+    branch: tuple[View, ...]
+    source: Value
+    rest: Value
+    rest_sign: int
+
+    @property
+    def parts(self) -> tuple[View, ...]:
+        """The operations that make both terms."""
+        return (self.view, self.host, *self.branch)
+
+    @property
+    def changing(self) -> tuple[Value, ...]:
+        """What they make."""
+        return tuple(view.outputs[0] for view in (self.host, *self.branch))
+
+    @property
+    def guest(self) -> Linear | None:
+        """The convolution that makes the other term, where one does."""
+        view = self.branch[0] if self.branch else None
+        return view if isinstance(view, Linear) else None
+
+    @property
+    def pool(self) -> Pool | None:
+        """The average on the way of the other term, where there is one."""
+        return next((view for view in self.branch if isinstance(view, Pool)), None)
+
+    @property
+    def affine(self) -> Affine:
+        """The map on the way of the other term."""
+        whole = Affine.of()
+        for view in self.branch:
+            whole = whole.after(view.affine) if isinstance(view, AffineOp) else whole
+        return whole
+
+    @cached_property
+    def channels(self) -> tuple[Array, Array] | None:
+        """Scale and shift of that map for each channel; ``None`` where it varies along another axis."""
+        view = self.host
+        scale = channel_vector(self.affine.scale, view.out_axes, view.out_sizes)
+        shift = channel_vector(self.affine.shift, view.out_axes, view.out_sizes)
+        return None if scale is None or shift is None else (scale, shift)
+
+    @property
+    def window(self) -> Window:
+        """Where the other term looks."""
+        looking = self.guest or self.pool
+        if looking is not None and looking.window is not None:
+            return looking.window
+        rank = len(self.host.weight.taps)
+        return Window(*((number,) * rank for number in (1, 1, 1, 0, 0)))
+
+    @property
+    def placement(self) -> list[list[int]] | None:
+        """Which taps of the convolution those of the other term are; ``None`` where one is none of them."""
+        return None if self.host.window is None else self.host.window.placement(self.window)
+
+    @cached_property
+    def merged(self) -> Linear:
+        """The convolution with both kernels and both biases."""
+        host, sign = self.host, self.mine.sign * self.theirs.sign
+        if self.placement is None:
+            raise ValueError("same-window does not hold")
+        kernel, bias = self._kernel()
+        total = host.weight.canonical() + sign * embed(kernel, self.placement, host.weight.taps)
+        before = np.zeros(()) if host.bias is None else host.bias
+        joined = trim(before + sign * bias)
+        weight = Weight(Dense(total), host.weight.split, "goi")
+        view = replace(host, weight=weight, bias=joined if joined.any() or host.bias is not None else None)
+        if self.rest_sign == 1:
+            return view
+        return replace(view, weight=weight.scale_rows(-np.ones(())), bias=None if view.bias is None else -view.bias)
+
+    def _kernel(self) -> tuple[Array, Array]:
+        """The other term as a kernel over the input of the convolution, and its bias."""
+        if self.guest is not None:
+            return self.guest.weight.canonical(), np.zeros(()) if self.guest.bias is None else self.guest.bias
+        if self.channels is None:
+            raise ValueError("per-output-channel does not hold")
+        weight = self.host.weight
+        taps = diagonal(self.channels[0], weight.groups, weight.out_channels)
+        return spread(taps, self.window.kernel), self.affine.shift
+
+
+def _places(graph: Graph, root: Sum) -> Iterable[Branches]:
+    if _is_inner(graph, root):
+        return
+    terms = list(_terms(graph, root))
+    for mine in terms:
+        producer = graph.producer(mine.value)
+        host = None if producer is None else graph.view(producer)
+        if isinstance(host, Linear) and host.window is not None:
+            for theirs in terms:
+                if theirs is not mine:
+                    yield from _pair(graph, root, host, mine, theirs)
+
+
+def _pair(graph: Graph, root: Sum, host: Linear, mine: Term, theirs: Term) -> Iterable[Branches]:
+    """Both terms, where the addition of the other one has one more term, which can stand in its place."""
+    holder = theirs.path[-1]
+    if len(holder.inputs) != 2:
+        return
+    other = 1 - holder.inputs.index(theirs.value)
+    rest, sign = holder.inputs[other], holder.signs[other]
+    # What is subtracted cannot stand for the sum, unless it is the convolution itself, which then turns its sign.
+    if sign == 1 or rest is host.outputs[0]:
+        yield Branches(graph, root, host, mine, theirs, *_branch(graph, theirs.value, host.inputs[0]), rest, sign)
+
+
 def _terms(graph: Graph, root: Sum) -> Iterator[Term]:
     pending = _summands(Term(root.outputs[0], 1, ()), root)
     while pending:
         term = pending.pop()
         producer = graph.producer(term.value)
         inner = None if producer is None else graph.view(producer)
-        if isinstance(inner, Sum) and _private(graph, term.value):
+        if isinstance(inner, Sum) and is_private(graph, term.value):
             pending += _summands(term, inner)
         else:
             yield term
@@ -64,130 +199,118 @@ def _summands(at: Term, view: Sum) -> list[Term]:
     return terms[::-1]
 
 
-def _private(graph: Graph, value: Value) -> bool:
-    """Whether one operation alone reads ``value``."""
-    return len(graph.consumers(value)) == 1 and graph.escapes(value) is None
-
-
 def _is_inner(graph: Graph, root: Sum) -> bool:
     """Whether another sum will flatten ``root``."""
     output = root.outputs[0]
-    if not _private(graph, output):
-        return False
-    return isinstance(graph.view(graph.consumers(output)[0][0]), Sum)
+    return is_private(graph, output) and isinstance(graph.view(graph.consumers(output)[0][0]), Sum)
 
 
-def _linear(graph: Graph, term: Term) -> Linear | None:
-    """The convolution that makes ``term`` and nothing else."""
-    producer = graph.producer(term.value)
-    view = None if producer is None else graph.view(producer)
-    if not isinstance(view, Linear) or view.window is None or view.refusals or not _private(graph, term.value):
-        return None
-    return view if graph.same_scope(view.node, term.path[-1].node) else None
-
-
-Guest = tuple[Array, Window, Array, tuple[Node, ...]]
-"""A term as a kernel over the host's input, its window and its bias, and the nodes that go with it."""
-
-
-def _guest(graph: Graph, term: Term, host: Linear) -> Guest | None:
-    if host.window is None:
-        return None
-    producer = graph.producer(term.value)
-    view = None if producer is None else graph.view(producer)
-    if isinstance(view, Linear) and term.value is not host.inputs[0]:
-        if view.window is None or view.refusals or view.inputs != host.inputs or not _private(graph, term.value):
-            return None
-        bias = np.zeros(()) if view.bias is None else view.bias
-        return (view.weight.canonical(), view.window, bias, (view.node,)) if _same_channels(view, host) else None
-    return _diagonal(graph, term.value, host, Window(*((n,) * len(host.window.kernel) for n in (1, 1, 1, 0, 0))))
-
-
-def _same_channels(view: View, host: Linear) -> bool:
-    return isinstance(view, Linear) and view.weight.split[:3] == host.weight.split[:3]
-
-
-def _diagonal(graph: Graph, value: Value, host: Linear, window: Window) -> Guest | None:
-    """``value`` as a kernel, where it is an affine map or an average of the host's input, channel by channel."""
-    affine, pool, nodes = Affine.of(), None, []
-    while value is not host.inputs[0]:
+def _branch(graph: Graph, value: Value, start: Value) -> tuple[tuple[View, ...], Value]:
+    """The operations that make ``value``, last to first, and what they read: ``start``, if they lead there."""
+    views: list[View] = []
+    while value is not start:
         producer = graph.producer(value)
         view = None if producer is None else graph.view(producer)
-        if view is None or view.refusals or not _private(graph, value):
-            return None
-        if isinstance(view, AffineOp) and (pool is None or pool.keeps_shift or not view.affine.shifts):
-            affine = affine.after(view.affine)
-        elif isinstance(view, Pool) and view.window is not None and pool is None:
-            pool, window = view, view.window
-        elif not (isinstance(view, Moving) and view.moves == (Permute(),)):
-            return None
-        nodes.append(view.node)
+        if isinstance(view, Linear) and view.window is not None and not views:
+            return (view,), view.inputs[0]
+        if view is None or not _is_diagonal(view) or (isinstance(view, Pool) and any(map(_is_pool, views))):
+            break
+        views.append(view)
         value = view.inputs[0]
-    weight = host.weight
-    scale = channel_vector(affine.scale, host.out_axes, host.out_sizes)
-    shift = channel_vector(affine.shift, host.out_axes, host.out_sizes)
-    if scale is None or shift is None or not affine.finite or weight.in_channels != weight.out_channels:
+    return tuple(views), value
+
+
+def _is_diagonal(view: View) -> bool:
+    """Whether an operation maps or averages each channel by itself, or does nothing."""
+    if isinstance(view, Pool):
+        return view.window is not None
+    return isinstance(view, AffineOp) or (isinstance(view, Moving) and view.moves == (Permute(),))
+
+
+def _is_pool(view: View) -> bool:
+    return isinstance(view, Pool)
+
+
+def _same_input(place: Branches) -> str | None:
+    if place.source is place.host.inputs[0]:
         return None
+    graph, label = place.graph, place.graph.label(place.host.node)
+    return f"{label}, to which it is added, does not read {graph.label(place.source)}"
+
+
+def _same_channels(place: Branches) -> str | None:
+    weight, guest = place.host.weight, place.guest
+    same = weight.in_channels == weight.out_channels if guest is None else guest.weight.split[:3] == weight.split[:3]
     return (
-        spread(diagonal(scale, weight.groups, weight.out_channels), window.kernel),
-        window,
-        affine.shift,
-        tuple(nodes),
+        None if same else f"{place.graph.label(place.host.node)} has other channels or groups than what is added to it"
     )
 
 
-def _merged(host: Linear, guest: Guest, sign: int) -> Linear | None:
-    """``host`` with the guest's kernel embedded in its own; ``None`` where the windows differ."""
-    kernel, window, bias, _ = guest
-    placement = None if host.window is None else host.window.placement(window)
-    if placement is None:
-        return None
-    total = host.weight.canonical() + sign * embed(kernel, placement, host.weight.taps)
-    if float(np.abs(total).max(initial=0.0)) > host.largest:
-        return None
-    weight = Weight(Dense(total), host.weight.split, "goi")
-    before = np.zeros(()) if host.bias is None else host.bias
-    joined = trim(before + sign * bias)
-    return replace(host, weight=weight, bias=joined if joined.any() or host.bias is not None else None)
+def _finite(place: Branches) -> str | None:
+    return None if place.affine.finite else "a constant of what is added is infinite or not a number"
 
 
-def _plan(graph: Graph, host: Linear, mine: Term, theirs: Term) -> Plan | None:
-    """The plan that takes ``theirs`` into ``host``, the convolution of ``mine``."""
-    guest = _guest(graph, theirs, host)
-    view = None if guest is None else _merged(host, guest, mine.sign * theirs.sign)
+def _per_output_channel(place: Branches) -> str | None:
+    if place.channels is not None:
+        return None
+    return f"its constants do not follow the channels of {place.graph.label(place.host.node)}"
+
+
+def _every_tap(place: Branches) -> str | None:
+    pool = place.pool
+    if pool is None or pool.keeps_shift:
+        return None
+    before = place.branch[place.branch.index(pool) :]
+    if not any(isinstance(view, AffineOp) and view.affine.shifts for view in before):
+        return None
+    return f"{place.graph.label(pool.node)} averages zeros of its padding in, which the shift before it would not reach"
+
+
+def _same_window(place: Branches) -> str | None:
+    if place.placement is not None:
+        return None
+    return f"{place.graph.label(place.host.node)} looks at other places than what is added to it"
+
+
+def _representable(place: Branches) -> str | None:
+    if new_weight_in_range(place.merged):
+        return None
+    return f"the sum of the kernels exceeds {place.host.largest:.5g}, the largest number of their type"
+
+
+def _plan(place: Branches) -> Plan:
+    mine, theirs, host = place.mine, place.theirs, place.host
     holder = theirs.path[-1]
-    place = holder.inputs.index(theirs.value)
-    rest = [(v, s) for k, (v, s) in enumerate(zip(holder.inputs, holder.signs, strict=True)) if k != place]
-    if guest is None or view is None or len(rest) != 1:
-        return None
-    if rest[0][1] != 1:
-        if rest[0][0] is not host.outputs[0]:
-            return None
-        view = replace(
-            view, weight=view.weight.scale_rows(-np.ones(())), bias=None if view.bias is None else -view.bias
-        )
     shared = sum(a is b for a, b in zip(mine.path, theirs.path, strict=False))
-    touched = [*mine.path[shared:], *theirs.path[shared:]]
-    values = [host.outputs[0], *(s.outputs[0] for s in touched if s is not holder)]
-    going = Bypass(holder.node, rest[0][0], same=holder in mine.path)
+    touched = (sums for sums in (*mine.path[shared:], *theirs.path[shared:]) if sums is not holder)
     return Plan(
-        (SetView(view), going, *map(Remove, guest[3])),
-        changed=tuple(values),
+        (
+            SetView(place.merged),
+            Bypass(holder.node, place.rest, same=holder in mine.path),
+            *(Remove(view.node) for view in place.branch),
+        ),
+        changed=(host.outputs[0], *(view.outputs[0] for view in touched)),
         into=(host.node,),
         rules=(RULE.name,),
     )
 
 
-def _plans(graph: Graph, root: Sum) -> Iterable[Plan]:
-    if _is_inner(graph, root):
-        return
-    terms = list(_terms(graph, root))
-    for mine in terms:
-        host = _linear(graph, mine)
-        for theirs in terms if host is not None else ():
-            plan = None if host is None or theirs is mine else _plan(graph, host, mine, theirs)
-            if plan is not None:
-                yield plan
-
-
-RULE = Rewrite(name="merge_parallel_branches", view=Sum, plans=_plans)
+RULE = Rewrite(
+    name="merge_parallel_branches",
+    law=parallel.LAW,
+    view=Sum,
+    places=_places,
+    premises=(
+        (SAME_INPUT, _same_input),
+        (SINGLE_USE, single_use),
+        (SAME_SCOPE, same_scope),
+        (NOT_OUTPUT, not_output),
+        (SAME_CHANNELS, _same_channels),
+        (FINITE, _finite),
+        (PER_OUTPUT_CHANNEL, _per_output_channel),
+        (EVERY_TAP, _every_tap),
+        (SAME_WINDOW, _same_window),
+        (REPRESENTABLE, _representable),
+    ),
+    plan=_plan,
+)

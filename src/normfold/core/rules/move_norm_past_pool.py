@@ -13,53 +13,91 @@ Example:
     ``Relu -> BatchNormalization -> MaxPool`` becomes ``Relu -> MaxPool -> BatchNormalization``, with positive scales.
 
 Refused when:
-    Never by itself: the norm stays for the reasons that its decision names.
-
-Law: `normfold.core.laws.routes`.
+    Something else reads the norm (``single-use``, ``not-output``), the pooling takes axes away (``static-reshape``) or
+    does not make the value smaller (``does-not-pay``), or the norm's map does not pass it (``not-pooled-axis``,
+    ``non-negative-scale``, ``every-tap``). The cost table comes first: without its word, nothing is looked at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from normfold.core.algebra import Permute
 from normfold.core.graph import Graph
+from normfold.core.laws import routes
 from normfold.core.plan import Move, Plan
+from normfold.core.premises import DOES_NOT_PAY, NOT_OUTPUT, SINGLE_USE, STATIC_RESHAPE
 from normfold.core.rules.carry_affine_through_pool import RULE as PASSING
-from normfold.core.rules.rule import FORWARD, Carry, Rewrite
-from normfold.core.views import AffineOp, Pool
+from normfold.core.rules.rule import FORWARD, Carry, Place, Rewrite
+from normfold.core.rules.shared import not_output, single_use
+from normfold.core.views import AffineOp, Pool, Value, View
 
 
-def _reader(graph: Graph, view: AffineOp) -> Pool | None:
-    """The one operation that reads the norm, if it is a pooling that keeps the number of axes."""
-    output = view.outputs[0]
-    readers = graph.consumers(output)
-    if len(readers) != 1 or graph.escapes(output) is not None:
+@dataclass(frozen=True, eq=False, slots=True)
+class Pooled(Place[AffineOp]):
+    """A norm and a pooling that reads it."""
+
+    pool: Pool
+
+    @property
+    def parts(self) -> tuple[View, ...]:
+        """Both."""
+        return (self.view, self.pool)
+
+    @property
+    def changing(self) -> tuple[Value, ...]:
+        """What the norm makes."""
+        return self.view.outputs
+
+    @property
+    def carry(self) -> Carry[Pool]:
+        """The norm's map, arrived at the pooling."""
+        return Carry(self.graph, self.pool, FORWARD, self.view.affine)
+
+
+def _places(graph: Graph, view: AffineOp) -> Iterable[Pooled]:
+    for node, _ in graph.consumers(view.outputs[0]):
+        pool = graph.view(node)
+        if isinstance(pool, Pool):
+            yield Pooled(graph, view, pool)
+
+
+def _static_reshape(place: Pooled) -> str | None:
+    if place.pool.move == Permute():
         return None
-    pool = graph.view(readers[0][0])
-    plain = isinstance(pool, Pool) and not pool.refusals and pool.move == Permute()
-    return pool if isinstance(pool, Pool) and plain else None
+    return f"{place.graph.label(place.pool.node)} takes the axes away that it pools"
 
 
-def _passes(carry: Carry[Pool]) -> bool:
-    return all(check(carry) is None for _, check in PASSING.premises)
-
-
-def _shrinks(graph: Graph, pool: Pool) -> bool:
-    """Whether no pooled axis grows and one is known to become smaller."""
-    before, after = graph.shape(pool.inputs[0]), graph.shape(pool.outputs[0])
-    if before is None or after is None or len(before) != len(after):
-        return False
+def _shrinks(place: Pooled) -> str | None:
+    """No pooled axis grows, and one is known to become smaller."""
+    pool, label = place.pool, place.graph.label(place.pool.node)
+    before, after = (place.graph.shape(value) for value in (pool.inputs[0], pool.outputs[0]))
+    if before is None or after is None:
+        return f"whether {label} makes the value smaller is not known"
     pairs = [(before[axis], after[axis]) for axis in pool.axes]
     known = [(old, new) for old, new in pairs if isinstance(old, int) and isinstance(new, int)]
-    return len(known) == len(pairs) and all(new <= old for old, new in known) and any(new < old for old, new in known)
+    if len(known) == len(pairs) and all(new <= old for old, new in known) and any(new < old for old, new in known):
+        return None
+    return f"{label} is not known to make the value smaller"
 
 
-def _plans(graph: Graph, view: AffineOp) -> Iterable[Plan]:
-    pool = None if view.refusals else _reader(graph, view)
-    if pool is None or not _passes(Carry(graph, pool, FORWARD, view.affine)) or not _shrinks(graph, pool):
-        return
-    yield Plan((Move(view.node, pool.node),), into=(pool.node,), rules=(RULE.name,))
+def _plan(place: Pooled) -> Plan:
+    node = place.pool.node
+    return Plan((Move(place.view.node, node),), into=(node,), rules=(RULE.name,))
 
 
-RULE = Rewrite(name="move_norm_past_pool", view=AffineOp, plans=_plans)
+RULE = Rewrite(
+    name="move_norm_past_pool",
+    law=routes.LAW,
+    view=AffineOp,
+    places=_places,
+    premises=(
+        (SINGLE_USE, single_use),
+        (NOT_OUTPUT, not_output),
+        (STATIC_RESHAPE, _static_reshape),
+        *((premise, lambda place, test=test: test(place.carry)) for premise, test in PASSING.premises),
+        (DOES_NOT_PAY, _shrinks),
+    ),
+    plan=_plan,
+)

@@ -1,13 +1,18 @@
-"""What a rule is, and what it is asked."""
+"""What a rule is, and what it is asked.
+
+Both kinds state a law, what must be true, and what they do: a `Rule` meets a map that travels through the graph, a
+`Rewrite` finds a place by itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
 from normfold.core.algebra import Affine
 from normfold.core.graph import Graph
+from normfold.core.laws import Law
 from normfold.core.plan import Insert, Plan
 from normfold.core.views import Value, View
 from normfold.records import Premise, Refusal
@@ -20,6 +25,7 @@ FORWARD: Final = "forward"
 EITHER: Final[tuple[Direction, ...]] = (BACKWARD, FORWARD)
 
 V = TypeVar("V", bound=View)
+A = TypeVar("A")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -39,6 +45,29 @@ class Carry(Generic[V]):
     def label(self) -> str:
         """What to call the operation when talking to a user."""
         return self.graph.label(self.view.node)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Place(Generic[V]):
+    """A structure that a rewrite is about, as found and not judged: rewrites of several operations add theirs."""
+
+    graph: Graph
+    view: V
+
+    @property
+    def label(self) -> str:
+        """What to call the operation when talking to a user."""
+        return self.graph.label(self.view.node)
+
+    @property
+    def parts(self) -> tuple[View, ...]:
+        """The operations that take part. Where one is a norm, its decision says why nothing happens here."""
+        return (self.view,)
+
+    @property
+    def changing(self) -> tuple[Value, ...]:
+        """Values that go or whose content changes, so that nothing else may see them."""
+        return ()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -64,29 +93,56 @@ class Step:
     remove: bool = False
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Rule(Generic[V]):
-    """One rewrite: where it applies, from which side, what must be true, what it does.
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class Premised(Generic[A]):
+    """What every rule states: its name, the identity that it rests on, and what must be true.
 
-    ``premises`` pairs each premise's name with its test: ``None`` where it holds, else a sentence that says what
-    stands in the way. A test may rely on the premises before it. ``steps`` gives alternatives, best first; the
-    engine takes the first that leads to a whole plan.
+    ``premises`` pairs each premise with its test: ``None`` where it holds, else a sentence that says what stands in
+    the way. A test may rely on the premises before it.
     """
 
     name: str
+    law: Law
+    premises: tuple[tuple[Premise, Callable[[A], str | None]], ...]
+
+    def refusal(self, asked: A) -> Refusal | None:
+        """The first premise that does not hold, and why."""
+        for premise, test in self.premises:
+            because = test(asked)
+            if because is not None:
+                return Refusal(premise, because)
+        return None
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class Rule(Premised[Carry[V]], Generic[V]):
+    """How a travelling map meets one kind of operation: from which side, what must be true, what happens.
+
+    ``steps`` gives alternatives, best first; the engine takes the first that leads to a whole plan.
+    """
+
     directions: tuple[Direction, ...]
     view: type[V]
-    premises: tuple[tuple[Premise, Callable[[Carry[V]], str | None]], ...]
     steps: Callable[[Carry[V]], Iterable[Step]]
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Rewrite(Generic[V]):
+P = TypeVar("P", bound=Place[Any])
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class Rewrite(Premised[P], Generic[V, P]):
     """A rewrite around one operation that no travelling map asks for: it makes the model smaller by itself.
 
-    Among its plans it may say why there is none.
+    ``places`` says where its structure is, whether or not anything can be done there; ``plan`` says what is done
+    where every premise holds.
     """
 
-    name: str
     view: type[V]
-    plans: Callable[[Graph, V], Iterable[Plan | Refusal]]
+    places: Callable[[Graph, V], Iterable[P]]
+    plan: Callable[[P], Plan]
+
+    def answers(self, graph: Graph, view: V) -> Iterator[tuple[P, Plan | Refusal]]:
+        """Every place around ``view``, and what is to be done there, or why nothing."""
+        for place in self.places(graph, view):
+            native = next((refusal for part in place.parts for refusal in part.refusals), None)
+            yield place, native or self.refusal(place) or self.plan(place)

@@ -7,10 +7,12 @@ import numpy as np
 from normfold.core.algebra import Affine
 from normfold.core.algebra.affine import Array
 from normfold.core.algebra.moves import Dim
+from normfold.core.graph import Graph
 from normfold.core.laws.backward import channel_vector
 from normfold.core.laws.quantized import BIAS_LIMIT, bias_step, mirror, rescale
-from normfold.core.rules.rule import BACKWARD, Carry, Step, Target, V
-from normfold.core.views import AffineOp, Linear, QuantizedLinear, View
+from normfold.core.plan import Bypass, Plan
+from normfold.core.rules.rule import BACKWARD, Carry, Place, Step, Target, V
+from normfold.core.views import AffineOp, Linear, QuantizedLinear, Value, View
 
 UNSEEN = 1e30
 """No trained weight is as large as this: one need not be read to see that it stays below a far larger number."""
@@ -50,6 +52,12 @@ def linear_in_range(view: Linear) -> bool:
         return False
     gain = view.weight.gain
     return gain <= 1 or gain * UNSEEN <= view.largest or view.weight.magnitude() <= view.largest
+
+
+def new_weight_in_range(view: Linear) -> bool:
+    """Whether a weight that was computed, and its bias, fit the type."""
+    bias = 0.0 if view.bias is None else float(np.abs(view.bias).max(initial=0.0))
+    return max(bias, view.weight.magnitude()) <= view.largest
 
 
 def input_columns(carry: Carry[Linear]) -> tuple[Array, Array] | None:
@@ -153,3 +161,50 @@ def onward(carry: Carry[V], affine: Affine, view: View | None = None) -> Step:
     """The step that sends ``affine`` on to the other side of an operation with one input and one output."""
     value = carry.view.inputs[0] if carry.direction == BACKWARD else carry.view.outputs[0]
     return Step(view=view, onward=(Target(carry.direction, value, affine),))
+
+
+def single_use(place: Place[V]) -> str | None:
+    """Nothing else reads a value that changes."""
+    graph = place.graph
+    for value in place.changing:
+        readers = graph.consumers(value)
+        if len(readers) != 1:
+            who = ", ".join(graph.label(node) for node, _ in readers[:3]) or "nothing"
+            return f"{graph.label(value)} is read by {who}"
+    return None
+
+
+def is_private(graph: Graph, value: Value) -> bool:
+    """Whether one operation alone reads ``value``."""
+    return len(graph.consumers(value)) == 1 and graph.escapes(value) is None
+
+
+def not_output(place: Place[V]) -> str | None:
+    """No value that changes is seen from outside of its graph."""
+    return next(filter(None, map(place.graph.escapes, place.changing)), None)
+
+
+def same_scope(place: Place[V]) -> str | None:
+    """All operations that take part stand in one graph body."""
+    node = place.view.node
+    other = next((part.node for part in place.parts if not place.graph.same_scope(part.node, node)), None)
+    return None if other is None else f"{place.graph.label(other)} stands in another graph body"
+
+
+def name_kept(place: Place[V]) -> str | None:
+    """Where the output of an operation that goes is one of the graph, its input can take that name."""
+    graph, (source, *_), (output, *_) = place.graph, place.view.inputs, place.view.outputs
+    if graph.escapes(output) is None:
+        return None
+    producer = graph.producer(source)
+    if producer is None or not graph.same_scope(producer, place.view.node):
+        return f"without {place.label}, an output of its graph would be a value from outside of it"
+    escape = graph.escapes(source)
+    return None if escape is None else f"without {place.label}, two outputs would be one value: {escape}"
+
+
+def dropped(place: Place[V], rule: str) -> Plan:
+    """The plan that takes out an operation which changes nothing."""
+    source = place.view.inputs[0]
+    producer = place.graph.producer(source)
+    return Plan((Bypass(place.view.node, source),), into=() if producer is None else (producer,), rules=(rule,))
