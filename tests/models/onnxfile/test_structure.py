@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,17 +14,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from models.onnxfile.samples import externalise
 from normfold.errors import ModelFileError
-from normfold.models.onnxfile import check_structure, from_proto
+from normfold.models.onnxfile import check_structure, from_proto, read
 
 Break = Callable[[onnx.ModelProto], object]
 
 
 def _swap(m: onnx.ModelProto) -> None:
-    first, last = onnx.NodeProto(), onnx.NodeProto()
-    first.CopyFrom(m.graph.node[0])
-    last.CopyFrom(m.graph.node[2])
-    m.graph.node[0].CopyFrom(last)
-    m.graph.node[2].CopyFrom(first)
+    """The first three nodes in reverse."""
+    keys = iter((2, 1, 0, *range(3, len(m.graph.node))))
+    m.graph.node.sort(key=lambda _node: next(keys))
 
 
 def _function(m: onnx.ModelProto, name: str, *calls: str) -> None:
@@ -67,7 +66,6 @@ STRUCTURE: dict[str, tuple[Break, str]] = {
     "opset 0": (lambda m: setattr(m.opset_import[0], "version", 0), "version 0"),
     "opset twice": (lambda m: m.opset_import.append(helper.make_opsetid("ai.onnx", 18)), "defined twice"),
     "undefined input": (lambda m: m.graph.node[0].input.__setitem__(0, "nope"), "'matmul'.*nothing defines"),
-    "unsorted": (_swap, "'add'.*before node 'matmul'"),
     "cycle": (_cycle, "'matmul'.*cycle"),
     "defined twice": (lambda m: m.graph.node[1].output.__setitem__(0, "h"), "'const'.*already defined"),
     "redefines an input": (lambda m: m.graph.node[0].output.__setitem__(0, "x"), "already defined"),
@@ -92,12 +90,19 @@ STRUCTURE: dict[str, tuple[Break, str]] = {
     ),
     "deep subgraphs": (lambda m: _nest(m, 40), "nested deeper"),
     "subgraph undefined": (lambda m: _branch(m, [helper.make_node("Relu", ["q"], ["o"])]), "'q', which nothing"),
-    "subgraph uses later value": (
+    "cycle through a subgraph": (
         lambda m: (
             _branch(m, [helper.make_node("Relu", ["late"], ["o"])]),
-            m.graph.node.append(helper.make_node("Relu", ["x"], ["late"])),
+            m.graph.node.append(helper.make_node("Relu", ["z"], ["late"])),
         ),
-        "'late', which nothing",
+        "cycle through 'late'",
+    ),
+    "unsorted, and a subgraph redefines an outer name": (
+        lambda m: (
+            _branch(m, [helper.make_node("Relu", ["x"], ["h"]), helper.make_node("Relu", ["h"], ["o"])]),
+            _swap(m),
+        ),
+        "'add'.*before node 'matmul'",
     ),
     "subgraph uses a name before it redefines it": (
         lambda m: _branch(m, [helper.make_node("Relu", ["h"], ["o"]), helper.make_node("Relu", ["x"], ["h"])]),
@@ -122,6 +127,34 @@ def test_bad_structure(model: onnx.ModelProto, name: str) -> None:
         check_structure(model)
     assert caught.value.code == "bad-structure"
     assert caught.value.hint
+
+
+def _operators(model: onnx_ir.Model) -> list[str]:
+    return [node.op_type for node in model.graph]
+
+
+def test_nodes_out_of_order_are_sorted(model: onnx.ModelProto, tmp_path: Path) -> None:
+    _branch(model, [helper.make_node("Relu", ["late"], ["o"])])
+    model.graph.node.append(helper.make_node("Neg", ["x"], ["late"]))
+    _swap(model)
+    before = model.SerializeToString()
+    check_structure(model)
+    assert _operators(from_proto(model)) == ["Constant", "MatMul", "Add", "Neg", "If"]
+    assert model.SerializeToString() == before
+    (tmp_path / "m.onnx").write_bytes(before)
+    assert _operators(read(tmp_path / "m.onnx").model) == ["Constant", "MatMul", "Add", "Neg", "If"]
+
+
+def test_nodes_of_subgraphs_and_functions_are_sorted(model: onnx.ModelProto) -> None:
+    _branch(model, [helper.make_node("Abs", ["n"], ["o"]), helper.make_node("Neg", ["h"], ["n"])])
+    _function(model, "F", "Exp", "Log")
+    keys = iter((2, 1, 0))
+    model.functions[0].node.sort(key=lambda _node: next(keys))
+    result = from_proto(model)
+    branch = result.graph[-1].attributes["then_branch"].as_graph()
+    assert [node.op_type for node in branch] == ["Neg", "Abs"]
+    (function,) = result.functions.values()
+    assert [node.op_type for node in function] == ["Relu", "Exp", "Log"]
 
 
 def test_recursive_functions(model: onnx.ModelProto) -> None:

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from normfold.errors import ModelFileError
-from normfold.models.onnxfile.structure import examine
+from normfold.models.onnxfile.order import sort_nodes
+from normfold.models.onnxfile.structure import UnsortedError, examine, examine_sorted
 
 if TYPE_CHECKING:
     import onnx
     import onnx_ir
 
     from normfold.models.onnxfile.external import DataFolder
+    from normfold.models.onnxfile.structure import Findings
 
 MAX_PROTO_BYTES: Final = 2**31 - 1
 """Largest message that protobuf can hold."""
@@ -58,7 +60,7 @@ def read(path: str | os.PathLike[str]) -> ModelFile:
     proto = _parse(data, path)
     del data
     try:
-        findings = examine(proto)
+        findings = _examine(proto)
         if findings.sparse:
             _densify(proto)
         model = _deserialize(proto)
@@ -94,7 +96,8 @@ def from_proto(proto: onnx.ModelProto) -> onnx_ir.Model:
     """
     import onnx
 
-    findings = examine(proto)
+    given = proto
+    proto, findings = examine_sorted(proto)
     if findings.external:
         raise ModelFileError(
             "missing-external-data",
@@ -102,13 +105,23 @@ def from_proto(proto: onnx.ModelProto) -> onnx_ir.Model:
             "Pass the path of the model file, or load it with its external data.",
         )
     if findings.sparse:
-        copy = onnx.ModelProto()
-        copy.CopyFrom(proto)
-        _densify(copy)
-        return _deserialize(copy)
+        if proto is given:
+            proto = onnx.ModelProto()
+            proto.CopyFrom(given)
+        _densify(proto)
     model = _deserialize(proto)
-    _shield(model)
+    if proto is given:
+        _shield(model)
     return model
+
+
+def _examine(proto: onnx.ModelProto) -> Findings:
+    """Check a ``proto`` of our own, and sort it where it is out of order."""
+    try:
+        return examine(proto)
+    except UnsortedError:
+        sort_nodes(proto)
+        return examine(proto)
 
 
 def _read_bytes(path: Path) -> bytes:

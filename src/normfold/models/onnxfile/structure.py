@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from normfold.errors import ModelFileError
+from normfold.models.onnxfile.order import names_read, sort_nodes
 from normfold.models.onnxfile.tensors import check_properties, check_sparse, check_tensor, check_text
 
 if TYPE_CHECKING:
@@ -44,8 +45,12 @@ class _Body:
     calls: Counter[FunctionKey] = field(default_factory=Counter)
 
 
+class UnsortedError(ModelFileError):
+    """A value is used before the node that defines it: sorting the nodes may cure that."""
+
+
 def check_structure(proto: onnx.ModelProto) -> None:
-    """Check that ``proto`` is a model whose graph is well formed.
+    """Check that ``proto`` is a model whose graph is well formed, in whichever order its nodes are.
 
     Tensor bytes are not copied for longer than one tensor takes to measure, and nothing is changed.
 
@@ -53,11 +58,27 @@ def check_structure(proto: onnx.ModelProto) -> None:
         ModelFileError: ``bad-structure``, ``bad-tensor``, ``recursive-function``, ``too-large``,
             ``unsupported-version``, ``unsafe-external-data``; ``not-onnx`` for names that are not text.
     """
-    examine(proto)
+    examine_sorted(proto)
+
+
+def examine_sorted(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Findings]:
+    """Do the work of `check_structure`; return ``proto``, or a copy with its nodes sorted, and the findings."""
+    try:
+        return proto, examine(proto)
+    except UnsortedError:
+        copy = type(proto)()
+        copy.CopyFrom(proto)
+        sort_nodes(copy)
+        return copy, examine(copy)
 
 
 def examine(proto: onnx.ModelProto) -> Findings:
-    """Do the work of `check_structure` and return what was found."""
+    """Check ``proto`` as `check_structure` does, and that its nodes are in order.
+
+    Raises:
+        UnsortedError: they are not, or in a cycle that leads through a subgraph.
+        ModelFileError: as `check_structure`.
+    """
     return _Checker(proto).run()
 
 
@@ -82,6 +103,10 @@ class _Checker:
         self.findings = Findings()
         self.functions = {_key(function.domain, function.name, function.overload) for function in proto.functions}
         self.body = _Body()
+        self.bodies: list[Sequence[onnx.NodeProto]] = []
+        """Nodes of the graph being checked, behind those of the graphs around it."""
+        self.within: list[onnx.NodeProto] = []
+        """The node being checked, behind those in whose subgraphs it is."""
 
     def run(self) -> Findings:
         proto = self.proto
@@ -144,13 +169,15 @@ class _Checker:
         # A subgraph may reuse an outer name, but a use before that definition would silently change its meaning.
         later = {name for node in nodes for name in node.output} if len(scopes) > 1 else None
         self.body.nodes += len(nodes)
+        self.bodies.append(nodes)
         for node in nodes:
+            self.within.append(node)
             if not node.op_type:
                 raise _bad(f"{label(node)} names no operation.")
             check_text(node.op_type, node.domain, node.name, node.doc_string)
             for name in node.input:
                 if name and name not in defined and (later is None or name in later or not _in_any(name, scopes)):
-                    raise _undefined(name, node, nodes)
+                    raise _undefined(name, self.within, self.bodies)
             attributes = node.attribute
             if attributes:
                 self._attributes(node, attributes, scopes)
@@ -161,6 +188,8 @@ class _Checker:
                     defined.add(name)
             if self.functions:
                 self._count_call(node)
+            self.within.pop()
+        self.bodies.pop()
 
     def _count_call(self, node: onnx.NodeProto) -> None:
         key = _key(node.domain, node.op_type, node.overload)
@@ -274,16 +303,21 @@ def _check_opsets(imports: Sequence[onnx.OperatorSetIdProto], where: str) -> Non
             raise _unsupported(f"{where[0].upper()}{where[1:]} uses opset {opset.version} of {opset.domain!r}", known)
 
 
-def _undefined(name: str, node: onnx.NodeProto, nodes: Sequence[onnx.NodeProto]) -> ModelFileError:
-    producers = {output: later for later in nodes for output in later.output if output}
+def _undefined(
+    name: str, within: Sequence[onnx.NodeProto], bodies: Sequence[Sequence[onnx.NodeProto]]
+) -> ModelFileError:
+    """The error for a ``name`` that is read too early; ``within`` and ``bodies`` are those of `_Checker`."""
+    node = within[-1]
+    producers = {output: later for nodes in bodies for later in nodes for output in later.output if output}
     if name not in producers:
         return _bad(f"{label(node)} uses {name!r}, which nothing defines.")
-    if _reaches(producers, name, set(node.output)):
+    if _reaches(producers, name, {output for outer in within for output in outer.output}):
         return _bad(f"{label(node)} is part of a cycle through {name!r}.", "A graph must not depend on its own result.")
-    return _bad(
+    because = _bad(
         f"{label(node)} uses {name!r} before {label(producers[name])} defines it.",
         "Sort the nodes topologically, for example with onnx_ir's TopologicalSortPass, and save the model again.",
     )
+    return UnsortedError(because.code, because.message, because.hint)
 
 
 def _reaches(producers: dict[str, onnx.NodeProto], start: str, goals: set[str]) -> bool:
@@ -296,7 +330,7 @@ def _reaches(producers: dict[str, onnx.NodeProto], start: str, goals: set[str]) 
             return True
         if name in producers and name not in seen:
             seen.add(name)
-            open_values.extend(producers[name].input)
+            open_values.extend(names_read(producers[name]))
     return False
 
 
