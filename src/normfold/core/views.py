@@ -15,12 +15,20 @@ from dataclasses import dataclass
 from normfold.core.algebra import Affine, Codes, Move, Weight, Window
 from normfold.core.algebra.affine import Array
 from normfold.core.algebra.moves import Dim
-from normfold.records import Refusal
+from normfold.records import Premise, Refusal
 
 Node = Hashable
 """A backend's operation; opaque here."""
 Value = Hashable
 """A backend's tensor; opaque here."""
+
+
+class NotLifted(Exception):  # noqa: N818 - control flow between lift functions, not an error
+    """The native operation is not what the view of its kind describes."""
+
+    def __init__(self, premise: Premise, because: str) -> None:
+        super().__init__(because)
+        self.refusal = Refusal(premise, because)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -70,9 +78,9 @@ class Linear(View):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class QuantizedLinear(View):
-    """A linear operation whose weight is stored as whole numbers.
+    """A linear operation whose weight is stored as integers.
 
-    ``linear`` is the same operation with the numbers that ``codes`` stand for; the scales pending in its weight are
+    ``linear`` is the same operation with the values that ``codes`` stand for; the scales pending in its weight are
     those that the codes have not taken yet. ``unit`` is set where the bias is quantised, or is to be: its step over
     the weight's scale, which is the scale of the operation's input; ``[]`` or ``[out]``.
     """
@@ -136,7 +144,7 @@ class Moving(View):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Homogeneous(View):
+class PositiveHomogeneous(View):
     """``y = x`` for positive x, ``slope * x`` for negative: Relu, LeakyRelu, PRelu.
 
     Positively homogeneous: ``f(a x) = a f(x)`` for every ``a >= 0``, whatever the slope.
@@ -169,7 +177,7 @@ class Pool(View):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Pad(View):
-    """Elements put around a value along ``axes`` (negative): that number where ``value`` is set, else copies."""
+    """Elements put around a value along ``axes`` (negative): ``value`` where it is set, else copies."""
 
     axes: tuple[int, ...]
     value: float | None

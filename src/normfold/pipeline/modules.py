@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from normfold.backends.torch import Change, TorchGraph, Trace, record, shared_memory, write
+from normfold.backends.torch import Change, TorchGraph, Trace, shared_memory, trace, write
 from normfold.core import driver as engine
 from normfold.core.premises import VERIFICATION_FAILED
 from normfold.errors import UsageError
@@ -98,7 +98,7 @@ class Job:
     def trace(self, module: nn.Module | None = None) -> Trace:
         """Run ``module``, or a copy of the job's, and write down what it does."""
         self.progress("tracing")
-        return record(module or copied(self.module), self.example.args, self.example.kwargs)
+        return trace(module or copied(self.module), self.example.args, self.example.kwargs)
 
     def _fold(self, source: nn.Module, dropped: Mapping[str, Refusal]) -> tuple[TorchGraph, engine.Folding]:
         graph = TorchGraph(self.trace(source), shared_memory(self.module))

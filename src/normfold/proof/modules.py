@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import torch
 from torch import nn
 
-from normfold.backends.torch import record
+from normfold.backends.torch import trace
 from normfold.models.module.example import Example, call, tensor_like, tensors_in, to_array
 from normfold.proof.probes import Array
 from normfold.runtime import Failed, Loaded, Ran
@@ -89,8 +89,8 @@ class ModuleRunner:
         if isinstance(ran, Failed) or not self._extra or self._model is None:
             return ran
         names = {name: self._model.origins.get(name, name) for name in self._extra}
-        trace = record(self._model.module, example.args, example.kwargs, frozenset(names.values()))
-        inner = {name: to_array(trace.retained[origin]) for name, origin in names.items() if origin in trace.retained}
+        run = trace(self._model.module, example.args, example.kwargs, frozenset(names.values()))
+        inner = {name: to_array(run.retained[origin]) for name, origin in names.items() if origin in run.retained}
         found = {**ran.outputs, **inner}
         return Ran({name: found[name] for name in outputs or found}, ran.seconds)
 

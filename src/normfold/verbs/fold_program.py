@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from normfold.backends.torch import ProgramGraph, prepare, record, rewrite
+from normfold.backends.torch import ProgramGraph, prepare, rewrite, trace
 from normfold.core import driver as engine
 from normfold.models.exporter.exporter import exported_program, quiet
 from normfold.models.exporter.interface import Dynamic, interface
@@ -65,7 +65,7 @@ def fold_program(  # noqa: PLR0913 - each keyword is an option of `fold`
     progress("tracing")
     what = interface(tree.module, example, dynamic or {})
     program = prepare(exported_program(tree.module, what).module())
-    graph = ProgramGraph(record(program, example.args, example.kwargs), tree.module)
+    graph = ProgramGraph(trace(program, example.args, example.kwargs), tree.module)
     progress("folding")
     decisions = tuple(_later(tree.decisions, engine.fold(graph, only=only, skip=skip).decisions))
     with quiet():

@@ -2,7 +2,7 @@
 
 from normfold.backends.torch.graph import TorchGraph
 from normfold.backends.torch.program import ProgramGraph, prepare, rewrite
-from normfold.backends.torch.tracer import Trace, record, shared_memory
+from normfold.backends.torch.tracer import Trace, shared_memory, trace
 from normfold.backends.torch.write import Change, take_out, write
 
 __all__ = [
@@ -11,9 +11,9 @@ __all__ = [
     "TorchGraph",
     "Trace",
     "prepare",
-    "record",
     "rewrite",
     "shared_memory",
     "take_out",
+    "trace",
     "write",
 ]

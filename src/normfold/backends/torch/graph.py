@@ -16,13 +16,13 @@ from normfold.backends.torch.lift.linear import LIFTS as LINEAR
 from normfold.backends.torch.lift.norms import NORMS
 from normfold.backends.torch.running import running_norm
 from normfold.backends.torch.tracer import Op, Trace, Value
-from normfold.backends.torch.tree import NotLifted, Removal, Surroundings, has_hooks, speaks_for_module
+from normfold.backends.torch.tree import ModuleTree, Removal, has_hooks, speaks_for_module
 from normfold.core.algebra import Affine
 from normfold.core.graph import Site
 from normfold.core.health import findings
 from normfold.core.plan import Bypass, Edit, Insert, Move, Plan, Remove, SetView
 from normfold.core.premises import FIXED_PATH, NEEDS_STRUCTURE, NOT_OVERWRITTEN
-from normfold.core.views import AffineOp, Linear, Node, Norm, View
+from normfold.core.views import AffineOp, Linear, Node, Norm, NotLifted, View
 from normfold.core.views import Value as AnyValue
 from normfold.records import Refusal
 
@@ -40,7 +40,7 @@ class TorchGraph:
     """
 
     takes_out = False
-    surroundings = Surroundings
+    tree_type = ModuleTree
 
     def __init__(self, trace: Trace, shared: Mapping[str, str] | None = None) -> None:
         """``shared`` names, for tensors of the module's state that are parts of another one's memory, that other."""
@@ -48,7 +48,7 @@ class TorchGraph:
         self.changed: dict[Op, View] = {}
         self.removals: dict[Op, Removal] = {}
         self._ops = collapse(trace)
-        self._around = self.surroundings(trace, shared or {})
+        self._tree = self.tree_type(trace, shared or {})
         self._views: dict[Op, View] = {}
         self._moved: dict[Value, Value] = {}
         self._names: dict[Value, str] = {}
@@ -93,7 +93,7 @@ class TorchGraph:
         """``node`` as a view, with the constants that plans have given it."""
         op = _op(node)
         if op not in self._views:
-            self._views[op] = lift(self._around, op)
+            self._views[op] = lift(self._tree, op)
         view = self._views[op]
         inputs = tuple(self._now(_value(value)) for value in view.inputs)
         return view if inputs == view.inputs else replace(view, inputs=inputs)
@@ -132,9 +132,9 @@ class TorchGraph:
     def label(self, thing: Node | AnyValue) -> str:
         """An operation's module and its path, a value's name."""
         if isinstance(thing, Op):
-            return self._around.label(thing)
+            return self._tree.label(thing)
         value = _value(thing)
-        return repr(value.name) if value.op is None else f"the output of {self._around.label(value.op)}"
+        return repr(value.name) if value.op is None else f"the output of {self._tree.label(value.op)}"
 
     def name(self, node: Node) -> str:
         """The path of the module that ``node`` stands in, or the operation's own name where it has company."""
@@ -188,7 +188,7 @@ class TorchGraph:
         if op.kind not in NORMS:
             return _needs_structure(f"{self.label(op)} would have to be taken out of its module's own forward")
         try:
-            self._around.removal(op)
+            self._tree.removal(op)
         except NotLifted as reason:
             return reason.refusal
         return None
@@ -224,7 +224,7 @@ class TorchGraph:
 
     def _leave(self, op: Op) -> None:
         """Take ``op`` out: it reads nothing any more."""
-        self.removals[op] = self._around.removal(op)
+        self.removals[op] = self._tree.removal(op)
         for value in {self._now(value) for value in op.inputs}:
             self._uses[value] = [use for use in self._uses.get(value, []) if use[0] is not op]
 
@@ -258,7 +258,7 @@ def _needs_structure(what: str) -> Refusal:
 
 
 def _data_dependent(read: str) -> Refusal:
-    return Refusal(FIXED_PATH, f"{read} hands numbers to Python, which may take another way for other inputs")
+    return Refusal(FIXED_PATH, f"{read} hands values to Python, which may take another way for other inputs")
 
 
 def _op(node: Node) -> Op:

@@ -16,7 +16,7 @@ from torch.fx import GraphModule, Node
 
 from normfold.backends.torch.graph import TorchGraph
 from normfold.backends.torch.tracer import Call, Op, Trace, Value, shared_memory
-from normfold.backends.torch.tree import Removal, Surroundings
+from normfold.backends.torch.tree import ModuleTree, Removal
 from normfold.backends.torch.write import write_constants
 from normfold.core.plan import Insert, Move, Plan
 from normfold.core.premises import NEEDS_STRUCTURE
@@ -24,7 +24,7 @@ from normfold.errors import UsageError
 from normfold.records import Refusal
 
 
-class _Anywhere(Surroundings):
+class _Nodes(ModuleTree):
     """The nodes of a graph: each can go, whatever module it comes from."""
 
     def removal(self, op: Op) -> Removal:
@@ -36,7 +36,7 @@ class ProgramGraph(TorchGraph):
     """One run of an exported program."""
 
     takes_out = True
-    surroundings = _Anywhere
+    tree_type = _Nodes
 
     def __init__(self, trace: Trace, tree: nn.Module) -> None:
         """``trace`` is of a `GraphModule` that `prepare` made; ``tree`` is the module that it was exported from.

@@ -1,7 +1,7 @@
 """Runs a module once and writes down what it did: every operation, its values, and the module call it stood in.
 
 The operations are those that PyTorch's dispatcher sees under inference mode (``conv2d``, ``batch_norm``, ``linear``),
-so that any Python may stand around them. What Python did with a value besides is found out, too: a number read out of
+so that any Python may stand around them. What Python did with a value besides is found out, too: a value read out of
 a tensor, a tensor changed in place, one kept after the call.
 """
 
@@ -101,7 +101,7 @@ class Op:
 class Trace:
     """A run of ``module``: its operations, its calls, and the values of the tensors in its state, by name.
 
-    ``read`` says where Python looked at numbers that depend on the inputs, if it did.
+    ``read`` says where Python looked at values that depend on the inputs, if it did.
     """
 
     module: nn.Module
@@ -117,7 +117,7 @@ class Trace:
         return any(value.memory.written >= 0 for value in self.stored.values())
 
 
-def record(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], retain: Collection[str] = ()) -> Trace:
+def trace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], retain: Collection[str] = ()) -> Trace:
     """Run ``module`` on copies of ``args`` and ``kwargs``. What the run changes in the module stays changed.
 
     Values whose names are in ``retain`` are copied, for the caller to look at.
@@ -125,18 +125,18 @@ def record(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
     Raises:
         UsageError: ``bad-input`` where the module does not run on them.
     """
-    recorder = _Recorder(module, retain)
-    arguments, named = recorder.enter((args, dict(kwargs)))
+    tracer = _Tracer(module, retain)
+    arguments, named = tracer.enter((args, dict(kwargs)))
     try:
-        with recorder.watching():
+        with tracer.watching():
             result = module(*arguments, **named)
     except Exception as error:
         # Whatever a user's own code raises is an answer about these inputs.
         because = " ".join(str(error).split()) or type(error).__name__
         raise UsageError("bad-input", f"The module does not run on the example inputs: {because}") from error
     del arguments, named
-    recorder.keep(result)
-    return Trace(module, tuple(recorder.ops), tuple(recorder.calls), recorder.stored, recorder.read, recorder.retained)
+    tracer.keep(result)
+    return Trace(module, tuple(tracer.ops), tuple(tracer.calls), tracer.stored, tracer.read, tracer.retained)
 
 
 def shared_memory(module: nn.Module) -> dict[str, str]:
@@ -150,7 +150,7 @@ def shared_memory(module: nn.Module) -> dict[str, str]:
     return out
 
 
-class _Recorder:
+class _Tracer:
     """What is known while the module runs. Tensors that depend on the inputs are not kept alive."""
 
     def __init__(self, module: nn.Module, retain: Collection[str]) -> None:
@@ -284,8 +284,8 @@ class _Recorder:
         return op
 
     def _check_read(self, op: Op, result: Any, *, fixed: bool) -> None:
-        numbers = any(not isinstance(leaf, torch.Tensor | None) for leaf in tree_leaves(result))
-        if numbers and op.inputs and not fixed and self.read is None:
+        plain = any(not isinstance(leaf, torch.Tensor | None) for leaf in tree_leaves(result))
+        if plain and op.inputs and not fixed and self.read is None:
             self.read = f"{op.kind} in {op.call.path or 'the module'!r}"
 
     def _spread(self, op: Op, tensor: torch.Tensor) -> None:
@@ -306,20 +306,20 @@ class _Recorder:
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, recorder: _Recorder) -> None:
+    def __init__(self, tracer: _Tracer) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._recorder = recorder
+        self._tracer = tracer
 
     def __torch_dispatch__(
         self, func: Any, _types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        return self._recorder.run(func, args, kwargs or {})
+        return self._tracer.run(func, args, kwargs or {})
 
 
 class _Reads(TorchFunctionMode):
-    def __init__(self, recorder: _Recorder) -> None:
+    def __init__(self, tracer: _Tracer) -> None:
         super().__init__()
-        self._recorder = recorder
+        self._tracer = tracer
 
     def __torch_function__(
         self,
@@ -330,7 +330,7 @@ class _Reads(TorchFunctionMode):
     ) -> Any:
         name = getattr(func, "__name__", "")
         if name in READERS and args and isinstance(args[0], torch.Tensor):
-            self._recorder.reads(name, args[0])
+            self._tracer.reads(name, args[0])
         return func(*args, **(kwargs or {}))
 
 

@@ -23,7 +23,8 @@ from normfold.core.premises import (
     PARAMETER_UNTIED,
     PLAIN_NORM,
 )
-from normfold.records import Premise, Refusal
+from normfold.core.views import NotLifted
+from normfold.records import Refusal
 
 PLAIN: Final = frozenset(
     {
@@ -43,14 +44,6 @@ TENSORS: Final = frozenset({torch.Tensor, nn.Parameter, nn.Buffer})
 """Classes of tensors that hold what they say: others quantise or distribute it."""
 
 
-class NotLifted(Exception):  # noqa: N818 - control flow between lift functions, not an error
-    """The operation is not what its kind's view describes."""
-
-    def __init__(self, premise: Premise, because: str) -> None:
-        super().__init__(because)
-        self.refusal = Refusal(premise, because)
-
-
 @dataclass(frozen=True)
 class Removal:
     """How a norm leaves the module tree: its module makes way for its ``children``, called one after another."""
@@ -59,7 +52,7 @@ class Removal:
     children: tuple[str, ...]
 
 
-class Surroundings:
+class ModuleTree:
     """The module tree as one run has shown it."""
 
     def __init__(self, trace: Trace, shared: Mapping[str, str]) -> None:
@@ -106,7 +99,7 @@ class Surroundings:
             raise NotLifted(CONSTANT, f"{role} of {label} is changed during the call")
         if type(value.tensor) not in TENSORS:
             raise NotLifted(
-                CONSTANT, f"{role} of {label} is a {type(value.tensor).__name__}, which holds other numbers"
+                CONSTANT, f"{role} of {label} is a {type(value.tensor).__name__}, which stores its values in another form"
             )
         if value.tensor.dtype not in FLOATS:
             raise NotLifted(FLOATING_POINT, f"{role} of {label} is {value.tensor.dtype}, not a floating type")

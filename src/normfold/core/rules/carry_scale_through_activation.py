@@ -21,16 +21,16 @@ from normfold.core.laws import homogeneous
 from normfold.core.premises import NO_SHIFT, NON_NEGATIVE_SCALE
 from normfold.core.rules.rule import EITHER, Carry, Rule, Step
 from normfold.core.rules.shared import onward, scale_sign
-from normfold.core.views import Homogeneous
+from normfold.core.views import PositiveHomogeneous
 
 
-def _no_shift(carry: Carry[Homogeneous]) -> str | None:
+def _no_shift(carry: Carry[PositiveHomogeneous]) -> str | None:
     if not carry.affine.shifts:
         return None
     return f"a shift does not pass {carry.label}: f(x + d) is not f(x) + d"
 
 
-def _steps(carry: Carry[Homogeneous]) -> Iterable[Step]:
+def _steps(carry: Carry[PositiveHomogeneous]) -> Iterable[Step]:
     yield onward(carry, carry.affine)
 
 
@@ -38,7 +38,7 @@ RULE = Rule(
     name="carry_scale_through_activation",
     law=homogeneous.LAW,
     directions=EITHER,
-    view=Homogeneous,
+    view=PositiveHomogeneous,
     premises=((NON_NEGATIVE_SCALE, scale_sign), (NO_SHIFT, _no_shift)),
     steps=_steps,
 )

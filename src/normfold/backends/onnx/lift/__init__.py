@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 import onnx_ir as ir
 
 from normfold.backends.onnx.lift import affine, moving, norms, pointwise, pooling, quantized
-from normfold.backends.onnx.lift.context import Context, NotLifted, opaque
-from normfold.core.views import View
+from normfold.backends.onnx.lift.context import Context, opaque
+from normfold.core.views import NotLifted, View
 
 LIFTS: Mapping[tuple[str, str], Callable[[Context, ir.Node], View]] = {
     **{("", op): lift for op, lift in quantized.LIFTS.items()},

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from normfold.backends.onnx.lift.context import Context, NotLifted, data
+from normfold.backends.onnx.lift.context import Context, data
 from normfold.backends.onnx.reading.constants import exact, largest
 from normfold.core.algebra import Affine, trim
 from normfold.core.algebra.affine import Array
@@ -22,7 +22,7 @@ from normfold.core.premises import (
     SAME_SHAPE,
     WELL_FORMED,
 )
-from normfold.core.views import AffineOp, Product, Sum, View
+from normfold.core.views import AffineOp, NotLifted, Product, Sum, View
 
 EXPORT = "export the model for inference"
 

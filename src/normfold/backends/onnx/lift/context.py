@@ -13,16 +13,8 @@ from normfold.core.algebra import Window
 from normfold.core.algebra.affine import Array
 from normfold.core.algebra.moves import Dim
 from normfold.core.premises import CONSTANT, FLOATING_POINT, NOT_OVERRIDABLE, STATIC_RESHAPE
-from normfold.core.views import Opaque
-from normfold.records import Premise, Refusal
-
-
-class NotLifted(Exception):  # noqa: N818 - control flow between lift functions, not an error
-    """The node is not what its operator's view describes."""
-
-    def __init__(self, premise: Premise, because: str) -> None:
-        super().__init__(because)
-        self.refusal = Refusal(premise, because)
+from normfold.core.views import NotLifted, Opaque
+from normfold.records import Refusal
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from normfold.backends.onnx.lift.context import Context, NotLifted, all_equal, data, window
+from normfold.backends.onnx.lift.context import Context, all_equal, data, window
 from normfold.backends.onnx.reading.constants import WeightTensor, exact, largest
 from normfold.core.algebra import Weight, trim
 from normfold.core.algebra.affine import Array
 from normfold.core.algebra.weight import split_shape
 from normfold.core.premises import MATRIX, ROOM, WELL_FORMED
-from normfold.core.views import Linear, View
+from normfold.core.views import Linear, NotLifted, View
 
 Order = Literal["goi", "gio"]
 

@@ -7,11 +7,11 @@ from math import prod
 
 import onnx_ir as ir
 
-from normfold.backends.onnx.lift.context import Context, NotLifted, data, opaque
+from normfold.backends.onnx.lift.context import Context, data, opaque
 from normfold.core.algebra import Chain, Crop, Move, Permute, Regroup, Shuffle, Take
 from normfold.core.algebra.moves import Dim
 from normfold.core.premises import INFERENCE_MODE, STATIC_RESHAPE, WELL_FORMED
-from normfold.core.views import Moving, View
+from normfold.core.views import Moving, NotLifted, View
 
 
 def _moving(node: ir.Node, *moves: Move) -> Moving:

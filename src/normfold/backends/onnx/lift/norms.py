@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from normfold.backends.onnx.lift.context import Context, NotLifted, data
+from normfold.backends.onnx.lift.context import Context, data
 from normfold.backends.onnx.reading.constants import exact, largest
 from normfold.core.algebra import Affine
 from normfold.core.premises import FIXED_STATISTICS, KNOWN_RANK, LINEAR_CONSUMER, SINGLE_USE
-from normfold.core.views import Groups, Norm, View
+from normfold.core.views import Groups, Norm, NotLifted, View
 from normfold.records import Refusal
 
 MICROSOFT = "com.microsoft"

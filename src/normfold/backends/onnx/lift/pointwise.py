@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from normfold.backends.onnx.lift.context import Context, NotLifted, data
+from normfold.backends.onnx.lift.context import Context, data
 from normfold.backends.onnx.lift.moving import identity
 from normfold.core.algebra.affine import Array
 from normfold.core.premises import CONSTANT, KNOWN_PARTS, STATIC_RESHAPE, WELL_FORMED
-from normfold.core.views import Clip, Concat, Homogeneous, Pad, View
+from normfold.core.views import Clip, Concat, NotLifted, Pad, PositiveHomogeneous, View
 
 
 def _homogeneous(_: Context, node: ir.Node) -> View:
-    return Homogeneous(node=node, op=node.op_type, inputs=(data(node),), outputs=tuple(node.outputs))
+    return PositiveHomogeneous(node=node, op=node.op_type, inputs=(data(node),), outputs=tuple(node.outputs))
 
 
 def _half(context: Context, node: ir.Node) -> View:
@@ -22,7 +22,7 @@ def _half(context: Context, node: ir.Node) -> View:
     zeros = [_is_zero(context.constants.array(value)) for value in node.inputs]
     if zeros not in ([True, False], [False, True]):
         raise NotLifted(CONSTANT, f"{context.label(node)} compares with something else than zero")
-    return Homogeneous(
+    return PositiveHomogeneous(
         node=node, op=node.op_type, inputs=(data(node, zeros.index(False)),), outputs=tuple(node.outputs)
     )
 

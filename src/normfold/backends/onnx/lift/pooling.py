@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from normfold.backends.onnx.lift.context import Context, NotLifted, all_equal, data, window
+from normfold.backends.onnx.lift.context import Context, all_equal, data, window
 from normfold.core.algebra import Move, Permute, Regroup
 from normfold.core.algebra.moves import Dim
 from normfold.core.premises import EVERY_TAP, KNOWN_RANK, SINGLE_USE, STATIC_RESHAPE
-from normfold.core.views import Pool, View
+from normfold.core.views import NotLifted, Pool, View
 
 
 def _rank(context: Context, node: ir.Node) -> int:

@@ -9,12 +9,12 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.backends.onnx.lift import linear
-from normfold.backends.onnx.lift.context import Context, NotLifted, data
+from normfold.backends.onnx.lift.context import Context, data
 from normfold.backends.onnx.reading.constants import Constants, ExactTensor, code_limits, exact, largest, least_normal
 from normfold.core.algebra import Codes
 from normfold.core.algebra.affine import Array
 from normfold.core.premises import CONSTANT, PER_OUTPUT_CHANNEL, SCALE_AXIS, WELL_FORMED, WHOLE_CODES
-from normfold.core.views import Linear, QuantizedLinear, View
+from normfold.core.views import Linear, NotLifted, QuantizedLinear, View
 
 DOMAINS = ("", "ai.onnx", "com.microsoft")
 """Where there is a DequantizeLinear; the last one has 16 bits and scales along an axis in any opset."""

@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from normfold.backends.onnx.lift.context import Context, NotLifted
+from normfold.backends.onnx.lift.context import Context
 from normfold.core.algebra import Affine, trim
 from normfold.core.algebra.affine import Array
+from normfold.core.views import NotLifted
 
 LAYER, RMS, INSTANCE = "LayerNormalization", "RMSNormalization", "InstanceNormalization"
 HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})

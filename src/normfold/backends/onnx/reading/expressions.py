@@ -29,7 +29,7 @@ SIZES = frozenset({ir.DataType.INT32, ir.DataType.INT64})
 def _arithmetic(
     function: Callable[..., NDArray[np.generic]], sizes: Callable[..., NDArray[np.generic]] | None = None
 ) -> Expression:
-    """``function`` of floating numbers in float64, ``sizes`` of whole numbers in their own type."""
+    """``function`` of floats in float64, ``sizes`` of integers in their own type."""
 
     def evaluate(_: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
         tensors = [t for t in arguments if t is not None]
@@ -49,7 +49,7 @@ def _arithmetic(
 
 
 def _quotient(dividend: NDArray[np.generic], divisor: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Whole numbers divided as the specification of Div says: what is left over is cut off."""
+    """Integer division as the specification of Div says: what is left over is cut off."""
     if not np.all(divisor):
         raise ValueError("a division by zero")
     return np.asarray(np.sign(dividend) * np.sign(divisor) * (np.abs(dividend) // np.abs(divisor)))
@@ -139,7 +139,7 @@ def _cast(node: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
 
 
 def _converted(tensor: ir.TensorProtocol | None, target: ir.DataType | None) -> ir.TensorProtocol | None:
-    """``tensor`` as another type. One integer may be meant as a number; several are codes, and stay as stored."""
+    """``tensor`` as another type. A single integer may stand for a float; several are codes, and stay as stored."""
     if tensor is None or target is None:
         return None
     if {tensor.dtype, target} <= SIZES:

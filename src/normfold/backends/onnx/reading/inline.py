@@ -73,10 +73,6 @@ def _same_opsets(model: ir.Model, function: ir.Function) -> bool:
     )
 
 
-def _is_one_of(keys: set[ir.OperatorIdentifier], function: ir.Function) -> bool:
-    return function.identifier() in keys
-
-
 def _outermost(model: ir.Model, wanted: Iterable[ir.OperatorIdentifier]) -> set[ir.OperatorIdentifier]:
     """Those of ``wanted`` that no other function that is still to be inlined calls."""
     wanted = {key for key in wanted if key in model.functions}

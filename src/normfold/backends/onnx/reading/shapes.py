@@ -90,7 +90,7 @@ def _size_scalers(model: ir.Model) -> None:
 
 
 def _spell_out(graph: ir.Graph, copy: ir.Graph, sizes: Sizes) -> None:
-    """Give the readers of computed ``sizes`` of ``graph`` the numbers themselves in its ``copy``."""
+    """Give the readers of computed ``sizes`` of ``graph`` the values themselves in its ``copy``."""
     names = {value.name: tensor for value, tensor in sizes.items() if value.graph is graph}
     likes = ir.convenience.create_value_mapping(copy, include_subgraphs=False) if names else {}
     for name, tensor in names.items():

@@ -9,11 +9,11 @@ from normfold.backends.torch.lift import moving as lift_moving
 from normfold.backends.torch.lift import norms as lift_norms
 from normfold.backends.torch.lift import pointwise as lift_pointwise
 from normfold.backends.torch.tracer import Op
-from normfold.backends.torch.tree import NotLifted, Surroundings
-from normfold.core.views import Opaque, View
+from normfold.backends.torch.tree import ModuleTree
+from normfold.core.views import NotLifted, Opaque, View
 from normfold.records import Refusal
 
-LIFTS: Mapping[str, Callable[[Surroundings, Op], View]] = {
+LIFTS: Mapping[str, Callable[[ModuleTree, Op], View]] = {
     **lift_linear.LIFTS,
     **lift_moving.LIFTS,
     **lift_norms.NORMS,
@@ -21,13 +21,13 @@ LIFTS: Mapping[str, Callable[[Surroundings, Op], View]] = {
 }
 
 
-def lift(around: Surroundings, op: Op) -> View:
+def lift(tree: ModuleTree, op: Op) -> View:
     """``op`` as a view; `Opaque` where none describes it, with the reason where one almost did."""
     function = LIFTS.get(op.kind)
     if function is None:
         return _opaque(op)
     try:
-        return function(around, op)
+        return function(tree, op)
     except NotLifted as reason:
         return _opaque(op, reason.refusal)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from normfold.backends.torch.tracer import Op, Value
-from normfold.backends.torch.tree import NotLifted, Surroundings
+from normfold.backends.torch.tree import ModuleTree
 from normfold.core.algebra import Chain, Move, Permute, Regroup, Take
 from normfold.core.premises import CONSTANT, EVAL_MODE, EVERY_TAP
-from normfold.core.views import Moving, Pool, View
+from normfold.core.views import Moving, NotLifted, Pool, View
 
-Lift = Callable[[Surroundings, Op], View]
+Lift = Callable[[ModuleTree, Op], View]
 
 
 def data(op: Op) -> Value:
@@ -31,26 +31,26 @@ def _moving(op: Op, *moves: Move) -> Moving:
     return Moving(node=op, op=op.kind, inputs=(data(op),), outputs=op.outputs, moves=moves)
 
 
-def _identity(_: Surroundings, op: Op) -> View:
+def _identity(_: ModuleTree, op: Op) -> View:
     return _moving(op, Permute())
 
 
-def _dropout(around: Surroundings, op: Op) -> View:
+def _dropout(tree: ModuleTree, op: Op) -> View:
     if op.arguments["train"]:
-        raise NotLifted(EVAL_MODE, f"{around.label(op)} is in training mode; call .eval() on the module first")
+        raise NotLifted(EVAL_MODE, f"{tree.label(op)} is in training mode; call .eval() on the module first")
     return _moving(op, Permute())
 
 
-def _regroup(_: Surroundings, op: Op) -> View:
+def _regroup(_: ModuleTree, op: Op) -> View:
     return _moving(op, Regroup.between(data(op).shape, op.outputs[0].shape))
 
 
-def _permute(_: Surroundings, op: Op) -> View:
+def _permute(_: ModuleTree, op: Op) -> View:
     rank = len(data(op).shape)
     return _moving(op, Permute(tuple(axis % rank for axis in op.arguments["dims"])))
 
 
-def _transpose(_: Surroundings, op: Op) -> View:
+def _transpose(_: ModuleTree, op: Op) -> View:
     rank = len(data(op).shape)
     names = ("dim0", "dim1") if "dim0" in op.arguments else ("axis0", "axis1")
     first, second = (int(op.arguments[name]) % rank for name in names)
@@ -59,18 +59,18 @@ def _transpose(_: Surroundings, op: Op) -> View:
     return _moving(op, Permute(tuple(order)))
 
 
-def _t(_: Surroundings, op: Op) -> View:
+def _t(_: ModuleTree, op: Op) -> View:
     return _moving(op, Permute(tuple(range(len(data(op).shape)))[::-1]))
 
 
-def _slice(_: Surroundings, op: Op) -> View:
+def _slice(_: ModuleTree, op: Op) -> View:
     axis = negative(op, op.arguments["dim"])
     size = data(op).shape[axis]
     taken = range(size)[op.arguments["start"] : op.arguments["end"] : op.arguments["step"]]
     return _moving(op, Take(axis, size, taken, shared=False))
 
 
-def _split(_: Surroundings, op: Op) -> View:
+def _split(_: ModuleTree, op: Op) -> View:
     axis = negative(op, op.arguments["dim"])
     size, start, moves = data(op).shape[axis], 0, []
     for output in op.outputs:
@@ -80,7 +80,7 @@ def _split(_: Surroundings, op: Op) -> View:
     return _moving(op, *moves)
 
 
-def _unbind(_: Surroundings, op: Op) -> View:
+def _unbind(_: ModuleTree, op: Op) -> View:
     axis, shape = negative(op, op.arguments["dim"]), data(op).shape
     single = tuple(1 if k - len(shape) == axis else size for k, size in enumerate(shape))
     squeeze = Regroup.between(single, op.outputs[0].shape)
@@ -101,22 +101,22 @@ def _pool(op: Op, axes: tuple[int, ...], *, maximum: bool, keeps_shift: bool = T
     )
 
 
-def _average(around: Surroundings, op: Op) -> View:
+def _average(tree: ModuleTree, op: Op) -> View:
     if op.arguments.get("divisor_override") is not None:
-        raise NotLifted(EVERY_TAP, f"{around.label(op)} divides by a number of its own")
+        raise NotLifted(EVERY_TAP, f"{tree.label(op)} divides by a divisor of its own")
     counted = op.arguments["count_include_pad"] and (any(op.arguments["padding"]) or op.arguments["ceil_mode"])
     return _pool(op, _spatial(op), maximum=False, keeps_shift=not counted)
 
 
-def _maximum(_: Surroundings, op: Op) -> View:
+def _maximum(_: ModuleTree, op: Op) -> View:
     return _pool(op, _spatial(op), maximum=True)
 
 
-def _adaptive_average(_: Surroundings, op: Op) -> View:
+def _adaptive_average(_: ModuleTree, op: Op) -> View:
     return _pool(op, _spatial(op), maximum=False)
 
 
-def _resize(_: Surroundings, op: Op) -> View:
+def _resize(_: ModuleTree, op: Op) -> View:
     return _pool(op, tuple(range(2 - len(data(op).shape), 0)), maximum=False)
 
 
@@ -125,7 +125,7 @@ def _spatial(op: Op) -> tuple[int, ...]:
     return tuple(range(-int(op.kind[-2]), 0))
 
 
-def _reduction(_: Surroundings, op: Op) -> View:
+def _reduction(_: ModuleTree, op: Op) -> View:
     shape = data(op).shape
     rank, dims = len(shape), op.arguments.get("dim")
     chosen = [dims] if isinstance(dims, int) else dims or range(rank)

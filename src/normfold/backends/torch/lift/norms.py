@@ -10,25 +10,25 @@ import torch
 from normfold.backends.torch.chains import AFFINE, affine_of
 from normfold.backends.torch.constants import exact, largest
 from normfold.backends.torch.tracer import Op, Value
-from normfold.backends.torch.tree import NotLifted, Surroundings
+from normfold.backends.torch.tree import ModuleTree
 from normfold.core.algebra import Affine
 from normfold.core.algebra.affine import Array
 from normfold.core.laws.collapse import inference_norm
 from normfold.core.premises import CONSTANT, EVAL_MODE, FINITE, FIXED_STATISTICS, RUNNING_STATISTICS
-from normfold.core.views import AffineOp, Groups, Norm, View
+from normfold.core.views import AffineOp, Groups, Norm, NotLifted, View
 from normfold.records import Refusal
 
 
-def _batch_norm(around: Surroundings, op: Op) -> View:
+def _batch_norm(tree: ModuleTree, op: Op) -> View:
     """``batch_norm``, and ``instance_norm`` where it uses running statistics."""
-    arguments, label = op.arguments, around.label(op)
+    arguments, label = op.arguments, tree.label(op)
     if arguments["running_mean"] is None or arguments["running_var"] is None:
         raise NotLifted(RUNNING_STATISTICS, f"{label} keeps no running statistics: it normalises by the batch at hand")
     if arguments.get("training", False):
         raise NotLifted(EVAL_MODE, f"{label} is in training mode; call .eval() on the module first")
-    mean, variance = (_constant(around, op, argument) for argument in ("running_mean", "running_var"))
-    scale = _constant(around, op, "weight") if arguments["weight"] is not None else np.ones_like(mean)
-    bias = _constant(around, op, "bias") if arguments["bias"] is not None else np.zeros_like(mean)
+    mean, variance = (_constant(tree, op, argument) for argument in ("running_mean", "running_var"))
+    scale = _constant(tree, op, "weight") if arguments["weight"] is not None else np.ones_like(mean)
+    bias = _constant(tree, op, "bias") if arguments["bias"] is not None else np.zeros_like(mean)
     rank = len(arguments["input"].shape)
     spread = (-1, *[1] * (rank - 2))
     scale, bias, mean, variance = (array.reshape(spread) for array in (scale, bias, mean, variance))
@@ -37,41 +37,41 @@ def _batch_norm(around: Surroundings, op: Op) -> View:
     if not affine.finite:
         because = f"variance + eps of {label} is zero or negative in some channel, or a constant is not a number"
         raise NotLifted(FINITE, because)
-    around.removal(op)
+    tree.removal(op)
     return AffineOp(
         node=op,
         op="BatchNormalization",
         inputs=(arguments["input"],),
         outputs=op.outputs,
         affine=affine,
-        holds_scale=_is_own(around, op, "weight"),
-        holds_shift=_is_own(around, op, "bias"),
+        holds_scale=_is_own(tree, op, "weight"),
+        holds_shift=_is_own(tree, op, "bias"),
         axis=1 - rank,
         deviation=np.sqrt(variance + float(arguments["eps"])),
         largest=_largest(op),
     )
 
 
-def _instance_norm(around: Surroundings, op: Op) -> View:
+def _instance_norm(tree: ModuleTree, op: Op) -> View:
     if not op.arguments["use_input_stats"]:
-        return _batch_norm(around, op)
+        return _batch_norm(tree, op)
     rank = len(op.arguments["input"].shape)
-    return _live(around, op, Groups(1 - rank, op.arguments["input"].shape[1]))
+    return _live(tree, op, Groups(1 - rank, op.arguments["input"].shape[1]))
 
 
-def _constant(around: Surroundings, op: Op, argument: str) -> Array:
+def _constant(tree: ModuleTree, op: Op, argument: str) -> Array:
     value: Value = op.arguments[argument]
     if value.tensor is None or value.memory.written >= 0:
-        raise NotLifted(CONSTANT, f"{argument} of {around.label(op)} depends on the inputs, or changes during the call")
+        raise NotLifted(CONSTANT, f"{argument} of {tree.label(op)} depends on the inputs, or changes during the call")
     return exact(value.tensor)
 
 
-def _is_own(around: Surroundings, op: Op, argument: str) -> bool:
+def _is_own(tree: ModuleTree, op: Op, argument: str) -> bool:
     """Whether ``argument`` is a tensor of the norm alone, which can be set."""
     if op.arguments.get(argument) is None:
         return False
     try:
-        around.own(op, "the constant", argument)
+        tree.own(op, "the constant", argument)
     except NotLifted:
         return False
     return True
@@ -82,12 +82,12 @@ def _largest(op: Op) -> float:
     return float("inf") if value is None else largest(value.tensor)
 
 
-def _affine(around: Surroundings, op: Op) -> View:
+def _affine(tree: ModuleTree, op: Op) -> View:
     """A module that multiplies and adds by its own constants: FrozenBatchNorm2d, LayerScale."""
     affine = affine_of(op)
     if not affine.finite:
-        raise NotLifted(FINITE, f"a constant of {around.label(op)} is not a number")
-    around.removal(op)
+        raise NotLifted(FINITE, f"a constant of {tree.label(op)} is not a number")
+    tree.removal(op)
     axis = _only_axis(op)
     return AffineOp(
         node=op,
@@ -95,8 +95,8 @@ def _affine(around: Surroundings, op: Op) -> View:
         inputs=(op.arguments["input"],),
         outputs=op.outputs,
         affine=affine,
-        holds_scale=axis is not None and _is_own(around, op, "weight"),
-        holds_shift=axis is not None and _is_own(around, op, "bias"),
+        holds_scale=axis is not None and _is_own(tree, op, "weight"),
+        holds_shift=axis is not None and _is_own(tree, op, "bias"),
         axis=axis,
         largest=_largest(op),
     )
@@ -112,22 +112,22 @@ def _only_axis(op: Op) -> int | None:
     return axes[0][0] if axes and len(axes[0]) == 1 and all(one == axes[0] for one in axes) else None
 
 
-def _layer_norm(around: Surroundings, op: Op) -> View:
-    return _live(around, op, None)
+def _layer_norm(tree: ModuleTree, op: Op) -> View:
+    return _live(tree, op, None)
 
 
-def _group_norm(around: Surroundings, op: Op) -> View:
+def _group_norm(tree: ModuleTree, op: Op) -> View:
     rank = len(op.arguments["input"].shape)
-    return _live(around, op, Groups(1 - rank, int(op.arguments["num_groups"])))
+    return _live(tree, op, Groups(1 - rank, int(op.arguments["num_groups"])))
 
 
-def _live(around: Surroundings, op: Op, groups: Groups | None) -> Norm:
+def _live(tree: ModuleTree, op: Op, groups: Groups | None) -> Norm:
     tail = None
-    if _is_own(around, op, "weight") and (op.arguments.get("bias") is None or _is_own(around, op, "bias")):
+    if _is_own(tree, op, "weight") and (op.arguments.get("bias") is None or _is_own(tree, op, "bias")):
         arrays = [exact(tensor) for tensor in (_tensor(op, "weight"), _tensor(op, "bias")) if tensor is not None]
         spread = (-1, *[1] * (-1 - groups.axis)) if groups is not None else None
         tail = Affine.of(*(array if spread is None else array.reshape(spread) for array in arrays))
-    label = around.label(op)
+    label = tree.label(op)
     because = f"{label} computes its statistics from each input, so it is not one affine map; only its scale and shift "
     return Norm(
         node=op,
@@ -147,7 +147,7 @@ def _tensor(op: Op, argument: str) -> torch.Tensor | None:
     return None if value is None else value.tensor
 
 
-NORMS: dict[str, Callable[[Surroundings, Op], View]] = {
+NORMS: dict[str, Callable[[ModuleTree, Op], View]] = {
     "batch_norm": _batch_norm,
     "instance_norm": _instance_norm,
     "layer_norm": _layer_norm,

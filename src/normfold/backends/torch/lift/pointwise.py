@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from normfold.backends.torch.lift.moving import Lift, data
 from normfold.backends.torch.tracer import Op, Value
-from normfold.backends.torch.tree import NotLifted, Surroundings
+from normfold.backends.torch.tree import ModuleTree
 from normfold.core.algebra import Permute
 from normfold.core.premises import CONSTANT, KNOWN_PARTS, LINEAR_CONSUMER, NEEDS_STRUCTURE
-from normfold.core.views import Clip, Concat, Homogeneous, Moving, Pad, Product, Sum, View
+from normfold.core.views import Clip, Concat, Moving, NotLifted, Pad, PositiveHomogeneous, Product, Sum, View
 
 RELU6 = (0.0, 6.0)
 
 
-def _homogeneous(_: Surroundings, op: Op) -> View:
-    return Homogeneous(node=op, op=op.kind, inputs=(data(op),), outputs=op.outputs)
+def _homogeneous(_: ModuleTree, op: Op) -> View:
+    return PositiveHomogeneous(node=op, op=op.kind, inputs=(data(op),), outputs=op.outputs)
 
 
-def _clip(around: Surroundings, op: Op) -> View:
+def _clip(tree: ModuleTree, op: Op) -> View:
     names = ("min_val", "max_val") if op.kind == "hardtanh" else ("min", "max")
     low, high = RELU6 if op.kind == "relu6" else (op.arguments.get(name) for name in names)
     if isinstance(low, Value) or isinstance(high, Value):
-        raise NotLifted(CONSTANT, f"the bounds of {around.label(op)} are tensors")
+        raise NotLifted(CONSTANT, f"the bounds of {tree.label(op)} are tensors")
     bounds = (float("-inf") if low is None else float(low), float("inf") if high is None else float(high))
     return Clip(node=op, op=op.kind, inputs=(data(op),), outputs=op.outputs, low=bounds[0], high=bounds[1])
 
 
-def _pad(_: Surroundings, op: Op) -> View:
+def _pad(_: ModuleTree, op: Op) -> View:
     pads = op.arguments.get("pad", op.arguments.get("padding", ()))
     axes = tuple(-1 - k // 2 for k in range(0, len(pads), 2) if pads[k] or pads[k + 1])
     constant = op.arguments.get("mode", "constant") == "constant"
@@ -33,39 +33,39 @@ def _pad(_: Surroundings, op: Op) -> View:
     return Pad(node=op, op=op.kind, inputs=(data(op),), outputs=op.outputs, axes=axes, value=value)
 
 
-def _concat(around: Surroundings, op: Op) -> View:
+def _concat(tree: ModuleTree, op: Op) -> View:
     parts = tuple(op.arguments["tensors"])
     if any(part.tensor is not None for part in parts):
-        raise NotLifted(LINEAR_CONSUMER, f"{around.label(op)} joins a stored tensor to its input")
+        raise NotLifted(LINEAR_CONSUMER, f"{tree.label(op)} joins a stored tensor to its input")
     rank = len(op.outputs[0].shape)
     if any(len(part.shape) != rank for part in parts):
-        raise NotLifted(KNOWN_PARTS, f"{around.label(op)} joins an empty tensor of another rank")
+        raise NotLifted(KNOWN_PARTS, f"{tree.label(op)} joins an empty tensor of another rank")
     axis = int(op.arguments["dim"]) % rank - rank
     sizes = tuple(part.shape[axis] for part in parts)
     return Concat(node=op, op=op.kind, inputs=parts, outputs=op.outputs, axis=axis, sizes=sizes)
 
 
-def _terms(around: Surroundings, op: Op) -> tuple[Value, Value]:
+def _terms(tree: ModuleTree, op: Op) -> tuple[Value, Value]:
     left, right = op.arguments["self"], op.arguments["other"]
     if not isinstance(left, Value) or not isinstance(right, Value) or op.arguments.get("alpha", 1) != 1:
-        raise NotLifted(NEEDS_STRUCTURE, f"{around.label(op)} works with a number of its module's own forward")
+        raise NotLifted(NEEDS_STRUCTURE, f"{tree.label(op)} works with a Python constant of its module's own forward")
     if left.tensor is not None or right.tensor is not None:
-        raise NotLifted(NEEDS_STRUCTURE, f"{around.label(op)} works with a constant in its module's own forward")
+        raise NotLifted(NEEDS_STRUCTURE, f"{tree.label(op)} works with a constant in its module's own forward")
     return left, right
 
 
-def _sum(around: Surroundings, op: Op) -> View:
+def _sum(tree: ModuleTree, op: Op) -> View:
     if any(isinstance(op.arguments[side], int | float) and op.arguments[side] == 0 for side in ("self", "other")):
         # What Python's sum() starts with.
         return Moving(node=op, op=op.kind, inputs=(data(op),), outputs=op.outputs, moves=(Permute(),))
-    terms = _terms(around, op)
+    terms = _terms(tree, op)
     signs = (1, -1) if op.kind == "sub" else (1, 1)
     shapes = tuple(term.shape for term in terms)
     return Sum(node=op, op=op.kind, inputs=terms, outputs=op.outputs, signs=signs, shapes=shapes)
 
 
-def _product(around: Surroundings, op: Op) -> View:
-    terms = _terms(around, op)
+def _product(tree: ModuleTree, op: Op) -> View:
+    terms = _terms(tree, op)
     shapes = tuple(term.shape for term in terms)
     return Product(node=op, op=op.kind, inputs=terms, outputs=op.outputs, shapes=shapes)
 
