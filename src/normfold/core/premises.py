@@ -81,7 +81,7 @@ NOT_OVERWRITTEN: Final = Premise(
     "not-overwritten", "Where a value is changed in place after a norm, nobody else reads it."
 )
 NOT_PADDED_AXIS: Final = Premise("not-padded-axis", "The map does not vary along an axis that a Pad pads.")
-NOT_POOLED_AXIS: Final = Premise("not-pooled-axis", "The map does not vary along an axis that is pooled.")
+NOT_POOLED_AXIS: Final = Premise("not-pooled-axis", "The map does not vary along an axis that is pooled or resampled.")
 OPSET_HAS_OPERATOR: Final = Premise(
     "opset-has-operator", "The model's opset has the operator that a decomposed norm becomes."
 )

@@ -10,9 +10,9 @@ they hold whatever the rank of the batch.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from normfold.core.algebra import Affine, Codes, Move, Weight, Window
+from normfold.core.algebra import Affine, Codes, Move, Permute, Weight, Window
 from normfold.core.algebra.affine import Array
 from normfold.core.algebra.moves import Dim
 from normfold.records import Premise, Refusal
@@ -160,19 +160,32 @@ class Clip(View):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Pool(View):
-    """A sum with weights that add up to one, or a maximum, over some axes: pooling, mean over axes, resizing.
+class Blend(View):
+    """Every element is made of those along ``axes`` (negative, of the input): what `Pool` and `Resample` share.
 
-    ``axes`` (negative, of the input) are pooled; ``move`` is what happens to constants that do not vary along them.
-    ``maximum`` commutes with non-negative scales only. ``keeps_shift`` is false where zeros of a padding take part
-    in an average. ``window`` says where an average looks whose taps weigh the same everywhere; others have none.
+    ``move`` is what happens to constants that do not vary along the axes.
     """
 
     axes: tuple[int, ...]
-    move: Move
+    move: Move = field(default_factory=Permute)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pool(Blend):
+    """An average or a maximum over ``axes``: pooling, mean and maximum over axes.
+
+    ``maximum`` commutes with non-negative scales only. ``keeps_shift`` is false where zeros of a padding take part in
+    an average. ``window`` says where an average looks whose taps weigh the same everywhere; others have none.
+    """
+
     maximum: bool
     keeps_shift: bool
     window: Window | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Resample(Blend):
+    """Another number of elements along ``axes``, each interpolated with weights that add up to one: Resize."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

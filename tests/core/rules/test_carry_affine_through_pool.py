@@ -164,3 +164,44 @@ def test_a_resizing_that_fills_in() -> None:
     held = constants(call) | {"roi": np.array([0, 0, -0.5, -0.5, 1, 1, 1.5, 1.5], np.float32)}
     folded = proven_fold(model(IMAGE, body, held))
     assert folded.refused == {"every-tap", "linear-producer"}
+
+
+LINEAR = 'Resize <mode = "linear"> (n, "", scales)'
+
+
+@pytest.mark.parametrize("direction", ["consumer", "producer"])
+def test_a_resizing_of_the_channels_that_keeps_how_many_they_are(direction: str) -> None:
+    """Four channels times 1.2 are four others, each a mixture of two."""
+    if direction == "consumer":
+        body = ["r = Sigmoid(x)", norm("r", "n"), f"t = {LINEAR}", "[linear] y = Conv(t, w)"]
+    else:
+        body = ["[linear] n = Conv(x, w)", f"t = {LINEAR}", norm("t", "y")]
+    held = {"w": array(4, 4, 1, 1), **statistics(4), "scales": np.array([1, 1.2, 2, 2], np.float32)}
+    folded = proven_fold(model(IMAGE, body, held), reference=True)
+    assert "not-pooled-axis" in folded.refused
+
+
+@pytest.mark.parametrize("axes", ["[2, 3]", "[1, 3]"])
+def test_a_resizing_that_names_its_axes(axes: str) -> None:
+    call = f'Resize <mode = "nearest", axes = {axes}> (n, "", scales)'
+    body = ["r = Sigmoid(x)", norm("r", "n"), f"t = {call}", "[linear] y = Conv(t, w)"]
+    held = {"w": array(3, 4 if "1" not in axes else 8, 1, 1), **statistics(4), "scales": np.array([2, 2], np.float32)}
+    folded = proven_fold(model(IMAGE, body, held, opset=18), reference=True)
+    assert ("not-pooled-axis" in folded.refused) == ("1" in axes)
+
+
+def test_a_resizing_to_sizes_that_are_computed() -> None:
+    """Where the sizes are given, an axis that keeps its own is left alone; one whose size is not known is not."""
+    sizes = ["o = Shape <start = 0, end = 2> (n)", "sizes = Concat <axis = 0> (o, twelve)"]
+    call = 'Resize <mode = "nearest"> (n, "", "", sizes)'
+    body = ["r = Sigmoid(x)", norm("r", "n"), *sizes, f"t = {call}", "[linear] y = Conv(t, w)"]
+    held = {"w": array(3, 4, 1, 1), **statistics(4), "twelve": np.array([12, 12])}
+    assert proven_fold(model("float[N, 4, 6, 6] x", body, held)).decision.into == ("linear",)
+
+
+def test_a_resizing_by_scales_that_are_inputs() -> None:
+    body = ["r = Sigmoid(x)", norm("r", "n"), f"[pool] t = {LINEAR}", "[linear] y = Conv(t, w)"]
+    source = model(f"{IMAGE}, float[4] scales", body, {"w": array(3, 4, 1, 1), **statistics(4)})
+    folded = only_fold(source)
+    assert folded.refused == {"static-reshape", "linear-producer"}
+    assert "Resize 'pool'" in folded.because("static-reshape")

@@ -99,7 +99,7 @@ class ModuleTree:
             raise NotLifted(CONSTANT, f"{role} of {label} is changed during the call")
         if type(value.tensor) not in TENSORS:
             raise NotLifted(
-                CONSTANT, f"{role} of {label} is a {type(value.tensor).__name__}, which stores its values in another form"
+                CONSTANT, f"{role} of {label} is a {type(value.tensor).__name__}, which stores its values otherwise"
             )
         if value.tensor.dtype not in FLOATS:
             raise NotLifted(FLOATING_POINT, f"{role} of {label} is {value.tensor.dtype}, not a floating type")

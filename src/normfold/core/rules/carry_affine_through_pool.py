@@ -26,10 +26,10 @@ from normfold.core.laws.routes import carry as carried
 from normfold.core.premises import EVERY_TAP, NON_NEGATIVE_SCALE, NOT_POOLED_AXIS
 from normfold.core.rules.rule import BACKWARD, EITHER, Carry, Rule, Step
 from normfold.core.rules.shared import onward, scale_sign
-from normfold.core.views import Pool
+from normfold.core.views import Blend, Pool, Resample
 
 
-def _moved(carry: Carry[Pool]) -> Affine | None:
+def _moved(carry: Carry[Blend]) -> Affine | None:
     """The map beyond the pooling; ``None`` where it varies along a pooled axis."""
     view, affine = carry.view, carry.affine
     if carry.direction == BACKWARD:
@@ -43,21 +43,22 @@ def _constant_along(affine: Affine, axes: tuple[int, ...]) -> bool:
     return all(-axis > len(sizes) or sizes[axis] == 1 for axis in axes)
 
 
-def _not_pooled_axis(carry: Carry[Pool]) -> str | None:
-    return None if _moved(carry) is not None else f"its constants vary along an axis that {carry.label} pools"
+def _not_pooled_axis(carry: Carry[Blend]) -> str | None:
+    does = "resamples" if isinstance(carry.view, Resample) else "pools"
+    return None if _moved(carry) is not None else f"its constants vary along an axis that {carry.label} {does}"
 
 
-def _sign(carry: Carry[Pool]) -> str | None:
-    return scale_sign(carry) if carry.view.maximum else None
+def _sign(carry: Carry[Blend]) -> str | None:
+    return scale_sign(carry) if isinstance(carry.view, Pool) and carry.view.maximum else None
 
 
-def _every_tap(carry: Carry[Pool]) -> str | None:
-    if carry.view.keeps_shift or not carry.affine.shifts:
+def _every_tap(carry: Carry[Blend]) -> str | None:
+    if not isinstance(carry.view, Pool) or carry.view.keeps_shift or not carry.affine.shifts:
         return None
     return f"{carry.label} averages zeros of its padding in, which the shift would not reach"
 
 
-def _steps(carry: Carry[Pool]) -> Iterable[Step]:
+def _steps(carry: Carry[Blend]) -> Iterable[Step]:
     moved = _moved(carry)
     if moved is not None:
         yield onward(carry, moved)
@@ -67,7 +68,7 @@ RULE = Rule(
     name="carry_affine_through_pool",
     law=routes.LAW,
     directions=EITHER,
-    view=Pool,
+    view=Blend,
     premises=((NOT_POOLED_AXIS, _not_pooled_axis), (NON_NEGATIVE_SCALE, _sign), (EVERY_TAP, _every_tap)),
     steps=_steps,
 )

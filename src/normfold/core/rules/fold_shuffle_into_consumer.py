@@ -32,7 +32,7 @@ from normfold.core.laws.permutation import permute_columns
 from normfold.core.plan import Bypass, Plan
 from normfold.core.premises import LINEAR_CONSUMER, NOT_OUTPUT, PER_INPUT_CHANNEL, SAME_GROUP
 from normfold.core.rules.rule import Place, Rewrite
-from normfold.core.views import AffineOp, Linear, Moving, Pad, Pool, Value, View
+from normfold.core.views import AffineOp, Blend, Linear, Moving, Pad, Value, View
 from normfold.records import Premise, Refusal
 
 STATED = (NOT_OUTPUT, LINEAR_CONSUMER, PER_INPUT_CHANNEL, SAME_GROUP)
@@ -129,7 +129,7 @@ def _beyond(view: View, shuffle: Shuffle) -> Shuffle | None:
     """The shuffle after an operation that leaves the channels as they are; ``None`` where it does not."""
     if isinstance(view, Pad):
         return None if shuffle.axis in view.axes else shuffle
-    if isinstance(view, Pool):
+    if isinstance(view, Blend):
         return None if shuffle.axis in view.axes or view.move != Permute() else shuffle
     if not isinstance(view, Moving) or len(view.moves) != 1 or not isinstance(view.moves[0], Permute):
         return None

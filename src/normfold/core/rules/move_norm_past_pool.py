@@ -31,14 +31,14 @@ from normfold.core.premises import DOES_NOT_PAY, NOT_OUTPUT, SINGLE_USE, STATIC_
 from normfold.core.rules.carry_affine_through_pool import RULE as PASSING
 from normfold.core.rules.rule import FORWARD, Carry, Place, Rewrite
 from normfold.core.rules.shared import not_output, single_use
-from normfold.core.views import AffineOp, Pool, Value, View
+from normfold.core.views import AffineOp, Blend, Value, View
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Pooled(Place[AffineOp]):
     """A norm and a pooling that reads it."""
 
-    pool: Pool
+    pool: Blend
 
     @property
     def parts(self) -> tuple[View, ...]:
@@ -51,7 +51,7 @@ class Pooled(Place[AffineOp]):
         return self.view.outputs
 
     @property
-    def carry(self) -> Carry[Pool]:
+    def carry(self) -> Carry[Blend]:
         """The norm's map, arrived at the pooling."""
         return Carry(self.graph, self.pool, FORWARD, self.view.affine)
 
@@ -59,7 +59,7 @@ class Pooled(Place[AffineOp]):
 def _places(graph: Graph, view: AffineOp) -> Iterable[Pooled]:
     for node, _ in graph.consumers(view.outputs[0]):
         pool = graph.view(node)
-        if isinstance(pool, Pool):
+        if isinstance(pool, Blend):
             yield Pooled(graph, view, pool)
 
 

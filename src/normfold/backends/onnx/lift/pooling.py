@@ -1,4 +1,4 @@
-"""Pooling, means over axes and resizing as `Pool`."""
+"""Pooling and means over axes as `Pool`, resizing as `Resample`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from normfold.backends.onnx.lift.context import Context, all_equal, data, window
 from normfold.core.algebra import Move, Permute, Regroup
 from normfold.core.algebra.moves import Dim
 from normfold.core.premises import EVERY_TAP, KNOWN_RANK, SINGLE_USE, STATIC_RESHAPE
-from normfold.core.views import NotLifted, Pool, View
+from normfold.core.views import NotLifted, Pool, Resample, View
 
 
 def _rank(context: Context, node: ir.Node) -> int:
@@ -91,13 +91,34 @@ def _reduction(context: Context, node: ir.Node) -> View:
 
 
 def _resize(context: Context, node: ir.Node) -> View:
-    rank = _rank(context, node)
-    before, after = context.shape(data(node)), context.shape(node.outputs[0])
     if node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize":
         raise NotLifted(EVERY_TAP, f"{context.label(node)} fills in a constant outside of its input")
-    if before is None or after is None or len(after) != rank or before[1] is None or before[1] != after[1]:
-        raise NotLifted(STATIC_RESHAPE, f"{context.label(node)} is not known to leave the channels alone")
-    return _pool(node, tuple(range(2 - rank, 0)), maximum=False)
+    axes = _resized(context, node, _rank(context, node))
+    return Resample(node=node, op=node.op_type, inputs=(data(node),), outputs=tuple(node.outputs), axes=axes)
+
+
+def _resized(context: Context, node: ir.Node, rank: int) -> tuple[int, ...]:
+    """The axes that are not known to be left alone.
+
+    An axis that keeps its size may still be resampled: 3 elements times 1.2 are 3 others.
+    """
+    chosen = [axis % rank - rank for axis in node.attributes.get_ints("axes", range(rank))]
+    scales = _scales(context, node)
+    if scales is not None and len(scales) == len(chosen):
+        return tuple(axis for axis, scale in zip(chosen, scales, strict=True) if scale != 1)
+    before, after = context.shape(data(node)), context.shape(node.outputs[0])
+    by_sizes = len(node.inputs) > 3 and node.inputs[3] is not None
+    stretched = node.attributes.get_string("keep_aspect_ratio_policy", "stretch") == "stretch"
+    if before is None or after is None or len(after) != rank or not by_sizes or not stretched:
+        raise NotLifted(STATIC_RESHAPE, f"which axes {context.label(node)} leaves alone is not known")
+    return tuple(axis for axis in chosen if before[axis] is None or before[axis] != after[axis])
+
+
+def _scales(context: Context, node: ir.Node) -> list[float] | None:
+    if "scales" in node.attributes:
+        return list(node.attributes.get_floats("scales", ()))
+    found = context.constant(node, 1 if node.op_type == "Upsample" or context.opset < 11 else 2)
+    return None if found is None or not found.size else [float(scale) for scale in found]
 
 
 LIFTS: dict[str, Callable[[Context, ir.Node], View]] = {

@@ -1,4 +1,4 @@
-"""Operations that only move elements as `Moving`; pooling, means and resizing as `Pool`."""
+"""Operations that only move elements as `Moving`; pooling and means as `Pool`, resizing as `Resample`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from normfold.backends.torch.tracer import Op, Value
 from normfold.backends.torch.tree import ModuleTree
 from normfold.core.algebra import Chain, Move, Permute, Regroup, Take
 from normfold.core.premises import CONSTANT, EVAL_MODE, EVERY_TAP
-from normfold.core.views import Moving, NotLifted, Pool, View
+from normfold.core.views import Moving, NotLifted, Pool, Resample, View
 
 Lift = Callable[[ModuleTree, Op], View]
 
@@ -117,7 +117,8 @@ def _adaptive_average(_: ModuleTree, op: Op) -> View:
 
 
 def _resize(_: ModuleTree, op: Op) -> View:
-    return _pool(op, tuple(range(2 - len(data(op).shape), 0)), maximum=False)
+    axes = tuple(range(2 - len(data(op).shape), 0))
+    return Resample(node=op, op=op.kind, inputs=(data(op),), outputs=op.outputs[:1], axes=axes)
 
 
 def _spatial(op: Op) -> tuple[int, ...]:
