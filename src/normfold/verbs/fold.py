@@ -365,7 +365,7 @@ class _Job:
             yield staged
 
     def _result(self, model: onnx_ir.Model, decisions: tuple[Decision, ...], proof: Verification) -> FoldResult:
-        return FoldResult(onnx_ir.to_proto(model) if self.source.proto else model, decisions, proof)
+        return FoldResult(modelfile.to_proto(model) if self.source.proto else model, decisions, proof)
 
 
 def _source(model: Path_ | Model | nn.Module) -> _Source:

@@ -6,8 +6,8 @@ target and swaps it in with one rename, so that an interrupted run leaves the ol
 whole new one.
 """
 
-from normfold.models.onnxfile.reading import ModelFile, from_proto, read
+from normfold.models.onnxfile.reading import ModelFile, from_proto, read, to_proto
 from normfold.models.onnxfile.structure import check_structure
 from normfold.models.onnxfile.writing import Staged, stage
 
-__all__ = ["ModelFile", "Staged", "check_structure", "from_proto", "read", "stage"]
+__all__ = ["ModelFile", "Staged", "check_structure", "from_proto", "read", "stage", "to_proto"]

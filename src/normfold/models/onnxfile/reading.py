@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -64,6 +65,8 @@ def read(path: str | os.PathLike[str]) -> ModelFile:
         if findings.sparse:
             _densify(proto)
         model = _deserialize(proto)
+        # onnx_ir would write the metadata of these twice.
+        _detach(model, annotated=True)
         folder = DataFolder(path)
         if findings.external:
             _map_external(model, folder)
@@ -96,6 +99,8 @@ def from_proto(proto: onnx.ModelProto) -> onnx_ir.Model:
     """
     import onnx
 
+    from normfold.models.onnxfile.carried import has_maps
+
     given = proto
     proto, findings = examine_sorted(proto)
     if findings.external:
@@ -104,15 +109,26 @@ def from_proto(proto: onnx.ModelProto) -> onnx_ir.Model:
             "The model keeps tensors in another file, and a parsed model does not say in which folder.",
             "Pass the path of the model file, or load it with its external data.",
         )
+    if proto is given and (findings.sparse or has_maps(proto)):
+        proto = onnx.ModelProto()
+        proto.CopyFrom(given)
     if findings.sparse:
-        if proto is given:
-            proto = onnx.ModelProto()
-            proto.CopyFrom(given)
         _densify(proto)
     model = _deserialize(proto)
     if proto is given:
         _shield(model)
     return model
+
+
+def to_proto(model: onnx_ir.Model) -> onnx.ModelProto:
+    """The inverse of `from_proto`."""
+    from onnx_ir import serde
+
+    from normfold.models.onnxfile.carried import put_back
+
+    proto = serde.serialize_model(model)
+    put_back(model, proto)
+    return proto
 
 
 def _examine(proto: onnx.ModelProto) -> Findings:
@@ -178,10 +194,14 @@ def _guess(data: bytes) -> str:
 
 
 def _deserialize(proto: onnx.ModelProto) -> onnx_ir.Model:
+    """Build the model; maps lose their types in ``proto``."""
     from onnx_ir import serde
 
+    from normfold.models.onnxfile.carried import attach, take_maps
+
+    types = take_maps(proto)
     try:
-        return serde.deserialize_model(proto)
+        model = serde.deserialize_model(proto)
     # What the structural check lets through and onnx_ir still cannot represent, such as unknown types of values.
     except (serde.SerdeError, ValueError, TypeError, KeyError, NotImplementedError) as error:
         raise ModelFileError(
@@ -189,6 +209,26 @@ def _deserialize(proto: onnx.ModelProto) -> onnx_ir.Model:
             f"The model cannot be represented: {root_cause(error)}",
             "Export the model again; onnx.checker.check_model may say more.",
         ) from error
+    attach(model, proto, types)
+    _forget_negative_sizes(model)
+    return model
+
+
+def _forget_negative_sizes(model: onnx_ir.Model) -> None:
+    """A dimension of -1, which Paddle and others write, says that its size is free."""
+    outermost = [model.graph, *(function.graph for function in model.functions.values())]
+    for graph in chain.from_iterable((graph, *graph.subgraphs()) for graph in outermost):
+        for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
+            if value.shape is not None:
+                value.shape = _with_free_sizes(value.shape)
+
+
+def _with_free_sizes(shape: onnx_ir.Shape) -> onnx_ir.Shape:
+    negative = [axis for axis, size in enumerate(shape.dims) if isinstance(size, int) and size < 0]
+    free = shape.copy() if negative else shape
+    for axis in negative:
+        free[axis] = None
+    return free
 
 
 def root_cause(error: BaseException) -> str:
@@ -216,13 +256,18 @@ def _map_external(model: onnx_ir.Model, folder: DataFolder) -> None:
 
 def _shield(model: onnx_ir.Model) -> None:
     """Give the tensors names of their own: onnx_ir would write theirs into the caller's proto when serialising."""
+    _detach(model, annotated=False)
+
+
+def _detach(model: onnx_ir.Model, *, annotated: bool) -> None:
+    """Detach all tensors from the parsed model, or those that are ``annotated`` with metadata."""
     import onnx_ir
 
     from normfold.models.onnxfile.slots import detached, slots
 
     for slot in list(slots(model)):
         tensor = slot.tensor
-        if isinstance(tensor, onnx_ir.TensorProtoTensor):
+        if isinstance(tensor, onnx_ir.TensorProtoTensor) and (tensor.metadata_props or not annotated):
             slot.put(detached(tensor))
 
 

@@ -20,7 +20,7 @@ from onnx_ir import serde
 from normfold.errors import ModelFileError, OutputError
 from normfold.models.onnxfile.datafile import DataWriter, cannot_write
 from normfold.models.onnxfile.external import MappedTensor
-from normfold.models.onnxfile.reading import MAX_PROTO_BYTES, ModelFile, root_cause
+from normfold.models.onnxfile.reading import MAX_PROTO_BYTES, ModelFile, root_cause, to_proto
 from normfold.models.onnxfile.slots import Initializer, Slot, detached, slots
 
 ExternalData = Literal["auto", "always", "never"]
@@ -306,7 +306,7 @@ def _serialize(model: ir.Model, held: list[Slot], moved: dict[int, ir.TensorProt
     try:
         for position, reference in moved.items():
             held[position].put(reference)
-        data: bytes = serde.serialize_model(model).SerializeToString(deterministic=True)
+        data: bytes = to_proto(model).SerializeToString(deterministic=True)
     except (EncodeError, MemoryError) as error:
         raise _too_large() from error
     except (serde.SerdeError, TypeError, ValueError) as error:
