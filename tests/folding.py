@@ -26,6 +26,14 @@ TOLERANCE = {"bool": 0, "int64": 0, "float16": 1e-2, "bfloat16": 6e-2, "float32"
 
 
 @dataclass(frozen=True)
+class Example:
+    """What the docstring of a rule shows; ``costs`` where it happens only if it pays."""
+
+    source: onnx.ModelProto
+    costs: CostTable | None = None
+
+
+@dataclass(frozen=True)
 class Folded:
     """A model before and after, and what was decided, by site."""
 
@@ -70,6 +78,12 @@ def statistics(channels: int, prefix: str = "", dtype: object = np.float32, seed
     parts = {name: array(channels, seed=seed + k, dtype=dtype) for k, name in enumerate("sbm")}
     variance = np.abs(array(channels, seed=seed + 3)).astype(dtype)
     return {f"{prefix}{name}": values for name, values in {**parts, "v": variance}.items()}
+
+
+def doubling(channels: int) -> dict[str, np.ndarray]:
+    """`statistics` with which the norm of `norm` multiplies every channel by two."""
+    parts = dict(zip("sbmv", ([2], [0], [0], [1 - 0.001]), strict=True))
+    return {name: np.full(channels, number, np.float32) for name, (number,) in parts.items()}
 
 
 def norm(before: str, after: str, prefix: str = "", attributes: str = "") -> str:

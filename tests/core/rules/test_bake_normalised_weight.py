@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from folding import array, model, norm, proven_fold, statistics
+from folding import Example, array, model, norm, proven_fold, statistics
 
 IMAGE = "float[1, 4, 5, 5] x"
 WEIGHT_NORM = [
@@ -56,3 +56,19 @@ def test_a_weight_of_low_rank_is_left_alone() -> None:
     held = {"a": array(4, 1), "b": array(1, 6), "w0": array(4, 6), "rank": np.float32(8)}
     folded = proven_fold(model("float[5, 4] x", body, held))
     assert folded.operators == ["MatMul", "Div", "Add", "MatMul"]
+
+
+EXAMPLES = (
+    Example(
+        model(
+            IMAGE,
+            [
+                "rows = Reshape(w0, one)",
+                norm("rows", "n"),
+                "w = Reshape(n, back)",
+                "y = Conv(x, w)",
+            ],
+            {"w0": HELD["w0"], "one": np.array([1, 3, 4]), "back": np.array([3, 4, 1, 1]), **statistics(3)},
+        )
+    ),
+)

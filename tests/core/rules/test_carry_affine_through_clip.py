@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from folding import array, model, norm, proven_fold, statistics
+from folding import Example, array, doubling, model, norm, proven_fold, statistics
 
 IMAGE = "float[1, 4, 5, 5] x"
 SIX = {"low": np.float32(0), "high": np.float32(6)}
@@ -74,3 +74,14 @@ def test_bounds_that_are_computed() -> None:
     source = model(f"{IMAGE}, float high", body, {"w": array(4, 4, 1, 1), "low": np.float32(0), **uniform(2, 1)})
     folded = proven_fold(source, feeds={"x": array(1, 4, 5, 5), "high": np.array(6, np.float32)})
     assert folded.refused == {"constant", "not-output"}
+
+
+EXAMPLES = (
+    Example(
+        model(
+            "float[1, 4, 6, 6] x",
+            ["h = Conv(x, w)", "c = Clip(h, low, high)", norm("c", "y")],
+            {"w": array(4, 4, 1, 1), "low": np.float32(0), "high": np.float32(6), **doubling(4)},
+        )
+    ),
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from folding import array, model, norm, proven_fold, statistics
+from folding import Example, array, model, norm, proven_fold, statistics
 
 IMAGE = "float[1, 3, 5, 5] x"
 PARTS = ["[one] a = Conv(x, u)", "[two] c = Conv(x, w)", "[join] t = Concat <axis = 1> (a, c)"]
@@ -73,3 +73,14 @@ def test_refused_because_the_parts_are_not_known() -> None:
     folded = proven_fold(source, feeds={"x": array(1, 3, 5, 5), "z": array(1, 4, 5, 5), "to": np.array([1, 4, 5, 5])})
     assert folded.refused == {"known-parts", "not-output"}
     assert "Concat 'join'" in folded.because("known-parts")
+
+
+EXAMPLES = (
+    Example(
+        model(
+            "float[1, 4, 6, 6] x",
+            ["a = Conv(x, w)", "c = Conv(x, u)", "j = Concat <axis = 1> (a, c)", norm("j", "y")],
+            {"w": array(2, 4, 1, 1), "u": array(3, 4, 1, 1), **statistics(5)},
+        )
+    ),
+)

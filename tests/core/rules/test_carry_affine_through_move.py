@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from folding import array, model, norm, proven_fold, statistics
+from folding import Example, array, model, norm, proven_fold, statistics
 
 BACK = {
     "transpose": ("2, 3, 5", (4, 3, 1), "Conv(x, w)", "Transpose <perm = [2, 1, 0]> (h)", 4, None),
@@ -156,3 +156,14 @@ def test_a_size_of_zero() -> None:
     body = ["[linear] h = Conv(x, w)", "[move] t = Reshape(h, to)", norm("t", "y")]
     held = {"w": array(4, 3, 1), "to": np.array([0, 4, 3, 2]), **statistics(4)}
     proven_fold(model("float[0, 3, 6] x", body, held), feeds={"x": np.zeros((0, 3, 6), np.float32)})
+
+
+EXAMPLES = (
+    Example(
+        model(
+            "float[2, 5, 4] x",
+            ["h = MatMul(x, w)", "t = Transpose <perm = [0, 2, 1]> (h)", norm("t", "y")],
+            {"w": array(4, 3), **statistics(3)},
+        )
+    ),
+)

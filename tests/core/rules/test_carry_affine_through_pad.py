@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from folding import array, model, norm, proven_fold, statistics
+from folding import Example, array, doubling, model, norm, proven_fold, statistics
 
 IMAGE = "float[1, 4, 5, 5] x"
 PADS = {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 2])}
@@ -85,3 +85,14 @@ def test_padding_the_channels_where_all_are_the_same() -> None:
     """The map is written per channel, so it is read as one that varies."""
     held = UNIFORM | {"pads": np.array([0, 1, 0, 0, 0, 0, 0, 0]), "w": array(3, 5, 3, 3)}
     proven_fold(after("Pad(n, pads)", held))
+
+
+EXAMPLES = (
+    Example(
+        model(
+            "float[1, 4, 6, 6] x",
+            ["h = Conv(x, w)", "p = Pad(h, pads)", norm("p", "y")],
+            {"w": array(4, 4, 1, 1), "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]), **doubling(4)},
+        )
+    ),
+)

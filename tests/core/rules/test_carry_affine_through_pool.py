@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from folding import array, model, norm, only_fold, proven_fold, statistics
+from folding import Example, array, model, norm, only_fold, proven_fold, statistics
 
 IMAGE = "float[1, 4, 6, 6] x"
 ANY = {
@@ -205,3 +205,14 @@ def test_a_resizing_by_scales_that_are_inputs() -> None:
     folded = only_fold(source)
     assert folded.refused == {"static-reshape", "linear-producer"}
     assert "Resize 'pool'" in folded.because("static-reshape")
+
+
+EXAMPLES = (
+    Example(
+        model(
+            "float[1, 4, 6, 6] x",
+            ["r = Relu(x)", norm("r", "n"), "p = GlobalAveragePool(n)", "f = Flatten(p)", "y = Gemm(f, w)"],
+            {"w": array(4, 3), **statistics(4)},
+        )
+    ),
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from folding import array, model, norm, proven_fold, statistics
+from folding import Example, array, model, norm, proven_fold, statistics
 
 IMAGE = "float[1, 3, 5, 5] x"
 HELD = {"u": array(4, 3, 1, 1), "w": array(4, 3, 3, 3, seed=2)}
@@ -83,3 +83,14 @@ def test_a_value_added_to_itself() -> None:
     body = ["[one] a = Conv(x, u)", "t = Add(a, a)", norm("t", "y")]
     folded = proven_fold(model(IMAGE, body, {"u": HELD["u"], **statistics(4)}))
     assert "single-use" in folded.refused
+
+
+EXAMPLES = (
+    Example(
+        model(
+            "float[1, 4, 6, 6] x, float[1, 4, 6, 6] z",
+            ["a = Conv(x, w)", "c = Conv(z, u)", "j = Add(a, c)", norm("j", "y")],
+            {"w": array(3, 4, 1, 1), "u": array(3, 4, 1, 1, seed=1), **statistics(3)},
+        )
+    ),
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from folding import array, model, norm, proven_fold, statistics
+from folding import Example, array, model, norm, proven_fold, statistics
 
 IMAGE = "float[1, 4, 5, 5] x"
 ACTIVATIONS = {
@@ -92,3 +92,14 @@ def test_refused_because_the_bound_is_not_a_zero(other: str) -> None:
     extra = {"one": np.float32(1), "zeros": np.array([[[0.0]], [[0.0]], [[0.0]], [[1.0]]], np.float32)}
     constants = {"w": array(4, 4, 1, 1), **statistics(4), **{n: v for n, v in extra.items() if n == other}}
     assert "constant" in proven_fold(model(IMAGE, body, constants)).refused
+
+
+EXAMPLES = (
+    Example(
+        model(
+            "float[1, 4, 6, 6] x",
+            ["a = Conv(x, w)", "r = Relu(a)", "m = Mul(r, k)", "y = Conv(m, u)"],
+            {"w": array(3, 4, 1, 1), "u": array(2, 3, 1, 1), "k": np.abs(array(3, 1, 1))},
+        )
+    ),
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from folding import array, model, norm, proven_fold, statistics
+from folding import Example, array, doubling, model, norm, proven_fold, statistics
 
 IMAGE = "float[1, 4, 5, 5] x"
 GATED = ["[linear] h = Conv(x, w)", "g = Sigmoid(x)", "[gate] t = Mul(g, h)"]
@@ -70,3 +70,14 @@ def test_a_square(op: str) -> None:
     body = ["r = Sinh(x)", "[scale] n = Mul(r, k)", "z = Conv(n, w)", f"t = {op}", "y = Conv(t, w)"]
     folded = proven_fold(model(IMAGE, body, HELD, outputs="float[] y, float[] z"))
     assert folded.decision.outcome == "kept"
+
+
+EXAMPLES = (
+    Example(
+        model(
+            "float[1, 4, 6, 6] x",
+            ["a = Conv(x, w)", "g = Sigmoid(x)", "j = Mul(a, g)", norm("j", "y")],
+            {"w": array(4, 4, 1, 1), **doubling(4)},
+        )
+    ),
+)

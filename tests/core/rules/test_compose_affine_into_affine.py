@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from folding import array, model, norm, only_fold, proven_fold, statistics
+from folding import Example, array, model, norm, only_fold, proven_fold, statistics
 
 IMAGE = "float[1, 4, 5, 5] x"
 START = ["r = Sigmoid(x)", "[first] n = BatchNormalization <epsilon = 0.001> (r, s, b, m, v)"]
@@ -64,3 +64,21 @@ def test_two_that_cancel_go() -> None:
     folded = proven_fold(source)
     assert folded.operators == ["Sigmoid", "Mul", "Conv"]
     assert folded.decision.into
+
+
+EXAMPLES = (
+    Example(
+        model(
+            "float[1, 4, 6, 6] x",
+            [norm("x", "n"), "t = Mul(n, k)", "y = Add(t, d)"],
+            {"k": array(4, 1, 1), "d": array(4, 1, 1, seed=1), **statistics(4)},
+        )
+    ),
+    Example(
+        model(
+            "float[5, 4] x",
+            ["h = MatMul(x, w)", "a = Add(h, d)", norm("a", "y")],
+            {"w": array(4, 3), "d": array(3), **statistics(3)},
+        )
+    ),
+)

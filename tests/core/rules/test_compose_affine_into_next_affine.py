@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from folding import array, model, norm, only_fold, proven_fold, statistics
+from folding import Example, array, model, norm, only_fold, proven_fold, statistics
 
 IMAGE = "float[1, 4, 5, 5] x"
 
@@ -53,3 +53,14 @@ def test_refused_because_not_representable() -> None:
     folded = only_fold(source)
     assert "representable" in {r.premise for r in folded.decisions["first"].refused_by}
     assert "Mul" in folded.operators
+
+
+EXAMPLES = (
+    Example(
+        model(
+            "float[1, 4, 6, 6] x",
+            ["r = Relu(x)", norm("r", "n"), norm("n", "y", "q")],
+            {**statistics(4), **statistics(4, "q", seed=20)},
+        )
+    ),
+)

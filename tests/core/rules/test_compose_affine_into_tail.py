@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from folding import array, model, norm, only_fold, proven_fold, statistics
+from folding import Example, array, model, norm, only_fold, proven_fold, statistics
 
 TOKENS = "float[2, 5, 4] x"
 LAYER = "[layer] n = LayerNormalization(x, g, e)"
@@ -67,3 +67,14 @@ def test_refused_because_not_representable() -> None:
     folded = only_fold(source)
     assert folded.operators == ["LayerNormalization", "Mul", "MatMul", "Sigmoid"]
     assert "representable" in {r.premise for r in folded.decisions["t"].refused_by}
+
+
+EXAMPLES = (
+    Example(
+        model(
+            "float[2, 5, 8] x",
+            ["n = LayerNormalization(x, g, c)", "m = Mul(n, k)", "y = Add(m, d)"],
+            {name: array(8, seed=seed) for seed, name in enumerate("gckd")},
+        )
+    ),
+)

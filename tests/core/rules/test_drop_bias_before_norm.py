@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from folding import Folded, array, model, proven_fold
+from folding import Example, Folded, array, model, proven_fold
 
 IMAGE = "float[2, 3, 6, 6] x"
 HELD = {
@@ -77,3 +77,12 @@ def test_a_product_past_a_reshape(opset: int) -> None:
     gemm = folded.result.graph.node[0]
     assert len(gemm.input) == (3 if opset == 9 else 2)
     assert opset > 9 or not folded.constant(gemm.input[2]).any()
+
+
+EXAMPLES = (
+    Example(
+        model(
+            IMAGE, [CONV, "y = InstanceNormalization(h, s4, b4)"], {name: HELD[name] for name in ("w", "c", "s4", "b4")}
+        )
+    ),
+)

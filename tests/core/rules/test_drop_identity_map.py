@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from folding import array, model, proven_fold
+from folding import Example, array, model, proven_fold
 
 ONE, ZERO = np.ones((4, 1, 1), np.float32), np.zeros((4, 1, 1), np.float32)
 
@@ -49,3 +49,14 @@ def test_a_product_with_its_reciprocal_is_one() -> None:
     body = ["d = Div(x, k)", "m = Mul(d, k)", "z = Tanh(m)", "y = MatMul(m, w)"]
     folded = proven_fold(model("float[1, 64, 6, 6] x", body, held, outputs="float[] y, float[] z"))
     assert folded.operators == ["Tanh", "MatMul"]
+
+
+EXAMPLES = (
+    Example(
+        model(
+            "float[1, 5, 4] x",
+            ["h = MatMul(x, w)", "m = Mul(h, k)", "y = Add(m, x)"],
+            {"w": array(4, 4), "k": np.ones(4, np.float32)},
+        )
+    ),
+)

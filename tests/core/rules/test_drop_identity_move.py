@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from folding import model, only_fold, proven_fold, tensor
+from folding import Example, array, model, only_fold, proven_fold, tensor
 
 IMAGE = "float[2, 4, 6, 6] x"
 STEPS = {
@@ -104,3 +104,14 @@ def test_an_input_that_a_caller_may_set_stays() -> None:
     source = model(f"{IMAGE}, float ratio", ["r = Sigmoid(x)", "m = Dropout(r, ratio)", "y = Tanh(m)"])
     source.graph.initializer.append(tensor("ratio", np.asarray(0.5, np.float32)))
     assert only_fold(source).operators == ["Sigmoid", "Dropout", "Tanh"]
+
+
+EXAMPLES = (
+    Example(
+        model(
+            "float[1, 120, 3, 3] x",
+            ["j = Concat <axis = 1> (x, x)", "s = Slice(j, start, stop, axis)", "y = Conv(s, w)"],
+            {"w": array(4, 240, 1, 1), "start": np.array([0]), "stop": np.array([240]), "axis": np.array([1])},
+        )
+    ),
+)

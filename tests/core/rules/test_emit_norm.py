@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from folding import array, model, proven_fold
+from folding import Example, array, model, proven_fold
 
 BODY = [
     "mu = ReduceMean <axes = [-1]> (x)",
@@ -58,3 +58,6 @@ def test_the_type_is_found_behind_a_constant_operand() -> None:
     made = ["k = Constant <value_floats = [1.0, 2.0, 0.5, 1.5, 1.0, 2.0, 3.0, 1.0]> ()", "x = Mul(k, r)", *BODY]
     source = model("float[2, 5, 8] r", [*made, "y = Relu(s2)"], HELD)
     assert "LayerNormalization" in proven_fold(source).operators
+
+
+EXAMPLES = (Example(model("float[2, 5, 8] x", BODY, HELD, outputs="float[] s2")),)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from folding import array, model, norm, only_fold, proven_fold, statistics
+from folding import Example, array, model, norm, only_fold, proven_fold, statistics
 
 IMAGE = "float[1, 4, 5, 5] x"
 START = ["r = Sigmoid(x)", norm("r", "n")]
@@ -128,3 +128,10 @@ def test_a_weight_that_others_read_is_copied() -> None:
     source = model(IMAGE, body, {"w": array(3, 4, 1, 1), **statistics(4)}, outputs="float[] y, float[] z")
     folded = proven_fold(source)
     assert folded.operators == ["Sigmoid", "Conv", "Conv"]
+
+
+EXAMPLES = (
+    Example(
+        model("float[5, 4] x", ["r = Relu(x)", norm("r", "n"), "y = Gemm(n, w)"], {"w": array(4, 3), **statistics(4)})
+    ),
+)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from folding import Folded, array, model, norm, only_fold, proven_fold, statistics
+from folding import Example, Folded, array, model, norm, only_fold, proven_fold, statistics
 from normfold.core.costs import CostTable, cost_table
 
 IMAGE = "float[1, 4, 5, 6] x"
@@ -152,3 +152,15 @@ def test_the_addition_stands_behind_what_the_norm_passed() -> None:
     body = [*START, "t = Transpose <perm = [0, 1, 3, 2]> (n)", "[linear] y = Conv <pads = [1, 1, 1, 1]> (t, w)"]
     held = {"w": array(3, 4, 3, 3), **statistics(4)}
     assert proven_fold(model(IMAGE, body, held), costs=BEFORE).operators == ["Sigmoid", "Transpose", "Add", "Conv"]
+
+
+EXAMPLES = (
+    Example(
+        model(
+            "float[1, 4, 5, 5] x",
+            ["r = Relu(x)", norm("r", "n"), "y = Conv <pads = [1, 1, 1, 1]> (n, w)"],
+            {"w": array(3, 4, 3, 3), **statistics(4)},
+        ),
+        costs=CostTable("test", {"conv/Add": 0.5, "conv/BatchNormalization": 1.0}),
+    ),
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from folding import array, model, norm, only_fold, proven_fold, statistics
+from folding import Example, array, model, norm, only_fold, proven_fold, statistics
 
 IMAGE = "float[1, 4, 5, 5] x"
 CONV = "[linear] h = Conv <pads = [1, 1, 1, 1]> (x, w)"
@@ -42,3 +42,10 @@ def test_refused_because_not_representable() -> None:
     held = {"w": array(3, 4, 3, 3, dtype=np.float16), "k": np.full((3, 1, 1), 60000, np.float16)}
     folded = only_fold(model("float16[1, 4, 5, 5] x", [CONV, "y = Mul(h, k)"], held, outputs="float16[] y"))
     assert folded.refused == {"representable", "not-output"}
+
+
+EXAMPLES = (
+    Example(
+        model("float[1, 4, 5, 5] x", ["h = Conv(x, w)", norm("h", "y")], {"w": array(3, 4, 3, 3), **statistics(3)})
+    ),
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from folding import array, model, norm, only_fold, proven_fold, statistics
+from folding import Example, array, model, norm, only_fold, proven_fold, statistics
 from quantized import activation, behind, check_payload, factors, weight
 
 IMAGE = "float[2, 4, 5, 5] x"
@@ -174,3 +174,14 @@ def test_does_not_pass_a_quantised_activation() -> None:
     folded = only_fold(model(IMAGE, [made, CONV, *quantised, norm("hd", "y")], constants))
     assert folded.refused == {"linear-producer", OUTPUT}
     assert "DequantizeLinear" in folded.because("linear-producer")
+
+
+EXAMPLES = (
+    Example(
+        model(
+            IMAGE,
+            [weight(3, 4, 3, 3, axis=0)[0], CONV, norm("h", "y")],
+            {**weight(3, 4, 3, 3, axis=0)[1], **statistics(3)},
+        )
+    ),
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from folding import array, model, norm, only_fold, proven_fold, statistics
+from folding import Example, array, model, norm, only_fold, proven_fold, statistics
 from quantized import activation, behind, check_payload, factors, scales, weight
 
 IMAGE = "float[2, 4, 5, 5] x"
@@ -107,3 +107,14 @@ def test_needs_codes_with_a_mirror_image() -> None:
     body = ["t = Mul(x, k)", made, "y = Conv <group = 4> (t, w)"]
     assert refused(body, {**held, "k": -np.ones((4, 1, 1), np.float32)}) == {"code-range"}
     assert refused(body, {**held, "k": np.float32([-1, -1, 2, -1]).reshape(4, 1, 1)}) == set()
+
+
+EXAMPLES = (
+    Example(
+        model(
+            "float[2, 5, 4] x",
+            ["t = Mul(x, k)", weight(4, 3, axis=1)[0], "y = MatMul(t, w)"],
+            {**weight(4, 3, axis=1)[1], "k": np.float32(0.125)},
+        )
+    ),
+)

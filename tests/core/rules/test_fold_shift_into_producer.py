@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from folding import array, model, only_fold, proven_fold
+from folding import Example, array, model, only_fold, proven_fold
 
 IMAGE = "float[1, 4, 7, 6] x"
 LINEAR = {
@@ -74,3 +74,6 @@ def test_the_bias_of_a_matrix_product_stays_an_addition() -> None:
     body = ["h = MatMul(x, w)", "y = Add(h, d)"]
     folded = proven_fold(model("float[5, 4] x", body, {"w": array(4, 6), "d": array(6)}))
     assert folded.operators == ["MatMul", "Add"]
+
+
+EXAMPLES = (Example(model(IMAGE, ["h = Conv(x, w)", "y = Add(h, d)"], {"w": array(6, 4, 3, 3), "d": array(6, 1, 1)})),)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from folding import Arrays, Folded, array, model, proven_fold, statistics
+from folding import Arrays, Example, Folded, array, model, proven_fold, statistics
 
 ORDER = np.array([2, 0, 1])
 SWAP = "[swap] g = Gather <axis = 1> (x, p)"
@@ -130,3 +130,6 @@ def test_refused_because_one_matrix_serves_the_whole_batch() -> None:
     body = ["[swap] g = Gather <axis = 0> (x, p)", "y = MatMul (g, w)"]
     source = model("float[2, 4, 1, 3] x", body, {"p": np.array([1, 0]), "w": array(1, 4, 3, 5)})
     assert proven_fold(source).operators == ["Gather", "MatMul"]
+
+
+EXAMPLES = (Example(model(IMAGE, [SWAP, "y = Conv(g, w)"], {"p": np.array([2, 1, 0]), "w": array(4, 3, 1, 1)})),)

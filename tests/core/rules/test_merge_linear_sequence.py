@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from folding import array, model, norm, proven_fold, statistics
+from folding import Example, array, model, norm, proven_fold, statistics
 
 IMAGE = "float[2, 4, 7, 7] x"
 WIDE, NARROW = "[one] h = Conv(x, u, f)", "[one] y = Conv(h, u, f)"
@@ -89,3 +89,14 @@ def test_a_value_that_is_an_output_stays() -> None:
     held = {name: HELD[name] for name in ("u", "w")}
     folded = proven_fold(model(IMAGE, body, held, outputs="float[] h, float[] y"))
     assert folded.operators == ["Conv", "Conv"]
+
+
+EXAMPLES = (
+    Example(
+        model(
+            "float[1, 16, 5, 5] x",
+            ["h = Conv(x, w)", "y = Conv(h, u)"],
+            {"w": array(64, 16, 1, 1), "u": array(32, 64, 3, 3)},
+        )
+    ),
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from folding import array, model, norm, proven_fold, statistics
+from folding import Example, array, model, norm, proven_fold, statistics
 
 IMAGE = "float[1, 4, 6, 6] x"
 THREE = "[three] a = Conv <pads = [1, 1, 1, 1]> (x, w, c)"
@@ -228,3 +228,14 @@ def test_a_value_that_a_convolution_makes_is_a_branch_of_its_own() -> None:
     body = ["s = Conv(x, u, f)", THREE.replace("(x, ", "(s, "), "t = Add(a, s)", norm("t", "y", "p")]
     held = HELD | {"u": array(4, 4, 1, 1, seed=2), "f": array(4)} | statistics(4, "p")
     assert proven_fold(model(IMAGE, body, held)).operators == ["Conv", "Conv"]
+
+
+EXAMPLES = (
+    Example(
+        model(
+            IMAGE,
+            [THREE, "e = Conv(x, u)", norm("x", "n"), "j = Add(a, e)", "y = Add(j, n)"],
+            {**HELD, "u": array(4, 4, 1, 1), **statistics(4)},
+        )
+    ),
+)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from folding import Folded, array, model, norm, only_fold, proven_fold, statistics
+from folding import Example, Folded, array, model, norm, only_fold, proven_fold, statistics
 from normfold.core.costs import CostTable, cost_table
 
 IMAGE = "float[1, 4, 6, 6] x"
@@ -133,3 +133,15 @@ def test_a_norm_that_can_be_folded_is() -> None:
     body = [norm("x", "n"), f"p = {POOLS['maximum']}", "[linear] y = Conv(p, w)"]
     result = proven_fold(model(IMAGE, body, {"w": array(3, 4, 1, 1), **positive()}), costs=CHEAP)
     assert result.operators == ["MaxPool", "Conv"]
+
+
+EXAMPLES = (
+    Example(
+        model(
+            IMAGE,
+            ["r = Relu(x)", norm("r", "n"), "y = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (n)"],
+            positive(),
+        ),
+        costs=CHEAP,
+    ),
+)

@@ -7,7 +7,7 @@ When it holds:
     The new bounds are the same for every channel, since a Clip has one pair.
 
 Example:
-    ``Conv -> Clip(0, 6) -> Mul(2)`` becomes ``Conv -> Clip(0, 12)``.
+    ``Conv -> Clip(0, 6) -> BatchNormalization``, a norm that doubles every channel, becomes ``Conv -> Clip(0, 12)``.
 
 Refused when:
     Channels would need different bounds, or a scale is zero (``uniform-bounds``).

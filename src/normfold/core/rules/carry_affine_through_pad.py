@@ -8,7 +8,7 @@ When it holds:
     (reflect, edge, wrap) passes every such map.
 
 Example:
-    ``Conv -> Pad(0) -> Mul`` becomes ``Conv -> Pad(0)``.
+    ``Conv -> Pad(0) -> BatchNormalization``, a norm without a shift, becomes ``Conv -> Pad(0)``.
 
 Refused when:
     The map varies along a padded axis (``not-padded-axis``) or channels would need different numbers

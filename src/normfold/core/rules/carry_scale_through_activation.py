@@ -7,7 +7,7 @@ When it holds:
     These activations are positively homogeneous, so every non-negative scale passes; a shift does not.
 
 Example:
-    ``Conv -> Relu -> Mul`` (positive) ``-> Conv`` becomes ``Conv -> Relu -> Conv``.
+    ``Conv -> Relu -> Mul -> Conv``, with positive scales, becomes ``Conv -> Relu -> Conv``.
 
 Refused when:
     A scale is negative (``non-negative-scale``) or there is a shift (``no-shift``).

@@ -8,7 +8,7 @@ When it holds:
     There is no shift, and the factor that takes the scale is not broadcast along an axis that it varies along.
 
 Example:
-    ``Mul(Conv, Sigmoid) -> Mul`` becomes ``Mul(Conv, Sigmoid)``: a gate before a per-channel scale.
+    ``Mul(Conv, Sigmoid) -> BatchNormalization``, a gate before a norm without a shift, becomes ``Mul(Conv, Sigmoid)``.
 
 Refused when:
     There is a shift (``no-shift``), or every factor is broadcast (``same-shape``).

@@ -8,7 +8,7 @@ When it holds:
     Always, for finite constants that the next operation's type can hold.
 
 Example:
-    ``Mul -> BatchNormalization`` becomes ``BatchNormalization``.
+    ``Relu -> BatchNormalization -> BatchNormalization`` becomes ``Relu -> BatchNormalization``.
 
 Refused when:
     A constant is not a number (``finite``) or the composed constants exceed the type (``representable``).

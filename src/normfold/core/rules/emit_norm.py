@@ -10,7 +10,7 @@ When it holds:
     hand. It computes in float32 at least, and in no case with fewer digits than what was written out.
 
 Example:
-    ``ReduceMean, Sub, Pow, ReduceMean, Add, Sqrt, Div, Mul, Add`` become ``LayerNormalization``.
+    ``ReduceMean, Sub, Pow, ReduceMean, Add, Sqrt, Div, Mul, Add`` becomes ``LayerNormalization``.
 
 Refused when:
     The operations cannot become that operator, which they say themselves: the opset does not have it

@@ -1,0 +1,66 @@
+"""What the docstring of every rule shows happens, and the rule is what does it."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import runpy
+from collections import Counter
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import pytest
+
+from folding import Example, proven_fold
+from normfold.backends.onnx import OnnxGraph
+from normfold.core.driver import fold
+from normfold.core.plan import Plan
+from normfold.core.rules import RULES
+
+HERE = Path(__file__).resolve().parent
+SHOWN = re.compile(r"``([^`]+)``[^`]*?becomes\s+``([^`]+)``")
+OPERATOR = re.compile(r"[A-Z][a-z]\w*?(?=\d+x\d|\W|$)")
+
+
+class Recording(OnnxGraph):
+    """A graph that knows by which rules it was changed."""
+
+    def __init__(self, model: ir.Model) -> None:
+        super().__init__(model)
+        self.rules: set[str] = set()
+
+    def commit(self, plan: Plan) -> None:
+        """Carry out ``plan`` and note its rules."""
+        self.rules.update(plan.rules)
+        super().commit(plan)
+
+
+def examples(rule: str) -> tuple[Example, ...]:
+    """The models that show it, from the rule's own cases."""
+    found: tuple[Example, ...] = runpy.run_path(str(HERE / f"test_{rule}.py"))["EXAMPLES"]
+    return found
+
+
+def shown(rule: str) -> list[tuple[str, str]]:
+    """Before and after, as the docstring writes them."""
+    doc = importlib.import_module(f"normfold.core.rules.{rule}").__doc__ or ""
+    section = doc.partition("Example:\n")[2].partition("\nRefused when:")[0]
+    return SHOWN.findall(section)
+
+
+def operators(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph.node)
+
+
+@pytest.mark.parametrize("rule", [rule.name for rule in RULES])
+def test_what_the_docstring_shows_happens(rule: str) -> None:
+    cases = list(zip(shown(rule), examples(rule), strict=True))
+    assert cases
+    for (before, after), example in cases:
+        assert operators(example.source) == Counter(OPERATOR.findall(before))
+        result = proven_fold(example.source, costs=example.costs).result
+        assert operators(result) == Counter(OPERATOR.findall(after))
+        graph = Recording(ir.from_proto(example.source))
+        fold(graph, costs=example.costs)
+        assert rule in graph.rules
