@@ -221,7 +221,7 @@ def failing_test(source: Path, tests: Sequence[str]) -> str | None:
 def main(words: Sequence[str]) -> int:
     """Judge every mutant, or those that ``words`` pick."""
     chosen = [m for m in mutants() if not words or any(word in m.name for word in words)]
-    tests = sorted({test for mutant in chosen for test in list(rounds(mutant))[0]})
+    tests = sorted({test for mutant in chosen for test in next(iter(rounds(mutant)))})
     if (broken := failing_test(SOURCE, tests)) is not None:
         print(f"the tests fail before anything is deleted: {broken}")
         return 1
