@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from normfold.records import Decision
-    from normfold.verbs.fold import FoldResult
+    from normfold.verbs.fold_result import FoldResult
 
 RECORD: Final = Path(__file__).resolve().parents[1] / "docs" / "data" / "square.json"
 EXACT: Final = 1e-9

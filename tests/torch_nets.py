@@ -9,7 +9,7 @@ from torch.nn import functional
 from normfold import fold
 from normfold.core.premises import PREMISES
 from normfold.records import Decision
-from normfold.verbs.fold import FoldResult
+from normfold.verbs.fold_result import FoldResult
 
 STUBS = (
     "nms(Tensor a, Tensor b, float c) -> Tensor",

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from normfold.runtime.session_profile import SessionProfile
     from normfold.verbs.bench import BenchResult, bench, compare
     from normfold.verbs.export import export
-    from normfold.verbs.fold import DiffersError, FoldResult, InspectResult, UnprovenError, fold, inspect, verify
+    from normfold.verbs.fold import InspectResult, fold, inspect, verify
     from normfold.verbs.fold_program import fold_program
+    from normfold.verbs.fold_result import DiffersError, FoldResult, UnprovenError
     from normfold.verbs.tune import Tuning, open_session, tune
 
 __all__ = [
@@ -45,9 +46,12 @@ __all__ = [
 
 _PLACES: Final = {
     "BenchResult": "normfold.verbs.bench",
+    "DiffersError": "normfold.verbs.fold_result",
     "Effort": "normfold.verbs.bench",
+    "FoldResult": "normfold.verbs.fold_result",
     "SessionProfile": "normfold.verbs.bench",
     "Tuning": "normfold.verbs.tune",
+    "UnprovenError": "normfold.verbs.fold_result",
     "bench": "normfold.verbs.bench",
     "compare": "normfold.verbs.bench",
     "export": "normfold.verbs.export",

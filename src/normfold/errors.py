@@ -70,6 +70,10 @@ class NormfoldError(Exception):
         self.message = message
         self.hint = hint
 
+    def record(self) -> dict[str, str]:
+        """Code, message and hint, as a document holds them."""
+        return {"code": self.code, "message": self.message, "hint": self.hint}
+
 
 class UsageError(NormfoldError):
     """The call does not make sense: options, patterns, inputs."""

@@ -142,6 +142,35 @@ def refusal_record(refusal: Refusal) -> dict[str, Any]:
     return {"premise": str(refusal.premise), "because": refusal.because}
 
 
+def site_record(norm: SiteReport) -> dict[str, Any]:
+    """One norm, and the decision that would be taken."""
+    return {
+        "site": norm.site,
+        "norm": norm.norm,
+        "shape": None if norm.shape is None else list(norm.shape),
+        "health": list(norm.health),
+        "would": decision_record(norm.would),
+    }
+
+
+def verification_record(proof: Verification) -> dict[str, Any]:
+    """The comparison with the source, and the inputs it was made on."""
+    return {
+        "status": proof.status,
+        "because": proof.because,
+        "max_abs": finite(proof.max_abs),
+        "max_rel": finite(proof.max_rel),
+        "rtol": finite(proof.rtol),
+        "inputs": [probe_record(probe) for probe in proof.inputs],
+        "first_parting": proof.first_divergence,
+    }
+
+
+def probe_record(probe: Probe) -> dict[str, Any]:
+    """One input of one run."""
+    return {"name": probe.name, "shape": list(probe.shape), "dtype": probe.dtype, "made": probe.made}
+
+
 def finite(value: float | None) -> float | None:
     """``value``, or ``None`` where JSON could not hold it."""
     return float(value) if value is not None and math.isfinite(value) else None

@@ -74,7 +74,7 @@ def test_in_words(net: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     captured = capfd.readouterr().out
     assert "double takes " in captured
     assert "noise floor" in captured
-    assert "nodes of net, microseconds a run" in captured
+    assert "nodes of net\n  µs a run" in captured
     assert "48 more" in captured
 
 

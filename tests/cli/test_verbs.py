@@ -182,10 +182,11 @@ def test_what_cannot_be_run_is_written_only_unverified(ask: Ask, tmp_path: Path)
 def test_a_result_that_differs_is_exit_1(ask: Ask, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from normfold.records import Decision, Verification
     from normfold.verbs import fold as api
+    from normfold.verbs.fold_result import DiffersError
 
     def differs(*arguments, **options):
         decision = Decision("bn1", "BatchNormalization", "folded", into=("conv1",))
-        raise api.DiffersError("result-differs", "It differs.", "", (decision,), Verification("different", max_rel=1.0))
+        raise DiffersError("result-differs", "It differs.", "", (decision,), Verification("different", max_rel=1.0))
 
     monkeypatch.setattr(api, "fold", differs)
     code, parsed = ask("fold", net, "-o", tmp_path / "out.onnx")

@@ -10,8 +10,10 @@ import pytest
 from normfold.cli.command import CommandResult
 from normfold.core.premises import PREMISES
 from normfold.errors import CODES, ModelFileError
-from normfold.records import Decision, Probe, Refusal, SiteReport, Verification
-from normfold.report import document, schema
+from normfold.records import Decision, Probe, Refusal, SiteReport, Verification, verification_record
+from normfold.report import schema
+from normfold.verbs.fold import InspectResult
+from normfold.verbs.fold_result import FoldResult
 
 FOLDED = Decision("bn1", "BatchNormalization", "folded", into=("conv1",), rules=("fold_affine_into_producer",))
 KEPT = Decision(
@@ -39,7 +41,7 @@ def test_the_schema_lists_every_code_and_premise() -> None:
 
 
 def test_fold_document() -> None:
-    record = document.fold_record((FOLDED, KEPT), PROOF, source="a.onnx", output="b.onnx")
+    record = FoldResult(None, (FOLDED, KEPT), PROOF, source="a.onnx", output="b.onnx").document()
     parsed = whole(CommandResult("fold", record))
     assert parsed["ok"] is True
     assert parsed["error"] is None
@@ -53,13 +55,13 @@ def test_fold_document() -> None:
 
 def test_inspect_document() -> None:
     norm = SiteReport("bn1", "BatchNormalization", ("N", 3, None), ("2 of 3 variances are 0",), FOLDED)
-    parsed = whole(CommandResult("inspect", document.inspect_record([norm], source=None)))
+    parsed = whole(CommandResult("inspect", InspectResult((norm,)).document()))
     assert parsed["result"]["norms"][0]["shape"] == ["N", 3, None]
     assert parsed["result"]["norms"][0]["would"]["outcome"] == "folded"
 
 
 def test_a_finding_is_not_ok_and_has_a_result_but_no_error() -> None:
-    record = {"source": "a", "other": "b", "verification": document.verification_record(Verification("different"))}
+    record = {"source": "a", "other": "b", "verification": verification_record(Verification("different"))}
     parsed = whole(CommandResult("verify", record, exit_code=1))
     assert parsed["ok"] is False
     assert parsed["error"] is None

@@ -6,10 +6,10 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 
@@ -17,10 +17,9 @@ from normfold._version import __version__
 from normfold.cli.command import CommandResult, bug, failed
 from normfold.cli.options import RENAMED
 from normfold.errors import UsageError
+from normfold.report import text
+from normfold.report.blocks import Blocks
 from normfold.report.words import printable
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 VERBS: Final = ("inspect", "fold", "export", "verify", "bench", "compare", "tune", "demo", "env")
 INTERRUPTED: Final = 130
@@ -143,35 +142,27 @@ def _emit(result: CommandResult, as_json: bool) -> None:
     if as_json:
         _write(result.to_json() + "\n")
         return
-    if result.show is not None:
-        _write(_rendered(result.show))
+    _write(_rendered(result.report))
     if result.error is not None:
         _complain(f"Error [{result.error.code}]: {result.error.message}")
         if result.error.hint:
             _complain(result.error.hint)
 
 
-def _write(text: str) -> None:
+def _write(output: str) -> None:
     encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    sys.stdout.write(output.encode(encoding, "backslashreplace").decode(encoding))
     sys.stdout.flush()
 
 
-def _rendered(show: Callable[[Console], None]) -> str:
-    """The text that ``show`` prints, whole before any of it is written."""
-    from rich.console import Console
-
-    # A pipe has no width: a line cut at 80 columns cannot be searched.
-    width = None if sys.stdout.isatty() else 10_000
-    console = Console(width=width, highlight=False, markup=False, emoji=False, soft_wrap=width is not None)
-    with console.capture() as captured:
-        show(console)
-    return captured.get()
+def _rendered(report: Blocks) -> str:
+    """Coloured for a terminal, unless NO_COLOR is set; plain for a pipe."""
+    return text.coloured(report) if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else text.plain(report)
 
 
-def _complain(text: str) -> None:
+def _complain(words: str) -> None:
     with suppress(OSError):
-        click.echo(printable(text), err=True)
+        click.echo(printable(words), err=True)
 
 
 def _abandon_stdout() -> None:

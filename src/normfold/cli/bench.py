@@ -12,6 +12,7 @@ from normfold.cli.measuring import arguments, measuring
 from normfold.cli.options import CUSTOM_OPS, INPUTS, SEED, SHAPES
 from normfold.cli.param_types import file_name
 from normfold.records import Progress
+from normfold.report.blocks import Detail
 
 
 @click.command("bench")
@@ -32,18 +33,18 @@ def command(
     nodes: bool,
     plain: bool,
     progress: Progress,
-    detail: int,
+    detail: Detail,
     **options: Any,
 ) -> CommandResult:
     """Time each MODEL with ONNX Runtime, beside the first one, in fresh processes that take turns.
 
     Exit 0 where every figure asked for is there; otherwise the code says why one is not.
     """
-    from normfold.report import bench_text
+    from normfold.report.document import writable
     from normfold.verbs import bench as latency
 
     if output is not None:
-        latency.check_target(output)
+        writable(output)
     given = arguments(options)
     effort = replace(given.pop("effort"), details=not plain)
     done = latency.bench(list(models), effort=effort, progress=progress, **given)
@@ -53,7 +54,7 @@ def command(
     return CommandResult(
         command="bench",
         result=done.document(),
-        show=lambda console: bench_text.show_bench(console, done.models, done.cells, detail=detail, nodes=nodes),
+        report=(*done.report(detail), *(done.nodes() if nodes else ())),
         exit_code=0 if error is None else error.exit_code,
         error=error if error is not None and error.exit_code > 1 else None,
     )

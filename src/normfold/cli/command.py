@@ -9,17 +9,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
 from normfold._version import __version__
 from normfold.errors import EnvironmentUnavailableError, NormfoldError
 from normfold.records import Progress, silent
+from normfold.report.blocks import Blocks, Detail
 from normfold.report.document import document
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 BUG_HINT: Final = "Please report this; NORMFOLD_DEBUG=1 in the environment prints the traceback."
 
@@ -30,7 +28,7 @@ class CommandResult:
 
     command: str | None
     result: Mapping[str, Any] = field(default_factory=dict)
-    show: Callable[[Console], None] | None = None
+    report: Blocks = ()
     exit_code: int = 0
     error: NormfoldError | None = None
 
@@ -43,7 +41,7 @@ class CommandResult:
 def verb(name: str) -> Callable[[Callable[..., CommandResult]], Callable[..., CommandResult]]:
     """Add the options every verb has and run it guarded; it is called with ``progress`` and ``detail``.
 
-    ``progress`` reports on stderr. ``detail`` is -1 under --quiet, 1 under --verbose, else 0.
+    ``progress`` reports on stderr. ``detail`` is what --quiet and --verbose ask for.
     """
 
     def decorate(job: Callable[..., CommandResult]) -> Callable[..., CommandResult]:
@@ -54,7 +52,7 @@ def verb(name: str) -> Callable[[Callable[..., CommandResult]], Callable[..., Co
         def wrapped(*, quiet: bool, verbose: bool, **options: Any) -> CommandResult:
             def work() -> CommandResult:
                 with _progress(visible=not quiet and sys.stderr.isatty()) as progress:
-                    return job(progress=progress, detail=verbose - quiet, **options)
+                    return job(progress=progress, detail=Detail(verbose - quiet), **options)
 
             return guarded(name, work)
 

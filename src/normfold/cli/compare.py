@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -13,9 +13,12 @@ from normfold.cli.options import CUSTOM_OPS, INPUTS, SEED, SHAPES
 from normfold.cli.param_types import file_name
 from normfold.errors import FindingError
 from normfold.records import Progress
+from normfold.report.blocks import Detail, Paragraph
 
 if TYPE_CHECKING:
     from normfold.measure.stored import StoredComparison
+
+REMARK: Final = "Measured at different moments: what the machine did in between is not in the interval."
 
 
 @click.command("compare")
@@ -36,14 +39,15 @@ if TYPE_CHECKING:
 @CUSTOM_OPS
 @verb("compare")
 def command(
-    *, a: str, b: str, force: bool, threshold: float, progress: Progress, detail: int, **options: Any
+    *, a: str, b: str, force: bool, threshold: float, progress: Progress, detail: Detail, **options: Any
 ) -> CommandResult:
     """Say whether B is slower than A; exit 1 where it is, by more than the threshold.
 
     A and B are two models, timed beside one another, or two files that `normfold bench -o` wrote.
     """
-    from normfold.report import bench_document, bench_text
+    from normfold.measure.documents import compare_record
     from normfold.verbs import bench as latency
+    from normfold.verbs.figures import comparison_blocks
 
     given = arguments(options)
     effort = replace(given.pop("effort"), details=False)
@@ -53,10 +57,10 @@ def command(
         found = latency.compare(a, b, force=force, threshold=threshold / 100, effort=effort, progress=progress, **given)
     except FindingError as error:
         refused = error
-    remark = detail >= 0 and latency.is_stored(a)
+    remark = (Paragraph(REMARK),) if detail > Detail.SUMMARY and latency.is_stored(a) else ()
     return CommandResult(
         command="compare",
-        result=bench_document.compare_record(a, b, found, refused),
-        show=lambda console: bench_text.show_compare(console, found, refused, remark=remark),
+        result=compare_record(a, b, found, refused),
+        report=(*comparison_blocks(found, refused), *remark),
         exit_code=int(refused is not None or any(one.comparison.verdict == "slower" for one in found)),
     )

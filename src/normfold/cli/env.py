@@ -6,18 +6,19 @@ import click
 
 from normfold.cli.command import CommandResult, verb
 from normfold.records import Progress
+from normfold.report.blocks import Detail
 
 
 @click.command("env")
 @verb("env")
-def command(*, progress: Progress, detail: int) -> CommandResult:
+def command(*, progress: Progress, detail: Detail) -> CommandResult:
     """Show the versions, execution providers and processor features that results depend on."""
-    from normfold.report import environment, text
+    from normfold.report import environment
 
-    progress("looking around")
+    progress("asking for versions and devices")
     found = environment.environment()
     return CommandResult(
         command="env",
         result=found,
-        show=lambda console: text.show_pairs(console, environment.lines(found, short=detail < 0)),
+        report=environment.report(found, detail),
     )

@@ -12,6 +12,7 @@ from normfold.cli.modules import DYNAMIC, WEIGHTS, dynamic_axes, load_module, re
 from normfold.cli.options import INPUTS, SEED, SHAPES
 from normfold.cli.param_types import ShapedInput, file_name
 from normfold.records import Progress
+from normfold.report.blocks import Detail
 
 
 @click.command("export")
@@ -50,7 +51,7 @@ def command(
     seed: int,
     unverified: bool,
     progress: Progress,
-    detail: int,
+    detail: Detail,
     **options: Any,
 ) -> CommandResult:
     """Export the PyTorch module that FACTORY makes to ONNX, fold its norms, and compare the result with the module."""

@@ -23,9 +23,10 @@ from normfold.cli.options import CUSTOM_OPS, EP, INPUTS, SEED, SHAPES, sizes_by_
 from normfold.cli.param_types import ShapedInput, file_name
 from normfold.errors import UsageError
 from normfold.records import Progress
+from normfold.report.blocks import Detail
 
 if TYPE_CHECKING:
-    from normfold.verbs.fold import FoldResult
+    from normfold.verbs.fold_result import FoldResult
 
 MODULE_FILES: Final = (".safetensors", ".pt2", ".onnx")
 ONNX_ONLY: Final = {
@@ -77,7 +78,7 @@ def command(
     weights: str | None,
     dry_run: bool,
     progress: Progress,
-    detail: int,
+    detail: Detail,
     **options: Any,
 ) -> CommandResult:
     """Fold the norms of MODEL, compare the result with it, and write it to the file given with -o.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 
 from normfold.cli.command import CommandResult, verb
@@ -9,6 +11,7 @@ from normfold.cli.modules import WEIGHTS, is_reference, load_module
 from normfold.cli.options import INPUTS, SHAPES, sizes_by_name
 from normfold.cli.param_types import ShapedInput, file_name
 from normfold.records import Progress
+from normfold.report.blocks import Detail
 
 
 @click.command("inspect")
@@ -24,26 +27,19 @@ def command(
     inputs: str | None,
     weights: str | None,
     progress: Progress,
-    detail: int,
+    detail: Detail,
 ) -> CommandResult:
     """List the norms of MODEL, the health of their statistics, and what 'fold' would decide.
 
     MODEL is an ONNX file, or a PyTorch module named package.module:factory, which needs --shape or --inputs.
     """
-    from normfold.report import document, text
+    from normfold.verbs import fold as api
 
     if is_reference(model):
-        called = load_module(model, shapes, inputs, weights, 0)
-        from normfold.verbs import fold as api
-
-        norms = api.inspect(called.module, called.example, progress=progress).norms
+        loaded = load_module(model, shapes, inputs, weights, 0)
+        done = api.inspect(loaded.module, loaded.example, progress=progress)
     else:
         sizes_by_name(shapes, weights=weights)
-        from normfold.verbs import fold as api
-
-        norms = api.inspect(model, progress=progress).norms
-    return CommandResult(
-        command="inspect",
-        result=document.inspect_record(norms, source=model),
-        show=lambda console: text.show_norms(console, model, norms, detail=detail),
-    )
+        done = api.inspect(model, progress=progress)
+    done = replace(done, source=model)
+    return CommandResult("inspect", done.document(), done.report(detail))

@@ -22,6 +22,7 @@ from normfold.cli.options import (
 )
 from normfold.cli.param_types import file_name
 from normfold.records import Progress
+from normfold.report.blocks import Detail
 
 
 @click.command("tune")
@@ -40,17 +41,16 @@ from normfold.records import Progress
 @SEED
 @CUSTOM_OPS
 @verb("tune")
-def command(*, model: str, output: str | None, progress: Progress, detail: int, **options: Any) -> CommandResult:
+def command(*, model: str, output: str | None, progress: Progress, detail: Detail, **options: Any) -> CommandResult:
     """Look for session settings with which MODEL runs faster than with ONNX Runtime's default ones.
 
     The default settings are written where nothing beats them beyond the noise.
     """
-    from normfold.cli import tune_text as text
-    from normfold.verbs import bench as latency
+    from normfold.report.document import writable
     from normfold.verbs import tune as tuning
 
     if output is not None:
-        latency.check_target(output)
+        writable(output)
     minutes = options.pop("time_limit") / 60
     done = tuning.tune(model, minutes=minutes, progress=progress, **model_arguments(options))
     if output is not None:
@@ -58,5 +58,5 @@ def command(*, model: str, output: str | None, progress: Progress, detail: int, 
     return CommandResult(
         command="tune",
         result=done.document() | {"output": output},
-        show=lambda console: text.show_tuning(console, done, model, output, detail=detail),
+        report=(*done.report(detail), *(() if detail == Detail.SUMMARY else done.loading(model, output))),
     )

@@ -1,1 +1,1 @@
-"""What normfold says: one JSON document for programs, compact text for people, HTML for notebooks."""
+"""What normfold says: results build blocks, and renderers show them as text, HTML or Markdown; documents are JSON."""

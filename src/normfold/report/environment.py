@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from normfold._version import __version__
+from normfold.report.blocks import Blocks, Detail, KeyValues
 from normfold.runtime import energy, gpu, providers
 
 PACKAGES: Final = ("onnx", "onnx-ir", "onnxruntime", "numpy", "ml-dtypes", "protobuf")
@@ -68,6 +69,11 @@ def environment() -> dict[str, Any]:
         "no_gpu": gpus if isinstance(gpus, str) else None,
         "no_energy": meter if isinstance(meter, str) else None,
     }
+
+
+def report(found: dict[str, Any], detail: Detail = Detail.NORMAL) -> Blocks:
+    """The same for people."""
+    return (KeyValues(tuple(lines(found, short=detail == Detail.SUMMARY).items())),)
 
 
 def lines(found: dict[str, Any], *, short: bool = False) -> dict[str, str]:

@@ -1,169 +1,141 @@
-"""The reports for people: a line a norm while that stays short, then a line a reason."""
+"""Blocks as text: aligned lines for a pipe or a file, colours and wrapped cells for a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final, assert_never
 
-from normfold.records import Decision, SiteReport, Verification
-from normfold.report.words import (
-    counts_sentence,
-    decision_words,
-    plural,
-    printable,
-    shape_words,
-    unhealthy,
-    verification_sentence,
+from normfold.report.blocks import (
+    Align,
+    Block,
+    Cell,
+    Chart,
+    Code,
+    Heading,
+    Interval,
+    KeyValues,
+    Paragraph,
+    Table,
+    Tone,
+    Verdict,
 )
+from normfold.report.words import printable
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+STYLES: Final[dict[Tone, str]] = {"plain": "", "good": "green", "caution": "yellow", "bad": "bold red"}
+INDENT: Final = "  "
+GAP: Final = "  "
+"""Between columns."""
+SCALE: Final = 41
+"""Characters of a chart's scale; odd, so that 1 has the middle one."""
+
+
+def plain(blocks: Iterable[Block]) -> str:
+    """Lines without colours and without padding at their ends, each ended by a newline; names are escaped."""
+    return "".join(f"{line}\n" for block in blocks for line in block_lines(block))
+
+
+def coloured(blocks: Iterable[Block], width: int | None = None) -> str:
+    """The same for a terminal of ``width`` columns (its own by default), with its control sequences."""
     from rich.console import Console
 
-LISTED: Final = 24
-"""Norms listed one by one; more are grouped by what became of them and why."""
-NAMED: Final = 3
-"""Sites named in a group."""
-STYLES: Final = {"folded": "green", "part-folded": "yellow", "lowered": "yellow", "kept": "red"}
-PROOF_STYLES: Final = {"equivalent": "green", "different": "bold red", "skipped": "yellow", "unavailable": "yellow"}
-
-Row = tuple[str, ...]
+    console = Console(width=width, force_terminal=True, highlight=False, markup=False, emoji=False)
+    with console.capture() as captured:
+        for block in blocks:
+            for part in _styled(block):
+                console.print(part)
+    return captured.get()
 
 
-def show_fold(
-    console: Console, title: str, decisions: Sequence[Decision], verification: Verification, *, detail: int = 0
-) -> None:
-    """Print what became of every norm, the counts and the proof."""
-    if detail >= 0:
-        line(console, title)
-        show_decisions(console, decisions, detail=detail)
-    line(console, counts_sentence(decisions))
-    line(console, verification_sentence(verification), PROOF_STYLES[verification.status])
+def block_lines(block: Block) -> Iterator[str]:
+    """The lines of one block."""
+    match block:
+        case Heading() | Paragraph() | Verdict():
+            yield printable(block.text)
+        case Interval():
+            yield printable(f"{block.label} {block.text}".lstrip())
+        case Table():
+            yield from _aligned(_table_cells(block), [column.align for column in block.columns])
+            yield from (f"{INDENT}note: {printable(note)}" for note in block.notes)
+        case KeyValues():
+            yield from _aligned([tuple(map(printable, pair)) for pair in block.pairs], ["left", "left"])
+        case Chart():
+            yield from chart_lines(block)
+        case Code():
+            yield from (f"{INDENT}{INDENT}{printable(line)}" for line in block.lines)
+        case _:
+            assert_never(block)
 
 
-def show_decisions(console: Console, decisions: Sequence[Decision], *, detail: int = 0) -> None:
-    """Print one row a norm, or a row a reason where there are many."""
-    one_by_one = detail > 0 or len(decisions) <= LISTED
-    rows = map(_decision_row, decisions) if one_by_one else _grouped(decisions)
-    table(console, list(rows))
+def chart_lines(chart: Chart) -> Iterator[str]:
+    """A scale a row: ``=`` is the interval, ``o`` the estimate, ``|`` a ratio of 1."""
+    rows = [(printable(row.interval.label), _scale(chart, row.interval), row.interval.text) for row in chart.rows]
+    legend = ("", f"{'|':^{SCALE}}", f"| is {printable(chart.reference)}")
+    yield from _aligned([*rows, legend] if rows else [], ["left", "left", "left"])
 
 
-def show_norms(console: Console, title: str, norms: Sequence[SiteReport], *, detail: int = 0) -> None:
-    """Print the norms of a model, the health of their statistics and what `fold` would decide."""
-    would = [norm.would for norm in norms]
-    if detail >= 0:
-        line(console, title)
-        if detail > 0 or len(norms) <= LISTED:
-            table(console, list(chain.from_iterable(map(_norm_rows, norms))))
-        else:
-            show_decisions(console, would)
-            table(console, list(_health_groups(norms)))
-    ill = unhealthy(norms)
-    line(console, counts_sentence(would) + (f"; {plural(ill, 'norm')} with a remark on its statistics" if ill else ""))
+def cell_text(cell: Cell) -> str:
+    """What stands in a table's cell."""
+    return cell.text if isinstance(cell, Interval) else cell
 
 
-def show_verification(console: Console, title: str, verification: Verification, *, detail: int = 0) -> None:
-    """Print the comparison of two models, and under --verbose every input."""
-    if detail >= 0:
-        line(console, title)
-    if detail > 0:
-        table(
-            console, [(probe.name, shape_words(probe.shape), probe.dtype, probe.made) for probe in verification.inputs]
+def _scale(chart: Chart, interval: Interval) -> str:
+    def place(ratio: float) -> int:
+        return round(chart.position(ratio) * (SCALE - 1))
+
+    marks = ["."] * SCALE
+    marks[place(interval.low) : place(interval.high) + 1] = "=" * (place(interval.high) + 1 - place(interval.low))
+    marks[SCALE // 2] = "|"
+    marks[place(interval.value)] = "o"
+    return "".join(marks)
+
+
+def _table_cells(table: Table) -> list[tuple[str, ...]]:
+    """Rows of escaped text, the heads first where there are any; none where the table has no rows."""
+    if not table.rows:
+        return []
+    heads = tuple(column.head for column in table.columns)
+    rows = [tuple(printable(cell_text(cell)) for cell in row) for row in table.rows]
+    return [heads, *rows] if any(heads) else rows
+
+
+def _aligned(rows: Sequence[tuple[str, ...]], aligns: Sequence[Align]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (
+            cell.rjust(width) if align == "right" else cell.ljust(width)
+            for cell, width, align in zip(row, widths, aligns, strict=True)
         )
-    line(console, verification_sentence(verification), PROOF_STYLES[verification.status])
+        yield f"{INDENT}{GAP.join(cells)}".rstrip()
 
 
-def show_demo(
-    console: Console,
-    decisions: Sequence[Decision],
-    verification: Verification,
-    accuracy: Mapping[str, Any],
-    speed: Mapping[str, Any],
-    *,
-    detail: int = 0,
-) -> None:
-    """Print the fold of the shipped network, then its answers and its speed before and after."""
-    show_fold(
-        console, "digits.onnx, a small network trained on handwritten digits", decisions, verification, detail=detail
-    )
-    line(
-        console,
-        f"accuracy: {accuracy['before']:.2%} before, {accuracy['after']:.2%} after; "
-        f"{accuracy['changed_answers']} of {accuracy['pictures']} answers changed",
-    )
-    low, high = speed["quartiles"]
-    line(
-        console,
-        f"speed: {speed['ratio']:.2f}x of the source (quartiles {low:.2f} to {high:.2f}; batch 1, one thread, "
-        f"{speed['rounds']} rounds in turns). ONNX Runtime folds norms behind a convolution by itself when it loads "
-        "a model, so only the others can show here.",
-    )
-
-
-def show_pairs(console: Console, pairs: Mapping[str, Any]) -> None:
-    """Print names and values in two columns."""
-    table(console, [(name, str(value)) for name, value in pairs.items()])
-
-
-def _decision_row(decision: Decision) -> Row:
-    return decision.outcome, decision.site, decision.norm, decision_words(decision)
-
-
-def _norm_rows(norm: SiteReport) -> Iterable[Row]:
-    yield f"would be {norm.would.outcome}", norm.site, norm.norm, shape_words(norm.shape), decision_words(norm.would)
-    for remark in norm.health:
-        yield "", "", "", "", remark
-
-
-def _grouped(decisions: Iterable[Decision]) -> Iterable[Row]:
-    groups: dict[tuple[str, ...], list[Decision]] = {}
-    for decision in decisions:
-        premises = (refusal.premise for refusal in decision.refused_by)
-        groups.setdefault((decision.outcome, decision.norm, *decision.rules, *premises), []).append(decision)
-    for members in groups.values():
-        first = members[0]
-        why = decision_words(first) if first.refused_by else ", ".join(first.rules)
-        yield first.outcome, str(len(members)), first.norm, f"{why}  [{_some(member.site for member in members)}]"
-
-
-def _health_groups(norms: Iterable[SiteReport]) -> Iterable[Row]:
-    groups: dict[str, list[str]] = {}
-    for norm in norms:
-        for remark in norm.health:
-            groups.setdefault(remark, []).append(norm.site)
-    for remark, sites in groups.items():
-        yield "remark", str(len(sites)), f"{remark}  [{_some(sites)}]"
-
-
-def _some(sites: Iterable[str]) -> str:
-    listed = list(sites)
-    more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
-    return ", ".join(listed[:NAMED]) + more
-
-
-def line(console: Console, text: str, style: str | None = None) -> None:
-    """Print one line, escaped."""
-    console.print(printable(text), style=style)
-
-
-def table(console: Console, rows: Sequence[Row]) -> None:
-    """Align rows; the first cell is coloured by outcome.
-
-    A terminal gets wrapped cells, a pipe one line a row without padding at its end.
-    """
-    if not rows:
-        return
-    clean = [tuple(printable(cell) for cell in row) for row in rows]
-    if not console.is_terminal:
-        widths = [max(map(len, column)) for column in zip(*clean, strict=True)]
-        for row in clean:
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            console.print(f"  {'  '.join(cells)}".rstrip())
-        return
-    from rich.table import Table
+def _styled(block: Block) -> Iterator[RenderableType]:
     from rich.text import Text
 
-    grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for row in clean:
-        grid.add_row(Text(row[0], style=STYLES.get(row[0].rpartition(" ")[2], "")), *map(Text, row[1:]))
-    console.print(grid)
+    match block:
+        case Heading():
+            yield Text(printable(block.text), style="bold")
+        case Paragraph() | Verdict():
+            yield Text(printable(block.text), style=STYLES[block.tone])
+        case Table():
+            if block.rows:
+                yield _grid(block)
+            yield from (Text(f"{INDENT}note: {printable(note)}") for note in block.notes)
+        case _:
+            yield from map(Text, block_lines(block))
+
+
+def _grid(table: Table) -> RenderableType:
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    heads = [column.head for column in table.columns]
+    grid = Grid(box=None, show_header=any(heads), padding=(0, 2, 0, 0), header_style="dim")
+    for column in table.columns:
+        grid.add_column(column.head, justify=column.align, overflow="fold")
+    for index, row in enumerate(table.rows):
+        first, *rest = (printable(cell_text(cell)) for cell in row)
+        grid.add_row(Text(first, style=STYLES[table.tone(index)]), *map(Text, rest))
+    return grid

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from normfold.errors import NormfoldError, OutputError, UsageError
+from normfold.errors import NormfoldError, UsageError
 from normfold.measure.candidate import Candidate, Conditions, Effort, open_candidate
+from normfold.measure.documents import bench_record
 from normfold.measure.experiment import Experiment
 from normfold.measure.figures import Cell
 from normfold.measure.run import measure
@@ -23,11 +23,13 @@ from normfold.measure.stored import Stored, StoredComparison, compare_stored, fr
 from normfold.models.data import user_inputs
 from normfold.proof.probes import Array
 from normfold.records import Progress, silent
-from normfold.report import bench_document, bench_html
+from normfold.report.blocks import Blocks, Detail
 from normfold.report.environment import environment
+from normfold.report.result import Result
 from normfold.runtime import session_profile as profiles
 from normfold.runtime.providers import PROVIDERS
 from normfold.runtime.session_profile import SessionProfile, Use
+from normfold.verbs.figures import cell_blocks, node_blocks
 
 if TYPE_CHECKING:
     import onnx
@@ -38,8 +40,8 @@ if TYPE_CHECKING:
 DEFAULT_EFFORT: Final = Effort()
 
 
-@dataclass(frozen=True, slots=True)
-class BenchResult:
+@dataclass(frozen=True, slots=True, repr=False)
+class BenchResult(Result):
     """Figures, a cell for each batch size and number of threads, and what they were measured with."""
 
     models: tuple[Candidate, ...]
@@ -54,51 +56,19 @@ class BenchResult:
         """Why some cells have no figures."""
         return tuple(cell.refused for cell in self.cells if cell.refused)
 
+    def report(self, detail: Detail = Detail.NORMAL) -> Blocks:
+        """A table a cell, then what the figures say of each other."""
+        return tuple(block for cell in self.cells for block in cell_blocks(self.models, cell, detail))
+
+    def nodes(self) -> Blocks:
+        """The nodes that take longest, a table a model and cell."""
+        return tuple(block for cell in self.cells for figure in cell.figures for block in node_blocks(figure))
+
     def document(self) -> dict[str, Any]:
         """All of it, raw samples included, in the format ``normfold.bench/1``."""
-        return bench_document.bench_record(
+        return bench_record(
             self.models, self.cells, self.effort, seed=self.seed, started=self.started, environment=self.environment
         )
-
-    def _repr_html_(self) -> str:
-        return bench_html.bench_html(self.models, self.cells)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the document.
-
-        Raises:
-            OutputError: the file cannot be written.
-        """
-        write_json(path, self.document())
-
-
-def write_json(path: str | os.PathLike[str], document: Mapping[str, Any], *, indent: int | None = None) -> None:
-    """Write ``document``, whole or not at all.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    target = check_target(path)
-    part = target.with_name(f".{target.name}.part")
-    try:
-        part.write_text(json.dumps(document, indent=indent, allow_nan=False) + "\n", encoding="utf-8")
-        part.replace(target)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError("output-not-writable", f"{path} cannot be written: {error.strerror}") from error
-
-
-def check_target(path: str | os.PathLike[str]) -> Path:
-    """``path``, given that a file could be written there: better known before the measuring than after it.
-
-    Raises:
-        OutputError: ``output-not-writable``.
-    """
-    target = Path(path)
-    if target.is_dir() or not target.parent.is_dir():
-        because = "it is a folder" if target.is_dir() else "its folder does not exist"
-        raise OutputError("output-not-writable", f"{path} cannot be written: {because}.")
-    return target
 
 
 def bench(  # noqa: PLR0913 - each keyword is an option of the command line

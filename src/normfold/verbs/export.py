@@ -26,6 +26,7 @@ from normfold.proof.exported import FilesAndModules, compare
 from normfold.records import Decision, Progress, Verification, silent
 from normfold.runtime import Evaluator, Runnable
 from normfold.verbs import fold as api
+from normfold.verbs.fold_result import DiffersError, FoldResult, UnprovenError
 
 
 def export(  # noqa: PLR0913 - each keyword is an option of the command line
@@ -44,7 +45,7 @@ def export(  # noqa: PLR0913 - each keyword is an option of the command line
     verify: bool = True,
     external_data: Literal["auto", "always", "never"] = "auto",
     progress: Progress = silent,
-) -> api.FoldResult:
+) -> FoldResult:
     """Export ``module`` to ONNX, fold its norms there, and, if ``output`` is given, write the result in one step.
 
     The result is compared with ``module`` itself, run eagerly, on random and adversarial inputs, at several sizes of
@@ -101,7 +102,7 @@ def export(  # noqa: PLR0913 - each keyword is an option of the command line
             proof = _proven(source, staged, what, Setup((), seed=seed, random=random), decisions)
         if target is not None:
             staged.commit()
-    return api.FoldResult(model, decisions, proof)
+    return FoldResult(model, decisions, proof)
 
 
 def checked(module: Any) -> nn.Module:
@@ -142,9 +143,9 @@ def handed_over(proof: Verification, decisions: tuple[Decision, ...]) -> Verific
     if proof.status == "different":
         message = f"The exported model differs from the module, so it is not handed over: {proof.because}"
         hint = "Does the code take another way for other sizes or numbers? An example that takes it shows more."
-        raise api.DiffersError("export-differs", message, hint, decisions, proof)
+        raise DiffersError("export-differs", message, hint, decisions, proof)
     if proof.status != "equivalent":
         message = f"The exported model cannot be compared with the module, so it is not handed over: {proof.because}"
         hint = "Export without the comparison: --no-verify, or verify=False."
-        raise api.UnprovenError("unverified", message, hint, decisions, proof)
+        raise UnprovenError("unverified", message, hint, decisions, proof)
     return proof

@@ -32,14 +32,28 @@ from normfold.backends.onnx.quantizers import quantizes_activations, take_out_qu
 from normfold.core import driver as engine
 from normfold.core.costs import DEFAULT, CostTable, cost_table
 from normfold.core.preprocess import Preprocess, Stage
-from normfold.errors import ModelFileError, NormfoldError, UsageError
+from normfold.errors import ModelFileError, UsageError
 from normfold.models import onnxfile as modelfile
 from normfold.models.data import Arrays, Shapes, user_inputs
 from normfold.proof.comparison import Comparison, Setup
 from normfold.proof.probes import input_specs
-from normfold.records import Decision, Pair, Progress, Refusal, SiteReport, Verification, decision_record, silent
-from normfold.report import html
+from normfold.records import (
+    Decision,
+    Pair,
+    Progress,
+    Refusal,
+    SiteReport,
+    Verification,
+    counts,
+    decision_record,
+    silent,
+    site_record,
+)
+from normfold.report.blocks import Blocks, Detail, Heading
+from normfold.report.decisions import norm_blocks
+from normfold.report.result import Result
 from normfold.runtime import Evaluator, Runnable
+from normfold.verbs.fold_result import DiffersError, FoldResult, UnprovenError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,53 +75,26 @@ COARSE: Final = ("bfloat16", "float16")
 """Types whose rounding decides how close two models can be, coarsest first."""
 
 
-@dataclass(frozen=True, slots=True)
-class FoldResult:
-    """A folded model, of the kind that came in (``onnx_ir.Model`` for a path), with its decisions and its proof.
-
-    ``removed`` and ``added`` are the names that the state of an ``nn.Module`` lost and got.
-    """
-
-    model: Any
-    decisions: tuple[Decision, ...]
-    verification: Verification
-    removed: tuple[str, ...] = ()
-    added: tuple[str, ...] = ()
-
-    def _repr_html_(self) -> str:
-        return html.fold_html(self.decisions, self.verification)
-
-
-@dataclass(frozen=True, slots=True)
-class InspectResult:
+@dataclass(frozen=True, slots=True, repr=False)
+class InspectResult(Result):
     """The norms of a model in topological order."""
 
     norms: tuple[SiteReport, ...]
+    source: str | None = None
+    """The model, as it was named; None for one in memory."""
 
-    def _repr_html_(self) -> str:
-        return html.norms_html(self.norms)
+    def report(self, detail: Detail = Detail.NORMAL) -> Blocks:
+        """A row for every norm with the decision that `fold` would take, and the counts."""
+        named = self.source is not None and detail > Detail.SUMMARY
+        return (*((Heading(str(self.source)),) if named else ()), *norm_blocks(self.norms, detail))
 
-
-class UnprovenError(NormfoldError):
-    """Nothing here can run the folded model or its source, so it is not handed over.
-
-    ``decisions`` and ``verification`` say what was tried.
-    """
-
-    exit_code = 3
-
-    def __init__(
-        self, code: str, message: str, hint: str, decisions: tuple[Decision, ...], verification: Verification
-    ) -> None:
-        super().__init__(code, message, hint)
-        self.decisions = decisions
-        self.verification = verification
-
-
-class DiffersError(UnprovenError):
-    """The folded model differs from its source, and leaving out single folds does not cure it."""
-
-    exit_code = 1
+    def document(self) -> dict[str, Any]:
+        """The norms; the counts say what `fold` would reach."""
+        return {
+            "source": self.source,
+            "norms": [site_record(norm) for norm in self.norms],
+            "counts": counts(norm.would for norm in self.norms),
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ from normfold.proof.comparison import Setup
 from normfold.proof.exported import compare
 from normfold.proof.modules import InProcess, RunnableModule
 from normfold.records import Decision, Progress, Verification, silent
-from normfold.verbs import fold as api
 from normfold.verbs.export import checked, handed_over
+from normfold.verbs.fold_result import FoldResult
 
 
 def fold_program(  # noqa: PLR0913 - each keyword is an option of `fold`
@@ -36,7 +36,7 @@ def fold_program(  # noqa: PLR0913 - each keyword is an option of `fold`
     seed: int = 0,
     verify: bool = True,
     progress: Progress = silent,
-) -> api.FoldResult:
+) -> FoldResult:
     """Fold ``module`` into a ``torch.fx.GraphModule``, in which operations can go that a module tree has to keep.
 
     What `fold` can do in the tree is done there; the rest, such as parallel branches that become one convolution, in
@@ -77,7 +77,7 @@ def fold_program(  # noqa: PLR0913 - each keyword is an option of `fold`
         proof = handed_over(compare(InProcess, source, RunnableModule(result), what, Setup((), seed=seed)), decisions)
     before, after = list(source.state_dict()), list(result.state_dict())
     removed = tuple(name for name in before if name not in after)
-    return api.FoldResult(result, decisions, proof, removed, tuple(name for name in after if name not in before))
+    return FoldResult(result, decisions, proof, removed, tuple(name for name in after if name not in before))
 
 
 def _later(first: Iterable[Decision], second: Iterable[Decision]) -> Iterable[Decision]:

@@ -12,19 +12,23 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from normfold.measure import Candidate, Conditions, Effort, Experiment, SessionProfile, open_candidate
+from normfold.measure.documents import comparison_record, model_record
 from normfold.measure.tune.changes import OFF, Changes, applied, possible_changes
 from normfold.measure.tune.search import Search, Trial, promising, winner
 from normfold.models.data import user_inputs
 from normfold.proof.probes import Array
 from normfold.records import Progress, silent
-from normfold.report.bench_document import comparison_record, model_record
-from normfold.report.document import error_record
+from normfold.report.blocks import Blocks, Code, Column, Detail, Heading, Paragraph, Row, Table, Verdict
+from normfold.report.document import write_document
 from normfold.report.environment import environment
+from normfold.report.result import Result
+from normfold.report.words import plural
 from normfold.runtime import processors
 from normfold.runtime.example_lines import loading_lines, plain_lines
 from normfold.runtime.session_profile import SPINNING, Use
 from normfold.runtime.sessions import open_session
-from normfold.verbs.bench import check_cpus, settings_of, write_json
+from normfold.verbs.bench import check_cpus, settings_of
+from normfold.verbs.figures import ratio_interval
 
 if TYPE_CHECKING:
     import onnx
@@ -34,11 +38,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Tuning", "loading_lines", "open_session", "plain_lines", "tune"]
 
+STAGES: Final = {"each": "each by itself", "together": "together", "confirmed": "confirmed in new processes"}
 EFFORT: Final = Effort(details=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Tuning:
+@dataclass(frozen=True, slots=True, repr=False)
+class Tuning(Result):
     """What was tried, and the settings that came of it."""
 
     model: Candidate
@@ -62,6 +67,47 @@ class Tuning:
         """Whether the profile beats the default settings."""
         return self.confirmed is not None and self.confirmed.better
 
+    def report(self, detail: Detail = Detail.NORMAL) -> Blocks:
+        """A row for everything that was tried, and the verdict."""
+        verdict = Verdict(self._verdict(), "good" if self.better else "caution")
+        if detail == Detail.SUMMARY:
+            return (verdict,)
+        conditions = self.conditions
+        batch = "" if conditions.batch is None else f", batch {conditions.batch}"
+        where = f"{self.model.profile.provider}, {conditions.use}, {plural(conditions.threads, 'thread')}{batch}"
+        notes = tuple(Paragraph(f"note: {warning}") for warning in self.warnings)
+        return Heading(f"{self.model.name}: {where}"), self._trials(), *notes, verdict
+
+    def _trials(self) -> Table:
+        columns = (Column("stage"), Column("session settings"), Column("time over the default's"))
+        ordered = sorted(self.trials, key=lambda trial: (list(STAGES).index(trial.stage), -trial.gain))
+        return Table(columns, tuple(map(_trial_row, ordered)))
+
+    def _verdict(self) -> str:
+        last = self.confirmed
+        if last is None:
+            return "No setting tried looks faster than the default settings: keep those."
+        if last.ratio is None:
+            return f"{last.name} could not be confirmed: keep the default settings."
+        sentence = f"{last.name} takes {ratio_interval(last.ratio).text} of the time of the default settings"
+        if last.better:
+            return f"{sentence}: use it."
+        return f"{sentence}, which is within chance or below the noise floor: keep the default settings."
+
+    def loading(self, source: str, written: str | None) -> Blocks:
+        """How to load the model in ``source`` with these settings, which may be in the file ``written``."""
+        from_file = (
+            (Paragraph(f"Written to {written}. To load it:"), Code(tuple(loading_lines(source, written))))
+            if written is not None
+            else ()
+        )
+        alone = (
+            (Paragraph("The same with ONNX Runtime alone:"), Code(tuple(plain_lines(source, self.profile))))
+            if self.better
+            else ()
+        )
+        return (*from_file, *alone)
+
     def document(self) -> dict[str, Any]:
         """All of it; ``profile`` is what `save` writes."""
         return {
@@ -83,7 +129,7 @@ class Tuning:
         Raises:
             OutputError: the file cannot be written.
         """
-        write_json(path, self.profile.to_json(), indent=2)
+        write_document(path, self.profile.to_json(), indent=2)
 
 
 def tune(  # noqa: PLR0913 - each keyword is an option of the command line
@@ -180,11 +226,17 @@ def _final(profile: SessionProfile, threads: int | None, use: Use) -> SessionPro
     return replace(profile, intra_threads=profile.intra_threads or threads, config=config)
 
 
+def _trial_row(trial: Trial) -> Row:
+    if trial.refused is not None:
+        return STAGES[trial.stage], trial.name, f"- [{trial.refused.code}]"
+    return STAGES[trial.stage], trial.name, "-" if trial.ratio is None else ratio_interval(trial.ratio)
+
+
 def _trial_record(trial: Trial) -> dict[str, Any]:
     return {
         "stage": trial.stage,
         "changes": [change.name for change in trial.changes],
         "comparison": None if trial.comparison is None else comparison_record(trial.comparison),
-        "refused": None if trial.refused is None else error_record(trial.refused),
+        "refused": None if trial.refused is None else trial.refused.record(),
         "better": trial.better,
     }

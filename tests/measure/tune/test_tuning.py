@@ -265,7 +265,7 @@ def test_the_command_in_words(encoder: Path, tmp_path: Path, monkeypatch: pytest
     out = tmp_path / "p.json"
     assert run(["tune", str(encoder), "--threads", "1", "-o", str(out)]) == 0
     text = capfd.readouterr().out
-    assert f"no {SKIP} takes 0.880x (0.871 to 0.889) of the time of the default settings: use it." in text
+    assert f"no {SKIP} takes 0.88x (0.8712 to 0.8888) of the time of the default settings: use it." in text
     assert f"session = normfold.open_session({str(encoder)!r}, {str(out)!r})" in text
 
 

@@ -1,4 +1,4 @@
-"""Figures in a notebook."""
+"""Figures in a notebook and on a terminal."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ def test_a_table_and_a_picture(tmp_path: Path) -> None:
     model = onnx.load(timed.products(tmp_path, 3))
     effort = normfold.Effort(first=2, most=2, per_process=0.02, warm_up=0.0, details=False)
     result = normfold.bench([model, model], effort=effort)
-    root = ET.fromstring(f"<div>{result._repr_html_()}</div>")  # noqa: S314 - our own
+    root = ET.fromstring(result._repr_html_())  # noqa: S314 - our own
     assert len(root.findall(".//tbody/tr")) == 2
     assert len(root.findall(".//svg/circle")) == 2
     assert any("takes" in (part.text or "") for part in root.findall("p"))
+    assert "takes" in repr(result)
     refused = normfold.bench(model, provider="cuda", effort=effort)
     assert "provider-unavailable" in refused._repr_html_()
+    assert "provider-unavailable" in repr(refused)

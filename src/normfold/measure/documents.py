@@ -11,8 +11,7 @@ from normfold.measure.candidate import Candidate, Effort
 from normfold.measure.figures import Cell, Details, Figure, GpuState, Sample
 from normfold.measure.statistics import Comparison, Interval
 from normfold.measure.stored import SCHEMA, StoredComparison
-from normfold.records import finite
-from normfold.report.document import error_record, probe_record
+from normfold.records import finite, probe_record
 
 Json = dict[str, Any]
 
@@ -56,7 +55,7 @@ def cell_record(cell: Cell) -> Json:
         "threads": cell.conditions.threads,
         "use": cell.conditions.use,
         "cpus": list(cell.conditions.cpus),
-        "refused": None if cell.refused is None else error_record(cell.refused),
+        "refused": None if cell.refused is None else cell.refused.record(),
         "inputs": [probe_record(probe) for probe in cell.probes],
         "figures": [figure_record(figure, cell) for figure in cell.figures],
         "comparisons": [
@@ -153,7 +152,7 @@ def compare_record(
     return {
         "a": a,
         "b": b,
-        "refused": None if refused is None else error_record(refused),
+        "refused": None if refused is None else refused.record(),
         "comparisons": [
             {
                 "batch": one.conditions.batch,
