@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import common
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -201,16 +202,13 @@ def _answer(record: dict[str, Any]) -> Answer:
 
 def write(path: Path, settings: dict[str, Any], trials: Sequence[Trial], rows: Sequence[dict[str, Any]]) -> None:
     """Everything, with the environment."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     document = {
         "settings": settings,
         "environment": environment(),
         "rows": list(rows),
         "trials": [asdict(trial) for trial in trials],
     }
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(document, indent=1) + "\n")
-    part.replace(path)
+    common.write_json(path, document)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

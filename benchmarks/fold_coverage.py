@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import common
 import peers
 from norm_count import Census, census_of
 
@@ -116,13 +117,8 @@ def evaluate(model: Path, feeds: Path, target: Path) -> None:
     initializers that it has dropped. They cannot matter where the outputs agree.
     """
     import numpy as np
-    import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    session = common.session(model, level=common.PLAIN)
     if not feeds.is_file():
         np.savez(feeds, **make_feeds(session.get_inputs()))
     results: Values = {}
@@ -205,7 +201,7 @@ class Bench:
         command = [sys.executable, __file__, "--evaluate", str(model), str(self.feeds), str(target)]
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, timeout=self.limit, env=peers.environment(), check=False
+                command, capture_output=True, text=True, timeout=self.limit, env=common.one_thread(), check=False
             )
         except subprocess.TimeoutExpired:
             return f"no outputs within {self.limit:.0f} s"
@@ -384,8 +380,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show(rows, tools)
     for path, document in ((options.json, as_json), (options.summary, as_summary)):
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(document(rows), indent=1) + "\n")
+            common.write_json(path, document(rows))
     return 1 if {row.verdict() for row in rows} & {"worse", "failed"} else 0
 
 

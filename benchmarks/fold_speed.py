@@ -15,7 +15,6 @@ Its yardstick is copying its two files in the same round.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -27,6 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import common
 import peers
 
 CHANNELS: Final = 8192
@@ -114,7 +114,7 @@ def run(command: Command, source: Path, place: int, limit: float) -> Sample:
         arguments = command.arguments(source, Path(folder) / "out.onnx")
         started = time.perf_counter()
         process = subprocess.Popen(
-            arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=peers.environment()
+            arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=common.one_thread()
         )
         peak, anonymous, stopped = watch(process, started + limit)
         seconds = time.perf_counter() - started
@@ -166,12 +166,12 @@ def summary(samples: Sequence[Sample], yardstick: str) -> dict[str, dict[str, An
     figures: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(sample.command for sample in samples):
         mine = [sample for sample in samples if sample.command == name]
-        ratios = [s.seconds / base[s.round] for s in done if s.command == name and s.round in base]
+        paired = [(s.seconds, base[s.round]) for s in done if s.command == name and s.round in base]
         figures[name] = {
             "status": mine[-1].status,
             "rounds": len(mine),
             "seconds": statistics.median(sample.seconds for sample in mine),
-            "ratio": round(statistics.median(ratios), 3) if ratios else None,
+            "ratio": round(common.median_ratio(*zip(*paired, strict=True)), 3) if paired else None,
             "peak_mib": statistics.median(sample.peak_mib for sample in mine),
             "anonymous_mib": statistics.median(sample.anonymous_mib for sample in mine),
         }
@@ -240,19 +240,19 @@ def external_tensor(name: str, shape: tuple[int, ...], location: str, offset: in
 
 def show(model: str, figures: dict[str, dict[str, Any]], yardstick: str) -> None:
     """Print the table of one model."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=model, header_style="bold")
-    table.add_column("command")
-    for name in ("seconds", f"x {yardstick}", "peak MiB", "anonymous MiB"):
-        table.add_column(name, justify="right")
-    table.add_column("status")
-    for name, row in figures.items():
-        ratio = "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
-        memory = (f"{row['peak_mib']:.0f}", f"{row['anonymous_mib']:.0f}")
-        table.add_row(name, f"{row['seconds']:.2f}", ratio, *memory, row["status"])
-    Console().print(table)
+    heads = ("command", "seconds", f"x {yardstick}", "peak MiB", "anonymous MiB", "status")
+    rows = (
+        (
+            name,
+            f"{row['seconds']:.2f}",
+            "-" if row["ratio"] is None else f"{row['ratio']:.2f}",
+            f"{row['peak_mib']:.0f}",
+            f"{row['anonymous_mib']:.0f}",
+            row["status"],
+        )
+        for name, row in figures.items()
+    )
+    common.show_table(model, heads, rows, left=("status",))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -294,8 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "summary": figures,
             "samples": {name: [asdict(sample) for sample in rows] for name, rows in samples.items()},
         }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+        common.write_json(options.json, document)
     mine = [row for table in figures.values() for name, row in table.items() if name.startswith(FOLD.name)]
     return 0 if all(row["status"] == "done" for row in mine) else 1
 

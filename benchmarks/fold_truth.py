@@ -13,7 +13,6 @@ anything else makes the exit 1.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import warnings
@@ -22,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import common
 import numpy as np
 import peers
 import zoo
@@ -54,13 +54,7 @@ class Row:
 
 def run(path: Path, pictures: Any) -> list[Any]:
     """All outputs of ``path``, flattened, for each picture."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = common.session(path, level=common.PLAIN)
     name = session.get_inputs()[0].name
     return [np.concatenate([y.ravel() for y in session.run(None, {name: x[None]})]) for x in pictures]
 
@@ -124,8 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{len(rows) - len(bad)} of {len(rows)} as good", *bad, sep="  ")
     if options.json:
         document = {"versions": peers.versions(), "rows": [asdict(row) | {"verdict": row.verdict} for row in rows]}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+        common.write_json(options.json, document)
     return 1 if bad else 0
 
 

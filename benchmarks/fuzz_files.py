@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import json
 import os
 import shutil
 import sys
@@ -29,6 +28,8 @@ from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
+
+import common
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
@@ -316,8 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         rows = [{**vars(one.finding), "seen": one.count, "case": one.case} for one in found]
         document = {"seed": options.seed, "cases": cases, "commands": codes.total(), "codes": codes, "findings": rows}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+        common.write_json(options.json, document)
     return 1 if found else 0
 
 

@@ -12,7 +12,6 @@ reason in ``SEED.txt``, cut down to the operations that it takes, and the exit i
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections import Counter
@@ -21,6 +20,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import common
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -155,8 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         document = {**dict(kinds), **figures, "seconds": round(seconds, 1), "largest": largest}
         document |= {"seed": options.seed, "count": options.count, "failures": [asdict(outcome) for outcome in wrong]}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+        common.write_json(options.json, document)
     return 1 if wrong else 0
 
 

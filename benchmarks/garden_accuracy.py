@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import common
 import peers
 
 if TYPE_CHECKING:
@@ -87,12 +87,8 @@ def pictures(garden: Path, count: int) -> tuple[Floats, NDArray[np.int64]]:
 def outputs(model: Path, values: Floats) -> Floats:
     """Outputs of ``model`` with ONNX Runtime, optimisations off, in batches."""
     import numpy as np
-    import onnxruntime as ort
 
-    settings = ort.SessionOptions()
-    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    settings.intra_op_num_threads = 1
-    session = ort.InferenceSession(str(model), settings, providers=["CPUExecutionProvider"])
+    session = common.session(model, level=common.PLAIN)
     name = session.get_inputs()[0].name
     parts = [session.run(None, {name: values[i : i + BATCH]})[0] for i in range(0, len(values), BATCH)]
     return np.concatenate(parts)
@@ -149,28 +145,21 @@ def top1(logits: Floats, labels: NDArray[np.int64]) -> float:
     return float((logits.argmax(1) == labels).mean())
 
 
+def _cells(row: Score) -> tuple[str, ...]:
+    if row.before is None or row.after is None or row.largest_error is None:
+        return row.network, row.metric, "-", "-", "-", "-", row.error or ""
+    ties = sum(flip.is_tie for flip in row.flips)
+    figures = (f"{row.before:.6f}", f"{row.after:.6f}", f"{row.largest_error:.1e}")
+    return row.network, row.metric, *figures, str(len(row.flips)), str(ties)
+
+
 def show(scores: Sequence[Score]) -> None:
     """Print the table and the flips."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="Accuracy before and after folding", header_style="bold")
-    table.add_column("network")
-    table.add_column("metric")
-    for name in ("before", "after", "largest error", "flips", "ties among them"):
-        table.add_column(name, justify="right")
-    for row in scores:
-        if row.before is None or row.after is None or row.largest_error is None:
-            table.add_row(row.network, row.metric, "-", "-", "-", "-", row.error)
-            continue
-        ties = sum(flip.is_tie for flip in row.flips)
-        figures = (f"{row.before:.6f}", f"{row.after:.6f}", f"{row.largest_error:.1e}")
-        table.add_row(row.network, row.metric, *figures, str(len(row.flips)), str(ties))
-    console = Console()
-    console.print(table)
+    heads = ("network", "metric", "before", "after", "largest error", "flips", "ties among them")
+    common.show_table("Accuracy before and after folding", heads, map(_cells, scores), left=("metric",))
     for row in scores:
         for flip in row.flips:
-            console.print(
+            print(
                 f"{row.network}: picture {flip.picture} (label {flip.label}) {flip.before} -> {flip.after}, "
                 f"margin {flip.margin:.1e}{' (tie)' if flip.is_tie else ''}"
             )
@@ -198,8 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "pictures": len(labels),
             "networks": [asdict(row) for row in scores],
         }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+        common.write_json(options.json, document)
     bad = any(row.error or not all(flip.is_tie for flip in row.flips) for row in scores)
     return 1 if bad else 0
 

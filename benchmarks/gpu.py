@@ -26,7 +26,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -34,6 +33,8 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+import common
 
 import normfold
 from normfold.errors import NormfoldError
@@ -260,14 +261,12 @@ def _milliseconds(call: Callable[[], object]) -> float:
     """Median of a call that is waited for."""
     import torch
 
-    times = []
-    for number in range(WARM_UP + RUNS):
-        started = time.perf_counter()
+    def waited_for() -> None:
         call()
         torch.cuda.synchronize()
-        if number >= WARM_UP:
-            times.append(1e3 * (time.perf_counter() - started))
-    return statistics.median(times)
+
+    times = common.in_turns({"call": waited_for}, RUNS, warm_up=WARM_UP)["call"]
+    return 1e3 * statistics.median(times)
 
 
 def _deviation(wanted: torch.Tensor, found: torch.Tensor) -> float:
@@ -335,9 +334,7 @@ def main() -> int:
                     rows[-1].refused["onnx"] = f"{error.code}: {error.message}"
             time_torch(rows[-1], options.processes, options.rtol, options.limit)
             show(rows[-1])
-            if options.json:
-                options.json.parent.mkdir(parents=True, exist_ok=True)
-                options.json.write_text(json.dumps(document(rows, options.rtol), indent=1) + "\n")
+            common.write_json(options.json, document(rows, options.rtol))
     return 0
 
 

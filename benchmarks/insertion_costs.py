@@ -6,7 +6,7 @@ round is a block of runs of each, in a random order, and the quietest quarter of
 operation is what it adds to the bare graph, in units of what the norm adds there: the quotient of the two medians over
 rounds. An entry is the median over its cases.
 
-    python benchmarks/insertion_costs.py --provider cpu     # writes src/normfold/costs/cpu.json
+    python benchmarks/insertion_costs.py --ep cpu     # writes src/normfold/core/costs/cpu.json
 
 A place says between what the operation stands; an entry is called PLACE/OPERATION:
 
@@ -25,29 +25,27 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
-import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+import common
 import numpy as np
 import onnx
 from onnx import numpy_helper, parser
 
 from normfold.report.environment import environment
+from normfold.runtime.providers import PROVIDERS
+from normfold.runtime.session_profile import SPINNING
 
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
-
-Clock = Callable[[], float]
-TABLES: Final = Path(__file__).resolve().parents[1] / "src" / "normfold" / "costs"
-PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "dml": "DmlExecutionProvider"}
+TABLES: Final = Path(__file__).resolve().parents[1] / "src" / "normfold" / "core" / "costs"
+EPS: Final = ("cpu", "cuda", "dml")
 NORM: Final = "BatchNormalization"
 BARE: Final = "bare"
 BLOCK_SECONDS: Final = 0.002
@@ -205,56 +203,34 @@ CASES: Final = (
 )
 
 
-def sessions(case: Case, provider: str, threads: int) -> dict[str, InferenceSession]:
+def sessions(case: Case, ep: str, threads: int) -> dict[str, Any]:
     """One session for each variant, with spinning off: idle pools would otherwise take the processor."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    opened = {
-        name: onnxruntime.InferenceSession(case.model(name), options, providers=[PROVIDERS[provider]])
-        for name in case.variants
-    }
+    config = dict.fromkeys(SPINNING, "0")
+    opened = {name: common.session(case.model(name), ep=ep, threads=threads, config=config) for name in case.variants}
     for session in opened.values():
-        if session.get_providers()[0] != PROVIDERS[provider]:
-            raise SystemExit(f"ONNX Runtime cannot use {PROVIDERS[provider]} here")
+        if session.get_providers()[0] != PROVIDERS[ep]:
+            raise SystemExit(f"ONNX Runtime cannot use {PROVIDERS[ep]} here")
     return opened
 
 
-def rounds(
-    opened: Mapping[str, InferenceSession], feed: np.ndarray, wanted: int, clock: Clock
-) -> Iterator[dict[str, float]]:
+def rounds(opened: Mapping[str, Any], feed: np.ndarray, wanted: int, clock: common.Clock) -> list[dict[str, float]]:
     """Seconds of one run of each variant, ``wanted`` times, in blocks whose order changes."""
-    order, shuffle = list(opened), random.Random(7)  # noqa: S311 - an order of turns
-    block = dict.fromkeys(order, 3)
-    for name, session in opened.items():
-        seconds_of(session, feed, 3, clock)
-        block[name] = max(1, round(BLOCK_SECONDS / seconds_of(session, feed, 3, clock)))
-    for _round in range(wanted):
-        shuffle.shuffle(order)
-        yield {name: seconds_of(opened[name], feed, block[name], clock) for name in order}
+    jobs = {name: partial(session.run, None, {"x": feed}) for name, session in opened.items()}
+    common.in_turns(jobs, 4)
+    block = {name: max(1, round(BLOCK_SECONDS / common.seconds_of(job, 3, clock))) for name, job in jobs.items()}
+    times = common.in_turns(jobs, wanted, warm_up=0, runs=block, clock=clock)
+    return [dict(zip(times, turn, strict=True)) for turn in zip(*times.values(), strict=True)]
 
 
-def seconds_of(session: InferenceSession, feed: np.ndarray, runs: int, clock: Clock) -> float:
-    """Mean seconds of a run in a block; the block's first run is dropped, since another model ran before it."""
-    session.run(None, {"x": feed})
-    start = clock()
-    for _run in range(runs):
-        session.run(None, {"x": feed})
-    return (clock() - start) / runs
-
-
-def measure(case: Case, provider: str, threads: int, wanted: int) -> dict[str, Any]:
+def measure(case: Case, ep: str, threads: int, wanted: int) -> dict[str, Any]:
     """A case's figures: microseconds of the bare graph and of what the norm adds, ratios by operation.
 
     ``cost`` is in units of the norm, ``whole`` the time of the whole graph over that of the graph with the norm.
     """
     feed = np.random.default_rng(1).normal(0, 1, shape_of(case)).astype(case.about["dtype"])
     # With one thread on the processor, the time of the process leaves out what others take.
-    clock = time.process_time if provider == "cpu" and threads == 1 else time.perf_counter
-    turns = rounds(sessions(case, provider, threads), feed, wanted, clock)
+    clock = time.process_time if ep == "cpu" and threads == 1 else time.perf_counter
+    turns = rounds(sessions(case, ep, threads), feed, wanted, clock)
     taken = sorted(turns, key=lambda turn: sum(turn.values()))
     taken = taken[: max(1, int(len(taken) * QUIET))]
     bare = statistics.median(turn[BARE] for turn in taken)
@@ -300,7 +276,7 @@ def table(measured: Sequence[Mapping[str, Any]], options: argparse.Namespace) ->
     packages = {name: found["packages"][name] for name in ("onnxruntime", "onnx")}
     return {
         "schema": "normfold-costs/1",
-        "provider": options.provider,
+        "provider": options.ep,
         "unit": f"what a {NORM} in the same place adds to the time of a graph",
         "entries": entries(measured),
         "environment": {
@@ -318,18 +294,17 @@ def table(measured: Sequence[Mapping[str, Any]], options: argparse.Namespace) ->
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser_ = argparse.ArgumentParser(description="Measure what inserted operations cost beside a norm.")
-    parser_.add_argument("--provider", choices=sorted(PROVIDERS), default="cpu", help="(default: %(default)s)")
+    parser_.add_argument("--ep", choices=EPS, default="cpu", help="(default: %(default)s)")
     parser_.add_argument("--threads", type=int, default=1, help="of one session (default: %(default)s)")
     parser_.add_argument("--rounds", type=int, default=400, help="turns of each variant (default: %(default)s)")
     parser_.add_argument("--json", type=Path, metavar="FILE", help="where to write, instead of the package's own table")
     options = parser_.parse_args(arguments)
     measured = []
     for case in CASES:
-        measured.append(measure(case, options.provider, options.threads, options.rounds))
+        measured.append(measure(case, options.ep, options.threads, options.rounds))
         print(json.dumps(measured[-1]), file=sys.stderr, flush=True)
-    target = options.json or TABLES / f"{options.provider}.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(table(measured, options), indent=1) + "\n")
+    target = options.json or TABLES / f"{options.ep}.json"
+    common.write_json(target, table(measured, options))
     for name, cost in entries(measured).items():
         print(f"{name:24} {cost:6.2f}")
     return 0

@@ -32,6 +32,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import common
 import peers
 import zoo
 
@@ -204,10 +205,7 @@ class Figures:
         flagged = [one.model for one in rows if one.flagged]
         document = {"benchmark": "latency", "setting": self._setting, "environment": environment()}
         document |= {"geometric_mean": geometric_mean(rows), "flagged": flagged, "rows": [asdict(one) for one in rows]}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        part = self._path.with_suffix(".part")
-        part.write_text(json.dumps(document, indent=1) + "\n")
-        part.replace(self._path)
+        common.write_json(self._path, document)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,17 +12,17 @@ thread, in turns (median). The exit is 1 where an embedding differs by more than
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+import common
 import numpy as np
 import torch
 import zoo
@@ -84,39 +84,18 @@ def load() -> tuple[nn.Module, Callable[[tuple[str, ...]], dict[str, torch.Tenso
     return Sentences(encoder).eval(), encode
 
 
-def milliseconds(jobs: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """Median of each job, run in turns."""
-    times: dict[str, list[float]] = {name: [] for name in jobs}
-    for _ in range(ROUNDS):
-        for name, job in jobs.items():
-            started = time.perf_counter()
-            job()
-            times[name].append(1e3 * (time.perf_counter() - started))
-    return {name: statistics.median(found) for name, found in times.items()}
-
-
-def session(path: Path) -> Any:
-    """ONNX Runtime with one thread and all its optimisations."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
 def figures() -> dict[str, Any]:
     """Export, run both, compare."""
     module, encode = load()
     example = encode(BATCHES[1])
     with TemporaryDirectory() as folder:
         path = Path(folder) / "minilm.onnx"
-        started = time.perf_counter()
         dynamic = {name: {0: "batch", 1: "length"} for name in example}
+        started = time.perf_counter()
         result = normfold.export(module, example, path, dynamic=dynamic, output_names=["embedding"])
         seconds = time.perf_counter() - started
         size = path.stat().st_size
-        runtime = session(path)
+        runtime = common.session(path)
     kinds = Counter(f"{decision.norm} {decision.outcome}" for decision in result.decisions)
     reasons = Counter(refusal.premise for decision in result.decisions for refusal in decision.refused_by)
     return {
@@ -136,12 +115,13 @@ def _batch(module: nn.Module, runtime: Any, inputs: dict[str, torch.Tensor]) -> 
     with torch.inference_mode():
         wanted = module(**inputs).numpy()
         (given,) = runtime.run(["embedding"], feeds)
-        times = milliseconds({"eager": lambda: module(**inputs), "onnx": lambda: runtime.run(None, feeds)})
+        jobs = {"eager": lambda: module(**inputs), "onnx": lambda: runtime.run(None, feeds)}
+        times = common.in_turns(jobs, ROUNDS, warm_up=0)
     return {
         "shape": list(feeds["input_ids"].shape),
         "largest_difference": float(np.abs(wanted - given).max()),
         "largest_cosine_difference": float(np.abs(wanted @ wanted.T - given @ given.T).max()),
-        "milliseconds": times,
+        "milliseconds": {name: 1e3 * statistics.median(taken) for name, taken in times.items()},
     }
 
 
@@ -164,8 +144,7 @@ def main() -> int:
             f"cosines by {row['largest_cosine_difference']:.1e}; "
             f"eager {times['eager']:.1f} ms, ONNX Runtime {times['onnx']:.1f} ms"
         )
-    if target:
-        target.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    common.write_json(target, found)
     return int(any(row["largest_difference"] > BOUND for row in found["batches"]))
 
 

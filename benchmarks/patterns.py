@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import common
 import fold_coverage
 import peers
 from norm_count import LINEAR, OTHER_NORMS, base_type, bodies, census
@@ -138,7 +139,7 @@ def batch(tool: str, jobs: Sequence[tuple[Path, Path]]) -> None:
         command = [sys.executable, __file__, "--work", str(listed)]
         try:
             subprocess.run(
-                command, capture_output=True, timeout=LIMIT + 2 * len(pending), env=peers.environment(), check=False
+                command, capture_output=True, timeout=LIMIT + 2 * len(pending), env=common.one_thread(), check=False
             )
             reason = "killed its process"
         except subprocess.TimeoutExpired:

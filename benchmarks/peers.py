@@ -9,7 +9,6 @@ out. A peer that is not installed reports ``missing``, so that the benchmarks ne
 from __future__ import annotations
 
 import importlib.util
-import os
 import subprocess
 import sys
 import time
@@ -35,13 +34,11 @@ class Run:
 
 def run_onnxruntime(source: str, target: str) -> None:
     """Write what a session at level *extended* would run; the layout level above it is machine-specific."""
-    import onnxruntime as ort
+    import common
 
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.optimized_model_filepath = target
-    options.log_severity_level = 3
-    ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    common.session(
+        Path(source), level="ORT_ENABLE_EXTENDED", threads=None, options={"optimized_model_filepath": target}
+    )
 
 
 def run_onnxsim(source: str, target: str) -> None:
@@ -100,11 +97,6 @@ def version_of(tool: str) -> str:
         return "-"
 
 
-def environment() -> dict[str, str]:
-    """One thread, no telemetry, no colours: the same conditions for every tool."""
-    return {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
-
-
 def command(tool: str, source: Path, target: Path) -> list[str]:
     """Return the command line that makes ``target`` of ``source``."""
     if tool == NORMFOLD:
@@ -116,10 +108,17 @@ def run(tool: str, source: Path, target: Path, limit: float, log: Path | None = 
     """Run one tool on ``source`` within ``limit`` seconds; stdout goes to ``log`` where one is given."""
     if importlib.util.find_spec(tool) is None:
         return Run(tool, "missing")
+    import common
+
     started = time.perf_counter()
     try:
         done = subprocess.run(
-            command(tool, source, target), capture_output=True, text=True, timeout=limit, env=environment(), check=False
+            command(tool, source, target),
+            capture_output=True,
+            text=True,
+            timeout=limit,
+            env=common.one_thread(),
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return Run(tool, "timeout", round(limit, 2), f"no result within {limit:.0f} s")

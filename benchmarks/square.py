@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-import os
 import re
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import common
 import zoo
 
 if TYPE_CHECKING:
@@ -299,13 +299,8 @@ def left(model: ir.Model) -> int:
 def deviation(subject: Subject, model: ir.Model) -> float:
     """How far a file, in ONNX Runtime, is from the module that it comes from."""
     import onnx_ir as ir
-    import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, ["CPUExecutionProvider"])
+    session = common.session(ir.to_proto(model).SerializeToString(), level=common.PLAIN)
     feeds = {value.name: subject.inputs[value.name].numpy() for value in session.get_inputs()}
     return worst(subject.run(subject.module), session.run(None, feeds))
 
@@ -323,10 +318,11 @@ def worst(wanted: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> float:
 
 def measure_apart(name: str, limit: float) -> Row:
     """Measure in a process of its own, within ``limit`` seconds; a failure is a row, too."""
-    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, "--here", name]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, env=environment, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=limit, env=common.one_thread(), check=False
+        )
         error = None if done.returncode == 0 else zoo.last_line(done.stderr) or f"exit {done.returncode}"
     except subprocess.TimeoutExpired:
         error = f"no result within {limit:.0f} s"
@@ -348,7 +344,7 @@ def write(path: Path, rows: Mapping[str, Row]) -> None:
     ordered = [{**asdict(rows[name]), "verdict": rows[name].verdict} for name in subjects() if name in rows]
     versions = {name: version(name) for name in ("torch", "onnxscript", "timm", "torchvision", "transformers")}
     document = {"benchmark": "square", "versions": versions, "models": ordered}
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    common.write_json(path, document)
 
 
 def show(row: Row) -> None:

@@ -19,15 +19,14 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib.util
-import json
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final
 
+import common
 import torch
 from torch import nn
 from torch.fx.experimental.optimization import fuse
@@ -40,7 +39,6 @@ REFERENCE: Final = "torch.fx fuse"
 SOURCE: Final = "source"
 WRONG: Final = 1e-3
 """Largest deviation from the source, of its output's range, that still counts as the same function."""
-Job = Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,24 +150,12 @@ def candidates(net: nn.Module, x: torch.Tensor) -> dict[str, Callable[[], nn.Mod
     return found
 
 
-def in_turns(jobs: Mapping[str, Job], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each job in each of ``rounds``, after one round that is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in jobs}
-    for counted in [False] + [True] * rounds:
-        for name, job in jobs.items():
-            started = time.perf_counter()
-            job()
-            if counted:
-                times[name].append(time.perf_counter() - started)
-    return times
-
-
 def figures(times: Mapping[str, Sequence[float]], reference: str) -> dict[str, Figure]:
     """Medians, and medians of the ratios within the rounds."""
     return {
         name: Figure(
             round(1e3 * statistics.median(own), 3),
-            round(statistics.median(a / b for a, b in zip(own, times[reference], strict=True)), 3),
+            round(common.median_ratio(own, times[reference]), 3),
         )
         for name, own in times.items()
     }
@@ -200,7 +186,7 @@ def deviation(net: nn.Module, other: nn.Module, x: torch.Tensor) -> float:
 def fold_times(net: nn.Module, x: torch.Tensor, rounds: int) -> dict[str, Figure]:
     """How long each tool takes, what it leaves, and how right it is."""
     jobs = candidates(net, x)
-    out = figures(in_turns(jobs, rounds), REFERENCE)
+    out = figures(common.in_turns(jobs, rounds), REFERENCE)
     results = {name: job() for name, job in jobs.items()}
     return {
         name: Figure(found.milliseconds, found.ratio, norms(results[name]), deviation(net, results[name], x))
@@ -217,7 +203,7 @@ def latencies(net: nn.Module, x: torch.Tensor, rounds: int, *, compiled: bool) -
         torch.compiler.reset()
         models = {name: torch.compile(model) for name, model in models.items()}
     with torch.no_grad():
-        times = in_turns({name: lambda model=model: model(x) for name, model in models.items()}, rounds)
+        times = common.in_turns({name: lambda model=model: model(x) for name, model in models.items()}, rounds)
     return figures(times, SOURCE)
 
 
@@ -255,8 +241,7 @@ def main() -> None:
         document[name] = {block: {k: asdict(v) for k, v in rows.items()} for block, rows in blocks.items()}
     if importlib.util.find_spec("torchao") is None:
         print("torchao is not installed, and left out")
-    if options.json is not None:
-        options.json.write_text(json.dumps({"benchmark": "torch_fold", **document}, indent=1) + "\n", encoding="utf-8")
+    common.write_json(options.json, {"benchmark": "torch_fold", **document})
 
 
 if __name__ == "__main__":

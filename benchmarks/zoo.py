@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import common
 import light
 
 if TYPE_CHECKING:
@@ -314,12 +314,8 @@ def check_output(path: Path, size: int) -> float:
     Raises ValueError where the first output is not finite or is constant.
     """
     import numpy as np
-    import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = common.session(path)
     name = session.get_inputs()[0].name
     generator = np.random.default_rng(SEED)
     feed = generator.standard_normal((1, 3, size, size), np.float32)
@@ -361,9 +357,10 @@ def build_apart(architecture: Architecture, folder: Path, limit: float) -> Built
     if (cached := read_record(record)) is not None:
         return cached
     command = [sys.executable, __file__, "--folder", str(folder), "--here", architecture.name]
-    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, env=environment, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=limit, env=common.one_thread(), check=False
+        )
         error = None if done.returncode == 0 else last_line(done.stderr) or f"exit {done.returncode}"
     except subprocess.TimeoutExpired:
         error = f"no result within {limit:.0f} s"
@@ -373,7 +370,7 @@ def build_apart(architecture: Architecture, folder: Path, limit: float) -> Built
         built = Built(architecture.name, architecture.source, None, 0, 0, "-", 0.0, error=error)
     for leftover in folder.glob(f"{architecture.name}.draft*"):
         leftover.unlink()
-    record.write_text(json.dumps(asdict(built), indent=1) + "\n")
+    common.write_json(record, asdict(built))
     return built
 
 
