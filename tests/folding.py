@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -16,6 +17,7 @@ from normfold.backends.onnx import OnnxGraph
 from normfold.core.costs import CostTable
 from normfold.core.driver import fold
 from normfold.core.premises import PREMISES
+from normfold.core.rules import Rewrite
 from normfold.records import Decision, Refusal
 
 Arrays = Mapping[str, np.ndarray]
@@ -133,6 +135,15 @@ def only_fold(
     result = Folded(source, ir.to_proto(graph.model), decisions)
     check_frame(result)
     return result
+
+
+def refused_by(rule: Rewrite[Any, Any], source: onnx.ModelProto) -> set[str]:
+    """The premises by which a rewrite refuses the places that it finds in a model."""
+    graph = OnnxGraph(ir.from_proto(source))
+    views = [view for node in graph.nodes() if isinstance(view := graph.view(node), rule.view)]
+    answers = [answer for view in views for _, answer in rule.answers(graph, view)]
+    assert answers, "the rewrite does not find its structure"
+    return {answer.premise if isinstance(answer, Refusal) else "none" for answer in answers}
 
 
 def proven_fold(

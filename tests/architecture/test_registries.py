@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,9 @@ def test_a_rule_stands_on_a_law(rule: Rule[Any] | Rewrite[Any, Any]) -> None:
 
 def test_every_law_carries_a_rule() -> None:
     assert {law.name for law in LAWS} == {rule.law.name for rule in RULES}
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if isinstance(rule, Rewrite)], ids=lambda rule: rule.name)
+def test_a_rewrite_has_a_case_that_breaks_each_premise_alone(rule: Rewrite[Any, Any]) -> None:
+    cases = runpy.run_path(str(ROOT / "tests" / "core" / "rules" / f"test_{rule.name}.py"))
+    assert set(cases.get("REFUSED", ())) == {str(premise) for premise, _ in rule.premises}

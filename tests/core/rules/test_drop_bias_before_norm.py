@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
-from folding import Example, Folded, array, model, proven_fold
+from folding import Example, Folded, array, model, proven_fold, refused_by
+from normfold.core.rules.drop_bias_before_norm import RULE
 
 IMAGE = "float[2, 3, 6, 6] x"
 HELD = {
@@ -77,6 +79,39 @@ def test_a_product_past_a_reshape(opset: int) -> None:
     gemm = folded.result.graph.node[0]
     assert len(gemm.input) == (3 if opset == 9 else 2)
     assert opset > 9 or not folded.constant(gemm.input[2]).any()
+
+
+INSIDE = "o = InstanceNormalization(h, s4, b4)"
+BRANCHES = f"""then_branch = t () => (float[2, 4, 6, 6] o) {{ {INSIDE} }},
+    else_branch = e () => (float[2, 4, 6, 6] i) {{ i = Relu(p) }}"""
+
+
+def refusing(body: list[str], inputs: str = IMAGE, outputs: str = "float[] y", **held: np.ndarray) -> onnx.ModelProto:
+    text = " ".join(body).replace("(", " ").replace(")", " ").replace(",", " ").split()
+    constants = {name: values for name, values in {**HELD, **held}.items() if name in text}
+    return model(inputs, body, constants, opset=21, ir_version=10, outputs=outputs)
+
+
+REFUSED = {
+    "single-use": [refusing(*STAYS["another-reader"][:1], outputs=STAYS["another-reader"][1])],
+    "not-output": [refusing(STAYS["an-output"][0], outputs=STAYS["an-output"][1])],
+    "same-scope": [refusing([CONV, f"y = If (flag) <{BRANCHES}>"], f"{IMAGE}, float[2, 4, 6, 6] p, bool flag")],
+    "static-reshape": [
+        refusing(
+            [CONV, "r = Reshape(h, two)", "y = InstanceNormalization(r, s2, b2)"],
+            "float[2, 3, H, W] x",
+            two=np.array([2, 2, -1]),
+        )
+    ],
+    "same-in-group": [refusing([CONV, *lines]) for lines in GROUPED.values()],
+}
+
+
+@pytest.mark.parametrize("premise", REFUSED)
+def test_refused_because_not(premise: str) -> None:
+    """Each of these breaks one premise and no other."""
+    for source in REFUSED[premise]:
+        assert refused_by(RULE, source) == {premise}
 
 
 EXAMPLES = (

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from folding import Example, array, model, proven_fold
+from folding import Example, array, model, proven_fold, refused_by
+from normfold.core.rules.drop_identity_map import RULE
 
 ONE, ZERO = np.ones((4, 1, 1), np.float32), np.zeros((4, 1, 1), np.float32)
 
@@ -49,6 +50,24 @@ def test_a_product_with_its_reciprocal_is_one() -> None:
     body = ["d = Div(x, k)", "m = Mul(d, k)", "z = Tanh(m)", "y = MatMul(m, w)"]
     folded = proven_fold(model("float[1, 64, 6, 6] x", body, held, outputs="float[] y, float[] z"))
     assert folded.operators == ["Tanh", "MatMul"]
+
+
+LONE = "then_branch = t () => (float[4] o) { o = Mul(x, k) }, else_branch = e () => (float[4] i) { i = Relu(x) }"
+REFUSED = {
+    "not-output": [
+        model("float[4] x", ["y = Mul(x, k)"], {"k": np.float32(1)}),
+        model("float[4] x", ["r = Relu(x)", "y = Mul(r, k)"], {"k": np.float32(1)}, outputs="float[4] r, float[] y"),
+        model("float[4] x, bool flag", [f"y = If (flag) <{LONE}>"], {"k": np.float32(1)}),
+        model("float[4] z, bool flag", ["x = Relu(z)", f"y = If (flag) <{LONE}>"], {"k": np.float32(1)}),
+    ]
+}
+
+
+@pytest.mark.parametrize("premise", REFUSED)
+def test_refused_because_not(premise: str) -> None:
+    """Each of these breaks one premise and no other."""
+    for source in REFUSED[premise]:
+        assert refused_by(RULE, source) == {premise}
 
 
 EXAMPLES = (

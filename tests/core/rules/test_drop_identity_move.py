@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from folding import Example, array, model, only_fold, proven_fold, tensor
+from folding import Example, array, model, only_fold, proven_fold, refused_by, tensor
+from normfold.core.rules.drop_identity_move import RULE
 
 IMAGE = "float[2, 4, 6, 6] x"
 STEPS = {
@@ -104,6 +105,23 @@ def test_an_input_that_a_caller_may_set_stays() -> None:
     source = model(f"{IMAGE}, float ratio", ["r = Sigmoid(x)", "m = Dropout(r, ratio)", "y = Tanh(m)"])
     source.graph.initializer.append(tensor("ratio", np.asarray(0.5, np.float32)))
     assert only_fold(source).operators == ["Sigmoid", "Dropout", "Tanh"]
+
+
+LONE = "then_branch = t () => (float[4] o) { o = Identity(x) }, else_branch = e () => (float[4] i) { i = Relu(x) }"
+REFUSED = {
+    "not-output": [
+        model("float[4] x", ["y = Identity(x)"]),
+        model("float[4] x", ["r = Relu(x)", "y = Identity(r)"], outputs="float[4] r, float[] y"),
+        model("float[4] z, bool flag", ["x = Relu(z)", f"y = If (flag) <{LONE}>"]),
+    ]
+}
+
+
+@pytest.mark.parametrize("premise", REFUSED)
+def test_refused_because_not(premise: str) -> None:
+    """Each of these breaks one premise and no other."""
+    for source in REFUSED[premise]:
+        assert refused_by(RULE, source) == {premise}
 
 
 EXAMPLES = (

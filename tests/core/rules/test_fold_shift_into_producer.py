@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
-from folding import Example, array, model, only_fold, proven_fold
+from folding import Example, array, model, only_fold, proven_fold, refused_by
+from normfold.core.rules.fold_shift_into_producer import RULE
 
 IMAGE = "float[1, 4, 7, 6] x"
 LINEAR = {
@@ -74,6 +76,43 @@ def test_the_bias_of_a_matrix_product_stays_an_addition() -> None:
     body = ["h = MatMul(x, w)", "y = Add(h, d)"]
     folded = proven_fold(model("float[5, 4] x", body, {"w": array(4, 6), "d": array(6)}))
     assert folded.operators == ["MatMul", "Add"]
+
+
+LATER = "then_branch = t () => (float[] o) { o = Add(h, d) }, else_branch = e () => (float[] i) { i = Relu(x) }"
+
+
+def refusing(
+    body: list[str], *, inputs: str = IMAGE, outputs: str = "float[] y", dtype: object = np.float32, **held: np.ndarray
+) -> onnx.ModelProto:
+    constants = {"w": array(6, 4, 3, 3, dtype=dtype), "d": array(6, 1, 1), **held}
+    return model(inputs, body, constants, outputs=outputs)
+
+
+SUM = ["h = Conv(x, w)", "y = Add(h, d)"]
+REFUSED = {
+    "single-use": [refusing([*SUM[:1], "t = Add(h, d)", "y = Mul(t, h)"])],
+    "same-scope": [refusing([*SUM[:1], f"y = If (flag) <{LATER}>"], inputs=f"{IMAGE}, bool flag")],
+    "not-output": [refusing(SUM, outputs="float[] y, float[] h")],
+    "finite": [refusing(SUM, d=np.full((6, 1, 1), np.inf, np.float32))],
+    "per-output-channel": [refusing(SUM, d=array(5, 1)), refusing(SUM, d=array(6, 5, 4))],
+    "representable": [
+        refusing(
+            ["h = Conv(x, w, c)", "y = Add(h, d)"],
+            inputs="float16[1, 4, 7, 6] x",
+            outputs="float16[] y",
+            dtype=np.float16,
+            c=np.full(6, 6e4, np.float16),
+            d=np.full((6, 1, 1), 6e4, np.float16),
+        )
+    ],
+}
+
+
+@pytest.mark.parametrize("premise", REFUSED)
+def test_refused_because_not(premise: str) -> None:
+    """Each of these breaks one premise and no other."""
+    for source in REFUSED[premise]:
+        assert refused_by(RULE, source) == {premise}
 
 
 EXAMPLES = (Example(model(IMAGE, ["h = Conv(x, w)", "y = Add(h, d)"], {"w": array(6, 4, 3, 3), "d": array(6, 1, 1)})),)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from folding import Arrays, Example, Folded, array, model, proven_fold, statistics
+from folding import Arrays, Example, Folded, array, model, proven_fold, refused_by, statistics
+from normfold.core.rules.fold_shuffle_into_consumer import RULE
 
 ORDER = np.array([2, 0, 1])
 SWAP = "[swap] g = Gather <axis = 1> (x, p)"
@@ -130,6 +131,28 @@ def test_refused_because_one_matrix_serves_the_whole_batch() -> None:
     body = ["[swap] g = Gather <axis = 0> (x, p)", "y = MatMul (g, w)"]
     source = model("float[2, 4, 1, 3] x", body, {"p": np.array([1, 0]), "w": array(1, 4, 3, 5)})
     assert proven_fold(source).operators == ["Gather", "MatMul"]
+
+
+BOTH = "y = Concat <axis = 1> (g, g)"
+GROUPS = "y = Conv <group = 3> (g, w)"
+REFUSED = {
+    "not-output": [
+        model(IMAGE, [SWAP, "y = Conv(g, w)"], {"p": ORDER, "w": array(4, 3, 1, 1)}, outputs="float[] y, float[] g")
+    ],
+    "linear-consumer": [
+        model(IMAGE, [SWAP, "y = Sigmoid(g)"], {"p": ORDER}),
+        model(IMAGE, [SWAP, "y = MatMul(g, g)"], {"p": ORDER}),
+    ],
+    "per-input-channel": [model("float[2, 3, 5] x", [SWAP, "y = MatMul(g, w)"], {"p": ORDER, "w": array(5, 4)})],
+    "same-group": [model(IMAGE, [SWAP, GROUPS], {"p": ORDER, "w": array(3, 1, 1, 1)})],
+}
+
+
+@pytest.mark.parametrize("premise", REFUSED)
+def test_refused_because_not(premise: str) -> None:
+    """Each of these breaks one premise and no other."""
+    for source in REFUSED[premise]:
+        assert refused_by(RULE, source) == {premise}
 
 
 EXAMPLES = (Example(model(IMAGE, [SWAP, "y = Conv(g, w)"], {"p": np.array([2, 1, 0]), "w": array(4, 3, 1, 1)})),)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx
 import pytest
 
-from folding import Example, array, model, norm, proven_fold, statistics
+from folding import Example, array, model, norm, proven_fold, refused_by, statistics
+from normfold.core.rules.merge_linear_sequence import RULE
 
 IMAGE = "float[2, 4, 7, 7] x"
 WIDE, NARROW = "[one] h = Conv(x, u, f)", "[one] y = Conv(h, u, f)"
@@ -89,6 +92,54 @@ def test_a_value_that_is_an_output_stays() -> None:
     held = {name: HELD[name] for name in ("u", "w")}
     folded = proven_fold(model(IMAGE, body, held, outputs="float[] h, float[] y"))
     assert folded.operators == ["Conv", "Conv"]
+
+
+PAIR = ["h = Conv(x, w)", "y = Conv(h, u)"]
+LATER = "then_branch = t () => (float[] o) { o = Conv(h, u) }, else_branch = e () => (float[] i) { i = Relu(x) }"
+
+
+def refusing(
+    body: list[str],
+    inputs: str = "float[1, 4, 5, 5] x",
+    outputs: str = "float[] y",
+    dtype: object = np.float32,
+    **held: np.ndarray,
+) -> onnx.ModelProto:
+    weights = {"w": array(8, 4, 1, 1, dtype=dtype), "u": array(3, 8, 3, 3, dtype=dtype)}
+    return model(inputs, body, {**weights, **held}, outputs=outputs)
+
+
+REFUSED = {
+    "single-use": [refusing([*PAIR, "z = Relu(h)"], outputs="float[] y, float[] z")],
+    "same-scope": [refusing([PAIR[0], f"y = If (flag) <{LATER}>"], "float[1, 4, 5, 5] x, bool flag")],
+    "not-output": [refusing(PAIR, outputs="float[] y, float[] h")],
+    "every-tap": [refusing(["h = Conv(x, w, c)", "y = Conv <pads = [1, 1, 1, 1]> (h, u)"], c=array(8))],
+    "representable": [
+        refusing(
+            PAIR,
+            "float16[1, 4, 5, 5] x",
+            "float16[] y",
+            np.float16,
+            w=np.full((8, 4, 1, 1), 200, np.float16),
+            u=np.full((3, 8, 3, 3), 200, np.float16),
+        ),
+        refusing(
+            ["h = Conv(x, w, c)", "y = Conv(h, u)"],
+            "float16[1, 4, 5, 5] x",
+            "float16[] y",
+            np.float16,
+            c=np.full(8, 6e4, np.float16),
+            u=np.full((3, 8, 3, 3), 2, np.float16),
+        ),
+    ],
+}
+
+
+@pytest.mark.parametrize("premise", REFUSED)
+def test_refused_because_not(premise: str) -> None:
+    """Each of these breaks one premise and no other."""
+    for source in REFUSED[premise]:
+        assert refused_by(RULE, source) == {premise}
 
 
 EXAMPLES = (

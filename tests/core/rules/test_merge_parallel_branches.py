@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
-from folding import Example, array, model, norm, proven_fold, statistics
+from folding import Example, array, model, norm, proven_fold, refused_by, statistics
+from normfold.core.rules.merge_parallel_branches import RULE
 
 IMAGE = "float[1, 4, 6, 6] x"
 THREE = "[three] a = Conv <pads = [1, 1, 1, 1]> (x, w, c)"
@@ -228,6 +230,99 @@ def test_a_value_that_a_convolution_makes_is_a_branch_of_its_own() -> None:
     body = ["s = Conv(x, u, f)", THREE.replace("(x, ", "(s, "), "t = Add(a, s)", norm("t", "y", "p")]
     held = HELD | {"u": array(4, 4, 1, 1, seed=2), "f": array(4)} | statistics(4, "p")
     assert proven_fold(model(IMAGE, body, held)).operators == ["Conv", "Conv"]
+
+
+LATER = "then_branch = t () => (float[] o) { o = Add(a, x) }, else_branch = e () => (float[] i) { i = Relu(x) }"
+PADDED = "e = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1], count_include_pad = 1> (n)"
+ONE = "a = Conv(x, w)"
+
+
+def refusing(
+    body: list[str],
+    *more: str,
+    inputs: str = IMAGE,
+    dtype: object = np.float32,
+    kind: str = "float",
+    **held: np.ndarray,
+) -> onnx.ModelProto:
+    text = " ".join(body)
+    constants = {name: v.astype(dtype) for name, v in WEIGHTS.items() if f", {name})" in text} | held
+    return model(inputs, body, constants, outputs=", ".join(f"{kind}[] {name}" for name in ("y", *more)))
+
+
+REFUSED = {
+    "same-input": [
+        refusing([ONE, "r = Relu(x)", "e = Conv(r, u)", "y = Add(a, e)"]),
+        refusing([ONE, "e = Sigmoid(x)", "y = Add(a, e)"]),
+        refusing([ONE, "r = Relu(x)", norm("r", "e"), "y = Add(a, e)"], **statistics(4)),
+    ],
+    "single-use": [
+        # Each is folded wrongly if nobody asks who else reads the convolution, or what goes into it.
+        refusing([ONE, "y = Add(a, x)", "z = Relu(a)"], "z"),
+        refusing([ONE, "e = Mul(x, k)", "y = Add(a, e)", "z = Relu(e)"], "z", k=array(4, 1, 1)),
+        refusing(
+            [ONE, "e = Conv(x, u)", "t = Add(a, e)", "r = Relu(a)", "q = Relu(e)", "p = Mul(r, q)", "y = Mul(p, t)"]
+        ),
+        refusing([ONE, "m = Mul(x, k)", "e = Identity(m)", "y = Add(a, e)", "z = Relu(m)"], "z", k=array(4, 1, 1)),
+        refusing([ONE, "y = Add(a, a)"]),
+    ],
+    "same-scope": [refusing([ONE, f"y = If (flag) <{LATER}>"], inputs=f"{IMAGE}, bool flag")],
+    "not-output": [
+        refusing([ONE, "y = Add(a, x)"], "a"),
+        refusing([ONE, "e = Mul(x, k)", "y = Add(a, e)"], "e", k=array(4, 1, 1)),
+    ],
+    "same-channels": [
+        refusing([ONE, "e = Conv(x, u4)", "y = Add(a, e)"]),
+        refusing([ONE, "e = Conv <group = 2> (x, u2)", "y = Add(a, e)"]),
+        refusing(["a = Conv(x, u4)", "y = Add(a, x)"]),
+    ],
+    "finite": [refusing([ONE, "e = Mul(x, k)", "y = Add(a, e)"], k=np.full((4, 1, 1), np.inf, np.float32))],
+    "per-output-channel": [refusing([ONE, "e = Mul(x, k)", "y = Add(a, e)"], k=array(6, 1))],
+    "every-tap": [
+        refusing(
+            [THREE.replace(", c)", ")").replace("w", "w3"), norm("x", "n"), PADDED, "y = Add(a, e)"], **statistics(4)
+        )
+    ],
+    "same-window": [
+        refusing(["a = Conv <strides = [2, 2]> (x, w2)", "e = Conv(x, w4)", "y = Add(a, e)"]),
+        refusing(
+            [
+                "a = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (x, w3)",
+                "e = Conv <strides = [2, 2]> (x, w2)",
+                "y = Add(a, e)",
+            ]
+        ),
+    ],
+    "representable": [
+        refusing(
+            [ONE, "e = Mul(x, k)", "y = Add(a, e)"],
+            inputs="float16[1, 4, 6, 6] x",
+            dtype=np.float16,
+            kind="float16",
+            w=np.full((4, 4, 1, 1), 6e4, np.float16),
+            k=np.full((4, 1, 1), 6e4, np.float16),
+        )
+    ],
+}
+
+
+def test_a_sum_that_others_read_is_a_term_of_its_own() -> None:
+    body = [ONE, "e = Sigmoid(x)", "t = Add(e, x)", "y = Add(a, t)", "z = Relu(t)"]
+    source = model(IMAGE, body, {"w": WEIGHTS["w"]}, outputs="float[] y, float[] z")
+    assert proven_fold(source).operators == ["Conv", "Sigmoid", "Add", "Add", "Relu"]
+
+
+def test_a_norm_says_why_it_is_not_merged() -> None:
+    body = [ONE, "r = Sigmoid(x)", norm("r", "e"), "y = Add(a, e)"]
+    folded = proven_fold(model(IMAGE, body, {"w": WEIGHTS["w"], **statistics(4)}))
+    assert "does not read" in folded.because("same-input")
+
+
+@pytest.mark.parametrize("premise", REFUSED)
+def test_refused_because_not(premise: str) -> None:
+    """Each of these breaks one premise and no other."""
+    for source in REFUSED[premise]:
+        assert refused_by(RULE, source) == {premise}
 
 
 EXAMPLES = (

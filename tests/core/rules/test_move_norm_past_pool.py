@@ -6,8 +6,9 @@ import numpy as np
 import onnx
 import pytest
 
-from folding import Example, Folded, array, model, norm, only_fold, proven_fold, statistics
+from folding import Example, Folded, array, model, norm, only_fold, proven_fold, refused_by, statistics
 from normfold.core.costs import CostTable, cost_table
+from normfold.core.rules.move_norm_past_pool import RULE
 
 IMAGE = "float[1, 4, 6, 6] x"
 CHEAP = CostTable("test", {"pool/Behind": 0.5})
@@ -133,6 +134,27 @@ def test_a_norm_that_can_be_folded_is() -> None:
     body = [norm("x", "n"), f"p = {POOLS['maximum']}", "[linear] y = Conv(p, w)"]
     result = proven_fold(model(IMAGE, body, {"w": array(3, 4, 1, 1), **positive()}), costs=CHEAP)
     assert result.operators == ["MaxPool", "Conv"]
+
+
+PADDED = "AveragePool <kernel_shape = [2, 2], strides = [2, 2], pads = [1, 1, 1, 1], count_include_pad = 1> (n)"
+NEGATIVE = positive() | {"s": -positive()["s"]}
+ALONG = ["r = Sigmoid(x)", "n = Mul(r, k)", f"y = {POOLS['average']}"]
+REFUSED = {
+    "single-use": [net(POOLS["maximum"], "z = Sigmoid(n)", outputs="y z")],
+    "not-output": [net(POOLS["maximum"], outputs="y n")],
+    "static-reshape": [net("ReduceMean <axes = [2, 3], keepdims = 0> (n)")],
+    "not-pooled-axis": [model(IMAGE, ALONG, {"k": array(6, 1)})],
+    "non-negative-scale": [net(POOLS["maximum"], held=NEGATIVE)],
+    "every-tap": [net(PADDED)],
+    "does-not-pay": [net("MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (n)")],
+}
+
+
+@pytest.mark.parametrize("premise", REFUSED)
+def test_refused_because_not(premise: str) -> None:
+    """Each of these breaks one premise and no other."""
+    for source in REFUSED[premise]:
+        assert refused_by(RULE, source) == {premise}
 
 
 EXAMPLES = (
