@@ -5,16 +5,26 @@ These records are plain data. The engine fills them, the report prints them, the
 
 from __future__ import annotations
 
+import base64
+import json
 import math
+import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 Progress = Callable[[str], None]
 """Told what is being done at the moment."""
 
 Outcome = Literal["folded", "part-folded", "lowered", "kept"]
 Status = Literal["equivalent", "different", "skipped", "unavailable"]
+Derivation = Literal["independent"]
+
+
+RECORDS_KEY: Final = "normfold.records"
+"""Key under which a file's metadata holds statistics records."""
+RECORDS_ATTRIBUTE: Final = "normfold_records"
+"""Attribute under which a module holds them."""
 
 
 class Premise(str):
@@ -116,6 +126,28 @@ def counts(decisions: Iterable[Decision]) -> dict[str, int]:
 
 
 @dataclass(frozen=True, slots=True)
+class StatisticsRecord:
+    """Mean and standard deviation by channel of a value, as the running statistics of norms tell them.
+
+    Attributes:
+        value: its name in the model that the record belongs to.
+        axis: the channels' axis, counted from the last (negative); ``None`` where one number holds for all elements.
+        mean: of each channel over the training data, in float32.
+        deviation: likewise; not negative.
+        sites: the norms that told it.
+        derived: ``"independent"`` where the value is a sum of recorded ones: the deviation then holds as far as these
+            are uncorrelated.
+    """
+
+    value: str
+    axis: int | None
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    sites: tuple[str, ...]
+    derived: Derivation | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
     """A value of the source and the value of the result that must agree with it, and the norms they stand for."""
 
@@ -174,3 +206,63 @@ def probe_record(probe: Probe) -> dict[str, Any]:
 def finite(value: float | None) -> float | None:
     """``value``, or ``None`` where JSON could not hold it."""
     return float(value) if value is not None and math.isfinite(value) else None
+
+
+def statistics_record(record: StatisticsRecord) -> dict[str, Any]:
+    """A statistics record with its numbers as lists; nine digits tell one float32 from the next."""
+    return _statistics(record) | {
+        "mean": [float(f"{number:.9g}") for number in record.mean],
+        "deviation": [float(f"{number:.9g}") for number in record.deviation],
+    }
+
+
+def packed(records: Iterable[StatisticsRecord]) -> str:
+    """``records`` as one line of JSON, their numbers as base64 of little-endian float32."""
+    listed = [
+        _statistics(record) | {"mean": _encoded(record.mean), "deviation": _encoded(record.deviation)}
+        for record in records
+    ]
+    return json.dumps(listed, separators=(",", ":"), sort_keys=True)
+
+
+def unpacked(text: str) -> tuple[StatisticsRecord, ...]:
+    """What `packed` made into ``text``; entries that it cannot have made are left out."""
+    try:
+        listed = json.loads(text)
+    except (ValueError, RecursionError):
+        return ()
+    entries = listed if isinstance(listed, list) else []
+    return tuple(record for entry in entries if isinstance(entry, dict) and (record := _decoded(entry)) is not None)
+
+
+def _statistics(record: StatisticsRecord) -> dict[str, Any]:
+    return {
+        "value": record.value,
+        "axis": record.axis,
+        "sites": list(record.sites),
+        "derived": record.derived,
+    }
+
+
+def _decoded(entry: dict[str, Any]) -> StatisticsRecord | None:
+    try:
+        value, axis, derived = entry["value"], entry["axis"], entry["derived"]
+        mean, deviation = _numbers(entry["mean"]), _numbers(entry["deviation"])
+        sites = tuple(entry["sites"])
+    except (KeyError, TypeError, ValueError, struct.error):
+        return None
+    sound = len(mean) == len(deviation) > 0 and all(map(math.isfinite, (*mean, *deviation))) and min(deviation) >= 0
+    named = isinstance(value, str) and all(isinstance(site, str) for site in sites)
+    placed = axis is None or (type(axis) is int and axis < 0)
+    if not (sound and named and placed and derived in (None, "independent")):
+        return None
+    return StatisticsRecord(value, axis, mean, deviation, sites, derived)
+
+
+def _encoded(numbers: tuple[float, ...]) -> str:
+    return base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    data = base64.b64decode(text, validate=True)
+    return struct.unpack(f"<{len(data) // 4}f", data)

@@ -15,8 +15,9 @@ from normfold.core.plan import Move, Plan, SetView
 from normfold.core.premises import DOES_NOT_PAY, SELECTED
 from normfold.core.rules import IDENTITIES, MOVES, REWRITES, Rewrite
 from normfold.core.search import Search
+from normfold.core.statistics import Known, known_statistics, surviving
 from normfold.core.views import AffineOp, Linear, Moving, Node, Norm, QuantizedLinear, View
-from normfold.records import Decision, Outcome, Pair, Refusal, SiteReport
+from normfold.records import Decision, Outcome, Pair, Refusal, SiteReport, StatisticsRecord
 
 ALTERNATIVES = 32
 """Plans compared for one norm; the first that inserts nothing is taken at once."""
@@ -28,6 +29,8 @@ class Folding:
 
     decisions: tuple[Decision, ...]
     pairs: tuple[Pair, ...]
+    records: tuple[StatisticsRecord, ...] = ()
+    """What the norms knew about values that the result has."""
 
 
 @dataclass
@@ -74,7 +77,7 @@ def fold(
     What is inserted has to pay by ``costs``, those of the default provider.
     The graph is changed in place, one whole plan at a time.
     """
-    before, table = graph.values(), costs or cost_table()
+    before, statistics, table = graph.values(), known_statistics(graph), costs or cost_table()
     _tidy(graph)
     owner: dict[Node, _Record] = {}
 
@@ -111,15 +114,27 @@ def fold(
     # What only the folds made a norm is no norm of the model's where it stays.
     records = [record for k, record in enumerate(records) if k < stated or record.gone]
     decisions = tuple(_decide(graph, record) for record in records)
-    return Folding(decisions, tuple(_pairs(graph, records, set(before) & set(graph.values()))))
+    return Folding(
+        decisions, tuple(_pairs(graph, records, set(before) & set(graph.values()))), _kept(graph, statistics)
+    )
 
 
-def inspect(graph: Graph) -> tuple[SiteReport, ...]:
-    """Every norm of ``graph``, its health, and what `fold` would decide. Uses the graph up."""
+def inspect(graph: Graph) -> tuple[tuple[SiteReport, ...], tuple[StatisticsRecord, ...]]:
+    """Every norm of ``graph``, its health, and what `fold` would decide; what they know. Uses the graph up."""
+    records = surviving(known_statistics(graph), graph.origins())
     _tidy(graph)
     sites = graph.sites()
     decisions = {decision.site: decision for decision in fold(graph).decisions}
-    return tuple(SiteReport(s.name, s.norm, s.shape, s.health, decisions[s.name]) for s in sites)
+    reports = tuple(SiteReport(s.name, s.norm, s.shape, s.health, decisions[s.name]) for s in sites)
+    return reports, records
+
+
+def _kept(graph: Graph, known: Mapping[str, Known]) -> tuple[StatisticsRecord, ...]:
+    """What is still true of ``known``, which the model carries from now on."""
+    records = surviving(known, graph.origins())
+    if records or graph.records() is not None:
+        graph.keep(records)
+    return records
 
 
 def _tidy(graph: Graph) -> None:

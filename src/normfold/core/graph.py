@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from normfold.core.algebra.moves import Dim
 from normfold.core.plan import Plan
 from normfold.core.views import Node, Value, View
-from normfold.records import Refusal
+from normfold.records import Refusal, StatisticsRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,18 @@ class Graph(Protocol):
 
     def values(self) -> Collection[str]:
         """Names of all values that operations make. A name that a model and its folded form share means the same."""
+        ...
+
+    def origins(self) -> Mapping[str, str]:
+        """The name that each value, an input included, has in the model handed over, by its name now."""
+        ...
+
+    def records(self) -> Sequence[StatisticsRecord] | None:
+        """The statistics records that the model came with; ``None`` where it was never given any."""
+        ...
+
+    def keep(self, records: Sequence[StatisticsRecord]) -> None:
+        """Let the model carry ``records`` from now on."""
         ...
 
     def unable(self, plan: Plan) -> Refusal | None:

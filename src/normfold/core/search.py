@@ -236,7 +236,7 @@ def _cancellation(view: AffineOp) -> float:
     """The shift in units of the values' own deviation; where that is not known, of the norm's output at scale one."""
     if not (view.affine.invertible and view.affine.finite):
         return math.inf
-    deviation = 1 / np.abs(view.affine.scale) if view.deviation is None else view.deviation
+    deviation = 1 / np.abs(view.affine.scale) if view.statistics is None else view.statistics.deviation
     return float(np.max(np.abs(view.affine.shift / view.affine.scale) / deviation, initial=0.0))
 
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from normfold.core.algebra import Affine, Codes, Move, Permute, Weight, Window
+import numpy as np
+
+from normfold.core.algebra import Affine, Codes, Moments, Move, Permute, Weight, Window
 from normfold.core.algebra.affine import Array
 from normfold.core.algebra.moves import Dim
 from normfold.records import Premise, Refusal
@@ -90,20 +92,39 @@ class QuantizedLinear(View):
     unit: Array | None
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class RunningStatistics:
+    """Mean and variance of a value by channel, right-aligned with it, and the epsilon of the norm that reads it."""
+
+    mean: Array
+    variance: Array
+    epsilon: float
+
+    @property
+    def deviation(self) -> Array:
+        """What the norm divides by."""
+        return np.sqrt(self.variance + self.epsilon)
+
+    @property
+    def moments(self) -> Moments:
+        """Mean and standard deviation of the value."""
+        return Moments.of(self.mean, np.sqrt(np.maximum(self.variance, 0.0)))
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AffineOp(View):
     """An affine map by constants: BatchNormalization at inference, Mul, Add, Sub, Div, Neg by constants.
 
     ``holds_scale`` and ``holds_shift`` say what constants the operation has room for; ``axis`` is the one
-    negative axis they may vary along, or ``None`` where any broadcast shape will do. ``deviation`` is the standard
-    deviation of the input, right-aligned with it, where a norm's statistics tell.
+    negative axis they may vary along, or ``None`` where any broadcast shape will do. ``statistics`` are those of the
+    input that a norm has stored.
     """
 
     affine: Affine
     holds_scale: bool
     holds_shift: bool
     axis: int | None = None
-    deviation: Array | None = None
+    statistics: RunningStatistics | None = None
     largest: float
 
 

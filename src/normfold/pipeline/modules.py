@@ -20,7 +20,7 @@ from normfold.models.module.example import Example, call, to_array
 from normfold.proof.comparison import Comparison, Setup
 from normfold.proof.modules import InProcess, ModuleRunner, RunnableModule, precision
 from normfold.proof.probes import InputSpec
-from normfold.records import Decision, Pair, Progress, Refusal, SiteReport, Verification, silent
+from normfold.records import Decision, Pair, Progress, Refusal, SiteReport, StatisticsRecord, Verification, silent
 from normfold.runtime import Failed
 
 
@@ -44,8 +44,10 @@ def fold(
     return job.unproven("not asked for" if how == "skip" else "a dry run compares nothing")
 
 
-def inspect(module: nn.Module, inputs: Any, progress: Progress) -> tuple[SiteReport, ...]:
-    """Every norm, its health, and what would be decided."""
+def inspect(
+    module: nn.Module, inputs: Any, progress: Progress
+) -> tuple[tuple[SiteReport, ...], tuple[StatisticsRecord, ...]]:
+    """Every norm, its health, and what would be decided; what the norms know about values."""
     return engine.inspect(TorchGraph(Job(module, Example.of(inputs), progress=progress).trace(), shared_memory(module)))
 
 

@@ -43,11 +43,13 @@ from normfold.records import (
     Progress,
     Refusal,
     SiteReport,
+    StatisticsRecord,
     Verification,
     counts,
     decision_record,
     silent,
     site_record,
+    statistics_record,
 )
 from normfold.report.blocks import Blocks, Detail, Heading
 from normfold.report.decisions import norm_blocks
@@ -77,9 +79,10 @@ COARSE: Final = ("bfloat16", "float16")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class InspectResult(Result):
-    """The norms of a model in topological order."""
+    """The norms of a model in topological order, and what they know about its values."""
 
     norms: tuple[SiteReport, ...]
+    records: tuple[StatisticsRecord, ...] = ()
     source: str | None = None
     """The model, as it was named; None for one in memory."""
 
@@ -94,6 +97,7 @@ class InspectResult(Result):
             "source": self.source,
             "norms": [site_record(norm) for norm in self.norms],
             "counts": counts(norm.would for norm in self.norms),
+            "records": [statistics_record(record) for record in self.records],
         }
 
 
@@ -210,11 +214,11 @@ def inspect(
     if module is not None:
         from normfold.pipeline import modules as folding
 
-        return InspectResult(folding.inspect(module, example_inputs, progress))
+        return InspectResult(*folding.inspect(module, example_inputs, progress))
     progress("reading")
     copy = _source(model).fresh()
     progress("inspecting")
-    return InspectResult(engine.inspect(OnnxGraph(copy)))
+    return InspectResult(*engine.inspect(OnnxGraph(copy)))
 
 
 def module_of(model: Any) -> nn.Module | None:

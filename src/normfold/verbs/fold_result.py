@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from normfold.errors import NormfoldError
-from normfold.records import Decision, Verification, counts, decision_record, verification_record
+from normfold.models.carried import carried_records
+from normfold.records import (
+    Decision,
+    StatisticsRecord,
+    Verification,
+    counts,
+    decision_record,
+    statistics_record,
+    verification_record,
+)
 from normfold.report.blocks import Blocks, Detail, Heading
 from normfold.report.decisions import decision_blocks, verification_blocks
 from normfold.report.result import Result
@@ -29,6 +38,11 @@ class FoldResult(Result):
     output: str | None = None
     """The file written."""
 
+    @property
+    def records(self) -> tuple[StatisticsRecord, ...]:
+        """Mean and deviation by channel of values of ``model``, as its norms knew them; the model carries them."""
+        return carried_records(self.model)
+
     def report(self, detail: Detail = Detail.NORMAL) -> Blocks:
         """A row for every norm, the counts and the proof."""
         named = self.source is not None and detail > Detail.SUMMARY
@@ -48,6 +62,7 @@ class FoldResult(Result):
             "decisions": [decision_record(decision) for decision in self.decisions],
             "counts": counts(self.decisions),
             "verification": verification_record(self.verification),
+            "records": [statistics_record(record) for record in self.records],
             **{key: found for key, found in names.items() if found},
         }
 

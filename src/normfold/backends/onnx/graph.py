@@ -25,7 +25,7 @@ from normfold.core.plan import Bypass, Insert, Move, Plan, Remove, SetView
 from normfold.core.premises import NOT_OVERRIDABLE, SAME_OPSET, SINGLE_USE
 from normfold.core.preprocess import Stage
 from normfold.core.views import Node, Norm, Value, View
-from normfold.records import Refusal
+from normfold.records import RECORDS_KEY, Refusal, StatisticsRecord, packed, unpacked
 
 SIZED: Final = frozenset({"Expand", "Pad", "ReduceMean", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze"})
 """Operators whose inputs behind the first say what shape the result has."""
@@ -45,6 +45,7 @@ class OnnxGraph:
         self.model = model
         inline_norms(model, may_hold_norm)
         self._names = {value.name for value in self._values()} | {node.name for node in self.nodes()}
+        self._staged = None if stage is None else stage.name
         if stage is not None:
             insert(model, stage, self.fresh_name)
         self._foreign = foreign_nodes(model)
@@ -145,6 +146,20 @@ class OnnxGraph:
         """Names of all values that nodes of the main graph make, those of a preprocessing put in left out."""
         own = (node for node in self.model.graph if STAGE not in node.meta)
         return frozenset(output.name for node in own for output in node.outputs if output.name)
+
+    def origins(self) -> dict[str, str]:
+        """Every value of the main graph and every input, by the name that it keeps."""
+        names = (*self.values(), *(value.name for value in self.model.graph.inputs if value.name))
+        return {name: name for name in names}
+
+    def records(self) -> Sequence[StatisticsRecord] | None:
+        """Those of the metadata, but for the input that now takes a raw picture."""
+        text = self.model.metadata_props.get(RECORDS_KEY)
+        return None if text is None else [record for record in unpacked(text) if record.value != self._staged]
+
+    def keep(self, records: Sequence[StatisticsRecord]) -> None:
+        """Write ``records`` into the metadata."""
+        self.model.metadata_props[RECORDS_KEY] = packed(records)
 
     def unable(self, plan: Plan) -> Refusal | None:
         """A node that would go with more than its data: a Dropout has a mask, and a ratio that callers may set."""

@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 from torch.utils._pytree import tree_leaves
 
+from normfold.backends.torch.carried import carried
 from normfold.backends.torch.chains import collapse
 from normfold.backends.torch.lift import lift
 from normfold.backends.torch.lift.linear import LIFTS as LINEAR
@@ -24,7 +25,7 @@ from normfold.core.plan import Bypass, Edit, Insert, Move, Plan, Remove, SetView
 from normfold.core.premises import FIXED_PATH, NEEDS_STRUCTURE, NOT_OVERWRITTEN
 from normfold.core.views import AffineOp, Linear, Node, Norm, NotLifted, View
 from normfold.core.views import Value as AnyValue
-from normfold.records import Refusal
+from normfold.records import Refusal, StatisticsRecord
 
 ORDER: Final = (Insert, Move, Remove, SetView, Bypass)
 """In which edits are looked at for a reason to refuse: what no module tree can express comes first."""
@@ -46,6 +47,7 @@ class TorchGraph:
         """``shared`` names, for tensors of the module's state that are parts of another one's memory, that other."""
         self.trace = trace
         self.changed: dict[Op, View] = {}
+        self.kept: tuple[StatisticsRecord, ...] | None = None
         self.removals: dict[Op, Removal] = {}
         self._ops = collapse(trace)
         self._tree = self.tree_type(trace, shared or {})
@@ -152,7 +154,17 @@ class TorchGraph:
 
     def origins(self) -> dict[str, str]:
         """The name that each value had in the run, by its name now."""
-        return {self.value_name(output): output.name for op in self.nodes() for output in op.outputs}
+        made = (output for op in self.nodes() for output in op.outputs)
+        read = (value for value in self._uses if value.op is None)
+        return {self.value_name(value): value.name for value in (*made, *read)}
+
+    def records(self) -> Sequence[StatisticsRecord] | None:
+        """Those that the module was given as an attribute."""
+        return carried(self.trace.module)
+
+    def keep(self, records: Sequence[StatisticsRecord]) -> None:
+        """Note ``records`` for the module that the plans are written into."""
+        self.kept = tuple(records)
 
     def unable(self, plan: Plan) -> Refusal | None:
         """What ``plan`` asks of the module tree that it cannot express."""

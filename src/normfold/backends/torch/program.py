@@ -7,13 +7,14 @@ whose operations are the graph's nodes, in the same order.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
+from normfold.backends.torch.carried import carried, carry
 from normfold.backends.torch.graph import TorchGraph
 from normfold.backends.torch.tracer import Call, Op, Trace, Value, shared_memory
 from normfold.backends.torch.tree import ModuleTree, Removal
@@ -21,7 +22,7 @@ from normfold.backends.torch.write import write_constants
 from normfold.core.plan import Insert, Move, Plan
 from normfold.core.premises import NEEDS_STRUCTURE
 from normfold.errors import UsageError
-from normfold.records import Refusal
+from normfold.records import Refusal, StatisticsRecord
 
 
 class _Nodes(ModuleTree):
@@ -47,10 +48,24 @@ class ProgramGraph(TorchGraph):
         program = trace.module
         if not isinstance(program, GraphModule):
             raise TypeError(f"not a graph: {type(program).__name__}")
+        self._source = tree
         self.nodes_of = _aligned(trace, program)
         self.rewired: list[tuple[Op, Value]] = []
         _place(self.nodes_of, tree)
         super().__init__(trace, shared_memory(program))
+
+    def origins(self) -> dict[str, str]:
+        """The name of the node that makes each value, by the value's name now."""
+        return {
+            self.value_name(value): self.nodes_of[op].name + (f".{k}" if k else "")
+            for op in self.nodes()
+            if op in self.nodes_of
+            for k, value in enumerate(op.outputs)
+        }
+
+    def records(self) -> Sequence[StatisticsRecord] | None:
+        """Those that the module was given that the program was exported from."""
+        return carried(self._source)
 
     def unable(self, plan: Plan) -> Refusal | None:
         """What ``plan`` asks of the program that is not done here."""
@@ -93,6 +108,7 @@ def rewrite(graph: ProgramGraph, program: GraphModule) -> None:
     program.graph.lint()
     program.recompile()
     _drop_unread(program)
+    carry(program, graph.kept)
 
 
 def _node_of(graph: ProgramGraph, value: Value, reader: Node, named: dict[str, Node]) -> Node:
@@ -136,6 +152,8 @@ def _place(nodes_of: dict[Op, Node], tree: nn.Module) -> None:
         name = f"{path}:{op.kind}" if path else op.kind
         counts[name] += 1
         op.name = name if counts[name] == 1 else f"{name}@{counts[name]}"
+        for k, value in enumerate(op.outputs):
+            value.name = op.name if not k else f"{op.name}.{k}"
 
 
 def _plain_target(node: Node) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from normfold.backends.torch.carried import carry
 from normfold.backends.torch.chains import AFFINE
 from normfold.backends.torch.constants import exact
 from normfold.backends.torch.graph import TorchGraph
@@ -34,6 +35,7 @@ def write(graph: TorchGraph, module: nn.Module) -> Change:
     for path, norm in list(graph.trace.module.named_modules(remove_duplicate=False)):
         if id(norm) in going:
             take_out(module, path, going[id(norm)].children)
+    carry(module, graph.kept)
     after = list(module.state_dict())
     return Change(tuple(n for n in before if n not in after), tuple(n for n in after if n not in before))
 

@@ -2,6 +2,7 @@
 
 from normfold.core.algebra.affine import Affine, trim
 from normfold.core.algebra.codes import Codes
+from normfold.core.algebra.moments import Moments, independent_sum
 from normfold.core.algebra.moves import Chain, Crop, Move, Permute, Regroup, Shuffle, Take, is_identity
 from normfold.core.algebra.weight import Weight
 from normfold.core.algebra.window import Window
@@ -11,6 +12,7 @@ __all__ = [
     "Chain",
     "Codes",
     "Crop",
+    "Moments",
     "Move",
     "Permute",
     "Regroup",
@@ -18,6 +20,7 @@ __all__ = [
     "Take",
     "Weight",
     "Window",
+    "independent_sum",
     "is_identity",
     "trim",
 ]

@@ -17,7 +17,7 @@ from normfold._version import __version__
 from normfold.backends.torch import take_out
 from normfold.errors import OutputError, UsageError
 from normfold.models.module.packages import needs
-from normfold.records import Decision, decision_record
+from normfold.records import RECORDS_ATTRIBUTE, RECORDS_KEY, Decision, decision_record
 
 TAKEN_OUT: Final = "normfold.taken_out"
 
@@ -69,6 +69,8 @@ def save_state(folded: nn.Module, source: nn.Module, decisions: Sequence[Decisio
         TAKEN_OUT: json.dumps(_taken_out(source, folded)),
         "normfold.decisions": json.dumps(records),
     }
+    if hasattr(folded, RECORDS_ATTRIBUTE):
+        metadata[RECORDS_KEY] = getattr(folded, RECORDS_ATTRIBUTE)
     with replacing(target) as file:
         try:
             save_file(state, file, metadata)
@@ -96,6 +98,8 @@ def restore(module: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
             owner, _, own = name.rpartition(".")
             module.get_submodule(owner).register_parameter(own, nn.Parameter(torch.empty_like(state[name])))
         module.load_state_dict(state)
+        if RECORDS_KEY in metadata:
+            setattr(module, RECORDS_ATTRIBUTE, metadata[RECORDS_KEY])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         words = " ".join(str(error).split())[:300]
         raise UsageError("bad-weights", f"{path} does not fit the module: {words}") from error

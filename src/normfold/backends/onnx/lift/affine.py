@@ -22,7 +22,7 @@ from normfold.core.premises import (
     SAME_SHAPE,
     WELL_FORMED,
 )
-from normfold.core.views import AffineOp, NotLifted, Product, Sum, View
+from normfold.core.views import AffineOp, NotLifted, Product, RunningStatistics, Sum, View
 
 EXPORT = "export the model for inference"
 
@@ -61,7 +61,7 @@ def _batch_normalization(context: Context, node: ir.Node) -> View:
         holds_scale=True,
         holds_shift=True,
         axis=1 - rank,
-        deviation=np.sqrt(variance + epsilon),
+        statistics=RunningStatistics(mean, variance, epsilon),
         largest=largest(tensors[0].dtype),
     )
 

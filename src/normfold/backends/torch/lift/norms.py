@@ -15,7 +15,7 @@ from normfold.core.algebra import Affine
 from normfold.core.algebra.affine import Array
 from normfold.core.laws.collapse import inference_norm
 from normfold.core.premises import CONSTANT, EVAL_MODE, FINITE, FIXED_STATISTICS, RUNNING_STATISTICS
-from normfold.core.views import AffineOp, Groups, Norm, NotLifted, View
+from normfold.core.views import AffineOp, Groups, Norm, NotLifted, RunningStatistics, View
 from normfold.records import Refusal
 
 
@@ -47,7 +47,7 @@ def _batch_norm(tree: ModuleTree, op: Op) -> View:
         holds_scale=_is_own(tree, op, "weight"),
         holds_shift=_is_own(tree, op, "bias"),
         axis=1 - rank,
-        deviation=np.sqrt(variance + float(arguments["eps"])),
+        statistics=RunningStatistics(mean, variance, float(arguments["eps"])),
         largest=_largest(op),
     )
 
