@@ -157,7 +157,7 @@ SIDE: dict[str, Write] = {
     "list.json": lambda p: p.write_text("[]"),
     "null.json": lambda p: p.write_text("null"),
     "zeros.bin": lambda p: p.write_bytes(bytes(5000)),
-    "sparse.bin": lambda p: os.truncate(p.open("w").fileno(), 1 << 40),
+    "sparse.bin": lambda p: (p.touch(), os.truncate(p, 1 << 40)),
     "pipe": os.mkfifo,
     "zero": lambda p: p.symlink_to("/dev/zero"),
     "stdin": lambda p: p.symlink_to("/dev/stdin"),

@@ -129,6 +129,62 @@ def test_bad_structure(model: onnx.ModelProto, name: str) -> None:
     assert caught.value.hint
 
 
+def _odd_constant(m: onnx.ModelProto, **values: object) -> None:
+    m.graph.node.append(helper.make_node("Constant", [], ["k"], name="odd", **values))
+
+
+def _node(
+    m: onnx.ModelProto, op: str, inputs: list[str], outputs: list[str] | None = None, **attributes: object
+) -> None:
+    m.graph.node.append(helper.make_node(op, inputs, outputs or ["z"], name="odd", **attributes))
+
+
+MISFITS: dict[str, tuple[Break, str]] = {
+    "too few inputs": (lambda m: _node(m, "Conv", ["x"]), "1 inputs.*at least 2"),
+    "too many inputs": (lambda m: _node(m, "Relu", ["x", "x"]), "2 inputs; the operator takes 1"),
+    "a blank input": (lambda m: _node(m, "Conv", ["x", ""]), "leaves out input 1"),
+    "too many outputs": (lambda m: _node(m, "Relu", ["x"], ["z", "zz"]), "2 outputs"),
+    "an attribute of another type": (lambda m: _node(m, "Softmax", ["x"], axis=[1]), "'axis'.*wrong type"),
+    "a required attribute": (lambda m: _node(m, "Cast", ["x"]), "no attribute 'to'"),
+    "a constant of two values": (lambda m: _odd_constant(m, value_int=1, value_float=1.0), "one value"),
+    "a constant of none": (_odd_constant, "one value"),
+    "a constant of another": (lambda m: _odd_constant(m, values=1), "one value"),
+    "in a function": (
+        lambda m: (_function(m, "F"), m.functions[0].node.append(helper.make_node("Concat", ["a"], ["z"], name="odd"))),
+        "no attribute 'axis'",
+    ),
+    "in a subgraph": (lambda m: _branch(m, [helper.make_node("Add", ["x"], ["o"], name="odd")]), "1 inputs"),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_nodes_that_do_not_fit_their_schema(model: onnx.ModelProto, name: str) -> None:
+    break_it, message = MISFITS[name]
+    break_it(model)
+    with pytest.raises(ModelFileError, match=f"(?s){message}") as caught:
+        check_structure(model)
+    assert caught.value.code == "invalid-model"
+    assert "odd" in str(caught.value)
+
+
+def test_nodes_without_a_schema_may_look_like_anything(model: onnx.ModelProto) -> None:
+    model.opset_import.append(helper.make_opsetid("d", 1))
+    _function(model, "Relu")
+    _node(model, "Relu", ["x", "", "x"], ["z"], domain="other", axis="a")
+    _node(model, "LaterThanThis", ["x"], ["z1"])
+    _node(model, "Upsample", ["x"], ["z2"])
+    _node(model, "Relu", ["x"], ["z3"], unknown=1)
+    check_structure(model)
+
+
+def test_an_attribute_of_a_function_outside_one(model: onnx.ModelProto) -> None:
+    _node(model, "Softmax", ["x"])
+    model.graph.node[-1].attribute.add(name="axis", type=onnx.AttributeProto.INT, ref_attr_name="a")
+    with pytest.raises(ModelFileError, match="refers to one of a function") as caught:
+        check_structure(model)
+    assert caught.value.code == "bad-structure"
+
+
 def _operators(model: onnx_ir.Model) -> list[str]:
     return [node.op_type for node in model.graph]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from normfold.errors import ModelFileError
 from normfold.models.onnxfile.order import names_read, sort_nodes
+from normfold.models.onnxfile.schemas import Versions, check_node
 from normfold.models.onnxfile.tensors import check_properties, check_sparse, check_tensor, check_text
 
 if TYPE_CHECKING:
@@ -107,6 +108,9 @@ class _Checker:
         """Nodes of the graph being checked, behind those of the graphs around it."""
         self.within: list[onnx.NodeProto] = []
         """The node being checked, behind those in whose subgraphs it is."""
+        self.versions: Versions = {}
+        """Of the operator sets of the main graph or the function being checked."""
+        self.in_function = False
 
     def run(self) -> Findings:
         proto = self.proto
@@ -117,7 +121,9 @@ class _Checker:
         _check_versions(proto)
         if len(self.functions) != len(proto.functions):
             raise _bad("Two local functions have the same domain and name.")
+        self.versions = _versions(proto.opset_import)
         self._graph(proto.graph, ())
+        self.in_function = True
         bodies = {_MAIN: self.body}
         for function in proto.functions:
             bodies[_key(function.domain, function.name, function.overload)] = self._function(function)
@@ -131,7 +137,7 @@ class _Checker:
         check_text(function.name, function.domain, function.overload, function.doc_string)
         check_properties(function.metadata_props)
         _check_opsets(function.opset_import, where)
-        self.body = _Body()
+        self.body, self.versions = _Body(), _versions(function.opset_import)
         defined: set[str] = set()
         _define(function.input, defined, f"an input of {where}")
         for default in function.attribute_proto:
@@ -181,20 +187,23 @@ class _Checker:
             attributes = node.attribute
             if attributes:
                 self._attributes(node, attributes, scopes)
+            if not self._is_call(node):
+                check_node(node, self.versions, label(node))
             for name in node.output:
                 if name in defined:
                     raise _bad(f"{label(node)} defines {name!r}, which is already defined.")
                 if name:
                     defined.add(name)
-            if self.functions:
-                self._count_call(node)
             self.within.pop()
         self.bodies.pop()
 
-    def _count_call(self, node: onnx.NodeProto) -> None:
-        key = _key(node.domain, node.op_type, node.overload)
-        if key in self.functions:
-            self.body.calls[key] += 1
+    def _is_call(self, node: onnx.NodeProto) -> bool:
+        """Whether ``node`` calls a local function, which is counted."""
+        key = _key(node.domain, node.op_type, node.overload) if self.functions else _MAIN
+        if key not in self.functions:
+            return False
+        self.body.calls[key] += 1
+        return True
 
     def _attributes(self, node: onnx.NodeProto, attributes: Sequence[onnx.AttributeProto], scopes: _Scopes) -> None:
         names = {attribute.name for attribute in attributes}
@@ -203,6 +212,10 @@ class _Checker:
         check_text(*names)
         for attribute in attributes:
             kind = attribute.type
+            if attribute.ref_attr_name and not self.in_function:
+                raise _bad(
+                    f"attribute {attribute.name!r} of {label(node)} refers to one of a function, but is in none."
+                )
             if kind in _NESTED_KINDS:
                 self._attribute(attribute, label(node), scopes)
                 if kind in (_SPARSE_TENSOR, _SPARSE_TENSORS) and not _is_sparse_constant(node, attribute):
@@ -283,6 +296,10 @@ def _check_versions(proto: onnx.ModelProto) -> None:
     if proto.ir_version >= 3 and not proto.opset_import:
         raise _bad("The model imports no operator set.")
     _check_opsets(proto.opset_import, "the model")
+
+
+def _versions(imports: Sequence[onnx.OperatorSetIdProto]) -> Versions:
+    return {"" if opset.domain == "ai.onnx" else opset.domain: opset.version for opset in imports}
 
 
 def _check_opsets(imports: Sequence[onnx.OperatorSetIdProto], where: str) -> None:
