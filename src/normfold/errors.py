@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import ClassVar, Final
 
 CODES: Final[dict[str, str]] = {
-    "usage": "The command line or the arguments of a call do not make sense.",
+    "usage": "The command line or the arguments of a call are not valid.",
     "file-not-found": "The model file does not exist or cannot be read.",
     "not-a-file": "The path names a directory or a special file.",
     "empty-file": "The model file has no bytes.",
@@ -25,28 +25,28 @@ CODES: Final[dict[str, str]] = {
     "output-is-input": "The output would overwrite the input.",
     "output-not-writable": "The output cannot be written: a missing folder, missing rights, a full disk.",
     "bad-input": "An input given for verification does not fit the model.",
-    "bad-preprocess": "The preprocessing asked for makes no sense, or does not fit the model's input.",
+    "bad-preprocess": "The preprocessing asked for is not valid, or does not fit the model's input.",
     "unverified": "No evaluator could run the model, so the result was not written.",
     "result-differs": "The folded model differs from its source, so the result was not written.",
     "bad-module": "What package.module:factory names is not there, or does not make a module.",
-    "bad-weights": "The file of weights cannot be read, or does not fit the module.",
-    "unsafe-weights": "The file of weights holds more than tensors: reading it could run code.",
+    "bad-weights": "The weights file cannot be read, or does not fit the module.",
+    "unsafe-weights": "The weights file holds more than tensors: unpickling it could run code.",
     "not-exportable": "PyTorch cannot export the module.",
     "export-differs": "The exported model differs from the module, so it was not written.",
-    "meta-tensors": "The module's tensors are on the meta device: they hold no numbers.",
+    "meta-tensors": "The module's tensors are on the meta device, which holds no data.",
     "custom-ops": "The library of custom operators cannot be loaded.",
-    "missing-package": "An optional package is needed for this and is not installed.",
-    "no-cost-table": "There is no table of what operations cost on this execution provider.",
-    "provider-unavailable": "The execution provider is not part of this ONNX Runtime, or cannot be loaded.",
+    "missing-package": "A required package is not installed.",
+    "no-cost-table": "There is no cost table for this execution provider.",
+    "provider-unavailable": "The execution provider is not part of the installed ONNX Runtime, or cannot be loaded.",
     "provider-fallback": "Some nodes would run on another execution provider than the one asked for.",
     "not-runnable": "ONNX Runtime cannot load or run the model.",
-    "inputs-differ": "Models that were to be timed beside one another take different inputs.",
-    "outputs-differ": "A model that was to be timed computes something else than the one that it is compared with.",
-    "worker-died": "The process that was timing a model crashed or was killed.",
+    "inputs-differ": "The models to time beside one another take different inputs.",
+    "outputs-differ": "The outputs of the models to time differ by more than the tolerance.",
+    "worker-died": "The worker process that timed a model crashed or was killed.",
     "out-of-memory": "There is not enough memory to run the model.",
     "timed-out": "The model did not finish loading or running in time.",
-    "bad-session-profile": "A file of session settings is not one, or has a setting that does not exist.",
-    "bad-measurement": "A file of measured figures is not one.",
+    "bad-session-profile": "The session profile is not valid, or has an unknown setting.",
+    "bad-measurement": "The file of figures is not a valid normfold.bench/1 document.",
     "environment-differs": "Two sets of figures were measured under different conditions.",
     "internal": "A bug in normfold.",
 }
@@ -76,7 +76,7 @@ class NormfoldError(Exception):
 
 
 class UsageError(NormfoldError):
-    """The call does not make sense: options, patterns, inputs."""
+    """The call is not valid: its options, patterns or inputs."""
 
 
 class ModelFileError(NormfoldError):
@@ -94,6 +94,6 @@ class FindingError(NormfoldError):
 
 
 class EnvironmentUnavailableError(NormfoldError):
-    """A package, a provider or a worker that the job needs is not there."""
+    """A package, an execution provider or a worker that the job needs is not available."""
 
     exit_code = 3

@@ -9,7 +9,7 @@ from normfold.report.text import plain
 
 LAST = (
     "verification: equivalent: largest deviation 2.0e-07 of the output's range, 1.0e-06 absolute "
-    "(rtol 1.0e-04, 1 input fed)"
+    "(rtol 1.0e-04, 1 test input)"
 )
 PROOF = Verification("equivalent", max_abs=1e-6, max_rel=2e-7, rtol=1e-4, inputs=(Probe("x", (1, 3), "float32", "r"),))
 

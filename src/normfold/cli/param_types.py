@@ -14,7 +14,7 @@ BYTES: Final = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 """Units of memory sizes."""
 FLOATS: Final = ("float32", "float16", "bfloat16", "float64")
 INTEGER_BITS: Final = {"int64": 63, "int32": 31, "int16": 15, "int8": 7, "uint8": 8}
-"""Bits that an integer type has for numbers from 0."""
+"""Bits of an integer type that hold values from 0 up."""
 TYPES: Final = (*FLOATS, *INTEGER_BITS, "bool")
 
 
@@ -33,7 +33,7 @@ class ShapedInput:
 def shape(text: str) -> ShapedInput:
     """``x=1x3x224x224``, ``ids=1x128:int64`` or ``ids=1x128:int64:1000``; ``x=`` is a scalar.
 
-    The name ends at the last ``=``; sizes are whole numbers from 1.
+    The name ends at the last ``=``; sizes are integers from 1.
     """
     name, equals, rest = text.rpartition("=")
     sizes, *kind = rest.split(":")
@@ -88,7 +88,7 @@ def _measured(text: str, units: dict[str, float] | dict[str, int], expected: str
 
 
 def indices(text: str) -> tuple[int, ...]:
-    """``0,3`` to ``(0, 3)``: whole numbers from 0, none twice."""
+    """``0,3`` to ``(0, 3)``: integers from 0 without repetitions."""
     words = text.split(",")
     if not all(word.isascii() and word.isdigit() for word in words):
         raise click.BadParameter(f"{text!r} is not of the form 1,8.")
@@ -96,8 +96,8 @@ def indices(text: str) -> tuple[int, ...]:
 
 
 def counts(text: str) -> tuple[int, ...]:
-    """``1,8`` to ``(1, 8)``: whole numbers from 1, none twice."""
+    """``1,8`` to ``(1, 8)``: integers from 1 without repetitions."""
     found = indices(text)
     if 0 in found:
-        raise click.BadParameter("whole numbers from 1 are needed, such as 1,8.")
+        raise click.BadParameter(f"{text!r} has a 0: expected integers from 1, such as 1,8.")
     return found

@@ -13,11 +13,11 @@ from normfold.records import Premise
 
 AFFINE: Final = Premise("affine", "The operation is an affine map of its input: `k / x` is not.")
 BIAS_RANGE: Final = Premise(
-    "bias-range", "A quantised bias leaves room in int32 for the sum that it is added to: it has at most 2^30 steps."
+    "bias-range", "A quantised bias leaves headroom in the int32 accumulator: its codes stay within 2^30."
 )
 CALLED_ONCE: Final = Premise("called-once", "A module that changes is called once, and nothing else reads its weight.")
 CODE_RANGE: Final = Premise(
-    "code-range", "A quantised weight's mirrored codes fit their type: that of -128 is not in int8."
+    "code-range", "The negated codes of a quantised weight fit its type: that of -128 does not fit int8."
 )
 CONSTANT: Final = Premise(
     "constant", "Weights and constants are known before the model runs: stored, or arithmetic on stored ones."
@@ -29,10 +29,10 @@ EVAL_MODE: Final = Premise(
 EVERY_TAP: Final = Premise(
     "every-tap", "Every output position sums every tap: no zeros of a padding take part where a shift has to pass."
 )
-FINITE: Final = Premise("finite", "Every constant of the map is a number; a variance plus epsilon of zero gives none.")
-FIXED_PATH: Final = Premise(
-    "fixed-path", "Which operations a module runs does not depend on the numbers that it is given."
+FINITE: Final = Premise(
+    "finite", "Every constant of the map is finite: a variance plus epsilon of zero gives infinity."
 )
+FIXED_PATH: Final = Premise("fixed-path", "A module's control flow does not depend on the values of its inputs.")
 FIXED_STATISTICS: Final = Premise(
     "fixed-statistics", "The norm's statistics are constants, not computed from each input."
 )
@@ -70,7 +70,9 @@ NO_SHIFT: Final = Premise("no-shift", "Only a scale passes an activation or a pr
 NON_NEGATIVE_SCALE: Final = Premise(
     "non-negative-scale", "No scale is negative where an activation or a maximum lies on the route."
 )
-NORMAL_SCALE: Final = Premise("normal-scale", "The new scale of a quantised weight is a normal number of its type.")
+NORMAL_SCALE: Final = Premise(
+    "normal-scale", "The new scale of a quantised weight is a normal, not a subnormal, number of its type."
+)
 NOT_OUTPUT: Final = Premise(
     "not-output", "A value whose content changes is not an output of its graph and is not read inside a subgraph."
 )
@@ -107,7 +109,7 @@ PLAIN_NORM: Final = Premise(
 REPRESENTABLE: Final = Premise("representable", "The new constants fit the type they are stored in.")
 ROOM: Final = Premise("room", "A norm's own scale and bias have room for the map: its axes, and a bias for a shift.")
 RUNNING_STATISTICS: Final = Premise(
-    "running-statistics", "A norm keeps running statistics, and does not normalise by the batch at hand."
+    "running-statistics", "A norm keeps running statistics, and does not normalise by those of the batch."
 )
 SAME_CHANNELS: Final = Premise("same-channels", "Branches that are merged have the same channels, in the same groups.")
 SAME_CODES: Final = Premise(
@@ -126,7 +128,7 @@ SAME_SCOPE: Final = Premise(
 )
 SAME_SHAPE: Final = Premise("same-shape", "A constant broadcasts against the value without enlarging it.")
 SAME_WINDOW: Final = Premise(
-    "same-window", "Branches that are merged look at the same places: each tap of one is a tap of the other."
+    "same-window", "Branches that are merged have the same window: each tap of one is a tap of the other."
 )
 SCALE_AXIS: Final = Premise(
     "scale-axis", "The scales of a quantised weight follow its output channels; groups that share scales get the same."
@@ -137,22 +139,22 @@ SHORT_ROUTE: Final = Premise(
 )
 SINGLE_USE: Final = Premise("single-use", "Nothing else reads a value whose content changes.")
 STATIC_RESHAPE: Final = Premise(
-    "static-reshape", "The channels can be followed through the operation that moves elements."
+    "static-reshape", "The operation that moves elements takes whole channels to known places."
 )
 TRAILING_AXES: Final = Premise(
     "trailing-axes", "A decomposed norm normalises the last axes, as the operator that it becomes does."
 )
 UNIFORM_BOUNDS: Final = Premise("uniform-bounds", "A Clip gets the same new bounds for every channel.")
-UNIFORM_PADDING: Final = Premise("uniform-padding", "A Pad gets the same new number for every channel.")
+UNIFORM_PADDING: Final = Premise("uniform-padding", "A Pad gets the same new padding value for every channel.")
 VERIFICATION_FAILED: Final = Premise(
     "verification-failed", "The folded model agreed with its source when this norm was folded."
 )
 WELL_CONDITIONED: Final = Premise(
-    "well-conditioned", "Undoing a map for other readers of a value cancels little of what the value says."
+    "well-conditioned", "Undoing a map for other readers of a value cancels few of its significant digits."
 )
 WELL_FORMED: Final = Premise("well-formed", "The shapes of an operation's constants fit together.")
 WHOLE_CODES: Final = Premise(
-    "whole-codes", "A quantised weight is made of whole numbers of 4, 8 or 16 bits, its quantised bias of 32 bits."
+    "whole-codes", "A quantised weight has integer codes of 4, 8 or 16 bits, its quantised bias of 32 bits."
 )
 
 PREMISES: Final[Mapping[Premise, str]] = {

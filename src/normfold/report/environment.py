@@ -26,7 +26,7 @@ PROVIDERS: Final = {
 }
 """The same for packages that bring execution providers."""
 DOT_PRODUCTS: Final = ("avx512_vnni", "avx_vnni", "amx_int8", "asimd dot product", "asimd int8 matrix product")
-"""Processor features that multiply bytes."""
+"""Processor features with dot products of int8."""
 FEATURES: Final = {
     "avx2": "avx2",
     "fma": "fma",
@@ -91,7 +91,9 @@ def lines(found: dict[str, Any], *, short: bool = False) -> dict[str, str]:
         "execution providers": ", ".join(found["providers"]) or "none",
         "platform": found["platform"],
         "processor": f"{found['processor']}, {found['cpus']} logical",
-        "processor features": "unknown" if features is None else ", ".join(features) or "none that matter",
+        "processor features": "unknown"
+        if features is None
+        else ", ".join(features) or "none of those that matter to kernels",
         "int8 arithmetic": _int8(features),
         "gpu": ", ".join(entry["name"] for entry in found["gpus"]) or found["no_gpu"],
         "energy": "RAPL counters" if found["no_energy"] is None else found["no_energy"],
@@ -100,12 +102,12 @@ def lines(found: dict[str, Any], *, short: bool = False) -> dict[str, str]:
 
 
 def _int8(features: list[str] | None) -> str:
-    """What products of bytes run on, which decides whether quantised models are any faster."""
+    """The instructions for int8 dot products, which decide whether quantised models are any faster."""
     if features is None:
         return "unknown"
     if found := [name for name in features if name in DOT_PRODUCTS]:
         return ", ".join(found)
-    return "no dot product of bytes: quantised models gain little, and U8S8 can saturate on AVX2"
+    return "no int8 dot product: quantised models gain little, and U8S8 can saturate on AVX2"
 
 
 def _version(package: str) -> str | None:
