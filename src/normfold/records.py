@@ -11,13 +11,13 @@ import math
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, get_args
 
 Progress = Callable[[str], None]
 """Told what is being done at the moment."""
 
-Outcome = Literal["folded", "part-folded", "lowered", "kept"]
-Status = Literal["equivalent", "different", "skipped", "unavailable"]
+Outcome = Literal["folded", "part-folded", "lowered", "converted", "quantized", "kept"]
+Status = Literal["equivalent", "within-budget", "different", "skipped", "unavailable"]
 Derivation = Literal["independent"]
 
 
@@ -105,6 +105,8 @@ class Verification:
     max_abs: float | None = None
     max_rel: float | None = None
     rtol: float | None = None
+    budget: float | None = None
+    """Deviation allowed where the result only approximates its source, as a quantised one; None where it is exact."""
     inputs: tuple[Probe, ...] = ()
     first_divergence: str | None = None
     """Site of the first norm, in topological order, at whose output the two models diverge."""
@@ -117,8 +119,8 @@ def silent(_doing: str) -> None:
 
 
 def counts(decisions: Iterable[Decision]) -> dict[str, int]:
-    """Number of norms by outcome: keys norms, folded, part_folded, lowered, kept."""
-    tally = {"norms": 0, "folded": 0, "part_folded": 0, "lowered": 0, "kept": 0}
+    """Number of norms: key ``norms``, then each `Outcome` with underscores."""
+    tally = {"norms": 0} | {outcome.replace("-", "_"): 0 for outcome in get_args(Outcome)}
     for decision in decisions:
         tally["norms"] += 1
         tally[decision.outcome.replace("-", "_")] += 1
@@ -193,6 +195,7 @@ def verification_record(proof: Verification) -> dict[str, Any]:
         "max_abs": finite(proof.max_abs),
         "max_rel": finite(proof.max_rel),
         "rtol": finite(proof.rtol),
+        "budget": finite(proof.budget),
         "inputs": [probe_record(probe) for probe in proof.inputs],
         "first_parting": proof.first_divergence,
     }

@@ -56,7 +56,15 @@ def test_fold(ask: Ask, net: Path, tmp_path: Path) -> None:
     assert code == 0
     assert parsed["command"] == "fold"
     result = parsed["result"]
-    assert result["counts"] == {"norms": 2, "folded": 2, "part_folded": 0, "lowered": 0, "kept": 0}
+    assert result["counts"] == {
+        "norms": 2,
+        "folded": 2,
+        "part_folded": 0,
+        "lowered": 0,
+        "converted": 0,
+        "quantized": 0,
+        "kept": 0,
+    }
     assert [decision["site"] for decision in result["decisions"]] == ["bn1", "bn2"]
     assert [decision["into"] for decision in result["decisions"]] == [["conv1"], ["conv2"]]
     assert result["verification"]["status"] == "equivalent"

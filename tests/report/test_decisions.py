@@ -56,6 +56,14 @@ def test_verification() -> None:
     ]
 
 
+def test_an_approximation_is_measured_by_its_budget() -> None:
+    proof = Verification("within-budget", max_abs=1e-3, max_rel=2e-4, rtol=1e-4, budget=1e-2)
+    assert plain(verification_blocks(proof, Detail.NORMAL)) == (
+        "verification: within-budget: largest deviation 2.0e-04 of the output's range, 1.0e-03 absolute "
+        "(budget 1.0e-02, 0 test inputs)\n"
+    )
+
+
 def test_health_is_told() -> None:
     norm = SiteReport("bn1", "BatchNormalization", (None, 3), ("2 of 3 variances are 0",), folded("bn1"))
     lines = plain(norm_blocks([norm], Detail.NORMAL)).splitlines()

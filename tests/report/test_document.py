@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import get_args
 
 import jsonschema
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from normfold.cli.command import CommandResult
 from normfold.core.premises import PREMISES
 from normfold.errors import CODES, ModelFileError
-from normfold.records import Decision, Probe, Refusal, SiteReport, Verification, verification_record
+from normfold.records import Decision, Outcome, Probe, Refusal, SiteReport, Status, Verification, verification_record
 from normfold.report import schema
 from normfold.verbs.fold import InspectResult
 from normfold.verbs.fold_result import FoldResult
@@ -45,12 +47,32 @@ def test_fold_document() -> None:
     parsed = whole(CommandResult("fold", record))
     assert parsed["ok"] is True
     assert parsed["error"] is None
-    assert parsed["result"]["counts"] == {"norms": 2, "folded": 1, "part_folded": 0, "lowered": 0, "kept": 1}
+    assert parsed["result"]["counts"] == {
+        "norms": 2,
+        "folded": 1,
+        "part_folded": 0,
+        "lowered": 0,
+        "converted": 0,
+        "quantized": 0,
+        "kept": 1,
+    }
     assert parsed["result"]["decisions"][0]["into"] == ["conv1"]
     assert parsed["result"]["verification"]["max_rel"] is None
     assert parsed["result"]["verification"]["inputs"] == [
         {"name": "x", "shape": [1, 3], "dtype": "float32", "made": "random"}
     ]
+
+
+@pytest.mark.parametrize("outcome", get_args(Outcome))
+def test_every_outcome_is_in_the_schema(outcome: Outcome) -> None:
+    record = FoldResult(None, (replace(FOLDED, outcome=outcome),), PROOF).document()
+    assert whole(CommandResult("fold", record))["result"]["counts"][outcome.replace("-", "_")] == 1
+
+
+@pytest.mark.parametrize("status", get_args(Status))
+def test_every_status_is_in_the_schema(status: Status) -> None:
+    record = FoldResult(None, (), replace(PROOF, status=status, budget=0.01)).document()
+    assert whole(CommandResult("fold", record))["result"]["verification"]["budget"] == 0.01
 
 
 def test_inspect_document() -> None:

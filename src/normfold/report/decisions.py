@@ -20,9 +20,17 @@ LISTED: Final = 24
 """Norms listed one by one; more are grouped by what became of them and why."""
 NAMED: Final = 3
 """Sites named in a group."""
-TONES: Final[dict[Outcome, Tone]] = {"folded": "good", "part-folded": "caution", "lowered": "caution", "kept": "bad"}
+TONES: Final[dict[Outcome, Tone]] = {
+    "folded": "good",
+    "part-folded": "caution",
+    "lowered": "caution",
+    "converted": "good",
+    "quantized": "good",
+    "kept": "bad",
+}
 PROOF_TONES: Final[dict[Status, Tone]] = {
     "equivalent": "good",
+    "within-budget": "good",
     "different": "bad",
     "skipped": "caution",
     "unavailable": "caution",

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from normfold.core.premises import PREMISES
 from normfold.errors import CODES
+from normfold.records import Outcome, Status, counts
 
 FOLDER: Final = Path(__file__).resolve().parent / "schemas"
 FILE: Final = FOLDER / "normfold-1.schema.json"
@@ -24,11 +25,17 @@ def schema(file: Path = FILE) -> dict[str, Any]:
 
 
 def renewed(file: Path = FILE) -> dict[str, Any]:
-    """The same with the closed lists of error codes and premises as the code has them."""
+    """The same with the closed lists of codes, premises, outcomes and statuses as the code has them."""
     whole = schema(file)
+    defined = whole["$defs"]
     for name, closed in (("code", CODES), ("premise", PREMISES)):
-        if name in whole["$defs"]:
-            whole["$defs"][name]["enum"] = list(closed)
+        if name in defined:
+            defined[name]["enum"] = list(closed)
+    if "decision" in defined:
+        defined["decision"]["properties"]["outcome"]["enum"] = list(get_args(Outcome))
+        defined["verification"]["properties"]["status"]["enum"] = list(get_args(Status))
+        defined["counts"]["required"] = list(counts(()))
+        defined["counts"]["properties"] = {key: {"type": "integer", "minimum": 0} for key in counts(())}
     return whole
 
 

@@ -46,7 +46,8 @@ def verification_sentence(proof: Verification) -> str:
     if proof.status in ("skipped", "unavailable"):
         return f"verification: {proof.status}{because}"
     measured = f"largest deviation {number(proof.max_rel)} of the output's range, {number(proof.max_abs)} absolute"
-    runs = f"rtol {number(proof.rtol)}, {plural(len(proof.inputs), 'test input')}"
+    allowed = f"rtol {number(proof.rtol)}" if proof.budget is None else f"budget {number(proof.budget)}"
+    runs = f"{allowed}, {plural(len(proof.inputs), 'test input')}"
     divergence = f"; first divergence at {proof.first_divergence}" if proof.first_divergence else ""
     return f"verification: {proof.status}: {measured} ({runs}){divergence}{because}"
 
