@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -100,7 +102,8 @@ def test_the_model_is_unchanged(tmp_path: Path, source: Path) -> None:
 def test_no_commit_leaves_nothing(tmp_path: Path, source: Path) -> None:
     model = read(source).model
     with stage(model, tmp_path / "out.onnx"):
-        assert len(names(tmp_path)) == 3
+        assert len(names(tmp_path)) == 4
+        assert ".out.normfold-lock" in names(tmp_path)
     assert names(tmp_path) == ["source"]
     with pytest.raises(KeyboardInterrupt), stage(model, tmp_path / "out.onnx"):
         raise KeyboardInterrupt
@@ -116,7 +119,7 @@ def test_no_commit_leaves_the_old_output(tmp_path: Path, source: Path) -> None:
         pass
     set_weight(model, ir.tensor(WEIGHT + 1))
     with stage(model, out, external="always"):
-        assert len(names(tmp_path)) == len(before) + 2
+        assert len(names(tmp_path)) == len(before) + 3  # model, data and lock
     assert {name: (tmp_path / name).stat().st_ino for name in names(tmp_path)} == {
         name: status.st_ino for name, status in before.items()
     }
@@ -484,4 +487,89 @@ def test_a_kill_leaves_the_old_or_the_new(tmp_path: Path, source: Path) -> None:
         values = np.unique(weight(out))
         assert values.tolist() in ([0.0], [1.0])
         strays = [name for name in names(folder) if not name.endswith(".data") and name != "out.onnx"]
-        assert all(name.startswith(".out.onnx.normfold-") and name.endswith(".tmp") for name in strays)
+        assert all(name.startswith(".out.onnx.normfold-") or name == ".out.normfold-lock" for name in strays)
+        write(read(source).model, out)
+        (data,) = (name for name in names(folder) if name != "out.onnx")
+        assert np.array_equal(weight(out), WEIGHT)
+        assert data.endswith(".data")
+
+
+def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path, source: Path) -> None:
+    """Killed with a model staged, so that its data file is in place; what belongs to others stays."""
+    out, other = tmp_path / "out.onnx", tmp_path / "out-0123456789abcdef.data"
+    write(read(source).model, out)
+    kept = names(tmp_path)
+    other.write_bytes(b"another model's")
+    (tmp_path / ".other.onnx.normfold-1-01234567.tmp").write_bytes(b"another target's")
+    job = f"""
+        import os, sys, numpy as np, onnx_ir as ir
+        from normfold.models.onnxfile import read, stage
+        model = read({str(source)!r}).model
+        model.graph.initializers["w"].const_value = ir.tensor(np.full((32, 32), 7, np.float32))
+        with stage(model, {str(out)!r}, external="always"):
+            os.kill(os.getpid(), 9)
+    """
+    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(job)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(names(tmp_path)) == len(kept) + 5  # two that belong to others, the model, its data, the lock
+    with stage(read(source).model, out):
+        pass
+    assert names(tmp_path) == sorted([*kept, other.name, ".other.onnx.normfold-1-01234567.tmp"])
+    assert np.array_equal(weight(out), WEIGHT)
+
+
+def test_a_committed_models_data_is_no_leftover(tmp_path: Path, source: Path) -> None:
+    """Killed right behind the rename: the list of what was under way is still there."""
+    out = tmp_path / "out.onnx"
+    with stage(read(source).model, out) as staged:
+        listed = (tmp_path / ".out.normfold-lock").read_bytes()
+        staged.commit()
+    (tmp_path / ".out.normfold-lock").write_bytes(listed + b"../source/w.data\n\xff\n")
+    with stage(read(source).model, out):
+        pass
+    assert np.array_equal(weight(out), WEIGHT)
+    assert (source.parent / "w.data").exists()
+
+
+def test_a_second_writer_waits(tmp_path: Path, source: Path) -> None:
+    out = tmp_path / "out.onnx"
+    second = threading.Thread(target=write, args=(read(source).model, out))
+    with stage(read(source).model, out) as staged:
+        second.start()
+        second.join(0.3)
+        assert second.is_alive()
+        staged.commit()
+        assert not staged.file.exists()
+    second.join(30)
+    assert not second.is_alive()
+    assert np.array_equal(weight(out), WEIGHT)
+    assert not [name for name in names(tmp_path) if "normfold" in name]
+
+
+def test_writers_of_one_output_each_leave_a_whole_model(tmp_path: Path, source: Path) -> None:
+    """The two models share their data file's stem, and drop one another's."""
+    out = tmp_path / "out" / "out.onnx"
+    out.parent.mkdir()
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(source), str(out)], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    for _ in range(6):
+        for writer in writers:
+            assert writer.stdout is not None
+            assert writer.stdout.readline()
+        with contextlib.suppress(ModelFileError):  # replaced between the model and its data
+            assert np.unique(weight(out)).tolist() in ([0.0], [1.0])
+    for writer in writers:
+        writer.kill()
+        writer.communicate()
+    assert np.unique(weight(out)).tolist() in ([0.0], [1.0])
+    write(read(source).model, out)
+    assert len(names(out.parent)) == 2
+
+
+def test_the_longest_name(tmp_path: Path, source: Path) -> None:
+    """255 bytes in 85 characters."""
+    out = tmp_path / f"{'語' * 75}a.onnx"
+    write(read(source).model, out, external="never")
+    assert np.array_equal(weight(out), WEIGHT)

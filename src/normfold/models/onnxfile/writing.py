@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import mmap
 import os
-import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import onnx_ir as ir
 from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
@@ -20,6 +18,7 @@ from onnx_ir import serde
 from normfold.errors import ModelFileError, OutputError
 from normfold.models.onnxfile.datafile import DataWriter, cannot_write
 from normfold.models.onnxfile.external import MappedTensor
+from normfold.models.onnxfile.locks import Writing, cut, data_file_pattern, refers_to, sole_writer
 from normfold.models.onnxfile.reading import MAX_PROTO_BYTES, ModelFile, root_cause, to_proto
 from normfold.models.onnxfile.slots import Initializer, Slot, detached, slots
 
@@ -70,6 +69,13 @@ class Staged:
                     file.unlink()
 
 
+class _Files(NamedTuple):
+    """What goes away unless the model is committed."""
+
+    writing: Writing
+    scratch: contextlib.ExitStack
+
+
 @contextlib.contextmanager
 def stage(
     model: ir.Model,
@@ -81,8 +87,8 @@ def stage(
 ) -> Iterator[Staged]:
     """Write ``model`` to a temporary file beside ``path``; `Staged.commit` then renames it to ``path``.
 
-    Leaving the context without a commit removes all that was written. A killed process may leave
-    files named ``.NAME.normfold-*.tmp`` and a data file that no model refers to.
+    Leaving the context without a commit removes all that was written; what a killed process leaves, the next one that
+    writes to ``path`` removes. One process at a time is inside the context for one ``path``, the others wait.
 
     Data goes into a second file when ``external`` is ``always``, or ``auto`` and the source had such
     data or the tensors exceed what one file can hold. It is named ``STEM-DIGEST.data`` by its
@@ -102,7 +108,7 @@ def stage(
     held = list(slots(model))
     models, data = _inputs(source, held)
     _check_target(target, models, data, in_place=in_place)
-    with contextlib.ExitStack() as scratch:
+    with sole_writer(target) as writing, contextlib.ExitStack() as scratch:
         mode = _mode(target)
         moved: dict[int, ir.TensorProtocol] = {
             position: detached(slot.tensor)
@@ -111,7 +117,7 @@ def stage(
         }
         data_file = None
         if _wants_data_file(held, external, source):
-            data_file = _write_data(target, held, moved, mode, scratch)
+            data_file = _write_data(target, held, moved, mode, _Files(writing, scratch))
         proto = _serialize(model, held, moved)
         file = _temporary(target)
         scratch.callback(file.unlink, missing_ok=True)
@@ -225,14 +231,14 @@ def _write_data(
     held: Iterable[Slot],
     moved: dict[int, ir.TensorProtocol],
     mode: int | None,
-    scratch: contextlib.ExitStack,
+    files: _Files,
 ) -> Path | None:
     """Write the data file under its final name; fill ``moved`` with the references, by position of the slot."""
     places = {position: slot.tensor for position, slot in enumerate(held) if _moves(slot)}
     if not places:
         return None
     temporary = _temporary(target)
-    scratch.callback(temporary.unlink, missing_ok=True)
+    files.scratch.callback(temporary.unlink, missing_ok=True)
     offsets: dict[_Identity, int] = {}
     with _created(temporary, mode) as handle, DataWriter(handle) as writer:
         for tensor in places.values():
@@ -240,7 +246,7 @@ def _write_data(
             if identity not in offsets:
                 offsets[identity] = writer.append(tensor)
         digest = writer.finish()
-    final = _take_name(target, temporary, digest, scratch)
+    final = _take_name(target, temporary, digest, files)
     for position, tensor in places.items():
         moved[position] = _reference(tensor, final, offsets[_identity(tensor)])
     return final
@@ -270,7 +276,7 @@ def _reference(tensor: ir.TensorProtocol, file: Path, offset: int) -> ir.Externa
     )
 
 
-def _take_name(target: Path, temporary: Path, digest: str, scratch: contextlib.ExitStack) -> Path:
+def _take_name(target: Path, temporary: Path, digest: str, files: _Files) -> Path:
     """Rename the data file by its digest, or give way to a file of that name with the same bytes.
 
     A file of that name with other bytes belongs to another model, so the next name is tried.
@@ -279,8 +285,9 @@ def _take_name(target: Path, temporary: Path, digest: str, scratch: contextlib.E
         final = target.with_name(f"{target.stem}-{digest[:16]}.data")
         try:
             if not os.path.lexists(final):
+                files.writing.announce(final)
                 temporary.replace(final)
-                scratch.callback(final.unlink, missing_ok=True)
+                files.scratch.callback(final.unlink, missing_ok=True)
                 return final
             if _same_bytes(temporary, final):
                 temporary.unlink()
@@ -350,8 +357,7 @@ def _created(file: Path, mode: int | None) -> Iterator[int]:
 
 
 def _temporary(target: Path) -> Path:
-    # Cut so that the longest name that a file system takes still leaves room for the rest.
-    return target.with_name(f".{target.name[:180]}.normfold-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    return target.with_name(f".{cut(target.name)}.normfold-{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def _data_files_of(target: Path) -> list[Path]:
@@ -359,17 +365,14 @@ def _data_files_of(target: Path) -> list[Path]:
 
     None for a link, and for a file with other names: what is there stays in use.
     """
-    ours = re.compile(re.escape(target.stem) + r"-[0-9a-f]{16}\.data")
+    ours = data_file_pattern(target)
     try:
-        if target.is_symlink() or not target.is_file() or target.stat().st_nlink > 1 or not target.stat().st_size:
+        if target.is_symlink() or not target.is_file() or target.stat().st_nlink > 1:
             return []
         found = [file for file in target.parent.iterdir() if ours.fullmatch(file.name) and not file.is_symlink()]
-        if not found:
-            return []
-        with target.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return [data for data in found if content.find(os.fsencode(data.name)) >= 0]
-    except PermissionError:
-        return []  # what may not be read cannot be known to be outdated
+        return [file for file in found if refers_to(target, file.name)]
+    except OSError:
+        return []  # what cannot be read cannot be known to be outdated
 
 
 def _flush_folder(folder: Path) -> None:
