@@ -127,6 +127,17 @@ def test_version(capfd: pytest.CaptureFixture[str]) -> None:
     assert document(capfd.readouterr().out)["result"] == {"version": __version__}
 
 
+def test_shell_completion(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("_NORMFOLD_COMPLETE", "bash_complete")
+    for typed, found in (("normfold fo", "plain,fold"), ("normfold fold --see", "plain,--seed")):
+        monkeypatch.setenv("COMP_WORDS", typed)
+        monkeypatch.setenv("COMP_CWORD", str(len(typed.split()) - 1))
+        with pytest.raises(SystemExit) as left:
+            run([])
+        assert left.value.code == 0
+        assert capfd.readouterr().out.split() == [found]
+
+
 def test_a_bug_is_one_line(stub: Callable, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def work() -> CommandResult:
         raise ZeroDivisionError("of\nlines")

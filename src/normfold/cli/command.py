@@ -47,7 +47,7 @@ def verb(name: str) -> Callable[[Callable[..., CommandResult]], Callable[..., Co
     def decorate(job: Callable[..., CommandResult]) -> Callable[..., CommandResult]:
         @click.option("--json", is_flag=True, expose_value=False, help="Print one JSON document instead of text.")
         @click.option("-q", "--quiet", is_flag=True, help="Print the summary only, and no progress.")
-        @click.option("-v", "--verbose", is_flag=True, help="List every norm, however many there are.")
+        @click.option("-v", "--verbose", is_flag=True, help="Print every row, however many there are.")
         @functools.wraps(job)
         def wrapped(*, quiet: bool, verbose: bool, **options: Any) -> CommandResult:
             def work() -> CommandResult:

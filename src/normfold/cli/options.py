@@ -36,18 +36,20 @@ INPUTS: Final = click.option(
     "--inputs",
     type=types.file_name,
     metavar="FILE",
-    help="Inputs to run the model on: an .npz with one array per input.",
+    help="Inputs to run the model on: an .npz file with one array per input.",
 )
 SEED: Final = click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
     default=0,
     show_default=True,
+    metavar="N",
     help="Seed for the random test inputs.",
 )
 RTOL: Final = click.option(
     "--rtol",
     type=click.FloatRange(min=0, min_open=True),
+    metavar="R",
     help="Tolerance: the largest deviation allowed, relative to the output's range; by default the type decides.",
 )
 CUSTOM_OPS: Final = click.option(
