@@ -222,7 +222,14 @@ class _Tracer:
         self.stack.pop().result = self._as_values(result)
 
     def _as_values(self, tree: Any) -> Any:
-        return tree_map(lambda leaf: self.value(leaf) if isinstance(leaf, torch.Tensor) else leaf, tree)
+        """``tree`` with values for tensors and plain tuples for named ones, which may take tensors only."""
+
+        def replaced(leaf: Any) -> Any:
+            if _is_named(leaf):
+                return tuple(self._as_values(part) for part in leaf)
+            return self.value(leaf) if isinstance(leaf, torch.Tensor) else leaf
+
+        return tree_map(replaced, tree, is_leaf=_is_named)
 
     def value(self, tensor: torch.Tensor) -> Value:
         """What ``tensor`` holds now; one that nobody made during the run was there before, and is constant."""
@@ -245,7 +252,7 @@ class _Tracer:
     def run(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run one operation and write it down."""
         schema = function._schema  # noqa: SLF001 - the only description of an operation's arguments
-        given = _bound(schema, args, kwargs)
+        given = _flat(_bound(schema, args, kwargs))
         kind = schema.name.removeprefix("aten::")
         looks, roles = SHAPES.get(kind), ROLES.get(kind, {})
         arguments = {roles.get(name, name): self._as_values(value) for name, value in given.items() if name != looks}
@@ -334,10 +341,23 @@ class _Reads(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def _is_named(tree: Any) -> bool:
+    return isinstance(tree, tuple) and hasattr(tree, "_fields")
+
+
 def _storage(tensor: torch.Tensor) -> int:
     if tensor.layout is not torch.strided:
         return id(tensor)
     return int(tensor.untyped_storage()._cdata)  # noqa: SLF001 - its identity, which nothing else gives
+
+
+def _flat(given: dict[str, Any]) -> dict[str, Any]:
+    """``given``, each weight of a recurrent operation, which takes them as a list, as an argument of its own."""
+    weights = given.get("params")
+    if not isinstance(weights, list | tuple):
+        return given
+    others = {name: value for name, value in given.items() if name != "params"}
+    return others | {f"params.{k}": weight for k, weight in enumerate(weights)}
 
 
 def _bound(schema: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
