@@ -17,10 +17,9 @@ from inspect import cleandoc
 from pathlib import Path
 from typing import Any, Final
 
-from normfold.core.laws import LAWS
 from normfold.core.laws.law import Law
 from normfold.core.premises import PREMISES
-from normfold.core.rules import RULES, Rewrite, Rule
+from normfold.core.rules import LAWS, RULES, Rewrite, Rule
 from normfold.errors import CODES
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"

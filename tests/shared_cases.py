@@ -6,8 +6,10 @@ exported to, but where ``tree`` is set: there the module tree has no place for t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import runpy
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -420,4 +422,21 @@ REFUSED: Mapping[str, Case] = {
     ),
     "scale-along-the-width": Case(row(POINT(), Scale(6), nn.Sigmoid()), IMAGE, (KEPT,), "per-output-channel"),
 }
-CASES: Mapping[str, Case] = {**PRODUCERS, **CONSUMERS, **COMPOSED, **CARRIED, **REWRITTEN, **REFUSED}
+
+
+def beside_their_rules() -> Iterator[tuple[str, Case]]:
+    """The networks that stand with the other cases of a rule, in a function ``networks`` of its file of tests."""
+    for path in sorted((Path(__file__).parent / "core" / "rules").glob("test_*.py")):
+        if "\ndef networks()" in path.read_text(encoding="utf-8"):
+            yield from runpy.run_path(str(path))["networks"]().items()
+
+
+CASES: Mapping[str, Case] = {
+    **PRODUCERS,
+    **CONSUMERS,
+    **COMPOSED,
+    **CARRIED,
+    **REWRITTEN,
+    **REFUSED,
+    **dict(beside_their_rules()),
+}

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from normfold import errors
 from normfold.core import premises
-from normfold.core.laws import LAWS
 from normfold.core.premises import PREMISES
-from normfold.core.rules import RULES
+from normfold.core.rules import LAWS, RULES
 from normfold.errors import CODES
 from normfold.records import Premise
 

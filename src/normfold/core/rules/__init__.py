@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from normfold.core.laws import Law
 from normfold.core.rules import (
     bake_normalised_weight,
     carry_affine_through_clip,
@@ -73,12 +74,15 @@ REWRITES: tuple[Rewrite[Any, Any], ...] = (
 MOVES: tuple[Rewrite[Any, Any], ...] = (move_norm_past_pool.RULE,)
 """For norms that stay, once nothing else is left to do."""
 RULES: tuple[Rule[Any] | Rewrite[Any, Any], ...] = (*CARRIES, *REWRITES, *MOVES)
+LAWS: tuple[Law, ...] = tuple(dict.fromkeys(rule.law for rule in RULES))
+"""Every identity that a rule rests on."""
 
 __all__ = [
     "BACKWARD",
     "CARRIES",
     "FORWARD",
     "IDENTITIES",
+    "LAWS",
     "MOVES",
     "REWRITES",
     "RULES",
