@@ -137,6 +137,7 @@ W: Final = {"w": (6, 4, 3, 3)}
 ONE: Final = {"w": (6, 4, 1, 1)}
 ROWS: Final = "float[5, 4] x"
 TOKENS: Final = "float[2, 5, 4] x"
+SIGNAL: Final = "float[2, 4, 5] x"
 MATRIX: Final = {"w": (4, 6)}
 CHANNEL: Final = (6, 1, 1)
 
@@ -313,6 +314,12 @@ PRODUCERS: Final = (
         W,
         told=(AIMET, "torchao"),
     ),
+    Pattern(
+        "Embedding -> Transpose -> BN",
+        "i = Cast <to = 7> (x); e = Gather(t, i); s = Transpose <perm = [0, 2, 1]> (e); y = BN[4](s)",
+        {"t": (9, 4)},
+        "float[2, 5] x",
+    ),
 )
 """Into the linear operation before the norm."""
 
@@ -402,6 +409,20 @@ CONSUMERS: Final = (
         "Conv -> Relu -> BN -> Conv with padding -> BN",
         f"h = Conv(x, v, c); r = Relu(h); n = BN[6](r); g = Conv <{SAME}> (n, w); y = BN[3](g)",
         {"v": (6, 4, 3, 3), "c": (6,), "w": (3, 6, 3, 3)},
+    ),
+    Pattern(
+        "BN -> Transpose -> LSTM",
+        START + "n = BN[4](r); s = Transpose <perm = [2, 0, 1]> (n); y, h, c = LSTM <hidden_size = 3> (s, w, u, b)",
+        {"w": (1, 12, 4), "u": (1, 12, 3), "b": (1, 24)},
+        SIGNAL,
+    ),
+    Pattern(
+        "BN -> Transpose -> GRU in both directions, without a bias",
+        START
+        + "n = BN[4](r); s = Transpose <perm = [2, 0, 1]> (n); "
+        + 'y, h = GRU <direction = "bidirectional", hidden_size = 3, linear_before_reset = 1> (s, w, u)',
+        {"w": (2, 9, 4), "u": (2, 9, 3)},
+        SIGNAL,
     ),
 )
 """Into the linear operations after it."""

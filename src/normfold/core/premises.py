@@ -108,6 +108,7 @@ PLAIN_NORM: Final = Premise(
 )
 REPRESENTABLE: Final = Premise("representable", "The new constants fit the type they are stored in.")
 ROOM: Final = Premise("room", "A norm's own scale and bias have room for the map: its axes, and a bias for a shift.")
+ROW_AXIS: Final = Premise("row-axis", "A table is read by index along its first axis, so that every row is read whole.")
 RUNNING_STATISTICS: Final = Premise(
     "running-statistics", "A norm keeps running statistics, and does not normalise by those of the batch."
 )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from normfold.core.algebra import Affine, Codes, Moments, Move, Permute, Weight, Window
+from normfold.core.algebra import Affine, Codes, Moments, Move, Permute, Table, Weight, Window
 from normfold.core.algebra.affine import Array
 from normfold.core.algebra.moves import Dim
 from normfold.records import Premise, Refusal
@@ -109,6 +109,34 @@ class RunningStatistics:
     def moments(self) -> Moments:
         """Mean and standard deviation of the value."""
         return Moments.of(self.mean, np.sqrt(np.maximum(self.variance, 0.0)))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Embedding(View):
+    """``y = table[x]``: rows of a constant table, which is linear in them.
+
+    The last axes of the output are those of a row. ``largest`` is the largest magnitude that the table's type can
+    hold.
+    """
+
+    table: Table
+    largest: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Recurrent(View):
+    """LSTM, GRU, RNN, of which only what reads the input is described: it is linear in it, in every gate.
+
+    The sequence is the first of ``inputs``, its features on the last axis. Each of ``weights`` is
+    ``[directions, gates * hidden, features]``, where all directions (the groups of the weight) read the same features;
+    each of ``biases`` is the input half of a bias, ``[directions * gates * hidden]``, or ``None`` where there is none.
+    ``bias_slot`` says whether there may be one. ``largest`` is the largest magnitude that the weights' type can hold.
+    """
+
+    weights: tuple[Weight, ...]
+    biases: tuple[Array | None, ...]
+    bias_slot: bool
+    largest: float
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

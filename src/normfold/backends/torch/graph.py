@@ -23,7 +23,7 @@ from normfold.core.graph import Site
 from normfold.core.health import findings
 from normfold.core.plan import Bypass, Edit, Insert, Move, Plan, Remove, SetView
 from normfold.core.premises import FIXED_PATH, NEEDS_STRUCTURE, NOT_OVERWRITTEN
-from normfold.core.views import AffineOp, Linear, Node, Norm, NotLifted, View
+from normfold.core.views import AffineOp, Embedding, Linear, Node, Norm, NotLifted, Recurrent, View
 from normfold.core.views import Value as AnyValue
 from normfold.records import Refusal, StatisticsRecord
 
@@ -189,7 +189,7 @@ class TorchGraph:
 
     def _unwritable(self, view: View) -> Refusal | None:
         """Why the constants of ``view`` have no place in the tree."""
-        if not isinstance(view, AffineOp | Linear | Norm):
+        if not isinstance(view, AffineOp | Embedding | Linear | Norm | Recurrent):
             return _needs_structure(f"{self.label(view.node)} would need other constants")
         if isinstance(view, Linear) and view.bias is None and _op(view.node).arguments["bias"] is not None:
             return _needs_structure(f"the bias of {self.label(view.node)} would have to be taken out")

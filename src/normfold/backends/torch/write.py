@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +15,10 @@ from normfold.backends.torch.carried import carry
 from normfold.backends.torch.chains import AFFINE
 from normfold.backends.torch.constants import exact
 from normfold.backends.torch.graph import TorchGraph
+from normfold.backends.torch.lift.recurrent import first_layer
 from normfold.backends.torch.tracer import Op, Value
 from normfold.core.algebra.affine import Array
-from normfold.core.views import AffineOp, Linear, Norm, View
+from normfold.core.views import AffineOp, Embedding, Linear, Norm, Recurrent, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +53,54 @@ def write_constants(graph: TorchGraph, module: nn.Module) -> None:
 
 def _constants(op: Op, view: View) -> Iterator[tuple[str, Array]]:
     """The arguments of ``op`` that get new values."""
-    if isinstance(view, Linear):
-        yield "weight", view.weight.native()
-        if view.bias is not None:
-            yield "bias", view.bias.reshape(-1) if view.bias.size > 1 else view.bias.reshape(())
-    elif isinstance(view, AffineOp) and op.kind == AFFINE:
-        yield "weight", view.affine.scale
-        if view.holds_shift:
-            yield "bias", view.affine.shift
-    elif isinstance(view, AffineOp):
-        yield from _batch_norm(op, view)
-    elif isinstance(view, Norm) and view.tail is not None:
-        yield "weight", _flat(op, view.tail.scale)
-        if view.holds_shift:
-            yield "bias", _flat(op, view.tail.shift)
-    else:
+    writer = WRITERS.get(type(view))
+    if writer is None:
         raise TypeError(f"{type(view).__name__} has no constants to write")
+    return writer(op, view)
+
+
+def _linear(_: Op, view: Linear) -> Iterator[tuple[str, Array]]:
+    yield "weight", view.weight.native()
+    if view.bias is not None:
+        yield "bias", view.bias.reshape(-1) if view.bias.size > 1 else view.bias.reshape(())
+
+
+def _embedding(_: Op, view: Embedding) -> Iterator[tuple[str, Array]]:
+    yield "weight", view.table.native()
+
+
+def _recurrent(op: Op, view: Recurrent) -> Iterator[tuple[str, Array]]:
+    for (weight, bias), matrix, vector in zip(first_layer(op), view.weights, view.biases, strict=True):
+        yield weight, matrix.native()
+        if bias is not None and vector is not None:
+            yield bias, vector
+
+
+def _affine(op: Op, view: AffineOp) -> Iterator[tuple[str, Array]]:
+    if op.kind != AFFINE:
+        yield from _batch_norm(op, view)
+        return
+    yield "weight", view.affine.scale
+    if view.holds_shift:
+        yield "bias", view.affine.shift
+
+
+def _tail(op: Op, view: Norm) -> Iterator[tuple[str, Array]]:
+    if view.tail is None:
+        raise TypeError(f"the tail of {op.kind} was not read")
+    yield "weight", _flat(op, view.tail.scale)
+    if view.holds_shift:
+        yield "bias", _flat(op, view.tail.shift)
+
+
+WRITERS: Mapping[type[View], Callable[[Op, Any], Iterator[tuple[str, Array]]]] = {
+    Linear: _linear,
+    Embedding: _embedding,
+    Recurrent: _recurrent,
+    AffineOp: _affine,
+    Norm: _tail,
+}
+"""What writes the constants of each view."""
 
 
 def _flat(op: Op, constant: Array) -> Array:

@@ -4,6 +4,7 @@ from normfold.core.algebra.affine import Affine, trim
 from normfold.core.algebra.codes import Codes
 from normfold.core.algebra.moments import Moments, independent_sum
 from normfold.core.algebra.moves import Chain, Crop, Move, Permute, Regroup, Shuffle, Take, is_identity
+from normfold.core.algebra.table import Table
 from normfold.core.algebra.weight import Weight
 from normfold.core.algebra.window import Window
 
@@ -17,6 +18,7 @@ __all__ = [
     "Permute",
     "Regroup",
     "Shuffle",
+    "Table",
     "Take",
     "Weight",
     "Window",

@@ -19,7 +19,7 @@ from normfold.core.views import Linear, NotLifted, View
 Order = Literal["goi", "gio"]
 
 
-def _weight(tensor: ir.TensorProtocol, split: tuple[int, ...], order: Order) -> Weight:
+def canonical_weight(tensor: ir.TensorProtocol, split: tuple[int, ...], order: Order) -> Weight:
     """``tensor`` as a canonical weight; the pending scales of one already folded are taken over."""
     if isinstance(tensor, WeightTensor) and (tensor.weight.split, tensor.weight.order) == (split, order):
         return tensor.weight
@@ -34,7 +34,7 @@ def _convolution(context: Context, node: ir.Node) -> View:
     groups = node.attributes.get_int("group", 1)
     if spatial < 1 or groups < 1 or native[0] % groups:
         raise NotLifted(WELL_FORMED, f"the weight of {context.label(node)} has shape {list(native)}, group {groups}")
-    weight = _weight(tensor, split_shape(native, groups), "gio" if transposed else "goi")
+    weight = canonical_weight(tensor, split_shape(native, groups), "gio" if transposed else "goi")
     bias = context.optional(node, 2, "the bias")
     return Linear(
         node=node,
@@ -86,7 +86,7 @@ def _gemm(context: Context, node: ir.Node) -> View:
     x_flipped = bool(node.attributes.get_int("transA" if side else "transB", 0))
     # Rows of the stored matrix are output channels in `x @ W.T` and in `W @ x`.
     order: Order = "goi" if flipped == bool(side) else "gio"
-    weight = _weight(tensor, (1, *tensor.shape.numpy()), order)
+    weight = canonical_weight(tensor, (1, *tensor.shape.numpy()), order)
     alpha, beta = node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0)
     bias = context.optional(node, 2, "the bias")
     return Linear(
@@ -114,7 +114,7 @@ def _matmul(context: Context, node: ir.Node) -> View:
     rank = context.rank(x)
     if len(native) < 2 or ((not side or len(native) > 2) and (rank is None or rank < 2)):
         raise NotLifted(MATRIX, f"an operand of {context.label(node)} is a vector, or its rank is not known")
-    weight = _weight(tensor, split_shape(native, 1, matrix=True), "gio" if side else "goi")
+    weight = canonical_weight(tensor, split_shape(native, 1, matrix=True), "gio" if side else "goi")
     batch = tuple(range(-len(native), -2))
     return Linear(
         node=node,

@@ -157,7 +157,7 @@ def _split(context: Context, node: ir.Node) -> View:
     return _moving(node, *takes)
 
 
-def _gather(context: Context, node: ir.Node) -> View:
+def gather_elements(context: Context, node: ir.Node) -> View:
     """A Gather that takes each element of an axis once; no other is a move that is followed."""
     picked = context.constant(node, 1)
     shape = None if picked is None or picked.ndim != 1 else context.shape(data(node))
@@ -177,7 +177,6 @@ LIFTS: dict[str, Callable[[Context, ir.Node], View]] = {
     "Transpose": _transpose,
     "Reshape": _reshape,
     "Flatten": _flatten,
-    "Gather": _gather,
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,
     "Slice": _slice,

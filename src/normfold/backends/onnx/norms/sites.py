@@ -19,7 +19,7 @@ from normfold.core.algebra import Permute
 from normfold.core.algebra.affine import Array
 from normfold.core.graph import Site
 from normfold.core.health import findings
-from normfold.core.views import AffineOp, Linear, Moving, QuantizedLinear, Value, View
+from normfold.core.views import AffineOp, Embedding, Linear, Moving, QuantizedLinear, Recurrent, Value, View
 
 if TYPE_CHECKING:
     from normfold.backends.onnx.graph import OnnxGraph
@@ -173,7 +173,7 @@ class _Finder:
         if before is None and not whole and not (after and (not scalar or at_input)):
             return
         # A shift between a matrix product and the first scale is the product's bias, not part of the norm.
-        bare = before is not None and not (isinstance(before, Linear) and before.bias_slot)
+        bare = before is not None and not _takes_shift(before)
         biased = bare and not self._scaled_before(run[0])
         nodes = run[run.index(scaling[0]) :] if biased else run
         yield self.site(nodes, "+".join(node.op_type for node in nodes if node in views), named=scaling[0])
@@ -206,7 +206,7 @@ class _Finder:
             if sole and len(self.graph.consumers(value)) != 1:
                 return None
             view = _unquantized(self.graph.view(producer))
-            if isinstance(view, Linear):
+            if isinstance(view, Linear | Embedding):
                 return view
             if producer.op_type in ("Conv", "ConvTranspose"):
                 return view
@@ -234,11 +234,15 @@ class _Finder:
             return False
         for reader, _ in readers:
             view = _unquantized(self.graph.view(reader))
-            if isinstance(view, Linear):
+            if isinstance(view, Linear | Recurrent):
                 return view.inputs[0] is node.outputs[0]
             if (isinstance(view, AffineOp) or _is_identity(view)) and self._linear_after(reader, sole=sole):
                 return True
         return False
+
+
+def _takes_shift(view: View) -> bool:
+    return isinstance(view, Embedding) or (isinstance(view, Linear) and view.bias_slot)
 
 
 def _per_channel(constant: Array) -> bool:

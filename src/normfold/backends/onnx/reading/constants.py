@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from normfold.core.algebra import Weight
+from normfold.core.algebra import Table, Weight
 from normfold.core.algebra.affine import Array
 
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
@@ -35,6 +35,21 @@ class WeightTensor(ir.LazyTensor):
     def _whole(self) -> ir.Tensor[Any]:
         flat = np.concatenate([chunk.reshape(-1) for chunk in self.chunks()])
         return ir.Tensor(flat.reshape(self.shape.numpy()), dtype=self.dtype)
+
+
+class TableTensor(ir.LazyTensor):
+    """A folded table: its rows mapped and cast as they are written."""
+
+    def __init__(self, table: Table, dtype: ir.DataType) -> None:
+        super().__init__(self._whole, dtype, ir.Shape(table.shape, frozen=True))
+        self.table = table
+
+    def chunks(self) -> Iterator[NDArray[np.generic]]:
+        """The rows in order, cast once, in C-contiguous pieces."""
+        return self.table.write_chunks(self.dtype.numpy())
+
+    def _whole(self) -> ir.Tensor[Any]:
+        return ir.Tensor(np.concatenate(list(self.chunks())), dtype=self.dtype)
 
 
 class ExactTensor(ir.Tensor[Any]):

@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
+from normfold.backends.onnx.lift import recurrent
 from normfold.backends.onnx.lift.linear import bias_vector, gemm_bias
 from normfold.backends.onnx.lift.norms import tail_slots
-from normfold.backends.onnx.reading.constants import Constants, ExactTensor, WeightTensor, exact
+from normfold.backends.onnx.reading.constants import Constants, ExactTensor, TableTensor, WeightTensor, exact
 from normfold.backends.onnx.reading.shapes import Shapes
 from normfold.backends.onnx.write import gemm
 from normfold.backends.onnx.write.quantized import QuantizedWriter
 from normfold.core.algebra import Affine
 from normfold.core.algebra.affine import Array
-from normfold.core.views import AffineOp, Clip, Linear, Norm, Pad, QuantizedLinear, View
+from normfold.core.views import AffineOp, Clip, Embedding, Linear, Norm, Pad, QuantizedLinear, Recurrent, View
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class Writer:
             self._linear(view)
         elif isinstance(view, QuantizedLinear):
             QuantizedWriter(self.constants, self.set_constant, self.fresh).write(view)
+        elif isinstance(view, Embedding):
+            self._table(view)
+        elif isinstance(view, Recurrent):
+            self._recurrent(view)
         elif isinstance(view, AffineOp) and view.op == "BatchNormalization":
             self._batch_normalization(view)
         elif isinstance(view, AffineOp):
@@ -74,6 +79,24 @@ class Writer:
         node.resize_inputs(2)
         if old is not None:
             sweep(old)
+
+    def _table(self, view: Embedding) -> None:
+        node = _native(view)
+        tensor = TableTensor(view.table, self._tensor(node, 0).dtype)
+        self.set_constant(node, 0, tensor, _operand(node, 0).name or "table")
+
+    def _recurrent(self, view: Recurrent) -> None:
+        """The weight, and the input half of the bias; the other half, which belongs to the state, stays."""
+        node, (weight,), (bias,) = _native(view), view.weights, view.biases
+        old = self._tensor(node, recurrent.WEIGHT)
+        name = _operand(node, recurrent.WEIGHT).name or "weight"
+        shape = (weight.groups, weight.out_per_group)
+        self.set_constant(node, recurrent.WEIGHT, WeightTensor(weight, old.dtype, (*shape, weight.in_per_group)), name)
+        if bias is not None:
+            given = len(node.inputs) > recurrent.BIAS and node.inputs[recurrent.BIAS] is not None
+            rest = exact(self._tensor(node, recurrent.BIAS))[:, shape[1] :] if given else np.zeros(shape)
+            halves = ExactTensor(np.concatenate([bias.reshape(shape), rest], axis=1), old.dtype)
+            self.set_constant(node, recurrent.BIAS, halves, _bias_name(name))
 
     def _arithmetic(self, view: AffineOp) -> None:
         node, affine = _native(view), view.affine

@@ -8,6 +8,8 @@ from normfold.backends.torch.lift import linear as lift_linear
 from normfold.backends.torch.lift import moving as lift_moving
 from normfold.backends.torch.lift import norms as lift_norms
 from normfold.backends.torch.lift import pointwise as lift_pointwise
+from normfold.backends.torch.lift import recurrent as lift_recurrent
+from normfold.backends.torch.lift import tables as lift_tables
 from normfold.backends.torch.tracer import Op
 from normfold.backends.torch.tree import ModuleTree
 from normfold.core.views import NotLifted, Opaque, View
@@ -18,6 +20,8 @@ LIFTS: Mapping[str, Callable[[ModuleTree, Op], View]] = {
     **lift_moving.LIFTS,
     **lift_norms.NORMS,
     **lift_pointwise.LIFTS,
+    **lift_recurrent.LIFTS,
+    **lift_tables.LIFTS,
 }
 
 

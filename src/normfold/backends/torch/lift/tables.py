@@ -1,0 +1,31 @@
+"""Embedding as `Embedding`."""
+
+from __future__ import annotations
+
+from normfold.backends.torch.constants import Stored, largest
+from normfold.backends.torch.lift.moving import Lift
+from normfold.backends.torch.tracer import Op
+from normfold.backends.torch.tree import ModuleTree
+from normfold.core.algebra import Affine, Table
+from normfold.core.premises import LINEAR_PRODUCER
+from normfold.core.views import Embedding, NotLifted, View
+
+
+def _embedding(tree: ModuleTree, op: Op) -> View:
+    """A row for every index. ``padding_idx`` concerns gradients only; ``max_norm`` changes the table in the call."""
+    stored = tree.own(op, "the table", "weight")
+    return Embedding(
+        node=op,
+        op=op.kind,
+        inputs=(op.arguments["indices"],),
+        outputs=op.outputs,
+        table=Table(Stored(stored), tuple(stored.shape), Affine.of()),
+        largest=largest(stored),
+    )
+
+
+def _bag(tree: ModuleTree, op: Op) -> View:
+    raise NotLifted(LINEAR_PRODUCER, f"{tree.label(op)} adds rows up, and an empty bag is zero whatever the rows are")
+
+
+LIFTS: dict[str, Lift] = {"embedding": _embedding, "embedding_bag": _bag}
