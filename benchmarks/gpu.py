@@ -155,7 +155,7 @@ def files(name: str, batch: int, folder: Path) -> dict[str, Path]:
     if program is None:
         raise RuntimeError(f"{name} was not exported")
     program.save(str(made["exported"]), external_data=False)
-    normfold.fold(made["exported"], made["folded"])
+    normfold.fold(made["exported"], output=made["folded"])
     to_fp16(made["folded"], made["fp16"])
     return made
 

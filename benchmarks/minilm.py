@@ -92,7 +92,7 @@ def figures() -> dict[str, Any]:
         path = Path(folder) / "minilm.onnx"
         dynamic = {name: {0: "batch", 1: "length"} for name in example}
         started = time.perf_counter()
-        result = normfold.export(module, example, path, dynamic=dynamic, output_names=["embedding"])
+        result = normfold.export(module, example, output=path, dynamic=dynamic, output_names=["embedding"])
         seconds = time.perf_counter() - started
         size = path.stat().st_size
         runtime = common.session(path)

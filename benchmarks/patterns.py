@@ -108,7 +108,7 @@ def perform(tool: str, source: Path, target: Path) -> None:
     elif tool == peers.NORMFOLD:
         import normfold
 
-        decisions = normfold.fold(source, target, verify=False).decisions
+        decisions = normfold.fold(source, output=target, verify=False).decisions
         target.with_suffix(".json").write_text(json.dumps([asdict(decision) for decision in decisions]))
     else:
         peers.PEERS[tool](str(source), str(target))

@@ -26,6 +26,6 @@ if __name__ == "__main__":
         sys.exit(gate(Path(sys.argv[1]), Path(sys.argv[2]), normfold.Effort(details=False)))
     with demo.network() as network, tempfile.TemporaryDirectory() as folder:
         folded = Path(folder) / "folded.onnx"
-        normfold.fold(network, folded)
+        normfold.fold(network, output=folded)
         brief = normfold.Effort(first=3, most=3, per_process=0.3, details=False)
         sys.exit(gate(network, folded, brief))

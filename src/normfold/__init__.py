@@ -12,13 +12,16 @@ if TYPE_CHECKING:
     from normfold.core.preprocess import Preprocess
     from normfold.measure.candidate import Effort
     from normfold.models.module.save import restore
+    from normfold.pipeline.prove import DiffersError, UnprovenError
     from normfold.runtime.session_profile import SessionProfile
     from normfold.verbs.bench import BenchResult, bench, compare
     from normfold.verbs.export import export
-    from normfold.verbs.fold import InspectResult, fold, inspect, verify
+    from normfold.verbs.fold import fold
     from normfold.verbs.fold_program import fold_program
-    from normfold.verbs.fold_result import DiffersError, FoldResult, UnprovenError
+    from normfold.verbs.fold_result import FoldResult
+    from normfold.verbs.inspect import InspectResult, inspect
     from normfold.verbs.tune import Tuning, open_session, tune
+    from normfold.verbs.verify import VerifyResult, verify
 
 __all__ = [
     "BenchResult",
@@ -31,6 +34,7 @@ __all__ = [
     "SessionProfile",
     "Tuning",
     "UnprovenError",
+    "VerifyResult",
     "__version__",
     "bench",
     "compare",
@@ -46,28 +50,34 @@ __all__ = [
 
 _PLACES: Final = {
     "BenchResult": "normfold.verbs.bench",
-    "DiffersError": "normfold.verbs.fold_result",
+    "DiffersError": "normfold.pipeline.prove",
     "Effort": "normfold.verbs.bench",
     "FoldResult": "normfold.verbs.fold_result",
+    "InspectResult": "normfold.verbs.inspect",
+    "Preprocess": "normfold.core.preprocess",
     "SessionProfile": "normfold.verbs.bench",
     "Tuning": "normfold.verbs.tune",
-    "UnprovenError": "normfold.verbs.fold_result",
+    "UnprovenError": "normfold.pipeline.prove",
+    "VerifyResult": "normfold.verbs.verify",
     "bench": "normfold.verbs.bench",
     "compare": "normfold.verbs.bench",
     "export": "normfold.verbs.export",
+    "fold": "normfold.verbs.fold",
     "fold_program": "normfold.verbs.fold_program",
+    "inspect": "normfold.verbs.inspect",
     "open_session": "normfold.verbs.tune",
     "restore": "normfold.models.module.save",
     "tune": "normfold.verbs.tune",
+    "verify": "normfold.verbs.verify",
 }
-"""Where the names are that are not in `normfold.verbs.fold`."""
+"""Where the names are."""
 
 
 def __getattr__(name: str) -> Any:
     """Load the verbs when one is first used: they bring NumPy and onnx_ir with them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_PLACES.get(name, "normfold.verbs.fold")), name)
+    return getattr(import_module(_PLACES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -112,6 +112,8 @@ class Verification:
     """Site of the first norm, in topological order, at whose output the two models diverge."""
     errors: dict[str, float] = field(default_factory=dict)
     """Site to the largest relative deviation seen there."""
+    failure: str = ""
+    """What the result raised, where it does not run."""
 
 
 def silent(_doing: str) -> None:

@@ -188,15 +188,15 @@ def test_what_cannot_be_run_is_written_only_unverified(ask: Ask, tmp_path: Path)
 
 
 def test_a_result_that_differs_is_exit_1(ask: Ask, net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from normfold.pipeline.prove import DiffersError
     from normfold.records import Decision, Verification
-    from normfold.verbs import fold as api
-    from normfold.verbs.fold_result import DiffersError
+    from normfold.verbs import fold as folding
 
     def differs(*arguments, **options):
         decision = Decision("bn1", "BatchNormalization", "folded", into=("conv1",))
         raise DiffersError("result-differs", "It differs.", "", (decision,), Verification("different", max_rel=1.0))
 
-    monkeypatch.setattr(api, "fold", differs)
+    monkeypatch.setattr(folding, "fold", differs)
     code, parsed = ask("fold", net, "-o", tmp_path / "out.onnx")
     assert code == 1
     assert parsed["result"]["verification"]["status"] == "different"
@@ -253,8 +253,8 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: int, code: int) 
     net = saved(tmp_path, "net.onnx", nets.conv_bn())
     script = f"""
 import os, signal
-from normfold.verbs import fold as api
-api.Comparison.finish = lambda *rest, **options: os.kill(os.getpid(), {int(number)})
+from normfold.proof.comparison import Comparison
+Comparison.finish = lambda *rest, **options: os.kill(os.getpid(), {int(number)})
 from normfold.cli import main
 main(["fold", {str(net)!r}, "-o", {str(folder / "out.onnx")!r}])
 """

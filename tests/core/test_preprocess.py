@@ -15,7 +15,7 @@ import pytest
 
 import normfold
 from folding import array, compare, model, norm, run, statistics
-from normfold.backends.onnx import OnnxGraph, bind
+from normfold.backends.onnx import OnnxGraph, bind, insert
 from normfold.cli.application import run as command
 from normfold.core.preprocess import Preprocess
 from normfold.errors import UsageError
@@ -254,16 +254,16 @@ def test_pictures_that_are_black_white_and_random_are_compared() -> None:
 
 def test_a_wrong_preparation_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison does not rest on the fold: with another swap in the model, nothing is handed over."""
-    from normfold.backends.onnx import graph
+    from normfold.passes import preprocess
 
-    inserted = graph.insert
+    inserted = preprocess.insert
 
-    def twisted(net: object, stage: object, fresh: object) -> None:
+    def twisted(net: object, stage: object) -> None:
         object.__setattr__(stage, "swapped", (0, 2, 1))
-        inserted(net, stage, fresh)
+        inserted(net, stage)
         object.__setattr__(stage, "swapped", (2, 1, 0))
 
-    monkeypatch.setattr(graph, "insert", twisted)
+    monkeypatch.setattr(preprocess, "insert", twisted)
     with pytest.raises(normfold.DiffersError):
         normfold.fold(model(PLAIN, CONV, HELD), preprocess=Preprocess(**FULL, **RAW))
 
@@ -295,7 +295,8 @@ def test_nothing_to_do() -> None:
 
 def test_what_is_put_in_is_no_value_of_the_source() -> None:
     net = ir.from_proto(model(PLAIN, CONV, HELD))
-    graph = OnnxGraph(net, bind(net, Preprocess(**FULL, **RAW)))
+    insert(net, bind(net, Preprocess(**FULL, **RAW)))
+    graph = OnnxGraph(net)
     assert [node.op_type for node in graph.nodes()] == ["Transpose", "Cast", "Sub", "Mul", "Gather", "Conv"]
     assert graph.values() == {"y"}
 

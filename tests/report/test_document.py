@@ -14,8 +14,8 @@ from normfold.core.premises import PREMISES
 from normfold.errors import CODES, ModelFileError
 from normfold.records import Decision, Outcome, Probe, Refusal, SiteReport, Status, Verification, verification_record
 from normfold.report import schema
-from normfold.verbs.fold import InspectResult
 from normfold.verbs.fold_result import FoldResult
+from normfold.verbs.inspect import InspectResult
 
 FOLDED = Decision("bn1", "BatchNormalization", "folded", into=("conv1",), rules=("fold_affine_into_producer",))
 KEPT = Decision(

@@ -17,8 +17,8 @@ import nets
 import normfold
 from normfold.errors import NormfoldError
 from normfold.models.onnxfile import from_proto
+from normfold.passes.fold.selection import driver
 from normfold.records import Refusal
-from normfold.verbs import fold as api
 
 
 def operators(model: onnx.ModelProto | onnx_ir.Model) -> list[str]:
@@ -63,7 +63,7 @@ def test_a_path_comes_back_as_an_ir_model(path: Path) -> None:
 
 
 def test_the_output_says_where_it_comes_from(path: Path, tmp_path: Path) -> None:
-    result = normfold.fold(path, tmp_path / "out.onnx")
+    result = normfold.fold(path, output=tmp_path / "out.onnx")
     written = onnx.load(tmp_path / "out.onnx")
     properties = {entry.key: entry.value for entry in written.metadata_props}
     assert properties["normfold.version"] == normfold.__version__
@@ -74,7 +74,7 @@ def test_the_output_says_where_it_comes_from(path: Path, tmp_path: Path) -> None
 
 def test_the_output_is_bit_reproducible(path: Path, tmp_path: Path) -> None:
     for name, options in (("a", {}), ("b", {}), ("c", {"verify": False})):
-        normfold.fold(path, tmp_path / f"{name}.onnx", **options)
+        normfold.fold(path, output=tmp_path / f"{name}.onnx", **options)
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "c.onnx").read_bytes()
 
@@ -128,7 +128,7 @@ def test_what_is_not_a_model_is_a_usage_error() -> None:
 @pytest.fixture
 def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[str]], None]:
     """Make the engine fold the named sites wrongly unless they are excluded."""
-    right = api.engine.fold
+    right = driver.fold
 
     def install(sites: set[str]) -> None:
         def wrong(graph, *, exclude, **options):
@@ -140,18 +140,18 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[str]], None]:
                 weight.const_value = onnx_ir.tensor(weight.const_value.numpy() * 2, name=weight.name)
             return folding
 
-        monkeypatch.setattr(api.engine, "fold", wrong)
+        monkeypatch.setattr(driver, "fold", wrong)
 
     return install
 
 
 def test_a_wrong_fold_is_dropped_and_named(spoil: Callable, path: Path, tmp_path: Path) -> None:
     spoil({"bn1"})
-    result = normfold.fold(path, tmp_path / "out.onnx")
+    result = normfold.fold(path, output=tmp_path / "out.onnx")
     assert result.verification.status == "equivalent"
     assert [decision.outcome for decision in result.decisions] == ["kept", "folded"]
     assert [refusal.premise for refusal in result.decisions[0].refused_by] == ["verification-failed"]
-    assert normfold.verify(path, tmp_path / "out.onnx").status == "equivalent"
+    assert normfold.verify(path, tmp_path / "out.onnx").verification.status == "equivalent"
 
 
 def test_two_wrong_folds_are_dropped(spoil: Callable, path: Path) -> None:
@@ -161,18 +161,19 @@ def test_two_wrong_folds_are_dropped(spoil: Callable, path: Path) -> None:
 
 
 def test_what_stays_wrong_is_not_handed_over(monkeypatch: pytest.MonkeyPatch, path: Path, tmp_path: Path) -> None:
-    right = api.engine.fold
+    right = driver.fold
 
     def wrong(graph, **options):
         folding = right(graph, **options)
+        graph.committed = True
         weight = next(node for node in graph.model.graph if node.name == "conv2").inputs[1]
         weight.const_value = onnx_ir.tensor(weight.const_value.numpy() * 2, name=weight.name)
         return folding
 
-    monkeypatch.setattr(api.engine, "fold", wrong)
+    monkeypatch.setattr(driver, "fold", wrong)
     (tmp_path / "out.onnx").write_bytes(b"the old one")
     with pytest.raises(normfold.DiffersError) as error:
-        normfold.fold(path, tmp_path / "out.onnx")
+        normfold.fold(path, output=tmp_path / "out.onnx")
     assert error.value.verification.status == "different"
     assert (tmp_path / "out.onnx").read_bytes() == b"the old one"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["net.onnx", "out.onnx"]
@@ -206,8 +207,8 @@ def test_inspect_says_what_fold_then_does() -> None:
 
 def test_verify_takes_any_two_kinds(path: Path) -> None:
     other = from_proto(nets.conv_bn(seed=1))
-    assert normfold.verify(path, nets.conv_bn()).status == "equivalent"
-    assert normfold.verify(nets.conv_bn(), other).status == "different"
+    assert normfold.verify(path, nets.conv_bn()).verification.status == "equivalent"
+    assert normfold.verify(nets.conv_bn(), other).verification.status == "different"
 
 
 def test_a_refusal_is_a_known_premise() -> None:

@@ -65,7 +65,7 @@ def command(
         return exporting.export(
             called.module,
             called.example,
-            output,
+            output=output,
             dynamic=dynamic_axes(dynamic),
             input_names=called.names,
             output_names=output_names or None,

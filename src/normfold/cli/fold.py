@@ -106,15 +106,15 @@ def _fold_file(
     dry_run: bool,
     progress: Progress,
     options: dict[str, Any],
-) -> FoldResult:
+) -> FoldResult[Any]:
     from normfold.core.preprocess import Preprocess
-    from normfold.verbs import fold as api
+    from normfold.verbs import fold as folding
 
     preprocess = Preprocess.parse(options.pop("preprocess"))
     verify = not options.pop("unverified")
-    return api.fold(
+    return folding.fold(
         model,
-        target,
+        output=target,
         shapes=shapes,
         verify=verify,
         dry_run=dry_run,
@@ -136,7 +136,7 @@ class _ModuleJob:
     progress: Progress
     options: dict[str, Any]
 
-    def run(self) -> FoldResult:
+    def run(self) -> FoldResult[Any]:
         """Load, fold, write."""
         self._check()
         refuse_overwriting(self.target, self.weights)
@@ -149,15 +149,9 @@ class _ModuleJob:
             return self._exported(called, choice)
         if suffix == ".pt2":
             return self._program(called, choice)
-        from normfold.verbs import fold as api
+        from normfold.verbs import fold as folding
 
-        done = api.fold(called.module, called.example, dry_run=self.target is None, **choice)
-        if self.target is not None:
-            from normfold.models.module.save import save_state
-
-            self.progress("writing")
-            save_state(done.model, called.module, done.decisions, Path(self.target))
-        return done
+        return folding.fold(called.module, called.example, output=self.target, dry_run=self.target is None, **choice)
 
     def _check(self) -> None:
         given = next((option for key, option in ONNX_ONLY.items() if self.options[key]), None)
@@ -166,24 +160,22 @@ class _ModuleJob:
         if self.target is not None and Path(self.target).suffix not in MODULE_FILES:
             raise UsageError("usage", f"{self.target} does not end in {', '.join(MODULE_FILES)}.")
 
-    def _exported(self, called: LoadedModule, choice: dict[str, Any]) -> FoldResult:
+    def _exported(self, called: LoadedModule, choice: dict[str, Any]) -> FoldResult[Any]:
         from normfold.verbs import export as exporting
 
         return exporting.export(
             called.module,
             called.example,
-            self.target,
+            output=self.target,
             dynamic=dynamic_axes(self.dynamic),
             input_names=called.names,
             external_data=self.options["external_data"],
             **choice,
         )
 
-    def _program(self, called: LoadedModule, choice: dict[str, Any]) -> FoldResult:
+    def _program(self, called: LoadedModule, choice: dict[str, Any]) -> FoldResult[Any]:
         from normfold.verbs import fold_program
 
-        sizes = dynamic_axes(self.dynamic)
-        done = fold_program.fold_program(called.module, called.example, dynamic=sizes, **choice)
-        self.progress("writing")
-        fold_program.save_program(done.model, called.example, sizes, Path(str(self.target)))
-        return done
+        return fold_program.fold_program(
+            called.module, called.example, output=self.target, dynamic=dynamic_axes(self.dynamic), **choice
+        )

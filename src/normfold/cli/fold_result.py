@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from normfold.cli.command import CommandResult
 
@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 
 def fold_result(
-    command: str, source: str, written: str | None, job: Callable[[], FoldResult], detail: Detail
+    command: str, source: str, written: str | None, job: Callable[[], FoldResult[Any]], detail: Detail
 ) -> CommandResult:
     """The result of ``job``; where it refuses to hand its result over, what it knows about it."""
-    from normfold.verbs.fold_result import FoldResult, UnprovenError
+    from normfold.pipeline.prove import UnprovenError
+    from normfold.verbs.fold_result import FoldResult
 
     try:
         done = replace(job(), source=source, output=written)

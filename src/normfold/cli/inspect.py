@@ -33,13 +33,13 @@ def command(
 
     MODEL is an ONNX file, or a PyTorch module named package.module:factory, which needs --shape or --inputs.
     """
-    from normfold.verbs import fold as api
+    from normfold.verbs import inspect as inspecting
 
     if is_reference(model):
         loaded = load_module(model, shapes, inputs, weights, 0)
-        done = api.inspect(loaded.module, loaded.example, progress=progress)
+        done = inspecting.inspect(loaded.module, loaded.example, progress=progress)
     else:
         sizes_by_name(shapes, weights=weights)
-        done = api.inspect(model, progress=progress)
+        done = inspecting.inspect(model, progress=progress)
     done = replace(done, source=model)
     return CommandResult("inspect", done.document(), done.report(detail))

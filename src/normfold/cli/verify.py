@@ -8,8 +8,8 @@ from normfold.cli.command import CommandResult, verb
 from normfold.cli.options import CUSTOM_OPS, INPUTS, RTOL, SEED, SHAPES, sizes_by_name
 from normfold.cli.param_types import ShapedInput, file_name
 from normfold.errors import EnvironmentUnavailableError
-from normfold.records import Progress, verification_record
-from normfold.report.blocks import Detail, Heading
+from normfold.records import Progress
+from normfold.report.blocks import Detail
 
 
 @click.command("verify")
@@ -34,10 +34,9 @@ def command(
     detail: Detail,
 ) -> CommandResult:
     """Compare models A and B on random and adversarial inputs; exit 0 where they are equivalent, 1 where not."""
-    from normfold.report.decisions import verification_blocks
-    from normfold.verbs import fold as api
+    from normfold.verbs import verify as verifying
 
-    proof = api.verify(
+    done = verifying.verify(
         a,
         b,
         shapes=sizes_by_name(shapes),
@@ -47,12 +46,12 @@ def command(
         custom_ops=custom_ops,
         progress=progress,
     )
-    title = (Heading(f"{a} <> {b}"),) if detail > Detail.SUMMARY else ()
+    proof = done.verification
     unavailable = proof.status == "unavailable"
     return CommandResult(
         command="verify",
-        result={"source": a, "other": b, "verification": verification_record(proof)},
-        report=(*title, *verification_blocks(proof, detail)),
+        result=done.document(),
+        report=done.report(detail),
         exit_code={"equivalent": 0, "unavailable": 3}.get(proof.status, 1),
         error=EnvironmentUnavailableError("unverified", f"The models cannot be run here: {proof.because}")
         if unavailable

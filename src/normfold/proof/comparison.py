@@ -395,7 +395,9 @@ def _marked(feed: Feed, outputs: Values) -> Feed:
 def _result_failed(base: Verification, failure: Failed) -> Verification:
     """A result that its source's evaluator rejects is different; a worker that gave up proves nothing."""
     status: Status = "different" if failure.kind in ("invalid", "unsupported", "run") else "unavailable"
-    return replace(base, status=status, because=f"result: {failure}")
+    # Out of time or memory says nothing about the result; a crash, where its source ran, does.
+    raised = failure.message if status == "different" or failure.kind == "crash" else ""
+    return replace(base, status=status, because=f"result: {failure}", failure=raised)
 
 
 def _is_noise(finding: Finding, noise: Mapping[tuple[int, str], float], cap: float) -> bool:

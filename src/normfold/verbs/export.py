@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import onnx_ir
 from torch import nn
 
 from normfold._version import __version__
-from normfold.errors import UsageError
-from normfold.models import onnxfile as modelfile
-from normfold.models.exporter.exporter import lowered, raw_model
+from normfold.core.costs import cost_table
+from normfold.models import onnxfile
+from normfold.models.data import UserInputs
 from normfold.models.exporter.interface import Interface, interface
-from normfold.models.exporter.tidying import tidy
+from normfold.models.module.duplicate import duplicate
 from normfold.models.module.example import Example, to_array
 from normfold.models.module.packages import needs
-from normfold.pipeline.modules import copied
+from normfold.models.source import File, is_random, name_of, onnx_source, scratch_path
+from normfold.passes.fold.selection import Selection
+from normfold.pipeline.export import compare_export, evaluation_module, exported_model, not_equivalent
+from normfold.pipeline.fold_onnx import External, Request, fold_proven, fold_unproven
+from normfold.pipeline.prove import Proven
 from normfold.proof.comparison import Setup
-from normfold.proof.exported import FilesAndModules, compare
 from normfold.records import Decision, Progress, Verification, silent
-from normfold.runtime import Evaluator, Runnable
-from normfold.verbs import fold as api
-from normfold.verbs.fold_result import DiffersError, FoldResult, UnprovenError
+from normfold.runtime import Evaluator
+from normfold.verbs.fold_result import FoldResult
 
 
 def export(  # noqa: PLR0913 - each keyword is an option of the command line
     module: nn.Module,
     example_inputs: Any,
-    output: str | os.PathLike[str] | None = None,
     *,
+    output: File | None = None,
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
@@ -43,9 +43,9 @@ def export(  # noqa: PLR0913 - each keyword is an option of the command line
     skip: Sequence[str] = (),
     seed: int = 0,
     verify: bool = True,
-    external_data: Literal["auto", "always", "never"] = "auto",
+    external_data: External = "auto",
     progress: Progress = silent,
-) -> FoldResult:
+) -> FoldResult[onnx_ir.Model]:
     """Export ``module`` to ONNX, fold its norms there, and, if ``output`` is given, write the result in one step.
 
     The result is compared with ``module`` itself, run eagerly, on random and adversarial inputs, at several sizes of
@@ -78,74 +78,46 @@ def export(  # noqa: PLR0913 - each keyword is an option of the command line
     """
     needs("onnxscript")
     progress("exporting")
-    source = copied(checked(module))
+    source = duplicate(evaluation_module(module))
     what = interface(source, Example.of(example_inputs), dynamic or {}, input_names, output_names)
-    model = raw_model(source, what, opset)
-    tidy(model, what)
-    model = lowered(model, opset)
+    model = exported_model(source, what, opset)
     decisions: tuple[Decision, ...] = ()
     if fold:
-        feeds = {name: to_array(one) for name, one in zip(what.inputs, what.example.tensors(), strict=True)}
-        folded = api.fold(model, inputs=feeds, only=only, skip=skip, seed=seed, verify=verify, progress=progress)
+        request = Request(cost_table(), Selection(tuple(only), tuple(skip)), progress=progress)
+        folded = _folded(model, what, request, seed, verify=verify)
         model, decisions = folded.model, folded.decisions
     model.metadata_props["normfold.version"] = __version__
     model.metadata_props["normfold.module"] = f"{type(source).__module__}.{type(source).__qualname__}"
-    target = None if output is None else Path(output)
     with ExitStack() as stack:
         progress("writing")
-        path = target or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="normfold-"))) / "model.onnx"
-        staged = stack.enter_context(modelfile.stage(model, path, external=external_data))
+        path = stack.enter_context(scratch_path()) if output is None else Path(output)
+        staged = stack.enter_context(onnxfile.stage(model, path, external=external_data))
         proof = Verification("skipped", because="not asked for")
         if verify:
             progress("comparing with the module")
-            random = any(node.op_type in api.RANDOM for node in model.graph.all_nodes())
-            proof = _proven(source, staged, what, Setup((), seed=seed, random=random), decisions)
-        if target is not None:
+            proof = compare_export(source, staged, what, Setup((), seed=seed, random=is_random(model)))
+            if proof.status != "equivalent":
+                raise not_equivalent(decisions, proof)
+        if output is not None:
             staged.commit()
-    return FoldResult(model, decisions, proof)
+    return FoldResult(
+        model,
+        decisions,
+        proof,
+        output=name_of(output),
+        write=lambda path: onnxfile.write(model, path, external=external_data),
+    )
 
 
-def checked(module: Any) -> nn.Module:
-    """``module``, or the one of a learner.
-
-    Raises:
-        UsageError: it is none, or in training mode.
-    """
-    found = api.module_of(module)
-    if found is None:
-        raise UsageError("usage", f"What is exported is an nn.Module, not a {type(module).__name__}.")
-    if found.training:
-        raise UsageError("not-exportable", "The module is in training mode.", "Call module.eval() first.")
-    return found
-
-
-def _proven(
-    source: nn.Module, staged: modelfile.Staged, what: Interface, setup: Setup, decisions: tuple[Decision, ...]
-) -> Verification:
-    """The comparison, where it speaks for the result."""
-    problem = api.rejection(staged.file)
-    if problem is not None:
-        raise UsageError("not-exportable", f"What PyTorch exports is not valid ONNX: {problem}", "Try another opset.")
+def _folded(
+    model: onnx_ir.Model, what: Interface, request: Request, seed: int, *, verify: bool
+) -> Proven[onnx_ir.Model]:
+    """``model`` folded, and proven to be equivalent on inputs like the example."""
+    source = onnx_source(model)
+    if not verify:
+        return fold_unproven(source, request, "not asked for")
+    tensors = zip(what.inputs, what.example.tensors(), strict=True)
+    given = UserInputs(arrays={name: to_array(tensor) for name, tensor in tensors})
     with Evaluator() as evaluator:
-        proof = compare(
-            partial(FilesAndModules, evaluator), source, Runnable(staged.file, staged.data_folder), what, setup
-        )
-    return handed_over(proof, decisions)
-
-
-def handed_over(proof: Verification, decisions: tuple[Decision, ...]) -> Verification:
-    """``proof``, unless it forbids to hand the result over.
-
-    Raises:
-        DiffersError: the result differs from the module.
-        UnprovenError: the two cannot be compared.
-    """
-    if proof.status == "different":
-        message = f"The exported model differs from the module, so it is not handed over: {proof.because}"
-        hint = "Does the code take another way for other sizes or numbers? An example that takes it shows more."
-        raise DiffersError("export-differs", message, hint, decisions, proof)
-    if proof.status != "equivalent":
-        message = f"The exported model cannot be compared with the module, so it is not handed over: {proof.because}"
-        hint = "Export without the comparison: --no-verify, or verify=False."
-        raise UnprovenError("unverified", message, hint, decisions, proof)
-    return proof
+        evaluator.start()
+        return fold_proven(evaluator, source, request, Setup((), given, seed=seed))

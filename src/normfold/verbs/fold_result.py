@@ -1,11 +1,13 @@
-"""What folding a model comes to: the result, and the errors that keep it back."""
+"""What folding a model comes to."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-from normfold.errors import NormfoldError
 from normfold.models.carried import carried_records
 from normfold.records import (
     Decision,
@@ -20,15 +22,17 @@ from normfold.report.blocks import Blocks, Detail, Heading
 from normfold.report.decisions import decision_blocks, verification_blocks
 from normfold.report.result import Result
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True, repr=False)
-class FoldResult(Result):
+class FoldResult(Result, Generic[T]):
     """A folded model, of the kind that came in (``onnx_ir.Model`` for a path), with its decisions and its proof.
 
     ``removed`` and ``added`` are the names that the state of an ``nn.Module`` lost and got.
     """
 
-    model: Any
+    model: T
     decisions: tuple[Decision, ...]
     verification: Verification
     removed: tuple[str, ...] = ()
@@ -37,6 +41,18 @@ class FoldResult(Result):
     """The model that was folded, as it was named; None for one in memory."""
     output: str | None = None
     """The file written."""
+    write: Callable[[Path], None] | None = field(default=None, compare=False)
+    """How `save` writes the model."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model in one step: an ONNX file, the state of a module as ``.safetensors``, a program as ``.pt2``.
+
+        Raises:
+            OutputError: ``output-not-writable``.
+        """
+        if self.write is None:
+            raise ValueError("there is no model to write")
+        self.write(Path(path))
 
     @property
     def records(self) -> tuple[StatisticsRecord, ...]:
@@ -65,25 +81,3 @@ class FoldResult(Result):
             "records": [statistics_record(record) for record in self.records],
             **{key: found for key, found in names.items() if found},
         }
-
-
-class UnprovenError(NormfoldError):
-    """Nothing here can run the folded model or its source, so it is not handed over.
-
-    ``decisions`` and ``verification`` say what was tried.
-    """
-
-    exit_code = 3
-
-    def __init__(
-        self, code: str, message: str, hint: str, decisions: tuple[Decision, ...], verification: Verification
-    ) -> None:
-        super().__init__(code, message, hint)
-        self.decisions = decisions
-        self.verification = verification
-
-
-class DiffersError(UnprovenError):
-    """The folded model differs from its source, and leaving out single folds does not cure it."""
-
-    exit_code = 1

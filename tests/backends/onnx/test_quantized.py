@@ -18,8 +18,8 @@ from onnxruntime.quantization import QuantType, quantize_static
 import normfold
 from folding import array, model, norm, only_fold, proven_fold, run, statistics
 from normfold.backends.onnx import OnnxGraph
+from normfold.pipeline.fold_onnx import UNQUANTIZED
 from normfold.verbs import demo
-from normfold.verbs.fold import SMOOTHED
 from quantized import activation, behind, check_payload, codes, factors, scales, weight
 
 OPERATIONS = {
@@ -290,7 +290,7 @@ def test_a_quantised_network(tmp_path: Path, per_channel: bool, kind: str) -> No
     result = folded.model
     assert isinstance(result, onnx.ModelProto)
     assert folded.verification.status == "equivalent"
-    assert folded.verification.because == SMOOTHED
+    assert folded.verification.because == UNQUANTIZED
     assert (folded.verification.max_rel or 0) < 1e-5
     into = [d for d in folded.decisions if "fold_affine_into_quantized_producer" in d.rules]
     assert len(into) == len(linear_weights(source)) - 1, "every norm behind a Conv; one Conv has none"
@@ -327,7 +327,7 @@ def test_a_fold_is_compared_without_the_steps_of_activations() -> None:
     folded = normfold.fold(source)
     assert isinstance(folded.model, onnx.ModelProto)
     assert folded.verification.status == "equivalent"
-    assert SMOOTHED in folded.verification.because
+    assert UNQUANTIZED in folded.verification.because
     assert [node.op_type for node in folded.model.graph.node].count("QuantizeLinear") == 2
     assert behind(folded.model, "Conv", 2).codes.dtype == np.int32
     assert (folded.verification.max_rel or 0) < 1e-6

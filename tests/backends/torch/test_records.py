@@ -15,7 +15,7 @@ from torch import nn
 
 import normfold
 from normfold.backends.torch import trace
-from normfold.models.module.save import restore, save_state
+from normfold.models.module.save import restore
 from normfold.records import StatisticsRecord
 from torch_nets import live, picture
 
@@ -104,7 +104,7 @@ def test_records_are_saved_and_restored(tmp_path: Path) -> None:
     pytest.importorskip("safetensors", reason="safetensors is an extra")
     net, x = calibrated("backward")
     once = normfold.fold(net, (x,))
-    save_state(once.model, net, once.decisions, tmp_path / "folded.safetensors")
+    once.save(tmp_path / "folded.safetensors")
     restored = restore(live(NETWORKS["backward"][0](), seed=3), tmp_path / "folded.safetensors")
     assert normfold.fold(restored, (x,)).records == once.records
 

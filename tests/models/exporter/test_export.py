@@ -18,7 +18,7 @@ from torch import nn
 import normfold
 from normfold.models.exporter import exporter
 from normfold.models.onnxfile import writing
-from normfold.verbs import export as job
+from normfold.pipeline import export as job
 from torch_nets import ConvNorm, Forward, live, outcomes
 
 
@@ -42,7 +42,7 @@ def test_a_module_becomes_a_clean_file(tmp_path: Path, capfd: pytest.CaptureFixt
     state = copy.deepcopy(module.state_dict())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = normfold.export(module, (x,), tmp_path / "net.onnx", dynamic={"x": {0: "batch", 2: "height"}})
+        result = normfold.export(module, (x,), output=tmp_path / "net.onnx", dynamic={"x": {0: "batch", 2: "height"}})
     assert capfd.readouterr() == ("", "")
     assert outcomes(result) == {"bn": "folded"}
     assert result.verification.status == "equivalent"
@@ -68,7 +68,7 @@ def test_a_module_becomes_a_clean_file(tmp_path: Path, capfd: pytest.CaptureFixt
 def test_nothing_of_the_machine_is_in_the_file_and_it_is_reproducible(tmp_path: Path) -> None:
     module, x = net(), torch.randn(1, 4, 6, 6)
     for name in ("a", "b"):
-        normfold.export(module, (x,), tmp_path / f"{name}.onnx", verify=False, fold=False)
+        normfold.export(module, (x,), output=tmp_path / f"{name}.onnx", verify=False, fold=False)
     content = (tmp_path / "a.onnx").read_bytes()
     assert content == (tmp_path / "b.onnx").read_bytes()
     assert str(Path.home()).encode() not in content
@@ -95,7 +95,7 @@ def test_structures_keep_their_names(tmp_path: Path) -> None:
     x, left, right = torch.randn(2, 4, 3, 3), torch.randn(2, 5), torch.randn(2, 5)
     inputs = {"pair": (left, right), "batch": {"picture": x}, "scale": 3.0}
     dynamic = {name: {0: "n"} for name in ("batch_picture", "pair_0", "pair_1")}
-    normfold.export(module, inputs, tmp_path / "net.onnx", dynamic=dynamic)
+    normfold.export(module, inputs, output=tmp_path / "net.onnx", dynamic=dynamic)
     names = onnx.load(tmp_path / "net.onnx").graph
     assert [value.name for value in names.input] == ["pair_0", "pair_1", "batch_picture"]
     assert [value.name for value in names.output] == ["y", "rest_0", "rest_1"]
@@ -121,7 +121,9 @@ def test_a_dataclass_out_and_names_that_are_given() -> None:
 def test_integers_stay_what_was_given(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Embedding(500, 8), nn.LayerNorm(8), nn.Linear(8, 3)).eval()
     ids = torch.randint(0, 500, (1, 7))
-    result = normfold.export(module, {"input": ids}, tmp_path / "m.onnx", dynamic={"input": {0: "n", 1: "length"}})
+    result = normfold.export(
+        module, {"input": ids}, output=tmp_path / "m.onnx", dynamic={"input": {0: "n", 1: "length"}}
+    )
     assert {probe.shape for probe in result.verification.inputs} == {(1, 7), (3, 14)}
     longer = torch.randint(0, 500, (4, 30))
     with torch.no_grad():
@@ -160,7 +162,7 @@ def test_other_types(dtype: torch.dtype) -> None:
 def test_large_models_get_a_data_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "AUTO_LIMIT", 1000)
     module, x = nn.Sequential(nn.Linear(40, 40), nn.BatchNorm1d(40)).eval(), torch.randn(2, 40)
-    normfold.export(module, (x,), tmp_path / "net.onnx")
+    normfold.export(module, (x,), output=tmp_path / "net.onnx")
     assert {file.suffix for file in tmp_path.iterdir()} == {".onnx", ".data"}
     assert (tmp_path / "net.onnx").stat().st_size < 6000
     with torch.no_grad():
@@ -211,7 +213,7 @@ def test_a_size_that_is_not_free_is_refused() -> None:
 
 def test_a_way_that_was_not_taken_is_found(tmp_path: Path) -> None:
     with pytest.raises(normfold.DiffersError) as caught:
-        normfold.export(BySize().eval(), torch.randn(2, 4), tmp_path / "net.onnx", dynamic={"x": {0: "batch"}})
+        normfold.export(BySize().eval(), torch.randn(2, 4), output=tmp_path / "net.onnx", dynamic={"x": {0: "batch"}})
     assert caught.value.code == "export-differs"
     assert caught.value.exit_code == 1
     assert list(tmp_path.iterdir()) == []
@@ -227,7 +229,7 @@ def test_an_exporter_that_lies_is_found(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(job, "raw_model", wrong)
     with pytest.raises(normfold.DiffersError):
-        normfold.export(net(), (torch.randn(2, 4, 6, 6),), tmp_path / "net.onnx")
+        normfold.export(net(), (torch.randn(2, 4, 6, 6),), output=tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -267,7 +269,7 @@ def test_a_missing_exporter_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_output_that_is_an_input_or_a_weight(tmp_path: Path) -> None:
     module = Forward(lambda self, x: (x, self.l.weight, self.l(x), x), l=nn.Linear(4, 3)).eval()
     x = torch.randn(2, 4)
-    normfold.export(module, x, tmp_path / "net.onnx")
+    normfold.export(module, x, output=tmp_path / "net.onnx")
     found = run(tmp_path / "net.onnx", inputs_0=x)
     np.testing.assert_array_equal(found[0], x)
     np.testing.assert_array_equal(found[1], module.l.weight.detach())
@@ -283,7 +285,7 @@ def test_folding_and_exporting_commute() -> None:
     one = normfold.export(normfold.fold(module, (x,)).model, (x,), fold=False).model
     other = normfold.export(module, (x,)).model
     assert [node.op_type for node in one.graph] == [node.op_type for node in other.graph]
-    assert normfold.verify(one, other).status == "equivalent"
+    assert normfold.verify(one, other).verification.status == "equivalent"
 
 
 class Counting(nn.Module):

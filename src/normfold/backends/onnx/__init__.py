@@ -1,6 +1,8 @@
 """ONNX models over onnx_ir: lift nodes to views, find the norms, commit plans."""
 
 from normfold.backends.onnx.graph import OnnxGraph
-from normfold.backends.onnx.write.preprocessing import bind
+from normfold.backends.onnx.norms.sites import may_hold_norm
+from normfold.backends.onnx.reading.inline import inline_norms
+from normfold.backends.onnx.write.preprocessing import bind, insert
 
-__all__ = ["OnnxGraph", "bind"]
+__all__ = ["OnnxGraph", "bind", "inline_norms", "insert", "may_hold_norm"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -16,14 +16,14 @@ from normfold.backends.onnx.norms.sites import Labels, find_sites, may_hold_norm
 from normfold.backends.onnx.reading.constants import Constants, reads_elements
 from normfold.backends.onnx.reading.expressions import EXPRESSIONS, normalises
 from normfold.backends.onnx.reading.inline import foreign_nodes, inline_norms
+from normfold.backends.onnx.reading.names import Names
 from normfold.backends.onnx.reading.shapes import Shapes
 from normfold.backends.onnx.write.commit import Writer, bypass, move, position, sweep
-from normfold.backends.onnx.write.preprocessing import STAGE, insert
+from normfold.backends.onnx.write.preprocessing import STAGE
 from normfold.core.algebra.moves import Dim
 from normfold.core.graph import Site
 from normfold.core.plan import Bypass, Insert, Move, Plan, Remove, SetView
 from normfold.core.premises import NOT_OVERRIDABLE, SAME_OPSET, SINGLE_USE
-from normfold.core.preprocess import Stage
 from normfold.core.views import Node, Norm, Value, View
 from normfold.records import RECORDS_KEY, Refusal, StatisticsRecord, packed, unpacked
 
@@ -37,17 +37,15 @@ ORDER: Final = (Bypass, Insert, Move, Remove)
 class OnnxGraph:
     """The model's graph, subgraphs and remaining functions, as rules and the engine see them.
 
-    The graph owns ``model`` and changes it; hand over a copy where the original is needed. With a ``stage``, the model
-    takes a raw picture from here on.
+    The graph owns ``model`` and changes it; hand over a copy where the original is needed. ``committed`` says
+    whether any plan was.
     """
 
-    def __init__(self, model: ir.Model, stage: Stage | None = None) -> None:
+    def __init__(self, model: ir.Model) -> None:
         self.model = model
         inline_norms(model, may_hold_norm)
-        self._names = {value.name for value in self._values()} | {node.name for node in self.nodes()}
-        self._staged = None if stage is None else stage.name
-        if stage is not None:
-            insert(model, stage, self.fresh_name)
+        self.committed = False
+        self._names = Names(model)
         self._foreign = foreign_nodes(model)
         self._labels = Labels(model)
         self._shapes = Shapes(model, self._sizes)
@@ -153,9 +151,9 @@ class OnnxGraph:
         return {name: name for name in names}
 
     def records(self) -> Sequence[StatisticsRecord] | None:
-        """Those of the metadata, but for the input that now takes a raw picture."""
+        """Those of the metadata."""
         text = self.model.metadata_props.get(RECORDS_KEY)
-        return None if text is None else [record for record in unpacked(text) if record.value != self._staged]
+        return None if text is None else unpacked(text)
 
     def keep(self, records: Sequence[StatisticsRecord]) -> None:
         """Write ``records`` into the metadata."""
@@ -174,6 +172,7 @@ class OnnxGraph:
 
     def commit(self, plan: Plan) -> None:
         """Carry out ``plan`` on the model."""
+        self.committed = True
         # Other views stay as they are cached only where every edge that changes is next to a node that the plan names.
         local = not self._written and all(isinstance(edit, SetView | Bypass) for edit in plan.edits)
         stale = self._around(plan) if local else None
@@ -240,12 +239,7 @@ class OnnxGraph:
 
     def fresh_name(self, wanted: str) -> str:
         """``wanted``, or the first numbered variant that no value and no node of the model has."""
-        name, count = wanted, 1
-        while name in self._names:
-            count += 1
-            name = f"{wanted}_{count}"
-        self._names.add(name)
-        return name
+        return self._names.fresh(wanted)
 
     def _sizes(self) -> dict[ir.Value, ir.TensorProtocol]:
         """What operations compute, as far as that is known before the model runs, for others to take sizes from."""
@@ -263,13 +257,6 @@ class OnnxGraph:
     def _overridable(self, value: ir.Value) -> bool:
         # Before IR version 4 every initializer had to be listed as an input; runtimes treat them as constants.
         return (self.model.ir_version or 4) >= 4 and value.is_graph_input()
-
-    def _values(self) -> Iterator[ir.Value]:
-        for graph in self.model.graphs():
-            yield from graph.inputs
-            yield from graph.initializers.values()
-            for node in graph:
-                yield from node.outputs
 
 
 def _sweep_outputs(node: ir.Node) -> None:

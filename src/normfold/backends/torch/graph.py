@@ -46,6 +46,7 @@ class TorchGraph:
     def __init__(self, trace: Trace, shared: Mapping[str, str] | None = None) -> None:
         """``shared`` names, for tensors of the module's state that are parts of another one's memory, that other."""
         self.trace = trace
+        self.committed = False
         self.changed: dict[Op, View] = {}
         self.kept: tuple[StatisticsRecord, ...] | None = None
         self.removals: dict[Op, Removal] = {}
@@ -221,6 +222,7 @@ class TorchGraph:
 
     def commit(self, plan: Plan) -> None:
         """Carry out ``plan`` on this graph."""
+        self.committed = True
         for value in plan.changed:
             self._names[_value(value)] = f"{self.value_name(value)}_folded"
         for edit in plan.edits:

@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from normfold.models.module.packages import needs
 from normfold.records import RECORDS_ATTRIBUTE, RECORDS_KEY, Decision, decision_record
 
 TAKEN_OUT: Final = "normfold.taken_out"
+SUFFIX: Final = ".safetensors"
 
 
 @contextmanager
@@ -48,7 +50,19 @@ def replacing(target: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
-def save_state(folded: nn.Module, source: nn.Module, decisions: Sequence[Decision], target: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """How the structure of a folded module differs from that of its source."""
+
+    removed: Sequence[str]
+    """Names that its state lost."""
+    added: Sequence[str]
+    """Names that its state got."""
+    taken_out: Mapping[str, Sequence[str]]
+    """Paths at which another module stands now, and the children that are left there."""
+
+
+def save_state(folded: nn.Module, structure: Structure, decisions: Sequence[Decision], target: Path) -> None:
     """Write the state of ``folded`` as safetensors, with what `restore` has to know in the metadata.
 
     Raises:
@@ -59,14 +73,14 @@ def save_state(folded: nn.Module, source: nn.Module, decisions: Sequence[Decisio
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    state, before = _plain(folded.state_dict()), source.state_dict()
+    state = _plain(folded.state_dict())
     records = [decision_record(decision) for decision in decisions]
     metadata = {
         "format": "pt",
         "normfold.version": __version__,
-        "normfold.removed": json.dumps([name for name in before if name not in state]),
-        "normfold.added": json.dumps([name for name in state if name not in before]),
-        TAKEN_OUT: json.dumps(_taken_out(source, folded)),
+        "normfold.removed": json.dumps(list(structure.removed)),
+        "normfold.added": json.dumps(list(structure.added)),
+        TAKEN_OUT: json.dumps(structure.taken_out),
         "normfold.decisions": json.dumps(records),
     }
     if hasattr(folded, RECORDS_ATTRIBUTE):
@@ -131,7 +145,7 @@ def _plain(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
 
 
-def _taken_out(source: nn.Module, folded: nn.Module) -> dict[str, list[str]]:
+def taken_out(source: nn.Module, folded: nn.Module) -> dict[str, list[str]]:
     """Paths at which another module stands now, and the children that are left there."""
     before = dict(source.named_modules(remove_duplicate=False))
     return {

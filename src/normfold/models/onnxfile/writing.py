@@ -132,6 +132,14 @@ def stage(
                 scratch.pop_all()
 
 
+def write(
+    model: ir.Model, path: str | os.PathLike[str], *, external: ExternalData = "auto", source: Source = None
+) -> None:
+    """Write ``model`` to ``path`` in one step; arguments and errors are those of `stage`."""
+    with stage(model, path, external=external, source=source) as staged:
+        staged.commit()
+
+
 def _inputs(source: Source, held: Iterable[Slot]) -> tuple[frozenset[Path], frozenset[Path]]:
     """Real paths of the model files and of the data files that were read."""
     models: list[Path] = []

@@ -15,7 +15,7 @@ from normfold.report.result import Result
 from normfold.runtime.session_profile import SessionProfile
 from normfold.runtime.sessions import open_session
 from normfold.verbs import demo
-from normfold.verbs import fold as api
+from normfold.verbs.fold import fold
 from normfold.verbs.fold_result import FoldResult
 
 ONE_THREAD: Final = SessionProfile(intra_threads=1)
@@ -30,7 +30,7 @@ RUNS: Final = 5
 class Demonstration(Result):
     """What folding did to the shipped network; records are as in the JSON document."""
 
-    folded: FoldResult
+    folded: FoldResult[Any]
     accuracy: dict[str, Any]
     speed: dict[str, Any]
 
@@ -68,7 +68,7 @@ def run(output: str | None = None, *, progress: Progress = silent) -> Demonstrat
     """
     with demo.network() as source, tempfile.TemporaryDirectory(prefix="normfold-") as folder:
         target = Path(output or Path(folder) / "folded.onnx")
-        done = api.fold(source, target, progress=progress)
+        done = fold(source, output=target, progress=progress)
         progress("comparing answers and speed")
         before, after = (open_session(file, ONE_THREAD) for file in (source, target))
         return Demonstration(

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from normfold.backends.onnx.reading.constants import FLOATS, ExactTensor
 from normfold.backends.onnx.reading.inline import NAME
+from normfold.backends.onnx.reading.names import Names
 from normfold.backends.onnx.write.commit import add_constant
 from normfold.core.preprocess import Preprocess, Stage
 from normfold.errors import UsageError
@@ -56,17 +57,18 @@ class Operation:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
-def insert(model: ir.Model, stage: Stage, fresh: Callable[[str], str]) -> None:
+def insert(model: ir.Model, stage: Stage) -> None:
     """Make ``model`` take the raw picture under the name of the input that ``stage`` is bound to.
 
     Transpose and Cast come first, on the smallest numbers; then the shift in raw units, the scale, and the order of
-    the channels, next to what may absorb them. ``fresh`` turns a wanted value name into one that is free.
+    the channels, next to what may absorb them.
 
     Raises:
         UsageError: ``bad-preprocess``: the model's opset has no arithmetic by channel.
     """
     if stage.affine.shape and model.opset_imports.get("", 1) < 7:
         raise UsageError("bad-preprocess", "Arithmetic by channel needs opset 7.", "Convert the model to a newer one.")
+    fresh = Names(model).fresh
     graph = model.graph
     at = next(k for k, value in enumerate(graph.inputs) if value.name == stage.name)
     old = graph.inputs[at]

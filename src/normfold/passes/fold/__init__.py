@@ -1,0 +1,1 @@
+"""Folding, of ONNX models, of module trees and of programs of ``torch.export``."""

@@ -1,0 +1,46 @@
+"""Folding an ``nn.Module``: a copy is traced, the trace is folded, the result is written into another copy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from normfold.backends.torch import Change, TorchGraph, shared_memory, trace, write
+from normfold.models.module.example import Example
+from normfold.passes.fold.selection import Selection
+from normfold.passes.rewritten import Rewritten
+from normfold.records import Progress, Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class FoldedModule:
+    """A folded copy of a module, what changed in it, and the graph that says so."""
+
+    module: nn.Module
+    change: Change
+    graph: TorchGraph
+
+    def write_into(self, module: nn.Module) -> Change:
+        """Fold ``module``, of which this is a copy, in the same way."""
+        return write(self.graph, module)
+
+
+def fold(
+    module: nn.Module,
+    traced: nn.Module,
+    example: Example,
+    selection: Selection,
+    dropped: Mapping[str, Refusal],
+    progress: Progress,
+) -> Rewritten[FoldedModule]:
+    """Fold a copy of ``module``; ``traced`` is another one, which is run on ``example``."""
+    progress("tracing")
+    graph = TorchGraph(trace(traced, example.args, example.kwargs), shared_memory(module))
+    progress("folding")
+    folding = selection.fold(graph, dropped)
+    result = copy.deepcopy(module)
+    folded = FoldedModule(result, write(graph, result), graph)
+    return Rewritten(folded, folding.decisions, folding.pairs, graph.committed)

@@ -1,0 +1,28 @@
+"""Folding an ONNX model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir
+
+from normfold.backends.onnx import OnnxGraph
+from normfold.core import driver
+from normfold.core.costs import CostTable
+from normfold.passes.fold.selection import Selection
+from normfold.passes.rewritten import Rewritten
+from normfold.records import Refusal, SiteReport, StatisticsRecord
+
+
+def fold(
+    model: onnx_ir.Model, selection: Selection, costs: CostTable, dropped: Mapping[str, Refusal]
+) -> Rewritten[onnx_ir.Model]:
+    """Fold ``model``, which is used up; insert operations only where that pays by ``costs``."""
+    graph = OnnxGraph(model)
+    folding = selection.fold(graph, dropped, costs)
+    return Rewritten(graph.model, folding.decisions, folding.pairs, graph.committed)
+
+
+def inspect(model: onnx_ir.Model) -> tuple[tuple[SiteReport, ...], tuple[StatisticsRecord, ...]]:
+    """The norms of ``model``, their health, and what `fold` would decide; what they know about values. Uses it up."""
+    return driver.inspect(OnnxGraph(model))

@@ -1,0 +1,28 @@
+"""Folding the ``torch.fx`` graph of a module, in which operations can go that a module tree has to keep."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+from torch import nn
+from torch.fx import GraphModule
+
+from normfold.backends.torch import ProgramGraph, rewrite, trace
+from normfold.models.exporter.exporter import quiet
+from normfold.models.module.example import Example
+from normfold.passes.fold.selection import Selection
+from normfold.passes.rewritten import Rewritten
+from normfold.records import Refusal
+
+
+def fold(
+    program: GraphModule, tree: nn.Module, example: Example, selection: Selection, dropped: Mapping[str, Refusal]
+) -> Rewritten[GraphModule]:
+    """Fold a copy of ``program``, which ``prepare`` made of the export of ``tree``."""
+    graph = ProgramGraph(trace(program, example.args, example.kwargs), tree)
+    folding = selection.fold(graph, dropped)
+    with quiet():
+        result = copy.deepcopy(program)
+    rewrite(graph, result)
+    return Rewritten(result, folding.decisions, folding.pairs, graph.committed)

@@ -1,0 +1,23 @@
+"""Which norms a user wants folded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from normfold.core import driver
+from normfold.core.costs import CostTable
+from normfold.core.graph import Graph
+from normfold.records import Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Glob patterns on sites: norms that match one of ``skip``, or none of ``only`` where there are any, are kept."""
+
+    only: Sequence[str] = ()
+    skip: Sequence[str] = ()
+
+    def fold(self, graph: Graph, dropped: Mapping[str, Refusal], costs: CostTable | None = None) -> driver.Folding:
+        """Fold what is selected in ``graph``, but for the sites that are ``dropped``."""
+        return driver.fold(graph, only=self.only, skip=self.skip, exclude=dropped, costs=costs)

@@ -1,0 +1,71 @@
+"""Exporting a module to ONNX: the exporter's model, and its comparison with eager PyTorch."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import onnx_ir
+from torch import nn
+
+from normfold.errors import UsageError
+from normfold.models import onnxfile
+from normfold.models.exporter.exporter import lowered, raw_model
+from normfold.models.exporter.interface import Interface
+from normfold.models.exporter.tidying import tidy
+from normfold.models.source import module_of, rejection
+from normfold.pipeline.prove import DiffersError, UnprovenError
+from normfold.proof.comparison import Setup
+from normfold.proof.exported import FilesAndModules, compare
+from normfold.records import Decision, Verification
+from normfold.runtime import Evaluator, Runnable
+
+
+def evaluation_module(module: Any) -> nn.Module:
+    """``module``, or the one of a learner, in evaluation mode.
+
+    Raises:
+        UsageError: it is none, or in training mode.
+    """
+    found = module_of(module)
+    if found is None:
+        raise UsageError("usage", f"What is exported is an nn.Module, not a {type(module).__name__}.")
+    if found.training:
+        raise UsageError("not-exportable", "The module is in training mode.", "Call module.eval() first.")
+    return found
+
+
+def exported_model(module: nn.Module, what: Interface, opset: int | None) -> onnx_ir.Model:
+    """``module`` in ONNX, with the names of its own, in ``opset`` or by default the exporter's.
+
+    Raises:
+        UsageError: ``not-exportable``, with the exporter's reason.
+    """
+    model = raw_model(module, what, opset)
+    tidy(model, what)
+    return lowered(model, opset)
+
+
+def compare_export(module: nn.Module, staged: onnxfile.Staged, what: Interface, setup: Setup) -> Verification:
+    """The comparison of the file ``staged`` with ``module``, run eagerly, at several sizes of what is dynamic.
+
+    Raises:
+        UsageError: ``not-exportable`` where it is not valid ONNX.
+    """
+    problem = rejection(staged.file)
+    if problem is not None:
+        raise UsageError("not-exportable", f"What PyTorch exports is not valid ONNX: {problem}", "Try another opset.")
+    with Evaluator() as evaluator:
+        result = Runnable(staged.file, staged.data_folder)
+        return compare(partial(FilesAndModules, evaluator), module, result, what, setup)
+
+
+def not_equivalent(decisions: tuple[Decision, ...], proof: Verification) -> UnprovenError:
+    """The error that the export of a module is not handed over."""
+    if proof.status == "different":
+        message = f"The exported model differs from the module, so it is not handed over: {proof.because}"
+        hint = "Does the code take another way for other sizes or values? An example that takes it shows more."
+        return DiffersError("export-differs", message, hint, decisions, proof)
+    message = f"The exported model cannot be compared with the module, so it is not handed over: {proof.because}"
+    hint = "Export without the comparison: --no-verify, or verify=False."
+    return UnprovenError("unverified", message, hint, decisions, proof)

@@ -1,0 +1,214 @@
+"""Folding an ONNX model: written beside its target, and compared in a worker with the file that it came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Literal, Self
+
+import onnx_ir
+
+from normfold._version import __version__
+from normfold.backends.onnx.quantizers import quantizes_activations, take_out_quantizers
+from normfold.core.costs import CostTable
+from normfold.core.preprocess import Preprocess
+from normfold.errors import ModelFileError
+from normfold.models import onnxfile
+from normfold.models.source import OnnxSource, is_random, rejection, runnable, scratch_path
+from normfold.passes.fold import onnx_model
+from normfold.passes.fold.selection import Selection
+from normfold.passes.preprocess import bound, preprocess
+from normfold.passes.rewritten import Rewritten
+from normfold.pipeline.prove import Proven, prove, unproven
+from normfold.proof.comparison import Comparison, Setup
+from normfold.proof.probes import input_specs
+from normfold.records import Decision, Progress, Refusal, Verification, decision_record, silent
+from normfold.runtime import Evaluator, Runnable
+
+External = Literal["auto", "always", "never"]
+
+MEASURED_BELOW: Final = 32 << 20
+"""Bytes of a model up to which the deviation at each norm is measured: it costs a second run of both."""
+UNQUANTIZED: Final = "compared without the quantisers of activations and before biases are rounded to their steps"
+COARSE: Final = ("bfloat16", "float16")
+"""Types whose rounding decides how close two models can be, coarsest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a result is written, and how; nowhere without a ``path``."""
+
+    path: Path | None = None
+    external_data: External = "auto"
+    in_place: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked of a fold."""
+
+    costs: CostTable
+    selection: Selection = field(default_factory=Selection)
+    preprocess: Preprocess | None = None
+    target: Target = field(default_factory=Target)
+    progress: Progress = silent
+
+
+def fold_unproven(source: OnnxSource, request: Request, because: str) -> Proven[onnx_ir.Model]:
+    """Fold ``source``, and write the result without a comparison."""
+    with _Fold(source, request) as job:
+        done = unproven(job, because)
+        job.write(done.model)
+        return done
+
+
+def fold_proven(evaluator: Evaluator, source: OnnxSource, request: Request, setup: Setup) -> Proven[onnx_ir.Model]:
+    """Fold ``source``, and write the result once it is proven to be equivalent.
+
+    Raises:
+        DiffersError: the result differs from its source.
+        UnprovenError: nothing here can run the two.
+    """
+    with _Fold(source, request) as job:
+        job.begin(evaluator, setup)
+        done = prove(job)
+        job.write(done.model)
+        return done
+
+
+def about(model: onnx_ir.Model, setup: Setup) -> Setup:
+    """``setup`` with what the model itself says: its inputs, its precision, its randomness."""
+    types = {value.dtype.name.lower() for value in model.graph.initializers.values() if value.dtype is not None}
+    precision = next((name for name in COARSE if name in types), None)
+    return replace(setup, inputs=input_specs(model), precision=precision, random=is_random(model))
+
+
+class _Fold:
+    """One call: a `Source` for the loop, whose latest result waits beside its target."""
+
+    def __init__(self, source: OnnxSource, request: Request) -> None:
+        self._source, self._request = source, request
+        first = source.fresh()
+        self._first: onnx_ir.Model | None = first
+        self._stage = bound(first, request.preprocess)
+        self._comparison: Comparison[Runnable] | None = None
+        self._files = ExitStack()
+        self._result = ExitStack()
+        self._staged: tuple[onnx_ir.Model, onnxfile.Staged] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._result.close()
+        self._files.close()
+
+    def begin(self, evaluator: Evaluator, setup: Setup) -> None:
+        """Start running the source, beside the folding."""
+        first = self._copy()
+        file = _unquantized(self._source.fresh()) if quantizes_activations(first) else self._source.runnable()
+        source = self._files.enter_context(file)
+        self._comparison = Comparison(evaluator, about(first, setup).of_raw(self._stage))
+        self._comparison.begin(source)
+        self._first = first
+
+    def rewritten(self, dropped: Mapping[str, Refusal]) -> Rewritten[onnx_ir.Model]:
+        """Put the preprocessing in front of a fresh copy, and fold it; one that nothing changes stays as it came."""
+        copy = self._copy()
+        self._request.progress("folding")
+        if self._stage is not None:
+            preprocess(copy, self._stage)
+        attempt = onnx_model.fold(copy, self._request.selection, self._request.costs, dropped)
+        changed = attempt.changed or self._stage is not None
+        # What is handed over without a proof is the source itself: folding inlines functions where nothing goes, too.
+        model = attempt.model if changed else self._source.fresh()
+        model.metadata_props.update(attempt.model.metadata_props)
+        self._stamp(model, attempt.decisions)
+        return replace(attempt, model=model, changed=changed)
+
+    def compared(self, attempt: Rewritten[onnx_ir.Model]) -> Verification:
+        """Write ``attempt``, check the file, and run it beside the source."""
+        if self._comparison is None:
+            raise ValueError("compared before begin")
+        staged = self._stage_result(attempt.model)
+        problem = self._problem(staged)
+        if problem is not None:
+            return Verification("different", because=f"result: not valid ONNX: {problem}", failure=problem)
+        self._request.progress("comparing with the source")
+        quantized = quantizes_activations(attempt.model)
+        with ExitStack() as files:
+            result = Runnable(staged.file, staged.data_folder)
+            if quantized:
+                result = files.enter_context(_unquantized(attempt.model.clone()))
+            proof = self._comparison.finish(result, attempt.pairs, per_site=self._source.nbytes <= MEASURED_BELOW)
+        return replace(proof, because="; ".join(filter(None, [proof.because, UNQUANTIZED]))) if quantized else proof
+
+    def write(self, model: onnx_ir.Model) -> None:
+        """Put ``model`` in the place of the target, if there is one.
+
+        Raises:
+            OutputError: ``output-not-writable``.
+            ModelFileError: ``invalid-model``.
+        """
+        if self._request.target.path is None:
+            return
+        if self._staged is None or self._staged[0] is not model:
+            problem = self._problem(self._stage_result(model))
+            if problem is not None:
+                message = f"The folded model is not valid ONNX: {problem}"
+                raise ModelFileError("invalid-model", message, "Please report this.")
+        if self._staged is not None:
+            self._staged[1].commit()
+
+    def _copy(self) -> onnx_ir.Model:
+        first, self._first = self._first, None
+        return first or self._source.fresh()
+
+    def _stage_result(self, model: onnx_ir.Model) -> onnxfile.Staged:
+        """``model`` written beside its target, or to a folder of its own, in place of the one before."""
+        self._request.progress("writing")
+        self._result.close()
+        target = self._request.target
+        path = target.path or self._result.enter_context(scratch_path())
+        staged = self._result.enter_context(
+            onnxfile.stage(
+                model, path, external=target.external_data, source=self._source.file, in_place=target.in_place
+            )
+        )
+        self._staged = (model, staged)
+        return staged
+
+    def _problem(self, staged: onnxfile.Staged) -> str | None:
+        """Why the ONNX checker or shape inference rejects the result, where it does not reject its source, too."""
+        problem = rejection(staged.file)
+        if problem is None:
+            return None
+        with self._source.runnable() as original:
+            return problem if rejection(original.file) is None else None
+
+    def _stamp(self, model: onnx_ir.Model, decisions: Sequence[Decision]) -> None:
+        """Write into the model who folded it, from what, and what was decided."""
+        model.metadata_props["normfold.version"] = __version__
+        if self._source.digest is not None:
+            model.metadata_props["normfold.source.sha256"] = self._source.digest
+        if self._request.preprocess is not None:
+            model.metadata_props["normfold.preprocess"] = str(self._request.preprocess)
+        records = [decision_record(decision) for decision in decisions]
+        for record in records:
+            # Measured later, and not the same on every machine.
+            del record["error"]
+        model.metadata_props["normfold.decisions"] = json.dumps(records, separators=(",", ":"), sort_keys=True)
+
+
+@contextmanager
+def _unquantized(model: onnx_ir.Model) -> Iterator[Runnable]:
+    """``model`` without the quantisers of its activations, in a file written for the occasion; uses it up."""
+    take_out_quantizers(model)
+    with runnable(model) as file:
+        yield file
