@@ -247,3 +247,11 @@ def run(proto: onnx.ModelProto, feeds: Arrays, *, reference: bool = False) -> di
     options.log_severity_level = 4
     session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+
+def watched(source: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """``source`` with the values of these names as further outputs."""
+    out = onnx.ModelProto.FromString(source.SerializeToString())
+    stated = {value.name for value in (*out.graph.output, *out.graph.input)}
+    out.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names if name not in stated)
+    return out

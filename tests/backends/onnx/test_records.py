@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
-from folding import Arrays, array, model, norm, only_fold, run, statistics
+from folding import Arrays, array, model, norm, only_fold, run, statistics, watched
 from normfold.records import StatisticsRecord, packed, unpacked
 
 IMAGE = "float[8, 3, 6, 6] x"
@@ -58,14 +56,6 @@ NETWORKS: dict[str, tuple[list[str], dict[str, tuple[str, ...]]]] = {
         {"z": ("z_norm",), "u": ("u_norm",)},
     ),
 }
-
-
-def watched(source: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """``source`` with the values of these names as further outputs."""
-    out = onnx.ModelProto.FromString(source.SerializeToString())
-    stated = {value.name for value in (*out.graph.output, *out.graph.input)}
-    out.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in stated)
-    return out
 
 
 def calibrated(source: onnx.ModelProto, feeds: Arrays) -> onnx.ModelProto:
