@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fuzz.side_files import SESSIONS
 from normfold.errors import UsageError
 from normfold.runtime import session_profile
 from normfold.runtime.session_profile import SCHEMA, SessionProfile, session_request, threading_of
@@ -89,3 +90,10 @@ def test_the_profiles_threads_win() -> None:
     threading = threading_of([FULL], 8, "edge")
     assert session_request(FULL, 8, "edge", threading)["intra_threads"] == 2
     assert session_request(SessionProfile(), 8, "edge", threading)["intra_threads"] == 8
+
+
+@pytest.mark.parametrize("name", sorted(SESSIONS.keys() - {"long entry"}))
+def test_only_known_settings(name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        session_profile.from_json({"schema": SCHEMA, **SESSIONS[name]})
+    assert caught.value.code == "bad-session-profile"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from normfold.errors import UsageError
 from normfold.measure import statistics
 from normfold.measure.candidate import Conditions
 from normfold.measure.statistics import Comparison, Interval
+from normfold.runtime.side_files import read_json
 
 SCHEMA: Final = "normfold.bench/1"
 DECISIVE: Final = ("processor", "cpus", "cpu_features")
@@ -58,7 +58,7 @@ def read_document(path: Path) -> Stored:
         UsageError: ``bad-measurement``, it holds none.
     """
     try:
-        return from_document(json.loads(path.read_text(encoding="utf-8")))
+        return from_document(read_json(path))
     except (OSError, ValueError) as error:
         raise UsageError("bad-measurement", f"{path} cannot be read: {error}") from error
     except UsageError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normfold.errors import UsageError
+from normfold.runtime.side_files import read_npz
 
 Array = NDArray[Any]
 Shapes = Mapping[str, Sequence[int]]
@@ -55,13 +55,9 @@ def read_arrays(path: File) -> dict[str, Array]:
         UsageError: ``bad-input`` where it is none.
     """
     try:
-        archive = np.load(path, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            hint = "Save it with numpy.savez(file, name=array)."
-            raise UsageError("bad-input", f"{path} holds a single array.", hint)
-        with archive:
-            return {name: archive[name] for name in archive.files}
+        return read_npz(path)
     except FileNotFoundError as error:
         raise UsageError("bad-input", f"There is no file {path}.") from error
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise UsageError("bad-input", f"{path} is not an .npz file of arrays: {error}") from error
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise UsageError("bad-input", f"{path} is not an .npz file of arrays: {reason}.") from error

@@ -18,15 +18,15 @@ Every field but ``schema`` may be left out; ``intra_threads`` is null where the 
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from normfold.errors import UsageError
 from normfold.runtime.providers import NVIDIA, PROVIDERS
+from normfold.runtime.side_files import read_json
 
 SCHEMA: Final = "normfold.session/1"
 Use = Literal["server", "edge"]
@@ -46,6 +46,85 @@ OPTIONS: Final[dict[str, tuple[object, ...]]] = {
     "use_deterministic_compute": (True, False),
 }
 """Attributes of ``onnxruntime.SessionOptions`` that a profile may set, and their values."""
+CONFIG: Final = frozenset(
+    {
+        "ep.dynamic.workload_type",
+        "mlas.enable_gemm_fastmath_arm64_bfloat16",
+        "optimization.enable_cast_chain_elimination",
+        "optimization.enable_gelu_approximation",
+        "session.disable_aot_function_inlining",
+        "session.disable_cpu_ep_fallback",
+        "session.disable_double_qdq_remover",
+        "session.disable_prepacking",
+        "session.disable_quant_qdq",
+        "session.dynamic_block_base",
+        "session.enable_dq_matmulnbits_fusion",
+        "session.enable_quant_qdq_cleanup",
+        "session.force_spinning_stop",
+        "session.graph_optimizations_loop_level",
+        "session.inter_op.allow_spinning",
+        "session.intra_op.allow_spinning",
+        "session.intra_op_thread_affinities",
+        "session.qdq_matmulnbits_accuracy_level",
+        "session.qdqisint8allowed",
+        "session.set_denormal_as_zero",
+        "session.use_device_allocator_for_initializers",
+    }
+)
+"""Entries of a session's configuration that a profile may set: none of them names a file or a library."""
+_NVIDIA_RTX: Final = ("device_id", "enable_cuda_graph", "nv_max_workspace_size", "nv_detailed_build_log")
+PROVIDER_OPTIONS: Final[dict[str, tuple[str, ...]]] = {
+    "cpu": (),
+    "cuda": (
+        "arena_extend_strategy",
+        "cudnn_conv1d_pad_to_nc1d",
+        "cudnn_conv_algo_search",
+        "cudnn_conv_use_max_workspace",
+        "device_id",
+        "do_copy_in_default_stream",
+        "enable_cuda_graph",
+        "enable_skip_layer_norm_strict_mode",
+        "fuse_conv_bias",
+        "gpu_mem_limit",
+        "prefer_nhwc",
+        "sdpa_kernel",
+        "tunable_op_enable",
+        "tunable_op_tuning_enable",
+        "use_ep_level_unified_stream",
+        "use_tf32",
+    ),
+    "tensorrt": (
+        "device_id",
+        "trt_auxiliary_streams",
+        "trt_bf16_enable",
+        "trt_builder_optimization_level",
+        "trt_context_memory_sharing_enable",
+        "trt_cuda_graph_enable",
+        "trt_dla_core",
+        "trt_dla_enable",
+        "trt_fp16_enable",
+        "trt_int8_enable",
+        "trt_layer_norm_fp32_fallback",
+        "trt_max_partition_iterations",
+        "trt_max_workspace_size",
+        "trt_min_subgraph_size",
+        "trt_sparsity_enable",
+        "use_tf32",
+    ),
+    "nvtensorrtrtx": _NVIDIA_RTX,
+    "openvino": ("device_type", "disable_dynamic_shapes", "num_of_threads", "num_streams", "precision"),
+    "dnnl": ("threads", "use_arena"),
+    "xnnpack": ("intra_op_num_threads",),
+    "webgpu": ("enableGraphCapture", "forceCpuNodeNames", "preferredLayout", "validationMode"),
+    "qnn": ("backend_type", "htp_graph_finalization_optimization_mode", "htp_performance_mode", "vtcm_mb"),
+    "migraphx": ("device_id", "migraphx_bf16_enable", "migraphx_exhaustive_tune", "migraphx_fp16_enable"),
+    "coreml": ("AllowLowPrecisionAccumulationOnGPU", "EnableOnSubgraphs", "MLComputeUnits", "ModelFormat"),
+    "dml": ("device_id", "disable_metacommands", "performance_preference"),
+    "acl": ("enable_fast_math",),
+    "cann": ("device_id", "enable_cann_graph", "op_select_impl_mode", "precision_mode"),
+}
+"""Options of each execution provider that a profile may set: none of them names a file or a library."""
+MAX_THREADS: Final = 1024
 SPINNING: Final = ("session.intra_op.allow_spinning", "session.inter_op.allow_spinning")
 STOP_SPINNING: Final = "session.force_spinning_stop"
 OF_A_POOL: Final = (*SPINNING, STOP_SPINNING, "session.intra_op_thread_affinities")
@@ -74,9 +153,13 @@ class SessionProfile:
                 raise _bad(f"option {name!r} cannot be {value!r}", f"It can be: {known}.")
         if not all(isinstance(text, str) for text in (*self.provider_options.values(), *self.config.values())):
             raise _bad("values of config and provider_options are strings", 'Such as "0" for off.')
+        _check_known("config", self.config, CONFIG)
+        _check_known("provider_options", self.provider_options, PROVIDER_OPTIONS[self.provider])
+        if not all(isinstance(name, str) for name in self.disabled_optimizers):
+            raise _bad("disabled_optimizers are names")
         for threads in (self.intra_threads, self.inter_threads):
-            if threads is not None and (type(threads) is not int or threads < 1):
-                raise _bad(f"{threads!r} is not a number of threads")
+            if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
+                raise _bad(f"{threads!r} is not a number of threads", f"From 1 to {MAX_THREADS}.")
 
     @property
     def spins_on_its_own(self) -> bool:
@@ -111,7 +194,13 @@ def from_json(document: object) -> SessionProfile:
     known = {entry.name for entry in fields(SessionProfile)}
     if strange := sorted(set(document) - known - {"schema"}):
         raise _bad(f"unknown field {strange[0]!r}", f"Fields are: {', '.join(sorted(known))}.")
-    for name, kind in (("options", dict), ("config", dict), ("provider_options", dict), ("disabled_optimizers", list)):
+    for name, kind in (
+        ("provider", str),
+        ("options", dict),
+        ("config", dict),
+        ("provider_options", dict),
+        ("disabled_optimizers", list),
+    ):
         if not isinstance(document.get(name, kind()), kind):
             raise _bad(f"{name} is no {kind.__name__}")
     values = {name: value for name, value in document.items() if name != "schema"}
@@ -121,11 +210,17 @@ def from_json(document: object) -> SessionProfile:
 def read(path: str | os.PathLike[str]) -> SessionProfile:
     """The profile in a file; raises as `from_json`."""
     try:
-        return from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+        return from_json(read_json(path))
     except (OSError, ValueError) as error:
         raise UsageError("bad-session-profile", f"{path} cannot be read: {error}") from error
     except UsageError as error:
         raise UsageError(error.code, f"{path}: {error.message}", error.hint) from error
+
+
+def _check_known(field_name: str, given: Mapping[str, str], known: Collection[str]) -> None:
+    """A setting that is not known may write a file, load a library or run one."""
+    if strange := sorted(set(given) - set(known)):
+        raise _bad(f"{field_name} has no {strange[0]!r}", f"It can have: {', '.join(sorted(known)) or 'nothing'}.")
 
 
 def _bad(because: str, hint: str = "") -> UsageError:
