@@ -18,6 +18,7 @@ from normfold.cli.application import VERBS, run
 from normfold.cli.command import CommandResult, verb
 from normfold.cli.options import RENAMED
 from normfold.errors import EnvironmentUnavailableError
+from normfold.report.blocks import Verdict
 from normfold.report.schema import schema
 
 
@@ -125,6 +126,18 @@ def test_version(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().out == f"normfold {__version__}\n"
     assert run(["--version", "--json"]) == 0
     assert document(capfd.readouterr().out)["result"] == {"version": __version__}
+
+
+@pytest.mark.parametrize(
+    ("terminal", "no_color", "coloured"), [(True, "", True), (True, "1", False), (False, "", False)]
+)
+def test_only_a_terminal_gets_colours(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, no_color: str, coloured: bool
+) -> None:
+    monkeypatch.setattr(application.sys.stdout, "isatty", lambda: terminal)
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setenv("TERM", "xterm")
+    assert ("\x1b" in application._rendered((Verdict("equivalent", "good"),))) is coloured
 
 
 def test_shell_completion(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

@@ -29,11 +29,11 @@ BROKEN_PIPE: Final = 141
 class LazyGroup(click.Group):
     """A group that imports a verb's module when the verb is named."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, _ctx: click.Context) -> list[str]:
         """Verbs in the order of the help page."""
         return list(VERBS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Load ``normfold.cli.<verb>`` and take its ``command``."""
         if cmd_name not in VERBS:
             return None
@@ -50,7 +50,7 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
+def _print_version(ctx: click.Context, _option: click.Parameter, wanted: object) -> None:
     if not wanted or ctx.resilient_parsing:
         return
     if ctx.obj:
@@ -90,10 +90,10 @@ def run(arguments: Sequence[str]) -> int:
     options = list(arguments)
     as_json = "--json" in (options[: options.index("--")] if "--" in options else options)
     try:
-        result = _result(options, as_json)
+        result = _result(options, as_json=as_json)
         if result is None:
             return 0
-        _emit(result, as_json)
+        _emit(result, as_json=as_json)
     except (click.Abort, KeyboardInterrupt):
         _complain("Interrupted.")
         return INTERRUPTED
@@ -103,7 +103,7 @@ def run(arguments: Sequence[str]) -> int:
     return result.exit_code
 
 
-def _result(arguments: list[str], as_json: bool) -> CommandResult | None:
+def _result(arguments: list[str], *, as_json: bool) -> CommandResult | None:
     """Parse and run; ``None`` where click has already printed all there is (help, version)."""
     try:
         returned: Any = cli.main(arguments, prog_name="normfold", standalone_mode=False, obj=as_json)
@@ -138,7 +138,7 @@ def _named_verb(arguments: Sequence[str]) -> str | None:
     return next((word for word in arguments if word in VERBS), None)
 
 
-def _emit(result: CommandResult, as_json: bool) -> None:
+def _emit(result: CommandResult, *, as_json: bool) -> None:
     if as_json:
         _write(result.to_json() + "\n")
         return
