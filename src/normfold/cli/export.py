@@ -9,7 +9,7 @@ import click
 from normfold.cli.command import CommandResult, verb
 from normfold.cli.fold_result import fold_result
 from normfold.cli.modules import DYNAMIC, WEIGHTS, dynamic_axes, load_module, refuse_overwriting
-from normfold.cli.options import INPUTS, SEED, SHAPES
+from normfold.cli.options import INPUTS, NO_VERIFY, ONLY, SEED, SHAPES, SKIP, external_data
 from normfold.cli.param_types import ShapedInput, file_name
 from normfold.records import Progress
 from normfold.report.blocks import Detail
@@ -23,21 +23,21 @@ from normfold.report.blocks import Detail
 @DYNAMIC
 @WEIGHTS
 @click.option(
-    "--output-name", "output_names", multiple=True, metavar="NAME", help="Of an output: all in order, or none."
+    "--output-name",
+    "output_names",
+    multiple=True,
+    metavar="NAME",
+    help="Name of an output; repeat it for all of them in order, or leave it out.",
 )
-@click.option("--opset", type=click.IntRange(min=1), metavar="N", help="Of the result; by default the exporter's.")
-@click.option("--fold/--no-fold", default=True, show_default=True, help="Fold the norms.")
-@click.option("--only", multiple=True, metavar="GLOB", help="Fold norms whose site matches; repeatable.")
-@click.option("--skip", multiple=True, metavar="GLOB", help="Keep norms whose site matches; repeatable.")
-@SEED
 @click.option(
-    "--external-data",
-    type=click.Choice(["auto", "always", "never"]),
-    default="auto",
-    show_default=True,
-    help="Keep weights in a file of their own; 'auto' does so from 1.8 GB on.",
+    "--opset", type=click.IntRange(min=1), metavar="N", help="Opset of the ONNX model; by default the exporter's."
 )
-@click.option("--no-verify", "unverified", is_flag=True, help="Write the result without comparing it with the module.")
+@click.option("--fold/--no-fold", default=True, show_default=True, help="Fold the norms.")
+@ONLY
+@SKIP
+@SEED
+@external_data("from 1.8 GB on")
+@NO_VERIFY
 @verb("export")
 def command(
     *,
@@ -54,7 +54,10 @@ def command(
     detail: Detail,
     **options: Any,
 ) -> CommandResult:
-    """Export the PyTorch module that FACTORY makes to ONNX, fold its norms, and compare the result with the module."""
+    """Export a PyTorch module to ONNX, fold its norms and verify it.
+
+    FACTORY is called without arguments and returns the module, or is the module itself.
+    """
     refuse_overwriting(output, weights)
     progress("loading")
     called = load_module(model, shapes, inputs, weights, seed)

@@ -19,7 +19,18 @@ from normfold.cli.modules import (
     load_module,
     refuse_overwriting,
 )
-from normfold.cli.options import CUSTOM_OPS, EP, INPUTS, SEED, SHAPES, sizes_by_name
+from normfold.cli.options import (
+    CUSTOM_OPS,
+    EP,
+    INPUTS,
+    NO_VERIFY,
+    ONLY,
+    SEED,
+    SHAPES,
+    SKIP,
+    external_data,
+    sizes_by_name,
+)
 from normfold.cli.param_types import ShapedInput, file_name
 from normfold.errors import UsageError
 from normfold.records import Progress
@@ -35,7 +46,7 @@ ONNX_ONLY: Final = {
     "custom_ops": "--custom-ops",
     "allow_inserted": "--allow-inserted",
 }
-"""Options that say nothing about a module."""
+"""Options for ONNX models only."""
 
 
 @click.command("fold")
@@ -45,28 +56,26 @@ ONNX_ONLY: Final = {
 @INPUTS
 @DYNAMIC
 @WEIGHTS
-@click.option("--only", multiple=True, metavar="GLOB", help="Fold norms whose site matches; repeatable.")
-@click.option("--skip", multiple=True, metavar="GLOB", help="Keep norms whose site matches; repeatable.")
-@click.option("--dry-run", is_flag=True, help="Decide and print; write nothing, run nothing.")
+@ONLY
+@SKIP
+@click.option("--dry-run", is_flag=True, help="Print the decisions; run nothing, write nothing.")
 @SEED
 @CUSTOM_OPS
-@click.option(
-    "--external-data",
-    type=click.Choice(["auto", "always", "never"]),
-    default="auto",
-    show_default=True,
-    help="Keep weights in a file of their own; 'auto' does as the source does.",
-)
-@click.option("--no-verify", "unverified", is_flag=True, help="Write the result without comparing it with the source.")
-@click.option("--in-place", is_flag=True, help="Write over MODEL.")
+@external_data("where the source does")
+@NO_VERIFY
+@click.option("--in-place", is_flag=True, help="Overwrite MODEL.")
 @click.option(
     "--preprocess",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Take the raw picture, for which MODEL gets (scale*x - mean)/std: mean=0.485:0.456:0.406, std=..., "
-    "scale=1/255, layout=NHWC, channels=BGR, dtype=uint8, input=NAME; repeatable.",
+    help="Make the result take the raw image x, from which MODEL expects (scale*x - mean)/std: mean=0.485:0.456:0.406, "
+    "std=..., scale=1/255, layout=NHWC, channels=BGR, dtype=uint8, input=NAME; repeatable.",
 )
-@click.option("--allow-inserted", is_flag=True, help="Insert operations for a fold also where that does not pay.")
+@click.option(
+    "--allow-inserted",
+    is_flag=True,
+    help="Insert operations for a fold even where the cost table says that it does not pay.",
+)
 @EP
 @verb("fold")
 def command(
@@ -81,7 +90,7 @@ def command(
     detail: Detail,
     **options: Any,
 ) -> CommandResult:
-    """Fold the norms of MODEL, compare the result with it, and write it to the file given with -o.
+    """Fold the norms of MODEL, verify the result and write it.
 
     MODEL is an ONNX file, or a PyTorch module named package.module:factory, which becomes a .safetensors, .pt2 or
     .onnx file.
@@ -94,34 +103,16 @@ def command(
         job = _ModuleJob(model, written, shapes, dynamic, weights, progress, options)
         return fold_result("fold", model, written, job.run, detail)
     known = sizes_by_name(shapes, weights=weights, dynamic=dynamic)
-    return fold_result(
-        "fold", model, written, lambda: _fold_file(model, target, known, dry_run, progress, options), detail
-    )
+    options |= {"output": target, "shapes": known, "dry_run": dry_run, "progress": progress}
+    return fold_result("fold", model, written, lambda: _fold_file(model, options), detail)
 
 
-def _fold_file(
-    model: str,
-    target: str | None,
-    shapes: dict[str, tuple[int, ...]],
-    dry_run: bool,
-    progress: Progress,
-    options: dict[str, Any],
-) -> FoldResult[Any]:
+def _fold_file(model: str, options: dict[str, Any]) -> FoldResult[Any]:
     from normfold.core.preprocess import Preprocess
     from normfold.verbs import fold as folding
 
     preprocess = Preprocess.parse(options.pop("preprocess"))
-    verify = not options.pop("unverified")
-    return folding.fold(
-        model,
-        output=target,
-        shapes=shapes,
-        verify=verify,
-        dry_run=dry_run,
-        preprocess=preprocess,
-        progress=progress,
-        **options,
-    )
+    return folding.fold(model, verify=not options.pop("unverified"), preprocess=preprocess, **options)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ def command(
     progress: Progress,
     detail: Detail,
 ) -> CommandResult:
-    """List the norms of MODEL, the health of their statistics, and what 'fold' would decide.
+    """List the norms of MODEL, their health and what 'fold' would do.
 
     MODEL is an ONNX file, or a PyTorch module named package.module:factory, which needs --shape or --inputs.
     """

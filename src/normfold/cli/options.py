@@ -100,6 +100,23 @@ ALLOW_FALLBACK: Final = click.option(
     "--allow-fallback", is_flag=True, help="Accept nodes that run on another execution provider than --ep."
 )
 
+ONLY: Final = click.option("--only", multiple=True, metavar="GLOB", help="Fold norms whose site matches; repeatable.")
+SKIP: Final = click.option("--skip", multiple=True, metavar="GLOB", help="Keep norms whose site matches; repeatable.")
+NO_VERIFY: Final = click.option(
+    "--no-verify", "unverified", is_flag=True, help="Write the result without verifying it against the source."
+)
+
+
+def external_data(automatic: str) -> Callable[[_Command], _Command]:
+    """``--external-data``, given what ``auto`` does."""
+    return click.option(
+        "--external-data",
+        type=click.Choice(["auto", "always", "never"]),
+        default="auto",
+        show_default=True,
+        help=f"Keep weights in an external data file; 'auto' does so {automatic}.",
+    )
+
 
 def time_limit(default: str) -> Callable[[_Command], _Command]:
     """``--time-limit``, about how long the whole job may take, with a job's own default such as ``3m``."""

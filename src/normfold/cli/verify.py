@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from normfold.cli.command import CommandResult, verb
@@ -26,34 +28,19 @@ def command(
     a: str,
     b: str,
     shapes: tuple[ShapedInput, ...],
-    inputs: str | None,
-    rtol: float | None,
-    seed: int,
-    custom_ops: tuple[str, ...],
     progress: Progress,
     detail: Detail,
+    **options: Any,
 ) -> CommandResult:
-    """Compare models A and B on random and adversarial inputs; exit 0 where they are equivalent, 1 where not."""
+    """Compare two models on random and adversarial inputs.
+
+    Exit 0 where B is equivalent to A, 1 where it differs, 3 where no evaluator can run them.
+    """
     from normfold.verbs import verify as verifying
 
-    done = verifying.verify(
-        a,
-        b,
-        shapes=sizes_by_name(shapes),
-        inputs=inputs,
-        rtol=rtol,
-        seed=seed,
-        custom_ops=custom_ops,
-        progress=progress,
-    )
-    proof = done.verification
-    unavailable = proof.status == "unavailable"
-    return CommandResult(
-        command="verify",
-        result=done.document(),
-        report=done.report(detail),
-        exit_code={"equivalent": 0, "unavailable": 3}.get(proof.status, 1),
-        error=EnvironmentUnavailableError("unverified", f"The models cannot be run here: {proof.because}")
-        if unavailable
-        else None,
-    )
+    done = verifying.verify(a, b, shapes=sizes_by_name(shapes), progress=progress, **options)
+    proof, error = done.verification, None
+    if proof.status == "unavailable":
+        error = EnvironmentUnavailableError("unverified", f"No evaluator can run the models: {proof.because}")
+    exit_code = error.exit_code if error else int(proof.status == "different")
+    return CommandResult("verify", done.document(), done.report(detail), exit_code, error)
