@@ -215,3 +215,38 @@ def test_a_refusal_is_a_known_premise() -> None:
     from normfold.core.premises import PREMISES, VERIFICATION_FAILED
 
     assert Refusal(VERIFICATION_FAILED, "").premise in PREMISES
+
+
+def test_a_result_is_saved_documented_and_shown(path: Path, tmp_path: Path) -> None:
+    result = normfold.fold(path)
+    result.save(tmp_path / "saved.onnx")
+    assert normfold.verify(path, tmp_path / "saved.onnx").verification.status == "equivalent"
+    document = result.document()
+    assert (document["source"], document["output"]) == (str(path), None)
+    assert document["counts"]["folded"] == 2
+    assert repr(result).splitlines()[0].startswith("FoldResult")
+    assert len(repr(result).splitlines()) < 8
+    assert "bn1" in result._repr_html_()
+
+
+def test_what_verify_hands_back(path: Path, tmp_path: Path) -> None:
+    result = normfold.verify(path, path)
+    result.save(tmp_path / "verify.json")
+    assert json.loads((tmp_path / "verify.json").read_text(encoding="utf-8")) == result.document()
+    assert result.document()["verification"]["status"] == "equivalent"
+    assert "equivalent" in repr(result)
+    assert "equivalent" in result._repr_html_()
+
+
+def test_what_inspect_hands_back(path: Path, tmp_path: Path) -> None:
+    result = normfold.inspect(path)
+    result.save(tmp_path / "inspect.json")
+    assert json.loads((tmp_path / "inspect.json").read_text(encoding="utf-8"))["counts"]["folded"] == 2
+    assert [decision.outcome for decision in result.decisions] == ["folded", "folded"]
+
+
+def test_example_inputs_are_for_modules(path: Path) -> None:
+    for job in (lambda: normfold.fold(path, {"x": 1}), lambda: normfold.verify(path, path, example_inputs=1)):
+        with pytest.raises(NormfoldError, match="example_inputs are for modules") as error:
+            job()
+        assert error.value.code == "usage"

@@ -1,0 +1,135 @@
+"""The loop of proof on real sources: a file, a module and a program with a fold that does not work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir
+import pytest
+
+import nets
+import normfold
+from normfold.core import driver
+from normfold.core.premises import VERIFICATION_FAILED
+from normfold.verbs.fold_result import FoldResult
+
+torch = pytest.importorskip("torch", reason="torch is an extra")
+nn = torch.nn
+program = pytest.importorskip("normfold.passes.fold.program")
+
+
+def outcomes(result: FoldResult) -> dict[str, str]:
+    return {decision.site: decision.outcome for decision in result.decisions}
+
+
+def failed(result: FoldResult) -> list[str]:
+    """Sites that are kept because the result did not hold with them."""
+    return [one.site for one in result.decisions for no in one.refused_by if no.premise == VERIFICATION_FAILED]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda weight: np.zeros((1, 1, 1, 1), np.float32),
+        lambda weight: weight.astype(np.float64),
+        lambda weight: weight * 2,
+    ],
+    ids=["another shape", "another type", "other values"],
+)
+def test_a_fold_into_a_file_that_does_not_run_is_dropped(
+    spoil: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = driver.fold
+
+    def wrong(graph, *, exclude, **options):
+        folding = right(graph, exclude=exclude, **options)
+        if "bn2" not in exclude:
+            weight = next(node for node in graph.model.graph if node.name == "conv2").inputs[1]
+            weight.const_value = onnx_ir.tensor(spoil(weight.const_value.numpy()), name=weight.name)
+        return folding
+
+    monkeypatch.setattr(driver, "fold", wrong)
+    result = normfold.fold(nets.conv_bn(), output=tmp_path / "out.onnx")
+    assert outcomes(result) == {"bn1": "folded", "bn2": "kept"}
+    assert failed(result) == ["bn2"]
+    monkeypatch.undo()
+    assert normfold.verify(nets.conv_bn(), tmp_path / "out.onnx").verification.status == "equivalent"
+    assert [file.name for file in tmp_path.iterdir()] == ["out.onnx"]
+
+
+def test_an_unchanged_file_is_handed_over_without_running_it(tmp_path: Path) -> None:
+    """Nothing here can run the custom operator, and nothing has to."""
+    source = nets.no_norm()
+    source.graph.node[0].domain, source.graph.node[0].op_type = "custom.domain", "Mystery"
+    del source.graph.node[0].attribute[:]
+    source.opset_import.append(onnx.helper.make_opsetid("custom.domain", 1))
+    result = normfold.fold(source, output=tmp_path / "out.onnx")
+    assert (result.verification.status, result.verification.because) == ("equivalent", "nothing was changed")
+    assert result.model.graph == source.graph
+    assert onnx.load(tmp_path / "out.onnx").graph.node == source.graph.node
+
+
+class Reads(nn.Module):
+    """Reads something of a norm besides calling it, which nn.Identity does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+        self.norm1, self.norm2, self.norm3 = (nn.BatchNorm2d(4) for _ in range(3))
+
+    def forward(self, x):
+        y = self.norm2(self.norm1(self.one(x)))
+        return self.norm3(self.two(y)) if self.norm2.eps > 0 else y
+
+
+def test_a_module_that_then_raises_keeps_that_norm() -> None:
+    module = Reads().eval()
+    result = normfold.fold(module, torch.randn(2, 3, 8, 8))
+    assert outcomes(result) == {"norm1": "folded", "norm2": "kept", "norm3": "folded"}
+    assert failed(result) == ["norm2"]
+    assert result.verification.status == "equivalent"
+    assert isinstance(result.model.norm3, nn.Identity)
+    assert isinstance(module.norm3, nn.BatchNorm2d)
+
+
+def test_an_unchanged_module_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    from normfold.pipeline.fold_module import ModuleFold
+
+    monkeypatch.setattr(ModuleFold, "compared", None)
+    result = normfold.fold(nn.Sequential(nn.ReLU(), nn.Softmax(-1)).eval(), torch.randn(2, 3))
+    assert result.verification.because == "nothing was changed"
+
+
+def test_a_program_drops_the_fold_at_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only the graph can fold, spoiled there: the norms that the tree folded stay folded."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+            self.norm, self.last = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            return self.last(self.head(self.norm(self.two(self.norm(self.one(x)).relu()).relu())))
+
+    right = program.rewrite
+
+    def wrong(graph, result) -> None:
+        right(graph, result)
+        if any(op.name.startswith("norm@2") for op in graph.removals):
+            result.head.weight.data.mul_(2)
+
+    module = Twice().eval()
+    for norm in (module.norm, module.last):
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2.0)
+    x = torch.randn(2, 3, 6, 6)
+    assert set(outcomes(normfold.fold_program(module, x)).values()) == {"folded"}
+    monkeypatch.setattr(program, "rewrite", wrong)
+    result = normfold.fold_program(module, x)
+    assert outcomes(result) == {"last": "folded", "norm": "folded", "norm@2": "kept"}
+    assert failed(result) == ["norm@2"]
+    torch.testing.assert_close(result.model(x), module(x), rtol=1e-4, atol=1e-4)
