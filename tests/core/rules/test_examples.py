@@ -20,7 +20,7 @@ from normfold.core.rules import RULES
 
 HERE = Path(__file__).resolve().parent
 SHOWN = re.compile(r"``([^`]+)``[^`]*?becomes\s+``([^`]+)``")
-OPERATOR = re.compile(r"[A-Z][a-z]\w*?(?=\d+x\d|\W|$)")
+OPERATOR = re.compile(r"[A-Z][A-Za-z]\w*?(?=\d+x\d|\W|$)")
 
 
 class Recording(OnnxGraph):
