@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import normfold
-from normfold.verbs import demo
+from normfold.verbs.demo.network import network
 
 
 def audit(models: Iterable[Path]) -> Counter[str]:
@@ -24,6 +24,6 @@ def audit(models: Iterable[Path]) -> Counter[str]:
 
 
 if __name__ == "__main__":
-    with demo.network() as network:
-        for reason, norms in audit(map(Path, sys.argv[1:]) if sys.argv[1:] else [network]).most_common():
+    with network() as source:
+        for reason, norms in audit(map(Path, sys.argv[1:]) if sys.argv[1:] else [source]).most_common():
             print(f"{norms:6} {reason}")

@@ -10,22 +10,21 @@ import tempfile
 from pathlib import Path
 
 import normfold
-from normfold.verbs import demo
+from normfold.verbs.demo.network import network
 
 
 def gate(old: Path, new: Path, effort: normfold.Effort) -> int:
     """Time ``new`` beside ``old``; 1 where it is slower by more than 2 %, beyond doubt."""
-    (found,) = normfold.compare(old, new, effort=effort)
-    ratio = found.comparison.ratio
-    print(f"{ratio.value:.3f}x the time ({ratio.low:.3f} to {ratio.high:.3f}): {found.comparison.verdict}")
-    return int(found.comparison.verdict == "slower")
+    result = normfold.compare(old, new, effort=effort)
+    print(result)
+    return int(result.slower)
 
 
 if __name__ == "__main__":
     if len(sys.argv) == 3:
         sys.exit(gate(Path(sys.argv[1]), Path(sys.argv[2]), normfold.Effort(details=False)))
-    with demo.network() as network, tempfile.TemporaryDirectory() as folder:
+    with network() as source, tempfile.TemporaryDirectory() as folder:
         folded = Path(folder) / "folded.onnx"
-        normfold.fold(network, output=folded)
+        normfold.fold(source, output=folded)
         brief = normfold.Effort(first=3, most=3, per_process=0.3, details=False)
-        sys.exit(gate(network, folded, brief))
+        sys.exit(gate(source, folded, brief))

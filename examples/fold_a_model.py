@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 
 import normfold
-from normfold.verbs import demo
+from normfold.verbs.demo.network import network
 
 
 def fold(source: Path, target: Path) -> None:
@@ -29,5 +29,5 @@ if __name__ == "__main__":
     if len(sys.argv) == 3:
         fold(Path(sys.argv[1]), Path(sys.argv[2]))
     else:
-        with demo.network() as network, tempfile.TemporaryDirectory() as folder:
-            fold(network, Path(folder) / "folded.onnx")
+        with network() as source, tempfile.TemporaryDirectory() as folder:
+            fold(source, Path(folder) / "folded.onnx")

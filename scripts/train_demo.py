@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import argparse
 import io
+import tempfile
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional
+
+from normfold import SessionProfile, open_session
 
 DEMO: Final = Path(__file__).resolve().parents[1] / "src" / "normfold" / "verbs" / "demo"
 SEED: Final = 20
@@ -130,8 +132,10 @@ def count_norms(model: onnx.ModelProto) -> int:
 
 def accuracy(model: bytes, pictures: np.ndarray, labels: np.ndarray) -> float:
     """Share of pictures that the exported model names correctly, in ONNX Runtime."""
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    (scores,) = session.run(None, {"x": pictures})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(model)
+        (scores,) = open_session(path, SessionProfile()).run(None, {"x": pictures})
     return float((scores.argmax(axis=1) == labels).mean())
 
 

@@ -14,30 +14,39 @@ if TYPE_CHECKING:
     from normfold.models.module.save import restore
     from normfold.pipeline.prove import DiffersError, UnprovenError
     from normfold.runtime.session_profile import SessionProfile
-    from normfold.verbs.bench import BenchResult, bench, compare
+    from normfold.runtime.sessions import open_session
+    from normfold.verbs.bench import BenchResult, bench
+    from normfold.verbs.compare import CompareResult, compare
+    from normfold.verbs.demo import DemoResult, demo
+    from normfold.verbs.env import EnvResult, env
     from normfold.verbs.export import export
     from normfold.verbs.fold import fold
     from normfold.verbs.fold_program import fold_program
     from normfold.verbs.fold_result import FoldResult
     from normfold.verbs.inspect import InspectResult, inspect
-    from normfold.verbs.tune import Tuning, open_session, tune
+    from normfold.verbs.tune import TuneResult, tune
     from normfold.verbs.verify import VerifyResult, verify
 
 __all__ = [
     "BenchResult",
+    "CompareResult",
+    "DemoResult",
     "DiffersError",
     "Effort",
+    "EnvResult",
     "FoldResult",
     "InspectResult",
     "NormfoldError",
     "Preprocess",
     "SessionProfile",
-    "Tuning",
+    "TuneResult",
     "UnprovenError",
     "VerifyResult",
     "__version__",
     "bench",
     "compare",
+    "demo",
+    "env",
     "export",
     "fold",
     "fold_program",
@@ -50,22 +59,27 @@ __all__ = [
 
 _PLACES: Final = {
     "BenchResult": "normfold.verbs.bench",
+    "CompareResult": "normfold.verbs.compare",
+    "DemoResult": "normfold.verbs.demo",
     "DiffersError": "normfold.pipeline.prove",
-    "Effort": "normfold.verbs.bench",
+    "Effort": "normfold.measure.candidate",
+    "EnvResult": "normfold.verbs.env",
     "FoldResult": "normfold.verbs.fold_result",
     "InspectResult": "normfold.verbs.inspect",
     "Preprocess": "normfold.core.preprocess",
-    "SessionProfile": "normfold.verbs.bench",
-    "Tuning": "normfold.verbs.tune",
+    "SessionProfile": "normfold.runtime.session_profile",
+    "TuneResult": "normfold.verbs.tune",
     "UnprovenError": "normfold.pipeline.prove",
     "VerifyResult": "normfold.verbs.verify",
     "bench": "normfold.verbs.bench",
-    "compare": "normfold.verbs.bench",
+    "compare": "normfold.verbs.compare",
+    "demo": "normfold.verbs.demo",
+    "env": "normfold.verbs.env",
     "export": "normfold.verbs.export",
     "fold": "normfold.verbs.fold",
     "fold_program": "normfold.verbs.fold_program",
     "inspect": "normfold.verbs.inspect",
-    "open_session": "normfold.verbs.tune",
+    "open_session": "normfold.runtime.sessions",
     "restore": "normfold.models.module.save",
     "tune": "normfold.verbs.tune",
     "verify": "normfold.verbs.verify",

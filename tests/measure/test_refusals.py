@@ -117,7 +117,7 @@ def test_a_model_larger_than_memory(experiment: Experiment, tmp_path: Path) -> N
 
 
 def test_a_hang(experiment: Experiment, tmp_path: Path) -> None:
-    effort = replace(experiment.effort, time_limit=2.0)
+    effort = replace(experiment.effort, worker_timeout=2.0)
     assert refused(measure(replace(experiment, candidates=(timed.endless(tmp_path),), effort=effort))) == "timed-out"
 
 

@@ -56,20 +56,22 @@ def code(a: Any, b: Any, **options: Any) -> str:
     [(1.1, "slower", True), (0.5, "faster", True), (1.0, "equivalent", False), (1.01, "equivalent", True)],
 )
 def test_a_difference_between_two_documents(ratio: float, verdict: str, found: bool) -> None:
-    (one,) = normfold.compare(document(1e6), document(1e6 * ratio, seed=1))
+    (one,) = normfold.compare(document(1e6), document(1e6 * ratio, seed=1)).figures
     assert one.comparison.ratio.value == pytest.approx(ratio, rel=0.003)
     assert (one.comparison.verdict, one.comparison.found) == (verdict, found)
     assert one.comparison.floor == pytest.approx(0.001, rel=0.01)
 
 
 def test_few_and_noisy_processes_decide_nothing() -> None:
-    (one,) = normfold.compare(document(1e6, spread=0.2, processes=3), document(1.1e6, spread=0.2, processes=3, seed=1))
+    (one,) = normfold.compare(
+        document(1e6, spread=0.2, processes=3), document(1.1e6, spread=0.2, processes=3, seed=1)
+    ).figures
     assert one.comparison.verdict == "inconclusive"
     assert not one.comparison.found
 
 
 def test_a_single_process_has_no_interval() -> None:
-    (one,) = normfold.compare(document(1e6, processes=1), document(2e6, processes=1))
+    (one,) = normfold.compare(document(1e6, processes=1), document(2e6, processes=1)).figures
     assert one.comparison.ratio.high == math.inf
     assert one.comparison.verdict == "inconclusive"
 
@@ -87,7 +89,7 @@ def test_another_environment_is_refused_unless_forced(change: dict[str, Any]) ->
     a, b = document(1e6), document(1e6, seed=1)
     b["environment"] |= change
     assert code(a, b) == "environment-differs"
-    assert normfold.compare(a, b, force=True)[0].comparison.verdict == "equivalent"
+    assert normfold.compare(a, b, force=True).figures[0].comparison.verdict == "equivalent"
 
 
 def test_other_conditions_are_nothing_to_compare_even_when_forced() -> None:
@@ -99,14 +101,14 @@ def test_other_conditions_are_nothing_to_compare_even_when_forced() -> None:
 
 def test_models_are_matched_by_name_where_there_are_several() -> None:
     a, b = document(1e6), document(1e6, name="other", seed=1)
-    assert normfold.compare(a, b)[0].other == "other"
+    assert normfold.compare(a, b).figures[0].other == "other"
     two = copy.deepcopy(a)
     extra = document(3e6, name="other", seed=2)
     two["models"] += extra["models"]
     two["cells"][0]["figures"] += extra["cells"][0]["figures"]
     for sample, more in zip(two["cells"][0]["samples"], extra["cells"][0]["samples"], strict=True):
         sample["ns"] |= more["ns"]
-    (one,) = normfold.compare(two, b)
+    (one,) = normfold.compare(two, b).figures
     assert (one.reference, one.other) == ("other", "other")
     assert one.comparison.verdict == "faster"
 

@@ -21,7 +21,7 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> dict:
     model = timed.products(tmp_path_factory.mktemp("models"), 3)
     effort = normfold.Effort(first=2, most=2, per_process=0.02, warm_up=0.0)
     good = normfold.bench(model, effort=effort).document()
-    bad = normfold.bench(model, provider="cuda", effort=effort).document()
+    bad = normfold.bench(model, ep="cuda", effort=effort).document()
     return good | {"cells": good["cells"] + bad["cells"]}
 
 

@@ -20,7 +20,9 @@ from normfold.report.blocks import Detail
 @click.option("-o", "--output", type=file_name, metavar="FILE", help="Write figures and raw samples as JSON.")
 @measuring
 @click.option("--profile-nodes", "nodes", is_flag=True, help="List the nodes that take longest.")
-@click.option("--no-details", "plain", is_flag=True, help="Leave out memory and node times, which take more processes.")
+@click.option(
+    "--no-details", "plain", is_flag=True, help="Do not measure memory and node times, which take more processes."
+)
 @SHAPES
 @INPUTS
 @SEED
@@ -41,13 +43,13 @@ def command(
     Exit 0 where every figure asked for is there; otherwise the code says why one is not.
     """
     from normfold.report.document import writable
-    from normfold.verbs import bench as latency
+    from normfold.verbs.bench import bench
 
     if output is not None:
         writable(output)
     given = arguments(options)
     effort = replace(given.pop("effort"), details=not plain)
-    done = latency.bench(list(models), effort=effort, progress=progress, **given)
+    done = bench(*models, effort=effort, progress=progress, **given)
     if output is not None:
         done.save(output)
     error = next(iter(done.refused), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 import click
 
@@ -13,12 +13,7 @@ from normfold.cli.options import CUSTOM_OPS, INPUTS, SEED, SHAPES
 from normfold.cli.param_types import file_name
 from normfold.errors import FindingError
 from normfold.records import Progress
-from normfold.report.blocks import Detail, Paragraph
-
-if TYPE_CHECKING:
-    from normfold.measure.stored import StoredComparison
-
-REMARK: Final = "Measured at different moments: what the machine did in between is not in the interval."
+from normfold.report.blocks import Detail
 
 
 @click.command("compare")
@@ -45,22 +40,13 @@ def command(
 
     A and B are two models, timed beside one another, or two files that `normfold bench -o` wrote.
     """
-    from normfold.measure.documents import compare_record
-    from normfold.verbs import bench as latency
-    from normfold.verbs.figures import comparison_blocks
+    from normfold.verbs.compare import CompareResult, compare
 
     given = arguments(options)
     effort = replace(given.pop("effort"), details=False)
-    found: tuple[StoredComparison, ...] = ()
-    refused = None
     try:
-        found = latency.compare(a, b, force=force, threshold=threshold / 100, effort=effort, progress=progress, **given)
+        found = compare(a, b, force=force, threshold=threshold / 100, effort=effort, progress=progress, **given)
     except FindingError as error:
-        refused = error
-    remark = (Paragraph(REMARK),) if detail > Detail.SUMMARY and latency.is_stored(a) else ()
-    return CommandResult(
-        command="compare",
-        result=compare_record(a, b, found, refused),
-        report=(*comparison_blocks(found, refused), *remark),
-        exit_code=int(refused is not None or any(one.comparison.verdict == "slower" for one in found)),
-    )
+        found = CompareResult(a, b, refused=error)
+    finding = found.refused is not None or found.slower
+    return CommandResult("compare", found.document(), found.report(detail), exit_code=int(finding))

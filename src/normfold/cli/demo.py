@@ -15,7 +15,7 @@ from normfold.report.blocks import Detail
 @verb("demo")
 def command(*, output: str | None, progress: Progress, detail: Detail) -> CommandResult:
     """Fold the small trained network shipped with normfold, and show what that changes and what not."""
-    from normfold.verbs.demo import run
+    from normfold.verbs.demo import demo
 
-    done = run.run(output, progress=progress)
+    done = demo(output, progress=progress)
     return CommandResult("demo", done.document(), done.report(detail))

@@ -13,12 +13,7 @@ from normfold.report.blocks import Detail
 @verb("env")
 def command(*, progress: Progress, detail: Detail) -> CommandResult:
     """Show the versions, execution providers and processor features that results depend on."""
-    from normfold.report import environment
+    from normfold.verbs.env import env
 
-    progress("asking for versions and devices")
-    found = environment.environment()
-    return CommandResult(
-        command="env",
-        result=found,
-        report=environment.report(found, detail),
-    )
+    found = env(progress=progress)
+    return CommandResult("env", found.document(), found.report(detail))

@@ -68,30 +68,20 @@ def arguments(options: dict[str, Any]) -> dict[str, Any]:
     """Keywords of `normfold.bench` from the values of `OPTIONS` and of the shared ones."""
     from normfold.measure.candidate import Effort
 
-    usual, seconds, processes = Effort(), options.pop("time_limit"), options.pop("processes")
+    usual, limit, processes = Effort(), options.pop("time_limit"), options.pop("processes")
     effort = replace(
         usual,
         half_width=options.pop("half_width") / 100,
         first=processes,
         most=max(usual.most, processes),
-        seconds=seconds,
+        time_limit=limit,
         # Half of the time for the first stage.
-        per_process=min(usual.per_process, seconds / (2 * processes)),
-        time_limit=options.pop("worker_timeout"),
+        per_process=min(usual.per_process, limit / (2 * processes)),
+        worker_timeout=options.pop("worker_timeout"),
     )
-    batches = options.pop("batches") or (None,)
-    session = options.pop("session")
-    return {**model_arguments(options), "batches": batches, "effort": effort, "session_profile": session}
+    return {**model_arguments(options), "effort": effort}
 
 
 def model_arguments(options: dict[str, Any]) -> dict[str, Any]:
     """Keywords of every verb that times a model, from the values of the shared options."""
-    given = dict(options)
-    shapes, inputs, ep = (given.pop(name) for name in ("shapes", "inputs", "ep"))
-    return {
-        **given,
-        "inputs": sizes_by_name(shapes),
-        "feeds": inputs,
-        "provider": ep,
-        "cpus": given["cpus"] or (),
-    }
+    return {**options, "shapes": sizes_by_name(options["shapes"]), "cpus": options["cpus"] or ()}

@@ -84,9 +84,7 @@ THREADS: Final = click.option(
     metavar="N[,N]",
     help="Threads within an operation; figures for each number.",
 )
-BATCHES: Final = click.option(
-    "--batch", "batches", type=types.counts, metavar="N[,N]", help="Batch sizes; figures for each."
-)
+BATCHES: Final = click.option("--batch", type=types.counts, metavar="N[,N]", help="Batch sizes; figures for each.")
 MEMORY_LIMIT: Final = click.option(
     "--memory-limit",
     type=types.memory_size,

@@ -47,12 +47,11 @@ def command(*, model: str, output: str | None, progress: Progress, detail: Detai
     The default settings are written where nothing beats them beyond the noise.
     """
     from normfold.report.document import writable
-    from normfold.verbs import tune as tuning
+    from normfold.verbs.tune import tune
 
     if output is not None:
         writable(output)
-    minutes = options.pop("time_limit") / 60
-    done = tuning.tune(model, minutes=minutes, progress=progress, **model_arguments(options))
+    done = tune(model, progress=progress, **model_arguments(options))
     if output is not None:
         done.save(output)
     return CommandResult(

@@ -71,14 +71,14 @@ class Effort:
     """Processes of the first stage."""
     most: int = 15
     """Processes of both stages together."""
-    seconds: float = 60.0
-    """After this long no further process is started; the first stage is always completed."""
+    time_limit: float = 60.0
+    """Seconds after which no further process is started; the first stage is always completed."""
     per_process: float = 2.0
     """Seconds of timed runs in each process."""
     warm_up: float = 0.1
     """Seconds that each model runs in each process before it is timed."""
-    time_limit: float = 300.0
-    """Seconds for one request to a process."""
+    worker_timeout: float = 300.0
+    """Seconds that a process has to answer one request."""
     copies: int = 2
     """Sessions of each model in each process, taking turns: where a session's memory lies makes it faster or slower."""
     details: bool = True

@@ -50,12 +50,12 @@ class Measurement:
         effort, started = self._experiment.effort, time.monotonic()
         samples = [self._sample(index, effort.first) for index in range(min(effort.first, effort.most))]
         wanted = min(effort.most, self._wanted(samples))
-        while len(samples) < wanted and time.monotonic() - started < effort.seconds:
+        while len(samples) < wanted and time.monotonic() - started < effort.time_limit:
             samples.append(self._sample(len(samples), wanted))
         return tuple(samples)
 
     def _client(self) -> TimingClient:
-        return TimingClient(time_limit=self._experiment.effort.time_limit, command=self._experiment.command)
+        return TimingClient(time_limit=self._experiment.effort.worker_timeout, command=self._experiment.command)
 
     def _wanted(self, samples: Sequence[Sample]) -> int:
         if len(samples) < 2:

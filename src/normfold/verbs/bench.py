@@ -1,48 +1,38 @@
-"""The verbs that time models, for programs: `bench` and `compare`."""
+"""The verb `bench`: how long models take, beside one another."""
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
-from normfold.errors import NormfoldError, UsageError
-from normfold.measure.candidate import Candidate, Conditions, Effort, open_candidate
+from normfold.errors import NormfoldError
+from normfold.measure.candidate import Candidate, Conditions, Effort
 from normfold.measure.documents import bench_record
 from normfold.measure.experiment import Experiment
-from normfold.measure.figures import Cell
+from normfold.measure.figures import Cell, Figure
 from normfold.measure.run import measure
-from normfold.measure.stored import Stored, StoredComparison, compare_stored, from_document, read_document
-from normfold.models.data import user_inputs
-from normfold.proof.probes import Array
+from normfold.models.data import Arrays, Shapes, user_inputs
 from normfold.records import Progress, silent
 from normfold.report.blocks import Blocks, Detail
 from normfold.report.environment import environment
 from normfold.report.result import Result
-from normfold.runtime import session_profile as profiles
-from normfold.runtime.providers import PROVIDERS
-from normfold.runtime.session_profile import SessionProfile, Use
+from normfold.runtime.session_profile import Use
 from normfold.verbs.figures import cell_blocks, node_blocks
+from normfold.verbs.timing import check_cpus, open_candidates, session_settings
 
 if TYPE_CHECKING:
-    import onnx
-    import onnx_ir
-
-    Model = str | os.PathLike[str] | onnx.ModelProto | onnx_ir.Model
+    from normfold.verbs.timing import Model, Session
 
 DEFAULT_EFFORT: Final = Effort()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class BenchResult(Result):
-    """Figures, a cell for each batch size and number of threads, and what they were measured with."""
+    """Figures, a cell for each batch size and number of threads, and the settings they were measured with."""
 
     models: tuple[Candidate, ...]
     cells: tuple[Cell, ...]
@@ -50,6 +40,11 @@ class BenchResult(Result):
     seed: int
     started: str
     environment: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """The figures of all cells."""
+        return tuple(figure for cell in self.cells for figure in cell.figures)
 
     @property
     def refused(self) -> tuple[NormfoldError, ...]:
@@ -72,16 +67,16 @@ class BenchResult(Result):
 
 
 def bench(  # noqa: PLR0913 - each keyword is an option of the command line
-    models: Model | Sequence[Model],
-    *,
-    provider: str = "cpu",
-    batches: Sequence[int | None] = (None,),
-    threads: Sequence[int] = (1,),
+    *models: Model,
+    example_inputs: Any = None,
+    ep: str = "cpu",
+    batch: int | Sequence[int] | None = None,
+    threads: int | Sequence[int] = 1,
     use: Use = "server",
     cpus: Sequence[int] = (),
-    session_profile: SessionProfile | str | os.PathLike[str] | None = None,
-    inputs: Mapping[str, Sequence[int]] | None = None,
-    feeds: Mapping[str, Array] | str | os.PathLike[str] | None = None,
+    session: Session | None = None,
+    shapes: Shapes | None = None,
+    inputs: Arrays | str | os.PathLike[str] | None = None,
     rtol: float | None = None,
     seed: int = 0,
     custom_ops: Sequence[str] = (),
@@ -91,148 +86,58 @@ def bench(  # noqa: PLR0913 - each keyword is an option of the command line
 ) -> BenchResult:
     """Time models beside one another; the first is what the others are compared with.
 
-    Every combination of ``batches`` and ``threads`` is a cell of its own. What goes wrong in one, such as a provider
-    that is not there or a model that computes something else, is in the cell's ``refused``; it then has no figures.
+    Every combination of ``batch`` and ``threads`` is a cell of its own. An error in one, such as an execution provider
+    that is unavailable or a model whose outputs differ, is the cell's ``refused``; it then has no figures.
 
     Args:
-        models: one or more paths, ``ModelProto`` or ``onnx_ir.Model``.
-        provider: the execution provider, by its short name such as ``cpu`` or ``cuda``.
-        batches: sizes of the inputs' free first dimension; None leaves it as given, or 1.
-        threads: threads within an operation.
+        models: one or more paths, ``ModelProto``, ``onnx_ir.Model`` or ``nn.Module``.
+        example_inputs: for modules, which are exported with them.
+        ep: the execution provider, by its short name such as ``cpu`` or ``cuda``.
+        batch: batch sizes, for inputs whose first dimension is free; None leaves it as given, or 1.
+        threads: threads within an operation; one number or several.
         use: "server" keeps threads spinning between operations, "edge" lets them sleep.
-        cpus: processors to keep to; by default all that this process may use.
-        session_profile: settings of every session, or a file of them; ``provider`` is then the profile's own.
-        inputs: shapes by input name.
-        feeds: arrays by input name, or the path of an ``.npz`` of them.
-        rtol: largest deviation of outputs from the first model's, of their range; by default the type decides.
-        seed: of the inputs and of the order of blocks.
+        cpus: processors to run on; by default all that are available.
+        session: settings of every session, or a file of them; ``ep`` is then that of the settings.
+        shapes: by input name, for inputs with free sizes.
+        inputs: arrays by input name, or the path of an ``.npz`` of them.
+        rtol: tolerance: largest deviation from the first model's outputs, relative to their range; by default the
+            type decides.
+        seed: for the random inputs and the order of blocks.
         custom_ops: libraries of custom operators.
-        allow_fallback: accept nodes on another provider than the one asked for.
-        effort: how long to measure, and what is demanded of the figures.
+        allow_fallback: accept nodes that run on another execution provider than ``ep``.
+        effort: how long to measure, and the precision aimed at.
         progress: told what is being done.
 
     Raises:
         ModelFileError: a model cannot be read.
-        UsageError: options or settings make no sense.
+        UsageError: options or settings are invalid.
     """
-    given = user_inputs(inputs, feeds)
-    settings = settings_of(session_profile, provider)
     check_cpus(cpus)
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    with ExitStack() as files:
-        progress("reading")
-        listed = _listed(models)
-        candidates = _named(
-            [files.enter_context(open_candidate(model, profile=settings)) for model in listed], list(map(str, listed))
+    progress("reading")
+    with open_candidates(models, example_inputs, session_settings(session, ep)) as candidates:
+        first = Experiment(
+            candidates,
+            Conditions(use=use, cpus=tuple(cpus)),
+            effort,
+            user_inputs(shapes, inputs),
+            seed=seed,
+            rtol=rtol,
+            allow_fallback=allow_fallback,
+            custom_ops=tuple(custom_ops),
         )
         cells = tuple(
-            measure(
-                Experiment(
-                    candidates,
-                    Conditions(batch, count, use, tuple(cpus)),
-                    effort,
-                    given,
-                    seed=seed,
-                    rtol=rtol,
-                    allow_fallback=allow_fallback,
-                    custom_ops=tuple(custom_ops),
-                ),
-                _prefixed(progress, batch, count),
-            )
-            for batch, count in itertools.product(batches, threads)
+            _cell(first, size, count, progress) for size, count in itertools.product(_each(batch), _each(threads))
         )
     return BenchResult(candidates, cells, effort, seed, started, environment())
 
 
-def compare(
-    a: Model | Mapping[str, Any],
-    b: Model | Mapping[str, Any],
-    *,
-    force: bool = False,
-    threshold: float = DEFAULT_EFFORT.threshold,
-    **options: Any,
-) -> tuple[StoredComparison, ...]:
-    """How much slower or faster ``b`` is than ``a``, for each set of conditions.
-
-    Two models are timed beside one another, with the ``options`` of `bench`. Two documents ``normfold.bench/1``, or
-    files of them (``.json``), are compared as they are: each holds the figures of another moment, so the drift of the
-    machine between the two is in the difference and not in its interval.
-
-    Raises:
-        UsageError: ``environment-differs``, the documents are from different machines or conditions and ``force`` is
-            off; ``bad-measurement``, a document is not one.
-        NormfoldError: a model cannot be timed.
-    """
-    if is_stored(a) != is_stored(b):
-        raise UsageError("usage", "Compare two models or two files of figures, not one of each.")
-    if is_stored(a):
-        return compare_stored(_stored(a), _stored(b), force=force, threshold=threshold)
-    effort = replace(options.pop("effort", DEFAULT_EFFORT), threshold=threshold)
-    done = bench([a, b], effort=effort, **options)  # type: ignore[list-item]
-    for error in done.refused:
-        raise error
-    return tuple(
-        StoredComparison(cell.conditions, done.models[0].name, name, comparison)
-        for cell in done.cells
-        for name, comparison in cell.comparisons.items()
-    )
+def _each(values: int | Sequence[int] | None) -> Sequence[int | None]:
+    return values if isinstance(values, Sequence) else (values,)
 
 
-def _listed(models: Model | Sequence[Model]) -> list[Model]:
-    listed = list(models) if isinstance(models, Sequence) and not isinstance(models, str) else [models]
-    if not listed:
-        raise UsageError("usage", "There is no model to time.")
-    return listed
-
-
-def settings_of(profile: SessionProfile | str | os.PathLike[str] | None, provider: str) -> SessionProfile:
-    """``profile``, or the one in its file; where there is none, the default settings on ``provider``.
-
-    Raises:
-        UsageError: there is no such provider; ``bad-session-profile``.
-    """
-    if profile is None:
-        if provider not in PROVIDERS:
-            known = ", ".join(PROVIDERS)
-            raise UsageError("usage", f"There is no execution provider {provider!r}.", f"There are: {known}.")
-        return SessionProfile(provider=provider)
-    return profile if isinstance(profile, SessionProfile) else profiles.read(profile)
-
-
-def check_cpus(cpus: Sequence[int]) -> None:
-    """Raise `UsageError` unless this process may use all of them."""
-    known = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(cpus)
-    if strange := sorted(set(cpus) - known):
-        listed = ", ".join(map(str, sorted(known)))
-        raise UsageError("usage", f"Processor {strange[0]} cannot be used.", f"Those that can: {listed}.")
-
-
-def _named(candidates: Sequence[Candidate], paths: Sequence[str]) -> tuple[Candidate, ...]:
-    """Names that tell the candidates apart: file names, else paths, else numbered."""
-    names = [one.name for one in candidates]
-    if len(set(names)) < len(names):
-        names = [path if len(path) < 200 else name for path, name in zip(paths, names, strict=True)]
-    unique: list[str] = []
-    for name in names:
-        copies = (f"{name} #{number}" for number in itertools.count(2))
-        unique.append(next(word for word in itertools.chain([name], copies) if word not in unique))
-    return tuple(replace(one, name=name) for one, name in zip(candidates, unique, strict=True))
-
-
-def _prefixed(progress: Progress, batch: int | None, threads: int) -> Progress:
+def _cell(experiment: Experiment, batch: int | None, threads: int | None, progress: Progress) -> Cell:
+    """The figures for one batch size and number of threads."""
     where = f"threads {threads}" + ("" if batch is None else f", batch {batch}")
-    return lambda doing: progress(f"{where}: {doing}")
-
-
-def is_stored(one: Model | Mapping[str, Any]) -> bool:
-    """Whether ``one`` is a document or a file of it, and no model."""
-    return isinstance(one, Mapping) or (isinstance(one, str | os.PathLike) and Path(one).suffix.lower() == ".json")
-
-
-def _stored(one: Model | Mapping[str, Any]) -> Stored:
-    return from_document(one) if isinstance(one, Mapping) else read_document(Path(one))  # type: ignore[arg-type]
-
-
-def worst(comparisons: Iterable[StoredComparison]) -> StoredComparison:
-    """The one that speaks loudest against the second model: the slowest relative to the first."""
-    return max(comparisons, key=lambda one: float(np.log(one.comparison.ratio.value)))
+    conditions = replace(experiment.conditions, batch=batch, threads=threads or 1)
+    return measure(replace(experiment, conditions=conditions), lambda doing: progress(f"{where}: {doing}"))

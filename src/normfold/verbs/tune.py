@@ -1,4 +1,4 @@
-"""The verb that looks for better settings of a session: `tune`.
+"""The verb `tune`: session settings with which a model runs faster than with the default ones.
 
 ONNX Runtime's defaults are a guess for every model at once. `tune` tries what could be set otherwise for one model on
 one machine, and keeps to the defaults unless something beats them beyond chance.
@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from normfold.measure import Candidate, Conditions, Effort, Experiment, SessionProfile, open_candidate
+from normfold.measure import Candidate, Conditions, Effort, Experiment, SessionProfile
 from normfold.measure.documents import comparison_record, model_record
 from normfold.measure.tune.changes import OFF, Changes, applied, possible_changes
 from normfold.measure.tune.search import Search, Trial, promising, winner
-from normfold.models.data import user_inputs
-from normfold.proof.probes import Array
+from normfold.models.data import Arrays, Shapes, user_inputs
 from normfold.records import Progress, silent
 from normfold.report.blocks import Blocks, Code, Column, Detail, Heading, Paragraph, Row, Table, Verdict
 from normfold.report.document import write_document
@@ -26,24 +25,18 @@ from normfold.report.words import plural
 from normfold.runtime import processors
 from normfold.runtime.example_lines import loading_lines, plain_lines
 from normfold.runtime.session_profile import SPINNING, Use
-from normfold.runtime.sessions import open_session
-from normfold.verbs.bench import check_cpus, settings_of
 from normfold.verbs.figures import ratio_interval
+from normfold.verbs.timing import check_cpus, open_candidates, session_settings
 
 if TYPE_CHECKING:
-    import onnx
-    import onnx_ir
-
-    Model = str | os.PathLike[str] | onnx.ModelProto | onnx_ir.Model
-
-__all__ = ["Tuning", "loading_lines", "open_session", "plain_lines", "tune"]
+    from normfold.verbs.timing import Model
 
 STAGES: Final = {"each": "each by itself", "together": "together", "confirmed": "confirmed in new processes"}
 EFFORT: Final = Effort(details=False)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Tuning(Result):
+class TuneResult(Result):
     """What was tried, and the settings that came of it."""
 
     model: Candidate
@@ -135,21 +128,22 @@ class Tuning(Result):
 def tune(  # noqa: PLR0913 - each keyword is an option of the command line
     model: Model,
     *,
-    provider: str = "cpu",
+    example_inputs: Any = None,
+    ep: str = "cpu",
     threads: int | None = None,
     batch: int | None = None,
     use: Use = "server",
-    minutes: float = 3.0,
+    time_limit: float = 180.0,
     cpus: Sequence[int] = (),
-    inputs: Mapping[str, Sequence[int]] | None = None,
-    feeds: Mapping[str, Array] | str | os.PathLike[str] | None = None,
+    shapes: Shapes | None = None,
+    inputs: Arrays | str | os.PathLike[str] | None = None,
     rtol: float | None = None,
     seed: int = 0,
     custom_ops: Sequence[str] = (),
     allow_fallback: bool = False,
     effort: Effort = EFFORT,
     progress: Progress = silent,
-) -> Tuning:
+) -> TuneResult:
     """Look for settings of ONNX Runtime's session with which a model runs faster than with the default ones.
 
     Every setting is timed beside the default, those that seem to pay are put together, and what comes out best is
@@ -157,51 +151,52 @@ def tune(  # noqa: PLR0913 - each keyword is an option of the command line
     chance and beyond the noise floor.
 
     Args:
-        model: a path, a ``ModelProto`` or an ``onnx_ir.Model``.
-        provider: the execution provider, by its short name such as ``cpu`` or ``cuda``.
+        model: a path, a ``ModelProto``, an ``onnx_ir.Model`` or an ``nn.Module``.
+        example_inputs: for a module, which is exported with them.
+        ep: the execution provider, by its short name such as ``cpu`` or ``cuda``.
         threads: threads within an operation; None starts from one for each core and searches.
         batch: size of the inputs' free first dimension; None leaves it as given, or 1.
         use: "server" lets threads spin between operations, "edge" lets them sleep.
-        minutes: about how long it may take; models of which a run takes longer than 0.05 s need more.
-        cpus: processors to keep to; by default all that this process may use.
-        inputs: shapes by input name.
-        feeds: arrays by input name, or the path of an ``.npz`` of them.
-        rtol: largest deviation of outputs from those with optimisations off; by default the type decides.
-        seed: of the inputs and of the order of blocks.
+        time_limit: about how many seconds it may take; models of which a run takes longer than 0.05 s need more.
+        cpus: processors to run on; by default all that are available.
+        shapes: by input name, for inputs with free sizes.
+        inputs: arrays by input name, or the path of an ``.npz`` of them.
+        rtol: tolerance: largest deviation from the outputs with optimisations off; by default the type decides.
+        seed: for the random inputs and the order of blocks.
         custom_ops: libraries of custom operators.
-        allow_fallback: accept nodes on another provider than the one asked for.
+        allow_fallback: accept nodes that run on another execution provider than ``ep``.
         effort: how hard the winner is timed.
         progress: told what is being done.
 
     Raises:
         ModelFileError: the model cannot be read.
-        UsageError: options make no sense, or the model does not run.
+        UsageError: options are invalid, or the model does not run.
         EnvironmentUnavailableError: the provider, or the memory or time to run the model with default settings.
     """
-    default = settings_of(None, provider)
+    default = session_settings(None, ep)
     check_cpus(cpus)
     found = processors.usable(cpus)
     conditions = Conditions(batch, threads or processors.cores(found), use, tuple(cpus))
-    with open_candidate(model, profile=default) as opened:
+    with open_candidates([model], example_inputs, default) as opened:
         experiment = Experiment(
-            (opened,),
+            opened,
             conditions,
             replace(effort, details=False),
-            user_inputs(inputs, feeds),
+            user_inputs(shapes, inputs),
             seed=seed,
             rtol=rtol,
             allow_fallback=allow_fallback,
             custom_ops=tuple(custom_ops),
         )
-        search = Search(experiment, 60 * minutes, progress)
+        search = Search(experiment, time_limit, progress)
         search.check()
         optimizers = search.optimizers()
         counts = () if threads else _counts(len(found))
-        trials = _searched(search, possible_changes(provider, use, conditions.threads, counts, len(found), optimizers))
+        trials = _searched(search, possible_changes(ep, use, conditions.threads, counts, len(found), optimizers))
     last = trials[-1]
     changes: Changes = last.changes if last.stage == "confirmed" and last.better else ()
     profile = _final(applied(default, changes), threads, use)
-    return Tuning(opened, conditions, optimizers, tuple(trials), profile, search.warnings, environment())
+    return TuneResult(opened[0], conditions, optimizers, tuple(trials), profile, search.warnings, environment())
 
 
 def _searched(search: Search, changes: Changes) -> list[Trial]:

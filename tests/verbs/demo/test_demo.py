@@ -9,9 +9,10 @@ import numpy as np
 import onnx
 import pytest
 
-from normfold.verbs import demo
+from normfold.verbs import demo as package
+from normfold.verbs.demo import network as demo
 
-README = Path(demo.__file__).with_name("README.md").read_text(encoding="utf-8")
+README = Path(package.__file__).with_name("README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +63,15 @@ def test_the_pictures_come_from_where_the_readme_says() -> None:
     pictures, labels = demo.pictures()
     whole = (pictures[:, 0] * demo.GREY_LEVELS).astype(np.float64)
     assert all((image.tobytes(), int(digit)) in known for image, digit in zip(whole, labels, strict=True))
+
+
+def test_what_it_shows(tmp_path: Path) -> None:
+    result = package.demo(str(tmp_path / "folded.onnx"))
+    assert (tmp_path / "folded.onnx").is_file()
+    assert result.accuracy["before"] == result.accuracy["after"]
+    assert result.accuracy["changed_answers"] == 0
+    low, high = result.speed["interval"]
+    assert 0 < low <= result.speed["ratio"] <= high
+    assert result.speed["verdict"] in ("faster", "slower", "equivalent", "inconclusive")
+    assert result.document()["speed"] == result.speed
+    assert f": {result.speed['verdict']}." in str(result)

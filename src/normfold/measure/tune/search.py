@@ -96,7 +96,7 @@ class Search:
 
     def _changing(self, profile: SessionProfile) -> tuple[str, ...]:
         experiment = self._experiment
-        with TimingClient(time_limit=experiment.effort.time_limit, command=experiment.command) as client:
+        with TimingClient(time_limit=experiment.effort.worker_timeout, command=experiment.command) as client:
             client.hello(experiment.conditions.cpus, 0, preload=experiment.on_gpu)
             return client.optimizers(self.default.model, experiment.session(profile))
 
@@ -133,7 +133,7 @@ class Search:
         """The chosen settings once more, in new processes, until the interval is narrow."""
         seconds = self._seconds * SHARES["confirmed"]
         usual = self._experiment.effort
-        effort = replace(usual, seconds=seconds, per_process=min(usual.per_process, seconds / (2 * usual.first)))
+        effort = replace(usual, time_limit=seconds, per_process=min(usual.per_process, seconds / (2 * usual.first)))
         self._progress(f"confirming {name_of(changes)}")
         try:
             cell = self._measure((changes,), effort)
