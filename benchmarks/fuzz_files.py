@@ -34,7 +34,8 @@ import common
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
-import onnx  # noqa: E402 - before the limits of a case apply
+import numpy as np  # noqa: E402 - before the limits of a case apply
+import onnx  # noqa: E402
 
 from fuzz.graphs import random_model  # noqa: E402 - found by the line above
 from fuzz.hostile import Command, Finding, run_case  # noqa: E402
@@ -53,6 +54,12 @@ SLOW: Final[tuple[Command, ...]] = (
     ("verify", "model.onnx", "model.onnx", "--json"),
 )
 BENCH: Final[Command] = ("bench", "model.onnx", "--processes", "2", "--no-details", "--json")
+NORM: Final = """<ir_version: 10, opset_import: ["": 23, "unknown": 1]>
+sweep (float[2, 3, 4, 4] x) => (float[] z) <float[3] s = {1, 1, 1}, float[3] b = {1, 1, 1}> {
+  h = unknown.Make(x)
+  c = Relu(h)
+  z = BatchNormalization(c, s, b, b, s)
+}"""
 Signature = tuple[str, str, str]
 
 
@@ -127,19 +134,35 @@ def model_case(seed: int, number: int, slow: float) -> Result:
 
 
 def sweep_case(number: int, _slow: float) -> Result:
-    """One operator with as many inputs as it takes at most, none of which has a type."""
-    from onnx import defs, helper
+    """One operator with as many inputs as it takes at most, none of which has a type, beside a norm that asks."""
+    from onnx import defs, helper, parser
 
     domain, name = SCHEMAS[number]
     schema = defs.get_schema(name, domain)
-    inputs = [f"x{k}" for k in range(min(schema.max_input, 8))]
+    inputs = [f"u{k}" for k in range(min(schema.max_input, 8))]
     outputs = [f"y{k}" for k in range(max(1, min(schema.max_output, 4)))]
+    model = parser.parse_model(NORM)
+    opset = {"ai.onnx.ml": defs.onnx_ml_opset_version()}.get(domain, 1)
+    if domain:
+        model.opset_import.append(helper.make_opsetid(domain, opset))
+    model.graph.node.append(helper.make_node("Unknown", ["x"], [*inputs, "unused"], domain="unknown"))
     node = helper.make_node(name, inputs, outputs, domain=domain)
-    infos = ([onnx.ValueInfoProto(name=name) for name in names] for names in (inputs, outputs))
-    graph = helper.make_graph([node], "sweep", *infos)
-    opsets = [helper.make_opsetid("", defs.onnx_opset_version()), helper.make_opsetid(domain or "ai.onnx.ml", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    for attribute in schema.attributes.values():
+        if attribute.required:
+            node.attribute.append(_filled(attribute))
+    model.graph.node.append(node)
+    model.graph.output.extend(onnx.ValueInfoProto(name=output) for output in outputs)
     return checked(f"{domain or 'ai.onnx'}.{name}", model.SerializeToString(), (*QUICK, SLOW[0]))
+
+
+def _filled(attribute: Any) -> onnx.AttributeProto:
+    """A required attribute with some value of its type."""
+    from onnx import helper, numpy_helper
+
+    body = helper.make_graph([], "body", [], [])
+    tensor = numpy_helper.from_array(np.zeros(1, np.float32))
+    values = {1: 1.0, 2: 1, 3: "a", 4: tensor, 5: body, 6: [1.0], 7: [1], 8: ["a"], 9: [tensor], 10: [body]}
+    return helper.make_attribute(attribute.name, values[int(attribute.type)], attr_type=int(attribute.type))
 
 
 def checked(case: str, data: bytes, commands: Sequence[Command]) -> Result:

@@ -228,6 +228,24 @@ def test_a_reader_that_leaves_is_no_crash() -> None:
     assert process.wait(timeout=60) == 141
 
 
+@pytest.mark.parametrize("words", ["env", "env --json", "--version", "--help"])
+@pytest.mark.parametrize("stream", [">/dev/full", ">&-", "<&- >&- 2>&-"])
+def test_a_result_that_cannot_be_printed(words: str, stream: str) -> None:
+    command = f"{sys.executable} -m normfold {words} {stream}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("Error [output-not-writable]") or "2>&-" in stream
+    assert "Traceback" not in done.stderr
+
+
+def test_an_ignored_hangup_stays_ignored() -> None:
+    script = "import os, signal; from normfold.cli import main, application"
+    script += "; application.run = lambda words: os.kill(os.getpid(), signal.SIGHUP) or 0; main([])"
+    command = f"trap '' HUP; exec {sys.executable} -c \"{script}\""
+    assert subprocess.run(["sh", "-c", command], check=False, timeout=60).returncode == 0
+
+
 def test_no_colour_codes_in_a_pipe() -> None:
     run_ = subprocess.run([sys.executable, "-m", "normfold", "env"], capture_output=True, check=True, timeout=60)
     assert b"\x1b" not in run_.stdout

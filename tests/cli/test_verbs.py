@@ -245,8 +245,12 @@ def test_a_folder_without_rights(ask: Ask, net: Path, tmp_path: Path) -> None:
     assert (code, parsed["error"]["code"]) == (2, "output-not-writable")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: int, code: int) -> None:
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGQUIT, 131)]
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: int, code: int, times: int) -> None:
     folder, scratch = tmp_path / "out", tmp_path / "scratch"
     folder.mkdir()
     scratch.mkdir()
@@ -254,7 +258,13 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: int, code: int) 
     script = f"""
 import os, signal
 from normfold.proof.comparison import Comparison
-Comparison.finish = lambda *rest, **options: os.kill(os.getpid(), {int(number)})
+def finish(*rest, **options):
+    try:
+        os.kill(os.getpid(), {int(number)})
+    finally:
+        if {times} > 1 and {int(number)} != signal.SIGINT:
+            os.kill(os.getpid(), signal.SIGTERM)
+Comparison.finish = finish
 from normfold.cli import main
 main(["fold", {str(net)!r}, "-o", {str(folder / "out.onnx")!r}])
 """

@@ -16,7 +16,7 @@ import click
 from normfold._version import __version__
 from normfold.cli.command import CommandResult, bug, failed
 from normfold.cli.options import RENAMED
-from normfold.errors import UsageError
+from normfold.errors import OutputError, UsageError
 from normfold.report import text
 from normfold.report.blocks import Blocks
 from normfold.report.words import printable
@@ -24,6 +24,7 @@ from normfold.report.words import printable
 VERBS: Final = ("inspect", "fold", "export", "verify", "bench", "compare", "tune", "demo", "env")
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
+TERMINATING: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name))
 
 
 class LazyGroup(click.Group):
@@ -76,13 +77,29 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave the process with its exit code."""
-    signal.signal(signal.SIGTERM, _terminated)
+    _open_missing_streams()
+    for number in TERMINATING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, _terminated)
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def _terminated(number: int, _frame: object) -> NoReturn:
-    """End by way of every clean-up on the stack: half-written files go."""
+    """End by way of every clean-up on the stack: half-written files go, and no second signal cuts that short."""
+    for ignored in TERMINATING:
+        signal.signal(ignored, signal.SIG_IGN)
     sys.exit(128 + number)
+
+
+def _open_missing_streams() -> None:
+    """Open a standard stream that is closed, or the next file opened would take its number, and what is printed.
+
+    Standard output is opened for reading, so that writing a result to it fails aloud.
+    """
+    for number, name, flags in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_RDONLY), (2, "stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, flags)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -100,6 +117,10 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         _abandon_stdout()
         return BROKEN_PIPE
+    except OSError as error:
+        _abandon_stdout()
+        _complain(f"Error [output-not-writable]: The result cannot be printed: {error.strerror}.")
+        return OutputError.exit_code
     return result.exit_code
 
 
@@ -109,7 +130,7 @@ def _result(arguments: list[str], *, as_json: bool) -> CommandResult | None:
         returned: Any = cli.main(arguments, prog_name="normfold", standalone_mode=False, obj=as_json)
     except click.ClickException as error:
         return _misused(arguments, error)
-    except (click.Abort, BrokenPipeError):
+    except (click.Abort, OSError):  # an OSError of a verb is in its result: this one is from printing help
         raise
     except Exception as error:  # noqa: BLE001 - a verb's module that cannot be imported ends here
         return bug(_named_verb(arguments), error)
