@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnx import numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
 
+from descent import Descending
 from normfold.backends.onnx import OnnxGraph
 from normfold.core.costs import CostTable
 from normfold.core.driver import fold
@@ -128,7 +129,7 @@ def only_fold(
     source: onnx.ModelProto, *, only: Sequence[str] = (), skip: Sequence[str] = (), costs: CostTable | None = None
 ) -> Folded:
     """Fold without comparing: for models that nothing can run."""
-    graph = OnnxGraph(ir.from_proto(source))
+    graph = Descending(ir.from_proto(source))
     folding = fold(graph, only=only, skip=skip, costs=costs)
     decisions = {decision.site: decision for decision in folding.decisions}
     assert len(decisions) == len(folding.decisions), "two norms have one site name"

@@ -12,28 +12,14 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from descent import Descending
 from folding import Example, proven_fold
-from normfold.backends.onnx import OnnxGraph
 from normfold.core.driver import fold
-from normfold.core.plan import Plan
 from normfold.core.rules import RULES
 
 HERE = Path(__file__).resolve().parent
 SHOWN = re.compile(r"``([^`]+)``[^`]*?becomes\s+``([^`]+)``")
 OPERATOR = re.compile(r"[A-Z][A-Za-z]\w*?(?=\d+x\d|\W|$)")
-
-
-class Recording(OnnxGraph):
-    """A graph that knows by which rules it was changed."""
-
-    def __init__(self, model: ir.Model) -> None:
-        super().__init__(model)
-        self.rules: set[str] = set()
-
-    def commit(self, plan: Plan) -> None:
-        """Carry out ``plan`` and note its rules."""
-        self.rules.update(plan.rules)
-        super().commit(plan)
 
 
 def examples(rule: str) -> tuple[Example, ...]:
@@ -61,6 +47,6 @@ def test_what_the_docstring_shows_happens(rule: str) -> None:
         assert operators(example.source) == Counter(OPERATOR.findall(before))
         result = proven_fold(example.source, costs=example.costs).result
         assert operators(result) == Counter(OPERATOR.findall(after))
-        graph = Recording(ir.from_proto(example.source))
+        graph = Descending(ir.from_proto(example.source))
         fold(graph, costs=example.costs)
         assert rule in graph.rules

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
@@ -48,6 +49,7 @@ class OnnxGraph:
         self._names = Names(model)
         self._foreign = foreign_nodes(model)
         self._labels = Labels(model)
+        self._order = {node: index for index, node in enumerate(self.nodes())}
         self._shapes = Shapes(model, self._sizes)
         self._constants = Constants(self._overridable, EXPRESSIONS, self._shapes.of)
         self._context = Context(
@@ -98,8 +100,10 @@ class OnnxGraph:
         return _value(value).producer()
 
     def consumers(self, value: Value) -> Sequence[tuple[ir.Node, int]]:
-        """The nodes that read the elements of ``value``, in subgraphs, too."""
-        return [(node, index) for node, index in _value(value).uses() if reads_elements(node, index)]
+        """The nodes that read the elements of ``value``, in subgraphs, too, in the order that they had at first."""
+        readers = [(node, index) for node, index in _value(value).uses() if reads_elements(node, index)]
+        # Uses come in the order in which they were made, so that which fold came first would show in the next one.
+        return sorted(readers, key=lambda use: self._order.get(use[0], math.inf)) if len(readers) > 1 else readers
 
     def normalised_by(self, node: Node) -> Sequence[ir.Node]:
         """The nodes that compute the weight of ``node`` from constants, where it is normalised on the way."""

@@ -38,8 +38,8 @@ WORDS: Final = {
 class Verdict:
     """What a plan inserts over what it takes out, and the sentence that says so.
 
-    ``gains`` is whether anything but additions goes: an addition that only takes another one's place could go on so
-    for ever.
+    ``gains`` is whether anything but additions goes, or more than comes: additions that only take the place of others
+    could go on so for ever.
     """
 
     ratio: float
@@ -70,7 +70,7 @@ class CostTable:
 
     def allows(self, verdict: Verdict) -> bool:
         """Whether what goes costs more than what comes."""
-        return verdict.ratio < 1 or (self.lenient and verdict.gains)
+        return verdict.gains and (self.lenient or verdict.ratio < 1)
 
     def judge(self, graph: Graph, plan: Plan) -> Verdict:
         """What ``plan`` inserts, each insertion over the cost of everything that goes in its kind of place."""
@@ -79,7 +79,8 @@ class CostTable:
         keys = [cost_key(graph, insert) for insert in inserts]
         ratio = sum(self._over_removed(key, operators) for key in keys)
         names = " and ".join(dict.fromkeys(_words(graph, *pair) for pair in zip(inserts, keys, strict=True)))
-        gone, gains = ", ".join(dict.fromkeys(operators)), any(ALIKE.get(op, op) != "Add" for op in operators)
+        gone = ", ".join(dict.fromkeys(operators))
+        gains = any(ALIKE.get(op, op) != "Add" for op in operators) or len(inserts) < len(operators)
         costs = f"costs {ratio:.2g}x the {gone} that goes" if gone else "comes, and nothing goes"
         entries = ", ".join(dict.fromkeys(keys))
         return Verdict(ratio, f"on {self.provider}, {names} {costs} (cost table {self.provider}: {entries})", gains)
