@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from importlib.resources import files
 
+import numpy as np
 import onnx
 import pytest
 
@@ -79,3 +80,11 @@ def test_a_live_norm_does_not_push_its_bias_into_an_addition(lenient: bool) -> N
     result = proven_fold(source, costs=replace(cost_table(), lenient=lenient))
     assert result.operators == ["LayerNormalization", "MatMul"]
     assert "comes, and nothing goes" in result.because("does-not-pay")
+
+
+def test_a_shift_that_comes_to_nothing_is_judged_as_any_other() -> None:
+    """A matrix product of zeros makes nothing of the shift before it."""
+    body = ["r = Sigmoid(x)", "[scale] m = Mul(r, k)", "a = Add(m, d)", "[product] h = MatMul(a, u)", "y = Sigmoid(h)"]
+    held = {"k": array(5), "d": array(5, seed=2), "u": np.zeros((5, 4), np.float32)}
+    refused = proven_fold(model(TOKENS, body, held), costs=CostTable("test", {}))
+    assert "an addition after MatMul 'product'" in refused.because("does-not-pay")

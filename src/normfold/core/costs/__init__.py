@@ -101,7 +101,9 @@ def cost_key(graph: Graph, insert: Insert) -> str:
     varies = {axis for axis in range(-len(affine.shape), 0) if affine.shape[axis] != 1}
     if channels is not None and not varies <= set(channels):
         return f"{place}/Map"
-    return f"{place}/{'+'.join(op for op, there in (('Mul', affine.scales), ('Add', affine.shifts)) if there)}"
+    # A shift that happens to be zero is one that the table is asked for all the same.
+    shifts = affine.shifts or not affine.scales
+    return f"{place}/{'+'.join(op for op, there in (('Mul', affine.scales), ('Add', shifts)) if there)}"
 
 
 def _beside(graph: Graph, insert: Insert) -> Linear | None:
