@@ -63,6 +63,22 @@ def carry(move: Move, affine: Affine, *, backward: bool) -> Affine | None:
     return None if scale is None or shift is None else Affine(scale, shift)
 
 
+def followed(move: Move, axis: int, size: int, *, backward: bool) -> int | None:
+    """Where ``axis`` (negative), of ``size``, is on the other side of ``move``.
+
+    ``None`` where its elements are not, all and in the same order, the elements of one axis there.
+    """
+    marks = np.arange(1.0, size + 1)
+    here = marks.reshape(size, *[1] * (-axis - 1))
+    there = move.backward(here, 0.0) if backward else move.forward(here)
+    for k in range(-1, -1 - (0 if there is None or size == 1 else there.ndim), -1):
+        along = marks.reshape(size, *[1] * (-k - 1))
+        # Zeros are elements, of any channel, that the move does not take.
+        if there is not None and there.shape[k] == size and bool(((there == along) | (there == 0)).all()):
+            return k
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Permute:
     """Transpose: output axis ``k`` is input axis ``order[k]``. The empty order is the identity for any rank."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from normfold.backends.torch.constants import exact
 from normfold.backends.torch.lift.moving import Lift, data
 from normfold.backends.torch.tracer import Op, Value
 from normfold.backends.torch.tree import ModuleTree
-from normfold.core.algebra import Permute
+from normfold.core.algebra import Affine, Permute
 from normfold.core.premises import CONSTANT, KNOWN_PARTS, LINEAR_CONSUMER, NEEDS_STRUCTURE
-from normfold.core.views import Clip, Concat, Moving, NotLifted, Pad, PositiveHomogeneous, Product, Sum, View
+from normfold.core.views import AffineOp, Clip, Concat, Moving, NotLifted, Pad, PositiveHomogeneous, Product, Sum, View
+from normfold.records import Refusal
 
 RELU6 = (0.0, 6.0)
 
@@ -35,14 +37,14 @@ def _pad(_: ModuleTree, op: Op) -> View:
 
 def _concat(tree: ModuleTree, op: Op) -> View:
     parts = tuple(op.arguments["tensors"])
-    if any(part.tensor is not None for part in parts):
-        raise NotLifted(LINEAR_CONSUMER, f"{tree.label(op)} joins a stored tensor to its input")
+    stored = Refusal(LINEAR_CONSUMER, f"{tree.label(op)} joins a stored tensor to its input")
+    refusals = (stored,) if any(part.tensor is not None for part in parts) else ()
     rank = len(op.outputs[0].shape)
     if any(len(part.shape) != rank for part in parts):
         raise NotLifted(KNOWN_PARTS, f"{tree.label(op)} joins an empty tensor of another rank")
     axis = int(op.arguments["dim"]) % rank - rank
     sizes = tuple(part.shape[axis] for part in parts)
-    return Concat(node=op, op=op.kind, inputs=parts, outputs=op.outputs, axis=axis, sizes=sizes)
+    return Concat(node=op, op=op.kind, inputs=parts, outputs=op.outputs, axis=axis, sizes=sizes, refusals=refusals)
 
 
 def _terms(tree: ModuleTree, op: Op) -> tuple[Value, Value]:
@@ -50,14 +52,43 @@ def _terms(tree: ModuleTree, op: Op) -> tuple[Value, Value]:
     if not isinstance(left, Value) or not isinstance(right, Value) or op.arguments.get("alpha", 1) != 1:
         raise NotLifted(NEEDS_STRUCTURE, f"{tree.label(op)} works with a Python constant of its module's own forward")
     if left.tensor is not None or right.tensor is not None:
-        raise NotLifted(NEEDS_STRUCTURE, f"{tree.label(op)} works with a constant in its module's own forward")
+        raise NotLifted(NEEDS_STRUCTURE, _own_constant(tree, op))
     return left, right
+
+
+def _own_constant(tree: ModuleTree, op: Op) -> str:
+    return f"{tree.label(op)} works with a constant in its module's own forward"
+
+
+def _shift(tree: ModuleTree, op: Op) -> View | None:
+    """The addition of a stored tensor, as a positional table; it can be looked at, but has no place in the tree."""
+    left, right = (op.arguments[side] for side in ("self", "other"))
+    x, k = (right, left) if isinstance(left, Value) and left.tensor is not None else (left, right)
+    stored = k.tensor if isinstance(k, Value) and isinstance(x, Value) and x.tensor is None else None
+    if stored is None or not stored.is_floating_point() or op.outputs[0].shape != x.shape:
+        return None
+    if op.kind != "add" or op.arguments.get("alpha", 1) != 1:
+        return None
+    return AffineOp(
+        node=op,
+        op="Add",
+        inputs=(x,),
+        outputs=op.outputs,
+        affine=Affine.of(shift=exact(stored)),
+        holds_scale=False,
+        holds_shift=False,
+        largest=float("inf"),
+        refusals=(Refusal(NEEDS_STRUCTURE, _own_constant(tree, op)),),
+    )
 
 
 def _sum(tree: ModuleTree, op: Op) -> View:
     if any(isinstance(op.arguments[side], int | float) and op.arguments[side] == 0 for side in ("self", "other")):
         # What Python's sum() starts with.
         return Moving(node=op, op=op.kind, inputs=(data(op),), outputs=op.outputs, moves=(Permute(),))
+    shift = _shift(tree, op)
+    if shift is not None:
+        return shift
     terms = _terms(tree, op)
     signs = (1, -1) if op.kind == "sub" else (1, 1)
     shapes = tuple(term.shape for term in terms)

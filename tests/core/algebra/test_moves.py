@@ -1,0 +1,33 @@
+"""How an axis is followed through a move."""
+
+from __future__ import annotations
+
+import pytest
+
+from normfold.core.algebra import Chain, Crop, Move, Permute, Regroup, Shuffle, Take
+from normfold.core.algebra.moves import followed
+
+CASES: dict[str, tuple[Move, int, int | None]] = {
+    "identity": (Permute(), -1, -1),
+    "transpose": (Permute((0, 2, 1)), -1, -2),
+    "positions joined": (Regroup.between((2, 3, 5, 4), (2, 15, 4)), -1, -1),
+    "channels split into heads": (Regroup.between((2, 3, 4), (2, 3, 2, 2)), -1, None),
+    "channels joined with positions": (Regroup.between((2, 4, 3), (2, 12)), -2, None),
+    "other positions taken": (Take(-2, 5, range(1, 3)), -1, -1),
+    "channels taken": (Take(-1, 4, range(2)), -1, None),
+    "channels in another order": (Shuffle(-1, (1, 0, 2, 3)), -1, None),
+    "positions cropped": (Crop((-2,)), -1, -1),
+    "one of several": (Chain((Take(-2, 5, range(1)), Regroup.between((2, 1, 4), (2, 4)))), -1, -1),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_axis_is_where_all_its_elements_are(case: str) -> None:
+    move, axis, there = CASES[case]
+    assert followed(move, axis, 4, backward=False) == there
+    if there is not None:
+        assert followed(move, there, 4, backward=True) == axis
+
+
+def test_an_axis_of_one_element_cannot_be_told_from_others() -> None:
+    assert followed(Permute(), -1, 1, backward=False) is None
