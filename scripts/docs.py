@@ -17,6 +17,7 @@ from inspect import cleandoc
 from pathlib import Path
 from typing import Any, Final
 
+from normfold.core.algebra import Shuffle
 from normfold.core.laws.law import Law
 from normfold.core.premises import PREMISES
 from normfold.core.rules import LAWS, RULES, Rewrite, Rule
@@ -46,12 +47,12 @@ def titled(text: str, level: int, name: str) -> str:
     return f"{'#' * level} {name}\n\n" + re.sub(r"\n{3,}", "\n\n", text).strip()
 
 
-def premise_names(rule: Rule[Any] | Rewrite[Any, Any]) -> list[str]:
+def premise_names(rule: Rule[Any, Any] | Rewrite[Any, Any]) -> list[str]:
     """The premises that a rule tests, each once."""
     return list(dict.fromkeys(str(premise) for premise, _ in rule.premises))
 
 
-def rule_part(rule: Rule[Any] | Rewrite[Any, Any]) -> str:
+def rule_part(rule: Rule[Any, Any] | Rewrite[Any, Any]) -> str:
     """A rule's docstring, its law, and its premises with what each states."""
     law = rule.law
     identity = f"[{law.name}](laws.md#{law.name}): `{law.identity}`. Without its premises: {law.counter_example}."
@@ -105,7 +106,7 @@ def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
 
 
-def rule_row(rule: Rule[Any] | Rewrite[Any, Any]) -> list[str]:
+def rule_row(rule: Rule[Any, Any] | Rewrite[Any, Any]) -> list[str]:
     """One line of the table of rules, from its docstring."""
     doc = cleandoc(importlib.import_module(f"normfold.core.rules.{rule.name}").__doc__ or "")
     example = next((found["body"] for found in SECTION.finditer(doc + "\n") if found["title"] == "Example"), "")
@@ -304,6 +305,7 @@ folded module leaves no more norms than folding the export. `torch.export` takes
 are deviations from the source, of its output's range, in float32 by ONNX Runtime with nothing optimised but for the
 first. Sites with another difference: {parting}."""
 CODES_ONLY: Final = "not applicable: the weights of a module are no quantised codes with scales beside them"
+SHUFFLING: Final = tuple(rule.name for rule in RULES if isinstance(rule, Rule) and rule.map is Shuffle)
 GAP: Final = "**no case yet**"
 NOT_ON_MODULES: Final = {
     "fold_affine_into_quantized_producer": CODES_ONLY,
@@ -311,7 +313,7 @@ NOT_ON_MODULES: Final = {
     "emit_norm": "not applicable: operations in a module's own forward stay as they are",
     "bake_normalised_weight": "not applicable: a parametrised weight is not a stored one (`constant`); bake it first",
     "fold_shift_into_producer": "not applicable: an addition in a module's own forward stays (`needs-structure`)",
-    "fold_shuffle_into_consumer": "not applicable: an indexing in a module's own forward stays",
+    **dict.fromkeys(SHUFFLING, "not applicable: an indexing in a module's own forward stays"),
 }
 """Why no case shows a rule on a module."""
 NOT_EXPORTED: Final = {
@@ -319,6 +321,7 @@ NOT_EXPORTED: Final = {
     "fold_scale_into_quantized_consumer": "covered by cases of its own: the exporter writes no quantised weights",
     "bake_normalised_weight": "covered by cases of its own: the export bakes such weights already",
     "drop_identity_move": "covered by cases of its own: the export leaves such operations out already",
+    **dict.fromkeys(SHUFFLING, "covered by cases of its own"),
 }
 """Why no case shows a rule on an exported file."""
 

@@ -36,6 +36,7 @@ ROOMS: Final[dict[str, Sequence[str]]] = {
     "core/rules": (*ONNX, *TORCH),
     "core/search.py": (*ONNX, *TORCH),
     "core/driver.py": (*ONNX, *TORCH),
+    "core/streams.py": ("tests/core/test_streams.py", "tests/backends/torch/test_streams.py"),
     "backends/onnx/graph.py": ONNX,
     "backends/onnx/lift": ONNX,
     "backends/onnx/norms": ONNX,

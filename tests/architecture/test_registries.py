@@ -69,7 +69,7 @@ def test_a_rule_has_cases(name: str) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
-def test_a_rules_page_names_its_premises(rule: Rule[Any] | Rewrite[Any, Any]) -> None:
+def test_a_rules_page_names_its_premises(rule: Rule[Any, Any] | Rewrite[Any, Any]) -> None:
     """Every premise that a rule tests stands on its page; what else stands there is one that a backend refuses by."""
     doc = importlib.import_module(f"normfold.core.rules.{rule.name}").__doc__ or ""
     named = re.findall(r"``([a-z-]+)``", doc.partition("Refused when:\n")[2])

@@ -14,7 +14,7 @@ from descent import Descending
 from fuzz.builder import NotPossibleError
 from fuzz.graphs import random_model
 from isomorphism import differences
-from normfold.core import driver, search
+from normfold.core import driver, rules
 from normfold.core.rules import CARRIES, REWRITES
 from normfold.records import Decision
 
@@ -30,8 +30,8 @@ def networks(batch: int) -> Iterator[tuple[int, onnx.ModelProto]]:
             continue
 
 
-def shuffled(rules: Sequence[T], seed: int) -> tuple[T, ...]:
-    return tuple(rules[place] for place in np.random.default_rng(seed).permutation(len(rules)))
+def shuffled(given: Sequence[T], seed: int) -> tuple[T, ...]:
+    return tuple(given[place] for place in np.random.default_rng(seed).permutation(len(given)))
 
 
 def folded(model: onnx.ModelProto) -> tuple[ir.Model, tuple[Decision, ...]]:
@@ -54,9 +54,9 @@ def test_any_order_of_rewrites(batch: int, monkeypatch: pytest.MonkeyPatch) -> N
 def test_any_order_of_carries(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of several reasons why a norm stays, another may come first; nothing else differs."""
     for seed, model in networks(batch):
-        monkeypatch.setattr(search, "CARRIES", CARRIES)
+        monkeypatch.setattr(rules, "CARRIES", CARRIES)
         first, decisions = folded(model)
-        monkeypatch.setattr(search, "CARRIES", shuffled(CARRIES, seed))
+        monkeypatch.setattr(rules, "CARRIES", shuffled(CARRIES, seed))
         second, again = folded(model)
         assert list(map(outcome, again)) == list(map(outcome, decisions)), seed
         assert differences(first, second) == [], seed

@@ -19,7 +19,7 @@ stand from the end.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import islice
@@ -28,6 +28,7 @@ from typing import Any
 from normfold.core.algebra import Shuffle
 from normfold.core.costs import CostTable, cost_table
 from normfold.core.graph import Graph, Site
+from normfold.core.origins import BIASES, SHUFFLES, Origin, Use
 from normfold.core.plan import Move, Plan, SetView
 from normfold.core.premises import DOES_NOT_PAY, SELECTED
 from normfold.core.rules import IDENTITIES, MOVES, REWRITES, Rewrite
@@ -121,13 +122,14 @@ def fold(
             for node in record.open:
                 progress |= _try(graph, node, owner, table)
         progress |= _rewrite(graph, owner, REWRITES)
+        progress |= _send(graph, owner, SHUFFLES, graph.nodes())
         known = len(owner)
         records += enlist()
         progress |= len(owner) > known
         if not progress and table.moves_past_pools:
             progress = _relocate(graph, owner)
         if not progress and table.relieves:
-            progress = _relieve(graph, owner)
+            progress = _send(graph, owner, BIASES, [node for node in graph.nodes() if node not in owner])
     # What only the folds made a norm is no norm of the model's where it stays.
     records = [record for k, record in enumerate(records) if k < stated or record.gone]
     decisions = tuple(_decide(graph, record) for record in records)
@@ -211,17 +213,33 @@ def _relocate(graph: Graph, owner: Mapping[Node, _Record]) -> bool:
     return progress
 
 
-def _relieve(graph: Graph, owner: Mapping[Node, _Record]) -> bool:
-    """Let biases of matrix products go where what reads them adds constants anyway: along a residual stream, mostly."""
+def _send(graph: Graph, owner: Mapping[Node, _Record], use: Use, nodes: Iterable[Node]) -> bool:
+    """Send the maps of ``nodes`` out on their routes, for one ``use``, and carry out what is worth it."""
     progress = False
     kept = frozenset(node for node, holder in owner.items() if holder.excluded is not None)
-    for node in [node for node in graph.nodes() if node not in owner]:
-        plans = (plan for plan in Search(graph, kept).reliefs(node) if graph.unable(plan) is None)
-        plan = next((plan for plan in plans if _left_out(graph, plan, owner) is None), None)
-        if plan is not None:
-            graph.commit(plan)
-            progress = True
+    for node in nodes:
+        for origin in use.origins(graph.view(node)):
+            search = Search(graph, kept)
+            plan = _worth(graph, owner, search, use, origin)
+            if plan is not None:
+                _book(plan, owner)
+                graph.commit(plan)
+                progress = True
+                break
+            if node in owner:
+                owner[node].objections.setdefault(node, []).extend(search.refusals)
     return progress
+
+
+def _worth(graph: Graph, owner: Mapping[Node, _Record], search: Search, use: Use, origin: Origin) -> Plan | None:
+    """The first plan for a map from ``origin`` that can be carried out and serves its ``use``."""
+    for plan in search.route(origin):
+        refused = graph.unable(plan) or _left_out(graph, plan, owner)
+        if refused is not None:
+            search.refuse(refused)
+        elif use.worth(graph, plan):
+            return plan
+    return None
 
 
 def _next_plan(graph: Graph, rule: Rewrite[Any, Any], node: Node, owner: Mapping[Node, _Record]) -> Plan | None:

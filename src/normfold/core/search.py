@@ -1,8 +1,8 @@
-"""Finds a way out of the graph for one norm: a chain of rules that ends where its constants are absorbed.
+"""Walks a map through the graph: a chain of rules that ends where the map is absorbed.
 
-The search goes from the norm to its producer and to its consumers, one operation at a time. At each value it
-proves what must hold of any value whose content changes; at each operation it asks the rules. A way is a plan only
-when every branch of it ends in an absorption.
+The walk goes from an origin to its producer or to its consumers, one operation at a time. At each value it proves
+what must hold of any value whose content changes; at each operation it asks the rules for that kind of map. A way is a
+plan only when every branch of it ends in an absorption. What the map is for, the walk does not know.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from normfold.core.algebra import Affine
+from normfold.core.algebra import Map
 from normfold.core.graph import Graph
-from normfold.core.plan import Bypass, Insert, Plan, SetView
+from normfold.core.origins import Origin, affine_folds
+from normfold.core.plan import Bypass, Insert, Plan
 from normfold.core.premises import (
     LINEAR_CONSUMER,
     LINEAR_PRODUCER,
@@ -26,8 +27,8 @@ from normfold.core.premises import (
     SINGLE_USE,
     WELL_CONDITIONED,
 )
-from normfold.core.rules import BACKWARD, CARRIES, FORWARD, Carry, Step, Target
-from normfold.core.views import AffineOp, Concat, Linear, Moving, Node, Norm, View
+from normfold.core.rules import BACKWARD, FORWARD, Carry, Step, Target, carries
+from normfold.core.views import AffineOp, Concat, Moving, Node, Norm, View
 from normfold.records import Refusal
 
 DEPTH = 64
@@ -57,40 +58,18 @@ class Search:
         if isinstance(view, Norm):
             self.refuse(view.core)
         self.refuse(*view.refusals)
-        if view.refusals:
-            return
-        if isinstance(view, AffineOp) and (view.affine.scales or view.affine.shifts):
+        if isinstance(view, AffineOp):
             self.cancellation = _cancellation(view)
-            source, result = view.inputs[0], view.outputs[0]
-            before, after = Target(BACKWARD, source, view.affine), Target(FORWARD, result, view.affine)
-            yield from self._follow(Plan((Bypass(node, source, same=True),)), before, node, DEPTH)
-            yield from self._follow(Plan((Bypass(node, source),)), after, node, DEPTH)
-        if (
-            isinstance(view, Norm)
-            and not view.parts
-            and view.tail is not None
-            and (view.tail.scales or view.tail.shifts)
-        ):
-            start = Plan((SetView(replace(view, tail=Affine.of())),))
-            yield from self._follow(start, Target(FORWARD, view.outputs[0], view.tail), node, DEPTH)
+        for origin in affine_folds(view):
+            yield from self.route(origin)
 
-    def reliefs(self, node: Node) -> Iterator[Plan]:
-        """Plans that take the bias of a matrix product, or an addition, into additions that are made anyway."""
-        view = self.graph.view(node)
-        if view.refusals:
-            return
-        if isinstance(view, Linear) and view.window is None and view.bias is not None and view.bias.any():
-            start, shift = Plan((SetView(replace(view, bias=None)),)), view.bias
-        elif isinstance(view, AffineOp) and view.affine.shifts and not view.affine.scales:
-            start, shift = Plan((Bypass(node, view.inputs[0]),)), view.affine.shift
-        else:
-            return
-        for plan in self._follow(start, Target(FORWARD, view.outputs[0], Affine.of(shift=shift)), node, DEPTH):
-            if not plan.inserts and all(_adds(self.graph.view(other)) for other in plan.into):
-                yield plan
+    def route(self, origin: Origin) -> Iterator[Plan]:
+        """Plans in which every branch of the way of the map from ``origin`` ends where the map is absorbed."""
+        if not origin.view.refusals:
+            yield from self._follow(origin.plan, origin.target, origin.view.node, DEPTH)
 
     def _follow(self, plan: Plan, target: Target, origin: Node, depth: int) -> Iterator[Plan]:
-        """``plan`` completed so that ``target``'s map is absorbed beyond ``target``'s value."""
+        """``plan`` completed so that the map of ``target`` is absorbed beyond its value."""
         self.effort += 1
         if depth == 0 or self.effort > EFFORT:
             self.refuse(
@@ -131,7 +110,7 @@ class Search:
         if not others:
             yield plan
             return
-        undo, said = Target(FORWARD, target.value, target.affine.inverse()), len(self.refusals)
+        undo, said = Target(FORWARD, target.value, target.map.inverse()), len(self.refusals)
         # Those that refuse at once come first: what lies behind the others takes long to search.
         passing = sorted(others, key=lambda node: isinstance(self.graph.view(node), AffineOp | Concat | Moving))
         yield from self._into_all(plan, passing, undo, depth)
@@ -140,8 +119,7 @@ class Search:
 
     def _undone_by(self, others: Sequence[Node], target: Target) -> bool:
         """Whether the other readers may be given the inverse of the map, so that they see what they saw."""
-        affine = target.affine
-        if len(others) > FANOUT or not affine.invertible or not affine.inverse().finite:
+        if len(others) > FANOUT or not target.map.invertible:
             return False
         if self.cancellation <= MOST_CANCELLED:
             return True
@@ -186,8 +164,8 @@ class Search:
                 Refusal(SINGLE_USE, f"{self.graph.label(view.node)} is reached on two ways and can go only once")
             )
             return
-        carry = Carry(self.graph, view, target.direction, target.affine, port)
-        rules = [rule for rule in CARRIES if target.direction in rule.directions and isinstance(view, rule.view)]
+        carry = Carry(self.graph, view, target.direction, target.map, port)
+        rules = carries(target.map, view, target.direction)
         if not rules or port < 0:
             self.refuse(self._no_rule(view, target))
         for rule in rules:
@@ -198,7 +176,7 @@ class Search:
                 for step in rule.steps(carry):
                     yield from self._take(replace(plan, rules=(*plan.rules, rule.name)), carry, step, depth)
 
-    def _take(self, plan: Plan, carry: Carry[View], step: Step, depth: int) -> Iterator[Plan]:
+    def _take(self, plan: Plan, carry: Carry[View, Map], step: Step, depth: int) -> Iterator[Plan]:
         node = carry.view.node
         plan = plan.adding(*step.inserted)
         if step.view is not None:
@@ -224,8 +202,8 @@ class Search:
     def _no_rule(self, view: View, target: Target) -> Refusal:
         label = self.graph.label(view.node)
         if target.direction == BACKWARD:
-            return Refusal(LINEAR_PRODUCER, f"its input comes from {label}, which cannot take a scale and a shift")
-        return Refusal(LINEAR_CONSUMER, f"{label} reads it, which cannot take a scale and a shift")
+            return Refusal(LINEAR_PRODUCER, f"its input comes from {label}, which cannot take {target.map.says}")
+        return Refusal(LINEAR_CONSUMER, f"{label} reads it, which cannot take {target.map.says}")
 
     def refuse(self, *refusals: Refusal) -> None:
         """Note why a way is no way."""
@@ -238,8 +216,3 @@ def _cancellation(view: AffineOp) -> float:
         return math.inf
     deviation = 1 / np.abs(view.affine.scale) if view.statistics is None else view.statistics.deviation
     return float(np.max(np.abs(view.affine.shift / view.affine.scale) / deviation, initial=0.0))
-
-
-def _adds(view: View) -> bool:
-    """Whether an operation adds constants as it is."""
-    return (isinstance(view, Linear) and view.bias is not None) or (isinstance(view, AffineOp) and view.affine.shifts)

@@ -2,6 +2,7 @@
 
 from normfold.core.algebra.affine import Affine, trim
 from normfold.core.algebra.codes import Codes
+from normfold.core.algebra.maps import Centring, Map, Offset
 from normfold.core.algebra.moments import Moments, independent_sum
 from normfold.core.algebra.moves import Chain, Crop, Move, Permute, Regroup, Shuffle, Take, is_identity
 from normfold.core.algebra.table import Table
@@ -10,11 +11,14 @@ from normfold.core.algebra.window import Window
 
 __all__ = [
     "Affine",
+    "Centring",
     "Chain",
     "Codes",
     "Crop",
+    "Map",
     "Moments",
     "Move",
+    "Offset",
     "Permute",
     "Regroup",
     "Shuffle",

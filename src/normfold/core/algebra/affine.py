@@ -58,9 +58,20 @@ class Affine:
         return bool((self.shift != 0).any())
 
     @property
+    def identity(self) -> bool:
+        """Whether nothing is scaled or shifted."""
+        return not (self.scales or self.shifts)
+
+    @property
     def invertible(self) -> bool:
-        """Whether no scale is zero."""
-        return bool((self.scale != 0).all())
+        """Whether no scale is zero, or so small that a constant of the inverse is no number."""
+        with np.errstate(all="ignore"):
+            return bool((self.scale != 0).all()) and self.inverse().finite
+
+    @property
+    def says(self) -> str:
+        """What an operation that takes the map takes."""
+        return "a scale and a shift"
 
     def after(self, first: Affine) -> Affine:
         """The map that applies ``first``, then this one."""

@@ -46,8 +46,8 @@ def is_identity(move: Move) -> bool:
             return all(source == target for source, target in runs)
         case Take(size=size, indices=indices):
             return indices == range(size)
-        case Shuffle(order=order):
-            return order == tuple(range(len(order)))
+        case Shuffle() as shuffle:
+            return shuffle.identity
         case Chain(moves):
             return all(map(is_identity, moves))
         case _:
@@ -183,9 +183,29 @@ class Shuffle:
     order: tuple[int, ...]
 
     @property
+    def identity(self) -> bool:
+        """Whether each element stays where it is."""
+        return self.order == tuple(range(len(self.order)))
+
+    @property
+    def invertible(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def says(self) -> str:
+        """What an operation that takes the shuffle takes."""
+        return "its channels in another order"
+
     def inverse(self) -> Shuffle:
         """The shuffle that puts everything back."""
         return Shuffle(self.axis, tuple(int(k) for k in np.argsort(self.order)))
+
+    def after(self, first: Shuffle) -> Shuffle:
+        """The shuffle that does ``first``, then this one; both along the same axis."""
+        if first.axis != self.axis:
+            raise ValueError(f"{first} is along another axis than {self}")
+        return Shuffle(self.axis, tuple(first.order[k] for k in self.order))
 
     def forward(self, array: Array) -> Array | None:
         """The constants in the new order."""
@@ -195,7 +215,7 @@ class Shuffle:
 
     def backward(self, array: Array, neutral: float = 1.0) -> Array | None:  # noqa: ARG002 - nothing is lost
         """The constants in the old order."""
-        return self.inverse.forward(array)
+        return self.inverse().forward(array)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,14 @@
 """Every rewrite, one file each. `RULES` is the architecture on one screen.
 
-A rule says how an affine map that travels through the graph meets one kind of operation: it is absorbed there,
-or carried past it. The engine chains rules into a plan, from a norm to the linear operations that take it.
+A carry says how a map that travels through the graph meets one kind of operation: it is absorbed there, or goes on
+beyond it. The engine chains rules into a plan, from a norm to the linear operations that take it.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from normfold.core.algebra import Map
 from normfold.core.laws import Law
 from normfold.core.rules import (
     bake_normalised_weight,
@@ -19,6 +20,10 @@ from normfold.core.rules import (
     carry_affine_through_sum,
     carry_scale_through_activation,
     carry_scale_through_product,
+    carry_shuffle_through_affine,
+    carry_shuffle_through_move,
+    carry_shuffle_through_pad,
+    carry_shuffle_through_pool,
     compose_affine_into_affine,
     compose_affine_into_next_affine,
     compose_affine_into_tail,
@@ -40,8 +45,9 @@ from normfold.core.rules import (
     move_norm_past_pool,
 )
 from normfold.core.rules.rule import BACKWARD, FORWARD, Carry, Direction, Rewrite, Rule, Step, Target
+from normfold.core.views import View
 
-CARRIES: tuple[Rule[Any], ...] = (
+CARRIES: tuple[Rule[Any, Any], ...] = (
     # ends of a route
     fold_affine_into_producer.RULE,
     fold_affine_into_consumer.RULE,
@@ -62,6 +68,12 @@ CARRIES: tuple[Rule[Any], ...] = (
     carry_affine_through_clip.RULE,
     carry_scale_through_activation.RULE,
     carry_scale_through_product.RULE,
+    # of shuffles
+    fold_shuffle_into_consumer.RULE,
+    carry_shuffle_through_affine.RULE,
+    carry_shuffle_through_move.RULE,
+    carry_shuffle_through_pad.RULE,
+    carry_shuffle_through_pool.RULE,
 )
 IDENTITIES: tuple[Rewrite[Any, Any], ...] = (drop_identity_map.RULE, drop_identity_move.RULE)
 """What changes nothing goes first: a bias of zeros would otherwise take a shift that is better left where it is."""
@@ -73,13 +85,22 @@ REWRITES: tuple[Rewrite[Any, Any], ...] = (
     fold_shift_into_producer.RULE,
     merge_parallel_branches.RULE,
     merge_linear_sequence.RULE,
-    fold_shuffle_into_consumer.RULE,
 )
 MOVES: tuple[Rewrite[Any, Any], ...] = (move_norm_past_pool.RULE,)
 """For norms that stay, once nothing else is left to do."""
-RULES: tuple[Rule[Any] | Rewrite[Any, Any], ...] = (*CARRIES, *REWRITES, *MOVES)
+RULES: tuple[Rule[Any, Any] | Rewrite[Any, Any], ...] = (*CARRIES, *REWRITES, *MOVES)
 LAWS: tuple[Law, ...] = tuple(dict.fromkeys(rule.law for rule in RULES))
 """Every identity that a rule rests on."""
+
+
+def carries(travelling: Map, view: View, direction: Direction) -> list[Rule[Any, Any]]:
+    """The rules for a kind of map that arrives at a kind of view from one side, ends of a route first."""
+    return [
+        rule
+        for rule in CARRIES
+        if isinstance(travelling, rule.map) and isinstance(view, rule.view) and direction in rule.directions
+    ]
+
 
 __all__ = [
     "BACKWARD",
@@ -96,4 +117,5 @@ __all__ = [
     "Rule",
     "Step",
     "Target",
+    "carries",
 ]

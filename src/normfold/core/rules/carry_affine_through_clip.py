@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from normfold.core.algebra import Affine
 from normfold.core.laws import homogeneous
 from normfold.core.laws.homogeneous import moved_bounds
 from normfold.core.premises import UNIFORM_BOUNDS
@@ -26,8 +27,8 @@ from normfold.core.rules.shared import onward
 from normfold.core.views import Clip
 
 
-def _bounds(carry: Carry[Clip]) -> tuple[float, float] | None:
-    affine = carry.affine
+def _bounds(carry: Carry[Clip, Affine]) -> tuple[float, float] | None:
+    affine = carry.map
     if carry.direction != BACKWARD:
         if not affine.invertible:
             return None
@@ -35,23 +36,24 @@ def _bounds(carry: Carry[Clip]) -> tuple[float, float] | None:
     return moved_bounds(affine, carry.view.low, carry.view.high)
 
 
-def _uniform_bounds(carry: Carry[Clip]) -> str | None:
+def _uniform_bounds(carry: Carry[Clip, Affine]) -> str | None:
     if _bounds(carry) is not None:
         return None
     return f"past {carry.label}, each channel would need bounds of its own"
 
 
-def _steps(carry: Carry[Clip]) -> Iterable[Step]:
+def _steps(carry: Carry[Clip, Affine]) -> Iterable[Step]:
     bounds = _bounds(carry)
     if bounds is not None:
         changed = None if bounds == (carry.view.low, carry.view.high) else bounds
         view = None if changed is None else replace(carry.view, low=changed[0], high=changed[1])
-        yield onward(carry, carry.affine, view=view)
+        yield onward(carry, carry.map, view=view)
 
 
 RULE = Rule(
     name="carry_affine_through_clip",
     law=homogeneous.LAW,
+    map=Affine,
     directions=EITHER,
     view=Clip,
     premises=((UNIFORM_BOUNDS, _uniform_bounds),),

@@ -28,7 +28,7 @@ from normfold.core.rules.rule import BACKWARD, EITHER, FORWARD, Carry, Rule, Ste
 from normfold.core.views import Concat
 
 
-def _known_parts(carry: Carry[Concat]) -> str | None:
+def _known_parts(carry: Carry[Concat, Affine]) -> str | None:
     return None if all(carry.view.sizes) else f"the sizes of the parts of {carry.label} are not known"
 
 
@@ -44,8 +44,8 @@ def _slice(part: Take, affine: Affine) -> Affine | None:
     return carry(part, affine, backward=False)
 
 
-def _steps(carry_: Carry[Concat]) -> Iterable[Step]:
-    view, affine = carry_.view, carry_.affine
+def _steps(carry_: Carry[Concat, Affine]) -> Iterable[Step]:
+    view, affine = carry_.view, carry_.map
     parts = _parts(view)
     if carry_.direction == FORWARD:
         whole = carry(parts[carry_.port], _along(affine, view.axis, view.sizes[carry_.port]), backward=True)
@@ -69,6 +69,7 @@ def _along(affine: Affine, axis: int, size: int) -> Affine:
 RULE = Rule(
     name="carry_affine_through_concat",
     law=routes.LAW,
+    map=Affine,
     directions=EITHER,
     view=Concat,
     premises=((KNOWN_PARTS, _known_parts),),

@@ -28,18 +28,18 @@ from normfold.core.rules.rule import BACKWARD, EITHER, FORWARD, Carry, Rule, Ste
 from normfold.core.views import Moving
 
 
-def _moved(carry: Carry[Moving], output: int) -> Affine | None:
-    return carried(carry.view.moves[output], carry.affine, backward=carry.direction == BACKWARD)
+def _moved(carry: Carry[Moving, Affine], output: int) -> Affine | None:
+    return carried(carry.view.moves[output], carry.map, backward=carry.direction == BACKWARD)
 
 
-def _static_reshape(carry: Carry[Moving]) -> str | None:
+def _static_reshape(carry: Carry[Moving, Affine]) -> str | None:
     outputs = [carry.port] if carry.direction == BACKWARD else range(len(carry.view.moves))
     if all(_moved(carry, output) is not None for output in outputs):
         return None
     return f"the channels cannot be followed through {carry.label}: it mixes them, or its shape is not known"
 
 
-def _steps(carry: Carry[Moving]) -> Iterable[Step]:
+def _steps(carry: Carry[Moving, Affine]) -> Iterable[Step]:
     view = carry.view
     if carry.direction == BACKWARD:
         before = _moved(carry, carry.port)
@@ -52,6 +52,7 @@ def _steps(carry: Carry[Moving]) -> Iterable[Step]:
 RULE = Rule(
     name="carry_affine_through_move",
     law=routes.LAW,
+    map=Affine,
     directions=EITHER,
     view=Moving,
     premises=((STATIC_RESHAPE, _static_reshape),),

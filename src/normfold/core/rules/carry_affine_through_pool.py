@@ -29,9 +29,9 @@ from normfold.core.rules.shared import onward, scale_sign
 from normfold.core.views import Blend, Pool, Resample
 
 
-def _moved(carry: Carry[Blend]) -> Affine | None:
+def _moved(carry: Carry[Blend, Affine]) -> Affine | None:
     """The map beyond the pooling; ``None`` where it varies along a pooled axis."""
-    view, affine = carry.view, carry.affine
+    view, affine = carry.view, carry.map
     if carry.direction == BACKWARD:
         before = carried(view.move, affine, backward=True)
         return before if before is not None and _constant_along(before, view.axes) else None
@@ -43,22 +43,22 @@ def _constant_along(affine: Affine, axes: tuple[int, ...]) -> bool:
     return all(-axis > len(sizes) or sizes[axis] == 1 for axis in axes)
 
 
-def _not_pooled_axis(carry: Carry[Blend]) -> str | None:
+def _not_pooled_axis(carry: Carry[Blend, Affine]) -> str | None:
     does = "resamples" if isinstance(carry.view, Resample) else "pools"
     return None if _moved(carry) is not None else f"its constants vary along an axis that {carry.label} {does}"
 
 
-def _sign(carry: Carry[Blend]) -> str | None:
+def _sign(carry: Carry[Blend, Affine]) -> str | None:
     return scale_sign(carry) if isinstance(carry.view, Pool) and carry.view.maximum else None
 
 
-def _every_tap(carry: Carry[Blend]) -> str | None:
-    if not isinstance(carry.view, Pool) or carry.view.keeps_shift or not carry.affine.shifts:
+def _every_tap(carry: Carry[Blend, Affine]) -> str | None:
+    if not isinstance(carry.view, Pool) or carry.view.keeps_shift or not carry.map.shifts:
         return None
     return f"{carry.label} averages zeros of its padding in, which the shift would not reach"
 
 
-def _steps(carry: Carry[Blend]) -> Iterable[Step]:
+def _steps(carry: Carry[Blend, Affine]) -> Iterable[Step]:
     moved = _moved(carry)
     if moved is not None:
         yield onward(carry, moved)
@@ -67,6 +67,7 @@ def _steps(carry: Carry[Blend]) -> Iterable[Step]:
 RULE = Rule(
     name="carry_affine_through_pool",
     law=routes.LAW,
+    map=Affine,
     directions=EITHER,
     view=Blend,
     premises=((NOT_POOLED_AXIS, _not_pooled_axis), (NON_NEGATIVE_SCALE, _sign), (EVERY_TAP, _every_tap)),

@@ -27,20 +27,20 @@ from normfold.core.rules.shared import fits
 from normfold.core.views import Sum
 
 
-def _no_scale(carry: Carry[Sum]) -> str | None:
-    if carry.direction == BACKWARD or not carry.affine.scales:
+def _no_scale(carry: Carry[Sum, Affine]) -> str | None:
+    if carry.direction == BACKWARD or not carry.map.scales:
         return None
     return f"{carry.label} adds a value that does not have this scale"
 
 
-def _same_shape(carry: Carry[Sum]) -> str | None:
-    if carry.direction == FORWARD or all(fits(carry.affine, shape) for shape in carry.view.shapes):
+def _same_shape(carry: Carry[Sum, Affine]) -> str | None:
+    if carry.direction == FORWARD or all(fits(carry.map, shape) for shape in carry.view.shapes):
         return None
     return f"{carry.label} broadcasts a branch, or its shapes are not known"
 
 
-def _steps(carry: Carry[Sum]) -> Iterable[Step]:
-    view, affine = carry.view, carry.affine
+def _steps(carry: Carry[Sum, Affine]) -> Iterable[Step]:
+    view, affine = carry.view, carry.map
     if carry.direction == FORWARD:
         yield Step(onward=(Target(FORWARD, view.outputs[0], Affine.of(shift=view.signs[carry.port] * affine.shift)),))
         return
@@ -54,6 +54,7 @@ def _steps(carry: Carry[Sum]) -> Iterable[Step]:
 RULE = Rule(
     name="carry_affine_through_sum",
     law=sums.LAW,
+    map=Affine,
     directions=EITHER,
     view=Sum,
     premises=((NO_SCALE, _no_scale), (SAME_SHAPE, _same_shape)),

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from normfold.core.algebra import Affine
 from normfold.core.laws import sums
 from normfold.core.premises import NO_SHIFT, SAME_SHAPE
 from normfold.core.rules.rule import BACKWARD, EITHER, FORWARD, Carry, Rule, Step, Target
@@ -25,33 +26,34 @@ from normfold.core.rules.shared import fits
 from normfold.core.views import Product
 
 
-def _no_shift(carry: Carry[Product]) -> str | None:
-    if not carry.affine.shifts:
+def _no_shift(carry: Carry[Product, Affine]) -> str | None:
+    if not carry.map.shifts:
         return None
     return f"{carry.label} multiplies by a value, so a shift of one side is not a shift of the other"
 
 
-def _takers(carry: Carry[Product]) -> list[int]:
-    return [k for k, shape in enumerate(carry.view.shapes) if fits(carry.affine, shape)]
+def _takers(carry: Carry[Product, Affine]) -> list[int]:
+    return [k for k, shape in enumerate(carry.view.shapes) if fits(carry.map, shape)]
 
 
-def _same_shape(carry: Carry[Product]) -> str | None:
+def _same_shape(carry: Carry[Product, Affine]) -> str | None:
     if carry.direction == FORWARD or _takers(carry):
         return None
     return f"no factor of {carry.label} is known to have the shape of its constants"
 
 
-def _steps(carry: Carry[Product]) -> Iterable[Step]:
+def _steps(carry: Carry[Product, Affine]) -> Iterable[Step]:
     if carry.direction == FORWARD:
-        yield Step(onward=(Target(FORWARD, carry.view.outputs[0], carry.affine),))
+        yield Step(onward=(Target(FORWARD, carry.view.outputs[0], carry.map),))
         return
     for taker in _takers(carry):
-        yield Step(onward=(Target(BACKWARD, carry.view.inputs[taker], carry.affine),))
+        yield Step(onward=(Target(BACKWARD, carry.view.inputs[taker], carry.map),))
 
 
 RULE = Rule(
     name="carry_scale_through_product",
     law=sums.LAW,
+    map=Affine,
     directions=EITHER,
     view=Product,
     premises=((NO_SHIFT, _no_shift), (SAME_SHAPE, _same_shape)),

@@ -29,14 +29,14 @@ from normfold.core.rules.shared import finite, held_by, in_range
 from normfold.core.views import AffineOp
 
 
-def _representable(carry: Carry[AffineOp]) -> str | None:
-    if in_range(carry.view, carry.affine.after(carry.view.affine)):
+def _representable(carry: Carry[AffineOp, Affine]) -> str | None:
+    if in_range(carry.view, carry.map.after(carry.view.affine)):
         return None
     return f"the composed constants of {carry.label} exceed the largest number of their type"
 
 
-def _steps(carry: Carry[AffineOp]) -> Iterable[Step]:
-    view, whole = carry.view, carry.affine.after(carry.view.affine)
+def _steps(carry: Carry[AffineOp, Affine]) -> Iterable[Step]:
+    view, whole = carry.view, carry.map.after(carry.view.affine)
     source = view.inputs[0]
     if not (whole.scales or whole.shifts):
         yield Step(remove=True)
@@ -44,7 +44,7 @@ def _steps(carry: Carry[AffineOp]) -> Iterable[Step]:
     yield Step(remove=True, onward=(Target(BACKWARD, source, whole),))
     if view.holds_shift and not view.affine.scales:
         shift = Affine.of(shift=whole.shift)
-        yield Step(view=replace(view, affine=shift), onward=(Target(BACKWARD, source, carry.affine.only_scale()),))
+        yield Step(view=replace(view, affine=shift), onward=(Target(BACKWARD, source, carry.map.only_scale()),))
     if held_by(view, whole):
         yield Step(view=replace(view, affine=whole))
 
@@ -52,6 +52,7 @@ def _steps(carry: Carry[AffineOp]) -> Iterable[Step]:
 RULE = Rule(
     name="compose_affine_into_affine",
     law=collapse.LAW,
+    map=Affine,
     directions=(BACKWARD,),
     view=AffineOp,
     premises=((FINITE, finite), (REPRESENTABLE, _representable)),

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from normfold.core.algebra import Affine
 from normfold.core.laws import collapse
 from normfold.core.premises import FINITE, REPRESENTABLE
 from normfold.core.rules.rule import FORWARD, Carry, Rule, Step, Target
@@ -26,14 +27,14 @@ from normfold.core.rules.shared import finite, held_by, in_range
 from normfold.core.views import AffineOp
 
 
-def _representable(carry: Carry[AffineOp]) -> str | None:
-    if in_range(carry.view, carry.view.affine.after(carry.affine)):
+def _representable(carry: Carry[AffineOp, Affine]) -> str | None:
+    if in_range(carry.view, carry.view.affine.after(carry.map)):
         return None
     return f"the composed constants of {carry.label} exceed the largest number of their type"
 
 
-def _steps(carry: Carry[AffineOp]) -> Iterable[Step]:
-    view, whole = carry.view, carry.view.affine.after(carry.affine)
+def _steps(carry: Carry[AffineOp, Affine]) -> Iterable[Step]:
+    view, whole = carry.view, carry.view.affine.after(carry.map)
     if held_by(view, whole):
         yield Step(view=replace(view, affine=whole))
     yield Step(remove=True, onward=(Target(FORWARD, view.outputs[0], whole),))
@@ -42,6 +43,7 @@ def _steps(carry: Carry[AffineOp]) -> Iterable[Step]:
 RULE = Rule(
     name="compose_affine_into_next_affine",
     law=collapse.LAW,
+    map=Affine,
     directions=(FORWARD,),
     view=AffineOp,
     premises=((FINITE, finite), (REPRESENTABLE, _representable)),

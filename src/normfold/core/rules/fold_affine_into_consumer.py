@@ -33,15 +33,15 @@ from normfold.core.rules.shared import finite, input_columns, linear_in_range, p
 from normfold.core.views import Linear
 
 
-def _every_tap(carry: Carry[Linear]) -> str | None:
-    if carry.view.whole_taps or not carry.affine.shifts:
+def _every_tap(carry: Carry[Linear, Affine]) -> str | None:
+    if carry.view.whole_taps or not carry.map.shifts:
         return None
     if carry.view.op == "ConvTranspose":
         return f"not every output of {carry.label} sums every tap, so the shift would not add the same everywhere"
     return f"{carry.label} pads with zeros, which the shift would not reach"
 
 
-def _folded(carry: Carry[Linear]) -> tuple[Linear, Array]:
+def _folded(carry: Carry[Linear, Affine]) -> tuple[Linear, Array]:
     """The operation with scaled columns, and the shift of its output, right-aligned with it."""
     view, columns = carry.view, input_columns(carry)
     if columns is None:
@@ -54,15 +54,15 @@ def _shifted(view: Linear, added: Array) -> Linear:
     return replace(view, bias=trim(added if view.bias is None else view.bias + added))
 
 
-def _representable(carry: Carry[Linear]) -> str | None:
+def _representable(carry: Carry[Linear, Affine]) -> str | None:
     if linear_in_range(_shifted(*_folded(carry))):
         return None
     return f"the folded constants of {carry.label} exceed {carry.view.largest:.5g}, the largest number of their type"
 
 
-def _steps(carry: Carry[Linear]) -> Iterable[Step]:
+def _steps(carry: Carry[Linear, Affine]) -> Iterable[Step]:
     view, added = _folded(carry)
-    if not carry.affine.shifts:
+    if not carry.map.shifts:
         yield Step(view=view)
         return
     if view.bias_slot:
@@ -76,6 +76,7 @@ def _steps(carry: Carry[Linear]) -> Iterable[Step]:
 RULE = Rule(
     name="fold_affine_into_consumer",
     law=forward.LAW,
+    map=Affine,
     directions=(FORWARD,),
     view=Linear,
     premises=(

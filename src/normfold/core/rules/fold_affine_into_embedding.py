@@ -24,6 +24,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from normfold.core.algebra import Affine
 from normfold.core.laws import rows
 from normfold.core.premises import FINITE, PER_OUTPUT_CHANNEL, REPRESENTABLE
 from normfold.core.rules.rule import BACKWARD, Carry, Rule, Step
@@ -31,18 +32,18 @@ from normfold.core.rules.shared import UNSEEN, finite
 from normfold.core.views import Embedding
 
 
-def _folded(carry: Carry[Embedding]) -> Embedding | None:
-    table = rows.map_rows(carry.view.table, carry.affine)
+def _folded(carry: Carry[Embedding, Affine]) -> Embedding | None:
+    table = rows.map_rows(carry.view.table, carry.map)
     return None if table is None else replace(carry.view, table=table)
 
 
-def _per_output_channel(carry: Carry[Embedding]) -> str | None:
+def _per_output_channel(carry: Carry[Embedding, Affine]) -> str | None:
     if _folded(carry) is not None:
         return None
     return f"its constants do not follow the rows of {carry.label}, of shape {list(carry.view.table.sizes)}"
 
 
-def _representable(carry: Carry[Embedding]) -> str | None:
+def _representable(carry: Carry[Embedding, Affine]) -> str | None:
     view = _folded(carry)
     if view is None:
         raise ValueError("per-output-channel does not hold")
@@ -52,13 +53,14 @@ def _representable(carry: Carry[Embedding]) -> str | None:
     return f"the folded table of {carry.label} exceeds {view.largest:.5g}, the largest number of its type"
 
 
-def _steps(carry: Carry[Embedding]) -> Iterable[Step]:
+def _steps(carry: Carry[Embedding, Affine]) -> Iterable[Step]:
     yield Step(view=_folded(carry))
 
 
 RULE = Rule(
     name="fold_affine_into_embedding",
     law=rows.LAW,
+    map=Affine,
     directions=(BACKWARD,),
     view=Embedding,
     premises=((FINITE, finite), (PER_OUTPUT_CHANNEL, _per_output_channel), (REPRESENTABLE, _representable)),

@@ -37,11 +37,11 @@ from normfold.core.rules.shared import finite, input_columns, linear_in_range, p
 from normfold.core.views import Linear
 
 
-def _applies(carry: Carry[Linear]) -> bool:
-    return carry.affine.shifts and not carry.view.whole_taps
+def _applies(carry: Carry[Linear, Affine]) -> bool:
+    return carry.map.shifts and not carry.view.whole_taps
 
 
-def _before(carry: Carry[Linear]) -> Affine | None:
+def _before(carry: Carry[Linear, Affine]) -> Affine | None:
     """What to add before the operation."""
     view, columns = carry.view, input_columns(carry)
     quotient = None if columns is None else shift_before(*columns, min(DROWNED, view.largest))
@@ -51,7 +51,7 @@ def _before(carry: Carry[Linear]) -> Affine | None:
     return Affine.of(shift=spread(channels, view.in_axes, view.in_sizes))
 
 
-def _sizes(carry: Carry[Linear]) -> list[int] | None:
+def _sizes(carry: Carry[Linear, Affine]) -> list[int] | None:
     """Spatial sizes of the input of a Conv, where all are known."""
     view, shape = carry.view, carry.graph.shape(carry.view.inputs[0])
     if view.window is None or shape is None:
@@ -60,7 +60,7 @@ def _sizes(carry: Carry[Linear]) -> list[int] | None:
     return sizes if len(shape) == 2 + len(view.window.kernel) == 2 + len(sizes) else None
 
 
-def _after(carry: Carry[Linear]) -> Array | None:
+def _after(carry: Carry[Linear, Affine]) -> Array | None:
     """What to add after the operation."""
     view, columns, sizes = carry.view, input_columns(carry), _sizes(carry)
     if view.window is None or columns is None or sizes is None:
@@ -69,7 +69,7 @@ def _after(carry: Carry[Linear]) -> Array | None:
     return response if response is not None and float(np.abs(response).max()) <= view.largest else None
 
 
-def _padded_shift(carry: Carry[Linear]) -> str | None:
+def _padded_shift(carry: Carry[Linear, Affine]) -> str | None:
     if not _applies(carry) or _before(carry) is not None or _after(carry) is not None:
         return None
     return (
@@ -78,20 +78,20 @@ def _padded_shift(carry: Carry[Linear]) -> str | None:
     )
 
 
-def _scaled(carry: Carry[Linear]) -> Linear:
+def _scaled(carry: Carry[Linear, Affine]) -> Linear:
     columns = input_columns(carry)
     if columns is None:
         raise ValueError("per-input-channel does not hold")
     return replace(carry.view, weight=carry.view.weight.scale_columns(columns[0]))
 
 
-def _representable(carry: Carry[Linear]) -> str | None:
+def _representable(carry: Carry[Linear, Affine]) -> str | None:
     if not _applies(carry) or linear_in_range(_scaled(carry)):
         return None
     return f"the folded constants of {carry.label} exceed {carry.view.largest:.5g}, the largest number of their type"
 
 
-def _steps(carry: Carry[Linear]) -> Iterable[Step]:
+def _steps(carry: Carry[Linear, Affine]) -> Iterable[Step]:
     if not _applies(carry):
         return
     view, scaled = carry.view, _scaled(carry)
@@ -106,6 +106,7 @@ def _steps(carry: Carry[Linear]) -> Iterable[Step]:
 RULE = Rule(
     name="fold_affine_into_padded_consumer",
     law=padded.LAW,
+    map=Affine,
     directions=(FORWARD,),
     view=Linear,
     premises=(

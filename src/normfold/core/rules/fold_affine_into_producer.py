@@ -31,41 +31,42 @@ from normfold.core.rules.shared import finite, linear_in_range
 from normfold.core.views import Linear
 
 
-def _per_output_channel(carry: Carry[Linear]) -> str | None:
+def _per_output_channel(carry: Carry[Linear, Affine]) -> str | None:
     view = carry.view
-    vectors = (channel_vector(c, view.out_axes, view.out_sizes) for c in (carry.affine.scale, carry.affine.shift))
+    vectors = (channel_vector(c, view.out_axes, view.out_sizes) for c in (carry.map.scale, carry.map.shift))
     if all(vector is not None for vector in vectors):
         return None
     return f"its constants do not follow the {view.weight.out_channels} output channels of {carry.label}"
 
 
-def _folded(carry: Carry[Linear]) -> Linear:
+def _folded(carry: Carry[Linear, Affine]) -> Linear:
     view = carry.view
-    rows = channel_vector(carry.affine.scale, view.out_axes, view.out_sizes)
+    rows = channel_vector(carry.map.scale, view.out_axes, view.out_sizes)
     if rows is None:
         raise ValueError("per-output-channel does not hold")
-    weight, bias = push_into_rows(view.weight, view.bias, carry.affine, rows)
+    weight, bias = push_into_rows(view.weight, view.bias, carry.map, rows)
     return replace(view, weight=weight, bias=bias)
 
 
-def _representable(carry: Carry[Linear]) -> str | None:
+def _representable(carry: Carry[Linear, Affine]) -> str | None:
     if linear_in_range(_folded(carry)):
         return None
     return f"the folded constants of {carry.label} exceed {carry.view.largest:.5g}, the largest number of their type"
 
 
-def _steps(carry: Carry[Linear]) -> Iterable[Step]:
-    if carry.view.bias_slot or not carry.affine.shifts:
+def _steps(carry: Carry[Linear, Affine]) -> Iterable[Step]:
+    if carry.view.bias_slot or not carry.map.shifts:
         yield Step(view=_folded(carry))
         return
-    scaled = _folded(replace(carry, affine=carry.affine.only_scale()))
-    shift = Affine.of(shift=trim(carry.affine.shift))
+    scaled = _folded(replace(carry, map=carry.map.only_scale()))
+    shift = Affine.of(shift=trim(carry.map.shift))
     yield Step(view=scaled, inserted=(Insert.of(carry.view.outputs[0], shift),))
 
 
 RULE = Rule(
     name="fold_affine_into_producer",
     law=backward.LAW,
+    map=Affine,
     directions=(BACKWARD,),
     view=Linear,
     premises=(

@@ -26,6 +26,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 
+from normfold.core.algebra import Affine
 from normfold.core.laws import quantized
 from normfold.core.premises import (
     BIAS_RANGE,
@@ -45,26 +46,26 @@ from normfold.core.views import Linear, QuantizedLinear
 _FLOATING = fold_affine_into_producer.RULE
 
 
-def _floating(carry: Carry[QuantizedLinear]) -> Carry[Linear]:
+def _floating(carry: Carry[QuantizedLinear, Affine]) -> Carry[Linear, Affine]:
     """The map at the same operation with a weight of floating numbers."""
-    return Carry(carry.graph, carry.view.linear, carry.direction, carry.affine, carry.port)
+    return Carry(carry.graph, carry.view.linear, carry.direction, carry.map, carry.port)
 
 
-def _per_output_channel(carry: Carry[QuantizedLinear]) -> str | None:
+def _per_output_channel(carry: Carry[QuantizedLinear, Affine]) -> str | None:
     return dict(_FLOATING.premises)[PER_OUTPUT_CHANNEL](_floating(carry))
 
 
-def _representable(carry: Carry[QuantizedLinear]) -> str | None:
+def _representable(carry: Carry[QuantizedLinear, Affine]) -> str | None:
     return dict(_FLOATING.premises)[REPRESENTABLE](_floating(carry))
 
 
-def _steps(carry: Carry[QuantizedLinear]) -> Iterable[Step]:
+def _steps(carry: Carry[QuantizedLinear, Affine]) -> Iterable[Step]:
     for step in _FLOATING.steps(_floating(carry)):
         if isinstance(step.view, Linear):
             yield replace(step, view=replace(carry.view, linear=step.view))
 
 
-def _folded(carry: Carry[QuantizedLinear]) -> QuantizedLinear:
+def _folded(carry: Carry[QuantizedLinear, Affine]) -> QuantizedLinear:
     (step,) = islice(_steps(carry), 1)
     if not isinstance(step.view, QuantizedLinear):
         raise TypeError("a fold into a quantised operation leaves one")
@@ -74,6 +75,7 @@ def _folded(carry: Carry[QuantizedLinear]) -> QuantizedLinear:
 RULE = Rule(
     name="fold_affine_into_quantized_producer",
     law=quantized.LAW,
+    map=Affine,
     directions=(BACKWARD,),
     view=QuantizedLinear,
     premises=(

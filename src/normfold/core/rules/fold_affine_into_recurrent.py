@@ -25,6 +25,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from normfold.core.algebra import Affine
 from normfold.core.algebra.affine import Array
 from normfold.core.laws import gates
 from normfold.core.laws.backward import channel_vector
@@ -34,30 +35,30 @@ from normfold.core.rules.shared import UNSEEN, finite
 from normfold.core.views import Recurrent
 
 
-def _sequence(carry: Carry[Recurrent]) -> str | None:
+def _sequence(carry: Carry[Recurrent, Affine]) -> str | None:
     return None if carry.port == 0 else f"{carry.label} reads it as an initial state, in which it is not linear"
 
 
-def _features(carry: Carry[Recurrent]) -> tuple[Array, Array] | None:
+def _features(carry: Carry[Recurrent, Affine]) -> tuple[Array, Array] | None:
     """Scale and shift for each feature."""
     sizes = (carry.view.weights[0].in_per_group,)
-    scale, shift = (channel_vector(k, (-1,), sizes) for k in (carry.affine.scale, carry.affine.shift))
+    scale, shift = (channel_vector(k, (-1,), sizes) for k in (carry.map.scale, carry.map.shift))
     return None if scale is None or shift is None else (scale, shift)
 
 
-def _per_input_channel(carry: Carry[Recurrent]) -> str | None:
+def _per_input_channel(carry: Carry[Recurrent, Affine]) -> str | None:
     if _features(carry) is not None:
         return None
     return f"its constants do not follow the {carry.view.weights[0].in_per_group} features that {carry.label} reads"
 
 
-def _needs_structure(carry: Carry[Recurrent]) -> str | None:
-    if carry.view.bias_slot or not carry.affine.shifts:
+def _needs_structure(carry: Carry[Recurrent, Affine]) -> str | None:
+    if carry.view.bias_slot or not carry.map.shifts:
         return None
     return f"{carry.label} has no bias to take the shift"
 
 
-def _folded(carry: Carry[Recurrent]) -> Recurrent:
+def _folded(carry: Carry[Recurrent, Affine]) -> Recurrent:
     view, features = carry.view, _features(carry)
     if features is None:
         raise ValueError("per-input-channel does not hold")
@@ -66,7 +67,7 @@ def _folded(carry: Carry[Recurrent]) -> Recurrent:
     return replace(view, weights=weights, biases=biases)
 
 
-def _representable(carry: Carry[Recurrent]) -> str | None:
+def _representable(carry: Carry[Recurrent, Affine]) -> str | None:
     view = _folded(carry)
     small = all(weight.gain * UNSEEN <= view.largest or weight.magnitude() <= view.largest for weight in view.weights)
     biases = (float(np.abs(bias).max(initial=0.0)) for bias in view.biases if bias is not None)
@@ -75,13 +76,14 @@ def _representable(carry: Carry[Recurrent]) -> str | None:
     return f"the folded constants of {carry.label} exceed {view.largest:.5g}, the largest number of their type"
 
 
-def _steps(carry: Carry[Recurrent]) -> Iterable[Step]:
+def _steps(carry: Carry[Recurrent, Affine]) -> Iterable[Step]:
     yield Step(view=_folded(carry))
 
 
 RULE = Rule(
     name="fold_affine_into_recurrent",
     law=gates.LAW,
+    map=Affine,
     directions=(FORWARD,),
     view=Recurrent,
     premises=(

@@ -26,6 +26,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 
+from normfold.core.algebra import Affine
 from normfold.core.laws import quantized
 from normfold.core.laws.quantized import columns_as_rows
 from normfold.core.premises import (
@@ -47,24 +48,24 @@ from normfold.core.views import Linear, QuantizedLinear
 _FLOATING = fold_affine_into_consumer.RULE
 
 
-def _floating(carry: Carry[QuantizedLinear]) -> Carry[Linear]:
+def _floating(carry: Carry[QuantizedLinear, Affine]) -> Carry[Linear, Affine]:
     """The map at the same operation with a weight of floating numbers."""
-    return Carry(carry.graph, carry.view.linear, carry.direction, carry.affine, carry.port)
+    return Carry(carry.graph, carry.view.linear, carry.direction, carry.map, carry.port)
 
 
-def _per_input_channel(carry: Carry[QuantizedLinear]) -> str | None:
+def _per_input_channel(carry: Carry[QuantizedLinear, Affine]) -> str | None:
     return dict(_FLOATING.premises)[PER_INPUT_CHANNEL](_floating(carry))
 
 
-def _every_tap(carry: Carry[QuantizedLinear]) -> str | None:
+def _every_tap(carry: Carry[QuantizedLinear, Affine]) -> str | None:
     return dict(_FLOATING.premises)[EVERY_TAP](_floating(carry))
 
 
-def _representable(carry: Carry[QuantizedLinear]) -> str | None:
+def _representable(carry: Carry[QuantizedLinear, Affine]) -> str | None:
     return dict(_FLOATING.premises)[REPRESENTABLE](_floating(carry))
 
 
-def _same_codes(carry: Carry[QuantizedLinear]) -> str | None:
+def _same_codes(carry: Carry[QuantizedLinear, Affine]) -> str | None:
     view = carry.view
     if view.unit is not None and view.linear.bias is not None:
         return f"the bias of {carry.label} is quantised in steps of its present input"
@@ -73,14 +74,14 @@ def _same_codes(carry: Carry[QuantizedLinear]) -> str | None:
     return f"scales that differ between the input channels of {carry.label} would change the codes of its weight"
 
 
-def _steps(carry: Carry[QuantizedLinear]) -> Iterable[Step]:
+def _steps(carry: Carry[QuantizedLinear, Affine]) -> Iterable[Step]:
     for step in _FLOATING.steps(_floating(carry)):
         weight = columns_as_rows(step.view.weight) if isinstance(step.view, Linear) else None
         if isinstance(step.view, Linear) and weight is not None:
             yield replace(step, view=replace(carry.view, linear=replace(step.view, weight=weight), unit=None))
 
 
-def _folded(carry: Carry[QuantizedLinear]) -> QuantizedLinear:
+def _folded(carry: Carry[QuantizedLinear, Affine]) -> QuantizedLinear:
     (step,) = islice(_steps(carry), 1)
     if not isinstance(step.view, QuantizedLinear):
         raise TypeError("a fold into a quantised operation leaves one")
@@ -90,6 +91,7 @@ def _folded(carry: Carry[QuantizedLinear]) -> QuantizedLinear:
 RULE = Rule(
     name="fold_scale_into_quantized_consumer",
     law=quantized.LAW,
+    map=Affine,
     directions=(FORWARD,),
     view=QuantizedLinear,
     premises=(

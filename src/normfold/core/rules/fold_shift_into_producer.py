@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from normfold.core.algebra import Affine
 from normfold.core.graph import Graph
 from normfold.core.laws import backward
 from normfold.core.plan import Bypass, Plan, SetView
@@ -51,7 +52,7 @@ class Shifted(Place[AffineOp]):
         return self.linear.outputs
 
     @property
-    def carry(self) -> Carry[Linear]:
+    def carry(self) -> Carry[Linear, Affine]:
         """The addition, arrived at the linear operation."""
         return Carry(self.graph, self.linear, BACKWARD, self.view.affine)
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from normfold.core.algebra import Permute
+from normfold.core.algebra import Affine, Permute
 from normfold.core.graph import Graph
 from normfold.core.laws import routes
 from normfold.core.plan import Move, Plan
@@ -51,7 +51,7 @@ class Pooled(Place[AffineOp]):
         return self.view.outputs
 
     @property
-    def carry(self) -> Carry[Blend]:
+    def carry(self) -> Carry[Blend, Affine]:
         """The norm's map, arrived at the pooling."""
         return Carry(self.graph, self.pool, FORWARD, self.view.affine)
 

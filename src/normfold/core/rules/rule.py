@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypeVar
 
-from normfold.core.algebra import Affine
+from normfold.core.algebra import Map
 from normfold.core.graph import Graph
 from normfold.core.laws import Law
 from normfold.core.plan import Insert, Plan
@@ -19,18 +19,19 @@ from normfold.records import Premise, Refusal
 
 Direction = Literal["backward", "forward"]
 BACKWARD: Final = "backward"
-"""Towards the producer: the operation's output is to become ``affine(output)``."""
+"""Towards the producer: the operation's output is to become ``map(output)``."""
 FORWARD: Final = "forward"
-"""Towards the consumers: the operation gets ``x`` where it used to get ``affine(x)``."""
+"""Towards the consumers: the operation gets ``x`` where it used to get ``map(x)``."""
 EITHER: Final[tuple[Direction, ...]] = (BACKWARD, FORWARD)
 
 V = TypeVar("V", bound=View)
+M = TypeVar("M", bound=Map)
 A = TypeVar("A")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Carry(Generic[V]):
-    """An affine map that has arrived at an operation.
+class Carry(Generic[V, M]):
+    """A map that has arrived at an operation.
 
     ``port`` is the index of the output it arrives at (backward) or of the data input (forward).
     """
@@ -38,7 +39,7 @@ class Carry(Generic[V]):
     graph: Graph
     view: V
     direction: Direction
-    affine: Affine
+    map: M
     port: int = 0
 
     @property
@@ -76,7 +77,7 @@ class Target:
 
     direction: Direction
     value: Value
-    affine: Affine
+    map: Map
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -115,15 +116,16 @@ class Premised(Generic[A]):
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
-class Rule(Premised[Carry[V]], Generic[V]):
+class Rule(Premised[Carry[V, M]], Generic[V, M]):
     """How a travelling map meets one kind of operation: from which side, what must be true, what happens.
 
     ``steps`` gives alternatives, best first; the engine takes the first that leads to a whole plan.
     """
 
-    directions: tuple[Direction, ...]
+    map: type[M]
     view: type[V]
-    steps: Callable[[Carry[V]], Iterable[Step]]
+    directions: tuple[Direction, ...]
+    steps: Callable[[Carry[V, M]], Iterable[Step]]
 
 
 P = TypeVar("P", bound=Place[Any])

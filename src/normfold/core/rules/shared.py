@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from normfold.core.algebra import Affine
+from normfold.core.algebra import Affine, Map
 from normfold.core.algebra.affine import Array
 from normfold.core.algebra.moves import Dim
 from normfold.core.graph import Graph
 from normfold.core.laws.backward import channel_vector
 from normfold.core.laws.quantized import BIAS_LIMIT, bias_step, mirror, rescale
 from normfold.core.plan import Bypass, Plan
-from normfold.core.rules.rule import BACKWARD, Carry, Place, Step, Target, V
+from normfold.core.rules.rule import BACKWARD, Carry, M, Place, Step, Target, V
 from normfold.core.views import AffineOp, Linear, QuantizedLinear, Value, View
 
 UNSEEN = 1e30
 """No trained weight is as large as this: one need not be read to see that it stays below a far larger number."""
 
 
-def finite(carry: Carry[V]) -> str | None:
+def finite(carry: Carry[V, Affine]) -> str | None:
     """Every constant of the map is a number."""
-    if carry.affine.finite:
+    if carry.map.finite:
         return None
     return "its scale or shift is infinite or not a number (a variance plus epsilon of zero, or bad statistics)"
 
@@ -60,15 +60,15 @@ def new_weight_in_range(view: Linear) -> bool:
     return max(bias, view.weight.magnitude()) <= view.largest
 
 
-def input_columns(carry: Carry[Linear]) -> tuple[Array, Array] | None:
+def input_columns(carry: Carry[Linear, Affine]) -> tuple[Array, Array] | None:
     """Scale and shift of the map for each input channel; ``None`` where it varies along another axis."""
     view = carry.view
-    scale = channel_vector(carry.affine.scale, view.in_axes, view.in_sizes)
-    shift = channel_vector(carry.affine.shift, view.in_axes, view.in_sizes)
+    scale = channel_vector(carry.map.scale, view.in_axes, view.in_sizes)
+    shift = channel_vector(carry.map.shift, view.in_axes, view.in_sizes)
     return None if scale is None or shift is None else (scale, shift)
 
 
-def per_input_channel(carry: Carry[Linear]) -> str | None:
+def per_input_channel(carry: Carry[Linear, Affine]) -> str | None:
     """The map varies along the operation's input channels only."""
     if input_columns(carry) is not None:
         return None
@@ -141,12 +141,12 @@ def _scales(view: QuantizedLinear) -> Array:
     return rescale(view.codes, _factors(view))
 
 
-def scale_sign(carry: Carry[V]) -> str | None:
+def scale_sign(carry: Carry[V, Affine]) -> str | None:
     """No scale is negative."""
-    negative = int((carry.affine.scale < 0).sum())
+    negative = int((carry.map.scale < 0).sum())
     if not negative:
         return None
-    return f"{negative} of {carry.affine.scale.size} scales are negative, and {carry.label} does not commute with those"
+    return f"{negative} of {carry.map.scale.size} scales are negative, and {carry.label} does not commute with those"
 
 
 def fits(affine: Affine, shape: tuple[Dim, ...] | None) -> bool:
@@ -157,10 +157,10 @@ def fits(affine: Affine, shape: tuple[Dim, ...] | None) -> bool:
     return all(size in (1, dim) for size, dim in zip(wanted, shape[len(shape) - len(wanted) :], strict=True))
 
 
-def onward(carry: Carry[V], affine: Affine, view: View | None = None) -> Step:
-    """The step that sends ``affine`` on to the other side of an operation with one input and one output."""
+def onward(carry: Carry[V, M], beyond: Map, view: View | None = None) -> Step:
+    """The step that sends the map ``beyond`` on to the other side of an operation with one input and one output."""
     value = carry.view.inputs[0] if carry.direction == BACKWARD else carry.view.outputs[0]
-    return Step(view=view, onward=(Target(carry.direction, value, affine),))
+    return Step(view=view, onward=(Target(carry.direction, value, beyond),))
 
 
 def single_use(place: Place[V]) -> str | None:
