@@ -17,7 +17,7 @@ from inspect import cleandoc
 from pathlib import Path
 from typing import Any, Final
 
-from normfold.core.algebra import Shuffle
+from normfold.core.algebra import Centring, Offset, Shuffle
 from normfold.core.laws.law import Law
 from normfold.core.premises import PREMISES
 from normfold.core.rules import LAWS, RULES, Rewrite, Rule
@@ -306,6 +306,8 @@ are deviations from the source, of its output's range, in float32 by ONNX Runtim
 first. Sites with another difference: {parting}."""
 CODES_ONLY: Final = "not applicable: the weights of a module are no quantised codes with scales beside them"
 SHUFFLING: Final = tuple(rule.name for rule in RULES if isinstance(rule, Rule) and rule.map is Shuffle)
+CENTRING: Final = tuple(rule.name for rule in RULES if isinstance(rule, Rule) and rule.map in (Centring, Offset))
+UNUSED: Final = "covered by cases of its own: no fold sends this map out yet"
 GAP: Final = "**no case yet**"
 NOT_ON_MODULES: Final = {
     "fold_affine_into_quantized_producer": CODES_ONLY,
@@ -314,6 +316,7 @@ NOT_ON_MODULES: Final = {
     "bake_normalised_weight": "not applicable: a parametrised weight is not a stored one (`constant`); bake it first",
     "fold_shift_into_producer": "not applicable: an addition in a module's own forward stays (`needs-structure`)",
     **dict.fromkeys(SHUFFLING, "not applicable: an indexing in a module's own forward stays"),
+    **dict.fromkeys(CENTRING, UNUSED),
 }
 """Why no case shows a rule on a module."""
 NOT_EXPORTED: Final = {
@@ -322,6 +325,7 @@ NOT_EXPORTED: Final = {
     "bake_normalised_weight": "covered by cases of its own: the export bakes such weights already",
     "drop_identity_move": "covered by cases of its own: the export leaves such operations out already",
     **dict.fromkeys(SHUFFLING, "covered by cases of its own"),
+    **dict.fromkeys(CENTRING, UNUSED),
 }
 """Why no case shows a rule on an exported file."""
 

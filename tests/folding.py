@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,10 @@ from descent import Descending
 from normfold.backends.onnx import OnnxGraph
 from normfold.core.costs import CostTable
 from normfold.core.driver import fold
+from normfold.core.origins import Origin
 from normfold.core.premises import PREMISES
 from normfold.core.rules import Rewrite
+from normfold.core.views import View
 from normfold.records import Decision, Refusal
 
 Arrays = Mapping[str, np.ndarray]
@@ -30,10 +32,14 @@ TOLERANCE = {"bool": 0, "int64": 0, "float16": 1e-2, "bfloat16": 6e-2, "float32"
 
 @dataclass(frozen=True)
 class Example:
-    """What the docstring of a rule shows; ``costs`` where it happens only if it pays."""
+    """What the docstring of a rule shows; ``costs`` where it happens only if it pays.
+
+    ``sends`` names an operation and what starts the map there, where no fold does.
+    """
 
     source: onnx.ModelProto
     costs: CostTable | None = None
+    sends: tuple[str, Callable[[View], Iterable[Origin]]] | None = None
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,9 @@ NOT_OVERWRITTEN: Final = Premise(
 )
 NOT_PADDED_AXIS: Final = Premise("not-padded-axis", "The map does not vary along an axis that a Pad pads.")
 NOT_POOLED_AXIS: Final = Premise("not-pooled-axis", "The map does not vary along an axis that is pooled or resampled.")
+ONE_GROUP: Final = Premise(
+    "one-group", "The channels that a mean is taken over are outputs of one matrix, not of groups."
+)
 OPSET_HAS_OPERATOR: Final = Premise(
     "opset-has-operator", "The model's opset has the operator that a decomposed norm becomes."
 )
@@ -107,7 +110,9 @@ PLAIN_NORM: Final = Premise(
     "plain-norm", "The module of a norm normalises and then calls its children one after another, nothing else."
 )
 REPRESENTABLE: Final = Premise("representable", "The new constants fit the type they are stored in.")
-ROOM: Final = Premise("room", "A norm's own scale and bias have room for the map: its axes, and a bias for a shift.")
+ROOM: Final = Premise(
+    "room", "An operation's own scale and bias have room for the map: its axes, and a bias for a shift."
+)
 ROW_AXIS: Final = Premise("row-axis", "A table is read by index along its first axis, so that every row is read whole.")
 RUNNING_STATISTICS: Final = Premise(
     "running-statistics", "A norm keeps running statistics, and does not normalise by those of the batch."
@@ -147,6 +152,7 @@ TRAILING_AXES: Final = Premise(
 )
 UNIFORM_BOUNDS: Final = Premise("uniform-bounds", "A Clip gets the same new bounds for every channel.")
 UNIFORM_PADDING: Final = Premise("uniform-padding", "A Pad gets the same new padding value for every channel.")
+UNIFORM_SCALE: Final = Premise("uniform-scale", "A mean over channels passes a scale that is the same for all of them.")
 VERIFICATION_FAILED: Final = Premise(
     "verification-failed", "The folded model agreed with its source when this norm was folded."
 )

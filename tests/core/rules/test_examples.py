@@ -16,6 +16,7 @@ from descent import Descending
 from folding import Example, proven_fold
 from normfold.core.driver import fold
 from normfold.core.rules import RULES
+from routes import sent
 
 HERE = Path(__file__).resolve().parent
 SHOWN = re.compile(r"``([^`]+)``[^`]*?becomes\s+``([^`]+)``")
@@ -45,6 +46,13 @@ def test_what_the_docstring_shows_happens(rule: str) -> None:
     assert cases
     for (before, after), example in cases:
         assert operators(example.source) == Counter(OPERATOR.findall(before))
+        if example.sends is not None:
+            source, plan, _ = sent(example.source, *example.sends)
+            assert plan is not None
+            assert rule in plan.rules
+            source.commit(plan)
+            assert operators(ir.to_proto(source.model)) == Counter(OPERATOR.findall(after))
+            continue
         result = proven_fold(example.source, costs=example.costs).result
         assert operators(result) == Counter(OPERATOR.findall(after))
         graph = Descending(ir.from_proto(example.source))

@@ -115,6 +115,10 @@ class Weight:
         columns = None if self.columns is None else self.columns[order]
         return replace(self, base=_Reordered(self.base, self.split, self.order.index("i"), places), columns=columns)
 
+    def centre_rows(self) -> Weight:
+        """This weight less, at each input and tap of a group, its mean over the output channels."""
+        return replace(self, base=_Centred(self), rows=None, columns=None)
+
     def canonical(self) -> Array:
         """The whole weight as float64 ``[group, out/group, in/group, *taps]``."""
         out = np.concatenate([block for _, block in self._blocks()], axis=1)
@@ -191,6 +195,19 @@ class _Reordered:
         shape = [1] * len(self.split)
         shape[0], shape[self.axis] = self.places.shape
         return np.take_along_axis(self.base.numpy().reshape(self.split), self.places.reshape(shape), axis=self.axis)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Centred:
+    """``weight`` less its mean over the output channels of each group."""
+
+    weight: Weight
+
+    def numpy(self) -> Array:
+        """The values, in the shape of the weight's ``split``."""
+        native = self.weight.native()
+        centred: Array = native - native.mean(axis=self.weight.order.index("o"), keepdims=True)
+        return centred
 
 
 def _times(pending: Array | None, factor: Array, size: int) -> Array:

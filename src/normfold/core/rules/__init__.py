@@ -18,6 +18,9 @@ from normfold.core.rules import (
     carry_affine_through_pad,
     carry_affine_through_pool,
     carry_affine_through_sum,
+    carry_centring_through_affine,
+    carry_centring_through_move,
+    carry_centring_through_sum,
     carry_scale_through_activation,
     carry_scale_through_product,
     carry_shuffle_through_affine,
@@ -37,6 +40,7 @@ from normfold.core.rules import (
     fold_affine_into_producer,
     fold_affine_into_quantized_producer,
     fold_affine_into_recurrent,
+    fold_centring_into_producer,
     fold_scale_into_quantized_consumer,
     fold_shift_into_producer,
     fold_shuffle_into_consumer,
@@ -74,6 +78,11 @@ CARRIES: tuple[Rule[Any, Any], ...] = (
     carry_shuffle_through_move.RULE,
     carry_shuffle_through_pad.RULE,
     carry_shuffle_through_pool.RULE,
+    # of centring
+    fold_centring_into_producer.RULE,
+    carry_centring_through_affine.RULE,
+    carry_centring_through_move.RULE,
+    carry_centring_through_sum.RULE,
 )
 IDENTITIES: tuple[Rewrite[Any, Any], ...] = (drop_identity_map.RULE, drop_identity_move.RULE)
 """What changes nothing goes first: a bias of zeros would otherwise take a shift that is better left where it is."""
