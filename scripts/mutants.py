@@ -43,6 +43,7 @@ ROOMS: Final[dict[str, Sequence[str]]] = {
     "backends/torch/graph.py": TORCH,
     "backends/torch/lift": TORCH,
     "backends/torch/program.py": TORCH,
+    "backends/torch/replacing.py": TORCH,
     "backends/torch/tree.py": TORCH,
 }
 """Where guards are, and the tests that may need them."""

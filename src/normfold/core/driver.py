@@ -29,7 +29,7 @@ from normfold.core.algebra import Shuffle
 from normfold.core.costs import CostTable, cost_table
 from normfold.core.graph import Graph, Site
 from normfold.core.origins import BIASES, SHUFFLES, Origin, Use
-from normfold.core.plan import Move, Plan, SetView
+from normfold.core.plan import Move, Plan
 from normfold.core.premises import DOES_NOT_PAY, SELECTED
 from normfold.core.rules import IDENTITIES, MOVES, REWRITES, Rewrite
 from normfold.core.search import Search
@@ -258,7 +258,7 @@ def _next_plan(graph: Graph, rule: Rewrite[Any, Any], node: Node, owner: Mapping
 
 def _left_out(graph: Graph, plan: Plan, owner: Mapping[Node, _Record]) -> Refusal | None:
     """Why the plan may not be carried out: it touches what the user left out."""
-    touched = (*plan.gone, *(edit.view.node for edit in plan.each(SetView)))
+    touched = (*plan.gone, *(view.node for view in plan.views))
     left_out = next((node for node in touched if node in owner and owner[node].excluded is not None), None)
     if left_out is None:
         return None
@@ -267,8 +267,7 @@ def _left_out(graph: Graph, plan: Plan, owner: Mapping[Node, _Record]) -> Refusa
 
 def _book(plan: Plan, owner: Mapping[Node, _Record]) -> None:
     """Note in the records which of their nodes go, and where to."""
-    views = (edit.view for edit in plan.each(SetView))
-    tails = {view.node for view in views if isinstance(view, Norm) and view.node not in plan.into}
+    tails = {view.node for view in plan.views if isinstance(view, Norm) and view.node not in plan.into}
     moved = {edit.node for edit in plan.each(Move)}
     for node in (*plan.gone, *moved, *tails):
         holder = owner.get(node)

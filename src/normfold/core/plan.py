@@ -19,6 +19,16 @@ class SetView:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Replace:
+    """The operation of ``view.node`` becomes another one, that of ``view``: an RMSNorm where a LayerNorm was.
+
+    It reads and makes the same values; the node stays the same to those who look at the graph.
+    """
+
+    view: View
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Bypass:
     """``node`` goes, and whatever read its output reads ``value``, one of its inputs.
 
@@ -76,8 +86,8 @@ class Insert:
         return self.view.inputs[0]
 
 
-Edit = SetView | Bypass | Remove | Insert | Move
-E = TypeVar("E", SetView, Bypass, Remove, Insert, Move)
+Edit = SetView | Replace | Bypass | Remove | Insert | Move
+E = TypeVar("E", SetView, Replace, Bypass, Remove, Insert, Move)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,9 +95,9 @@ class Plan:
     """All the edits of one fold.
 
     Each edit speaks of the graph as it is before any of them, so that their order says nothing; only insertions at
-    one value follow each other. A node has one `SetView` at most. ``changed`` are values whose content in the result
-    is not that of the value of the same name in the source. ``into`` are the nodes that absorbed something, ``rules``
-    the names of the rules on the route.
+    one value follow each other. A node has one `SetView` or `Replace` at most. ``changed`` are values whose content in
+    the result is not that of the value of the same name in the source. ``into`` are the nodes that absorbed something,
+    ``rules`` the names of the rules on the route.
     """
 
     edits: tuple[Edit, ...] = ()
@@ -101,7 +111,12 @@ class Plan:
 
     def view(self, node: Node) -> View | None:
         """The view that ``node`` gets, if it gets one."""
-        return next((edit.view for edit in self.each(SetView) if edit.view.node == node), None)
+        return next((view for view in self.views if view.node == node), None)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """The views that nodes get."""
+        return tuple(edit.view for edit in self.edits if isinstance(edit, SetView | Replace))
 
     def bypasses(self, node: Node) -> bool:
         """Whether ``node`` goes, and its input takes its output's place."""
@@ -122,6 +137,7 @@ class Plan:
         return replace(self, edits=(*self.edits, *edits))
 
     def with_view(self, view: View) -> Plan:
-        """This plan with ``view`` in place of its node's."""
-        others = (edit for edit in self.edits if not (isinstance(edit, SetView) and edit.view.node == view.node))
-        return replace(self, edits=(*others, SetView(view)))
+        """This plan with ``view`` in place of its node's, which stays a replacement if it is one."""
+        mine = [edit for edit in self.edits if isinstance(edit, SetView | Replace) and edit.view.node == view.node]
+        changed = Replace(view) if any(isinstance(edit, Replace) for edit in mine) else SetView(view)
+        return replace(self, edits=(*(edit for edit in self.edits if edit not in mine), changed))

@@ -23,16 +23,23 @@ from normfold.backends.onnx.write.commit import Writer, bypass, move, position, 
 from normfold.backends.onnx.write.preprocessing import STAGE
 from normfold.core.algebra.moves import Dim
 from normfold.core.graph import Site
-from normfold.core.plan import Bypass, Insert, Move, Plan, Remove, SetView
-from normfold.core.premises import NOT_OVERRIDABLE, SAME_OPSET, SINGLE_USE
+from normfold.core.plan import Bypass, Insert, Move, Plan, Remove, Replace, SetView
+from normfold.core.premises import MATRIX, NEEDS_STRUCTURE, NOT_OVERRIDABLE, OPSET_HAS_OPERATOR, SAME_OPSET, SINGLE_USE
 from normfold.core.views import Node, Norm, Value, View
 from normfold.records import RECORDS_KEY, Refusal, StatisticsRecord, packed, unpacked
 
 SIZED: Final = frozenset({"Expand", "Pad", "ReduceMean", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze"})
 """Operators whose inputs behind the first say what shape the result has."""
 
-ORDER: Final = (Bypass, Insert, Move, Remove)
+ORDER: Final = (Replace, Bypass, Insert, Move, Remove)
 """In which edits are carried out, once all constants are written. What nobody reads any more goes last."""
+
+REPLACEMENTS: Final = {
+    ("LayerNormalization", "RMSNormalization"): 23,
+    ("RMSNormalization", "LayerNormalization"): 23,
+    ("MatMul", "Gemm"): 7,
+}
+"""What may become what, and the opset that has both."""
 
 
 class OnnxGraph:
@@ -172,6 +179,19 @@ class OnnxGraph:
             settable = (value for value in node.inputs if value is not None and value.is_initializer())
             if any(self._overridable(value) for value in settable):
                 return Refusal(NOT_OVERRIDABLE, f"{self.label(node)} reads an input that a caller may set")
+        return next((no for edit in plan.each(Replace) if (no := self._irreplaceable(edit.view)) is not None), None)
+
+    def _irreplaceable(self, view: View) -> Refusal | None:
+        """Why the node of ``view`` cannot become its operator."""
+        node, label = _node(view.node), self.label(view.node)
+        since = REPLACEMENTS.get((node.op_type, view.op))
+        if since is None or node in self._written:
+            return Refusal(NEEDS_STRUCTURE, f"{label} cannot become {view.op} as it stands")
+        if self._context.opset < since:
+            because = f"opset {self._context.opset} has no {view.op}: export with opset {since} or newer"
+            return Refusal(OPSET_HAS_OPERATOR, because)
+        if view.op == "Gemm" and len(self.shape(view.inputs[0]) or ()) != 2:
+            return Refusal(MATRIX, f"the input of {label} is not known to be a matrix, as that of a Gemm is")
         return None
 
     def commit(self, plan: Plan) -> None:
@@ -196,9 +216,11 @@ class OnnxGraph:
         for node in stale or ():
             self._views.pop(node, None)
 
-    def _step(self, edit: Bypass | Insert | Move | Remove) -> Callable[[], None]:
+    def _step(self, edit: Replace | Bypass | Insert | Move | Remove) -> Callable[[], None]:
         """What is to be done for ``edit``, with its edges as they are now."""
         match edit:
+            case Replace(view):
+                return partial(self._writer.replace, view)
             case Bypass(node, value, same):
                 slot = position(_node(node), value)
                 return partial(self._bypass, _node(node), slot, same=same)
@@ -226,7 +248,7 @@ class OnnxGraph:
 
     def _around(self, plan: Plan) -> set[ir.Node]:
         """The nodes whose views may change with ``plan``: those it names, and whatever stands next to them."""
-        named = {_node(node) for node in (*plan.gone, *(edit.view.node for edit in plan.each(SetView)))}
+        named = {_node(node) for node in (*plan.gone, *(view.node for view in plan.views))}
         values = {value for node in named for value in (*node.inputs, *node.outputs) if value is not None}
         values |= {_value(value) for value in plan.changed}
         made = {producer for value in values if (producer := value.producer()) is not None}

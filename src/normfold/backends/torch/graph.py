@@ -15,19 +15,20 @@ from normfold.backends.torch.chains import collapse
 from normfold.backends.torch.lift import lift
 from normfold.backends.torch.lift.linear import LIFTS as LINEAR
 from normfold.backends.torch.lift.norms import NORMS
+from normfold.backends.torch.replacing import irreplaceable
 from normfold.backends.torch.running import running_norm
 from normfold.backends.torch.tracer import Op, Trace, Value
 from normfold.backends.torch.tree import ModuleTree, Removal, has_hooks, speaks_for_module
 from normfold.core.algebra import Affine
 from normfold.core.graph import Site
 from normfold.core.health import findings
-from normfold.core.plan import Bypass, Edit, Insert, Move, Plan, Remove, SetView
+from normfold.core.plan import Bypass, Edit, Insert, Move, Plan, Remove, Replace, SetView
 from normfold.core.premises import FIXED_PATH, NEEDS_STRUCTURE, NOT_OVERWRITTEN
 from normfold.core.views import AffineOp, Embedding, Linear, Node, Norm, NotLifted, Recurrent, View
 from normfold.core.views import Value as AnyValue
 from normfold.records import Refusal, StatisticsRecord
 
-ORDER: Final = (Insert, Move, Remove, SetView, Bypass)
+ORDER: Final = (Insert, Move, Remove, SetView, Replace, Bypass)
 """In which edits are looked at for a reason to refuse: what no module tree can express comes first."""
 
 
@@ -37,7 +38,8 @@ class TorchGraph:
     ``takes_out`` says whether operations can go that are no modules of their own.
 
     Plans change this graph only. What has come of them is then written into a module tree of the same make
-    (`normfold.backends.torch.write`): ``changed`` holds the views with new constants, ``removals`` the norms that go.
+    (`normfold.backends.torch.write`): ``changed`` holds the views with new constants, ``replaced`` the operations
+    among them whose modules make way for others, ``removals`` the norms that go.
     """
 
     takes_out = False
@@ -50,6 +52,7 @@ class TorchGraph:
         self.changed: dict[Op, View] = {}
         self.kept: tuple[StatisticsRecord, ...] | None = None
         self.removals: dict[Op, Removal] = {}
+        self.replaced: set[Op] = set()
         self._ops = collapse(trace)
         self._tree = self.tree_type(trace, shared or {})
         self._views: dict[Op, View] = {}
@@ -184,6 +187,8 @@ class TorchGraph:
                 return _needs_structure("operations would have to be taken out")
             case SetView(view):
                 return self._unwritable(view)
+            case Replace(view):
+                return self._irreplaceable(_op(view.node), view)
             case Bypass(node, value):
                 return self._stuck(_op(node)) or self._overwritten(_op(node), self._now(_value(value)))
         return None
@@ -195,6 +200,14 @@ class TorchGraph:
         if isinstance(view, Linear) and view.bias is None and _op(view.node).arguments["bias"] is not None:
             return _needs_structure(f"the bias of {self.label(view.node)} would have to be taken out")
         return None
+
+    def _irreplaceable(self, op: Op, view: View) -> Refusal | None:
+        """Why another module cannot stand where that of ``op`` is."""
+        try:
+            self._tree.removal(op)
+        except NotLifted as reason:
+            return reason.refusal
+        return irreplaceable(op.call.module, view, self.label(op))
 
     def _stuck(self, op: Op) -> Refusal | None:
         """Why ``op`` cannot be taken out of the tree."""
@@ -227,8 +240,11 @@ class TorchGraph:
             self._names[_value(value)] = f"{self.value_name(value)}_folded"
         for edit in plan.edits:
             match edit:
-                case SetView(view):
-                    self._views[_op(view.node)] = self.changed[_op(view.node)] = _with_room(view, self.view(view.node))
+                case SetView(view) | Replace(view):
+                    op = _op(view.node)
+                    self._views[op] = self.changed[op] = _with_room(view, self.view(op))
+                    if isinstance(edit, Replace):
+                        self.replaced.add(op)
                 case Bypass(node, before, same):
                     self._bypass(_op(node), self._now(_value(before)), same=same)
                 case Remove(node):

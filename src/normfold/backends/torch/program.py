@@ -19,7 +19,7 @@ from normfold.backends.torch.graph import TorchGraph
 from normfold.backends.torch.tracer import Call, Op, Trace, Value, shared_memory
 from normfold.backends.torch.tree import ModuleTree, Removal
 from normfold.backends.torch.write import write_constants
-from normfold.core.plan import Insert, Move, Plan
+from normfold.core.plan import Insert, Move, Plan, Replace
 from normfold.core.premises import NEEDS_STRUCTURE
 from normfold.errors import UsageError
 from normfold.records import Refusal, StatisticsRecord
@@ -69,8 +69,9 @@ class ProgramGraph(TorchGraph):
 
     def unable(self, plan: Plan) -> Refusal | None:
         """What ``plan`` asks of the program that is not done here."""
-        if any(isinstance(edit, Insert | Move) for edit in plan.edits):
-            because = "operations would have to be put in, or in other places; normfold.export does that in ONNX models"
+        if any(isinstance(edit, Insert | Move | Replace) for edit in plan.edits):
+            what = "operations would have to be put in, or in other places, or become others"
+            because = f"{what}; normfold.export does that in ONNX models"
             return Refusal(NEEDS_STRUCTURE, because)
         return super().unable(plan)
 

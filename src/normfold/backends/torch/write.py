@@ -16,6 +16,7 @@ from normfold.backends.torch.chains import AFFINE
 from normfold.backends.torch.constants import exact
 from normfold.backends.torch.graph import TorchGraph
 from normfold.backends.torch.lift.recurrent import first_layer
+from normfold.backends.torch.replacing import put, stand_in
 from normfold.backends.torch.tracer import Op, Value
 from normfold.core.algebra.affine import Array
 from normfold.core.views import AffineOp, Embedding, Linear, Norm, Recurrent, View
@@ -32,14 +33,27 @@ class Change:
 def write(graph: TorchGraph, module: nn.Module) -> Change:
     """Give ``module``, of the same make as the one that ran, the constants of ``graph``, and take its norms out."""
     before = list(module.state_dict())
+    places = list(graph.trace.module.named_modules(remove_duplicate=False))
+    _replace(graph, module, places)
     write_constants(graph, module)
     going = {id(op.call.module): removal for op, removal in graph.removals.items()}
-    for path, norm in list(graph.trace.module.named_modules(remove_duplicate=False)):
+    for path, norm in places:
         if id(norm) in going:
             take_out(module, path, going[id(norm)].children)
     carry(module, graph.kept)
     after = list(module.state_dict())
     return Change(tuple(n for n in before if n not in after), tuple(n for n in after if n not in before))
+
+
+def _replace(graph: TorchGraph, module: nn.Module, places: Sequence[tuple[str, nn.Module]]) -> None:
+    """Put modules of other kinds in their places, before constants are written into them."""
+    views = {id(op.call.module): graph.changed[op] for op in graph.replaced if op not in graph.removals}
+    made: dict[int, nn.Module] = {}
+    for path, old in places:
+        if id(old) in views:
+            # One that is registered at several paths stays one.
+            new = made.setdefault(id(old), stand_in(module.get_submodule(path), views[id(old)]))
+            put(module, path, new)
 
 
 def write_constants(graph: TorchGraph, module: nn.Module) -> None:
@@ -86,8 +100,8 @@ def _affine(op: Op, view: AffineOp) -> Iterator[tuple[str, Array]]:
 
 
 def _tail(op: Op, view: Norm) -> Iterator[tuple[str, Array]]:
-    if view.tail is None:
-        raise TypeError(f"the tail of {op.kind} was not read")
+    if view.tail is None:  # one without constants that has become another
+        return
     yield "weight", _flat(op, view.tail.scale)
     if view.holds_shift:
         yield "bias", _flat(op, view.tail.shift)
@@ -119,14 +133,16 @@ def _batch_norm(op: Op, view: AffineOp) -> Iterator[tuple[str, Array]]:
 
 def _set(module: nn.Module, op: Op, argument: str, values: Array) -> None:
     """Write ``values`` into the stored tensor that is ``argument`` of ``op``; a bias that is missing is added."""
-    held = op.arguments[argument]
-    if isinstance(held, Value):
-        tensor = _stored(module, held.names[0])
+    held = op.arguments.get(argument)
+    # A module that has taken another one's place has tensors that the run has not seen.
+    name = held.names[0] if isinstance(held, Value) else _beside(op.arguments["weight"], argument)
+    tensor = _stored(module, name)
+    if tensor is not None:
         own = np.require(values, requirements=("C", "W"))
         tensor.copy_(torch.from_numpy(own).reshape(tensor.shape if values.size > 1 else ()))
         return
-    weight = _stored(module, op.arguments["weight"].names[0])
-    owner = module.get_submodule(op.arguments["weight"].names[0].rpartition(".")[0])
+    owner = module.get_submodule(name.rpartition(".")[0])
+    weight = owner.get_parameter("weight")
     size = weight.shape[0]
     if op.kind.startswith("conv_transpose"):
         size = weight.shape[1] * int(op.arguments["groups"])
@@ -134,20 +150,22 @@ def _set(module: nn.Module, op: Op, argument: str, values: Array) -> None:
     owner.register_parameter(argument, nn.Parameter(bias, requires_grad=weight.requires_grad))
 
 
-def _stored(module: nn.Module, name: str) -> torch.Tensor:
+def _beside(weight: Value, argument: str) -> str:
+    """The name of what is stored as ``argument`` beside ``weight``."""
+    path, dot, _ = weight.names[0].rpartition(".")
+    return f"{path}{dot}{argument}"
+
+
+def _stored(module: nn.Module, name: str) -> torch.Tensor | None:
     path, _, own = name.rpartition(".")
-    tensor: torch.Tensor = getattr(module.get_submodule(path), own)
+    tensor: torch.Tensor | None = getattr(module.get_submodule(path), own, None)
     return tensor
 
 
 def take_out(module: nn.Module, path: str, children: Sequence[str] = ()) -> None:
     """Put the children of the norm at ``path`` in its place, or an Identity."""
-    parent, _, name = path.rpartition(".")
-    holder, norm = module.get_submodule(parent), module.get_submodule(path)
-    stand_in = (
-        nn.Sequential(OrderedDict((child, norm.get_submodule(child)) for child in children))
-        if children
-        else nn.Identity()
-    )
-    stand_in.training = norm.training
-    setattr(holder, name, stand_in)
+    norm = module.get_submodule(path)
+    inner = OrderedDict((child, norm.get_submodule(child)) for child in children)
+    left = nn.Sequential(inner) if inner else nn.Identity()
+    left.training = norm.training
+    put(module, path, left)

@@ -54,6 +54,16 @@ class Writer:
         else:
             raise TypeError(f"{type(view).__name__} has no constants to write")
 
+    def replace(self, view: View) -> None:
+        """Make the node of ``view`` the operator of ``view``, which reads the same, with its constants."""
+        node = _native(view)
+        if isinstance(view, Norm) and not view.holds_shift and len(tail_slots(node)) > 1:
+            self._drop_bias(node)
+        elif isinstance(view, Linear) and position(node, view.inputs[0]):
+            raise TypeError("a Gemm has its weight behind its data")
+        node.op_type = view.op
+        self.view(view)
+
     def _linear(self, view: Linear) -> None:
         node = _native(view)
         slot = 1 if node.op_type in ("Conv", "ConvTranspose") else 1 - position(node, view.inputs[0])
