@@ -59,7 +59,7 @@ def load_module(
 
     module = loading.load(reference, weights)
     given = read_arrays(inputs) if inputs else {}
-    tensors = loading.made_up(((one.name, one.shape, one.dtype, one.below) for one in shapes), given, seed)
+    tensors = loading.generated(((one.name, one.shape, one.dtype, one.below) for one in shapes), given, seed)
     if not tensors:
         hint = "Add --shape x=1x3x224x224, or --inputs FILE.npz."
         raise UsageError("usage", "A PyTorch module is run once to be traced, and needs example inputs.", hint)

@@ -1,4 +1,4 @@
-"""What is done to a picture before a network sees it, so that the network can do it itself.
+"""What is done to an image before a network sees it, so that the network can do it itself.
 
 ``x = (scale * u - mean) / std``, the order of the axes, the order of the channels, the type: `Preprocess` is what a
 user states, `Stage` what it comes to for one input of one model.
@@ -21,11 +21,11 @@ from normfold.core.algebra.moves import Dim
 from normfold.errors import UsageError
 
 DTYPES: Final = ("uint8", "int8", "uint16", "int16", "float16", "float32", "float64")
-"""Types that a raw picture may have."""
+"""Types that a raw image may have."""
 LAYOUTS: Final = ("NCHW", "NHWC", "CHW", "HWC")
 CHANNELS: Final = ("RGB", "BGR")
-PICTURES: Final = (3, 1, 4)
-"""How many channels a picture has, where nothing else says it."""
+IMAGE_CHANNELS: Final = (3, 1, 4)
+"""How many channels an image has, where nothing else says it."""
 NUMBER: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 
 
@@ -35,15 +35,15 @@ def _error(message: str, hint: str = "") -> UsageError:
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """``(scale * u - mean) / std`` of a raw picture ``u``.
+    """``(scale * u - mean) / std`` of a raw image ``u``.
 
     Attributes:
         mean: one number, or one for each channel in the model's order.
         std: likewise; above zero.
         scale: of the raw values, such as 1/255.
-        layout: the raw picture's axes: NCHW or NHWC, without a batch CHW or HWC; by default the model's own.
-        channels: the raw picture's order, where RGB is the model's; BGR turns it round.
-        dtype: the raw picture's type; by default the model's own.
+        layout: the raw image's axes: NCHW or NHWC, without a batch CHW or HWC; by default the model's own.
+        channels: the raw image's order, where RGB is the model's; BGR turns it round.
+        dtype: the raw image's type; by default the model's own.
         input: the model's input; may be left out where there is one only.
 
     Raises:
@@ -107,7 +107,7 @@ class Preprocess:
         """
         count = max(np.size(self.mean), np.size(self.std), 3 if self.channels == "BGR" else 1)
         if self.channels == "BGR" and count != 3:
-            raise _error(f"Pictures of {count} channels have no order BGR.")
+            raise _error(f"Images of {count} channels have no order BGR.")
         axis = _channel_axis(name, shape, count) if count > 1 or self.layout else None
         raw = np.dtype(self.dtype) if self.dtype else dtype
         shift = _spread(np.asarray(self.mean) / self.scale, axis)
@@ -151,10 +151,10 @@ class Stage:
 
     def apply(self, raw: NDArray[Any]) -> NDArray[Any]:
         """What the source takes where the result takes ``raw``: computed in float64, cast once."""
-        picture = raw.transpose(self.order) if self.order else raw
+        image = raw.transpose(self.order) if self.order else raw
         if self.swapped:
-            picture = np.take(picture, self.swapped, axis=self.axis)
-        return np.asarray(self.scale * (picture.astype(np.float64) - self.shift)).astype(self.dtype)
+            image = np.take(image, self.swapped, axis=self.axis)
+        return np.asarray(self.scale * (image.astype(np.float64) - self.shift)).astype(self.dtype)
 
     def prepared(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """``feeds`` with this input's array prepared."""
@@ -162,7 +162,7 @@ class Stage:
 
     @property
     def back(self) -> tuple[int, ...]:
-        """The transposition from the model's layout to the raw picture's."""
+        """The transposition from the model's layout to the raw image's."""
         return tuple(int(k) for k in np.argsort(self.order))
 
     def in_raw_order(self, constants: Array) -> Array:
@@ -216,8 +216,8 @@ def _channel_axis(name: str, shape: Sequence[Dim] | None, count: int) -> int:
     if shape is None:
         raise _error(f"The rank of input {name!r} is not known, so its channels cannot be found.")
     if len(shape) not in (3, 4):
-        raise _error(f"Input {name!r} has {len(shape)} axes: a picture has 3, or 4 with the batch.")
-    wanted = PICTURES if count == 1 else (count,)
+        raise _error(f"Input {name!r} has {len(shape)} axes: an image has 3, or 4 with the batch.")
+    wanted = IMAGE_CHANNELS if count == 1 else (count,)
     found = [axis for axis in (-3, -1) if shape[axis] in wanted]
     if found:
         return found[0]
@@ -230,7 +230,7 @@ def _channel_axis(name: str, shape: Sequence[Dim] | None, count: int) -> int:
 
 
 def _order(name: str, layout: str | None, axis: int | None, shape: Sequence[Dim] | None) -> tuple[int, ...]:
-    """How to transpose a picture of ``layout`` into the model's own layout; empty where it is the same."""
+    """How to transpose an image of ``layout`` into the model's own layout; empty where it is the same."""
     if layout is None or axis is None or shape is None:
         return ()
     if len(layout) != len(shape):

@@ -1,6 +1,6 @@
-"""Puts the preprocessing of a picture in front of a model, as operations that the fold pass then folds.
+"""Puts the preprocessing of an image in front of a model, as operations that the fold pass then folds.
 
-``OUT`` takes the raw picture where its source takes what the preprocessing makes of it.
+``OUT`` takes the raw image where its source takes what the preprocessing makes of it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def bound(model: onnx_ir.Model, wanted: Preprocess | None) -> Stage | None:
 
 
 def preprocess(model: onnx_ir.Model, stage: Stage) -> None:
-    """Make ``model`` take the raw picture of ``stage``.
+    """Make ``model`` take the raw image of ``stage``.
 
     Raises:
         UsageError: ``bad-preprocess``: the model's opset has no arithmetic by channel.
     """
-    # As the fold does, but earlier: what a function does to the picture can then be undone, too.
+    # As the fold does, but earlier: what a function does to the image can then be undone, too.
     inline_norms(model, may_hold_norm)
     insert(model, stage)
     text = model.metadata_props.get(RECORDS_KEY)
     if text is not None:
-        # What is known of the source's input does not hold for the raw picture, which has its name now.
+        # What is known of the source's input does not hold for the raw image, which has its name now.
         kept = [record for record in unpacked(text) if record.value != stage.name]
         model.metadata_props[RECORDS_KEY] = packed(kept)

@@ -47,7 +47,7 @@ def exported_model(module: nn.Module, what: Interface, opset: int | None) -> onn
 
 
 def compare_export(module: nn.Module, staged: onnxfile.Staged, what: Interface, setup: Setup) -> Verification:
-    """The comparison of the file ``staged`` with ``module``, run eagerly, at several sizes of what is dynamic.
+    """The comparison of the file ``staged`` with ``module``, run eagerly, at several sizes of the dynamic dimensions.
 
     Raises:
         UsageError: ``not-exportable`` where it is not valid ONNX.
@@ -64,7 +64,7 @@ def not_equivalent(decisions: tuple[Decision, ...], proof: Verification) -> Unpr
     """The error that the export of a module is not handed over."""
     if proof.status == "different":
         message = f"The exported model differs from the module, so it is not handed over: {proof.because}"
-        hint = "Does the code take another way for other sizes or values? An example that takes it shows more."
+        hint = "Does the control flow depend on sizes or values? An example that takes the other branch shows more."
         return DiffersError("export-differs", message, hint, decisions, proof)
     message = f"The exported model cannot be compared with the module, so it is not handed over: {proof.because}"
     hint = "Export without the comparison: --no-verify, or verify=False."

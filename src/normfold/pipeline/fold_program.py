@@ -46,7 +46,7 @@ class ProgramFold:
         return replace(attempt, decisions=tuple(decisions), changed=True)
 
     def compared(self, attempt: Rewritten[GraphModule]) -> Verification:
-        """Run ``attempt`` beside the module, at several sizes of what is dynamic."""
+        """Run ``attempt`` beside the module, at several sizes of the dynamic dimensions."""
         self.progress("comparing with the module")
         return compare(InProcess, self.module, RunnableModule(attempt.model), self.what, Setup((), seed=self.seed))
 

@@ -108,7 +108,7 @@ class Setup:
     """What the source is fed where a result is fed these arrays; the same, unless the result does more."""
 
     def of_raw(self, stage: Stage | None) -> Setup:
-        """The same where results take the raw picture of ``stage``, and the source what it comes to."""
+        """The same where results take the raw image of ``stage``, and the source what it comes to."""
         if stage is None:
             return self
         inputs = [raw_spec(spec, stage) if spec.name == stage.name else spec for spec in self.inputs]

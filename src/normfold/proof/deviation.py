@@ -23,7 +23,7 @@ TOLERANCES: Final[dict[str, float]] = {"float64": 1e-9, "float32": 1e-4, "float1
 FLOAT8_TOLERANCE: Final = 0.5
 
 NARROW: Final = 0.1
-"""A range below this part of the largest magnitude says nothing: the magnitude is the scale then."""
+"""A range below this part of the largest magnitude is no scale: the magnitude is."""
 SLICE_ELEMENTS: Final = 64
 SLICE_LOOSENESS: Final = 10.0
 SLICE_TOLERANCE: Final = 1e-3

@@ -25,7 +25,7 @@ T = TypeVar("T")
 Sizes = Mapping[str, int]
 
 LARGEST_DOUBLED: Final = 64
-"""Size up to which a free size is doubled to try another one; larger ones are halved."""
+"""Size up to which a dynamic size is doubled to try another one; larger ones are halved."""
 
 
 def compare(
@@ -35,14 +35,14 @@ def compare(
     what: Interface,
     setup: Setup,
 ) -> Verification:
-    """Compare ``result`` with ``module`` on made-up inputs, at every set of free sizes worth trying.
+    """Compare ``result`` with ``module`` on generated inputs, at every set of dynamic sizes worth trying.
 
     ``queue`` makes the one that runs both, given what runs modules: `InProcess`, or `FilesAndModules` where ``result``
     is a file. The verdict is the first that is not "equivalent"; figures and inputs are those of all of them. A
     difference is none where the rounding of either of the two explains it.
 
     Raises:
-        UsageError: ``bad-input`` where the module runs at no other free size than the example's.
+        UsageError: ``bad-input`` where the module runs at no other size than the example's.
     """
     source = RunnableModule(module)
     whole: Verification | None = None
@@ -73,7 +73,7 @@ def _compare(queue: Queue[M], setup: Setup, source: M, result: M) -> Verificatio
 
 
 def examples(module: nn.Module, what: Interface) -> Iterator[Example]:
-    """The example, the same at other free sizes, and with a batch of one."""
+    """The example, the same at other dynamic sizes, and with a batch of one."""
     yield what.example
     sizes = what.sizes()
     if not sizes:
@@ -95,7 +95,7 @@ def examples(module: nn.Module, what: Interface) -> Iterator[Example]:
 
 
 def _other_sizes(sizes: Sizes, batches: set[str]) -> Iterator[dict[str, int]]:
-    """All free sizes other than they were, from the likeliest to run."""
+    """All dynamic sizes other than they were, from the likeliest to run."""
     ways: list[Callable[[int], int]] = [_near, lambda size: 2 * size, lambda size: max(size // 2, 1), lambda n: n + 1]
     for way in ways:
         other = {symbol: _batch(n) if symbol in batches else way(n) for symbol, n in sizes.items()}

@@ -45,13 +45,13 @@ class InputSpec:
     """A graph input to be fed. ``dtype`` is object for strings and None for what is not a tensor.
 
     A dimension is a size, a symbol or None; ``shape`` is None where even the rank is unknown. The integers of a
-    ``picture`` are never indices.
+    ``image`` are never indices.
     """
 
     name: str
     dtype: np.dtype[Any] | None
     shape: tuple[Dim, ...] | None
-    picture: bool = False
+    image: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +86,11 @@ def _spec(value: ir.Value) -> InputSpec:
 
 
 def raw_spec(spec: InputSpec, stage: Stage) -> InputSpec:
-    """The raw picture that ``stage`` makes the input ``spec`` of."""
+    """The raw image that ``stage`` makes the input ``spec`` of."""
     shape = spec.shape
     if shape is not None and stage.order:
         shape = tuple(shape[k] for k in stage.back)
-    return InputSpec(spec.name, stage.raw, shape, picture=True)
+    return InputSpec(spec.name, stage.raw, shape, image=True)
 
 
 def check_given(specs: Sequence[InputSpec], given: UserInputs) -> None:
@@ -110,7 +110,7 @@ def check_given(specs: Sequence[InputSpec], given: UserInputs) -> None:
     for spec in specs:
         if spec.dtype == object and spec.name not in given.arrays:
             hint = f"Pass --inputs FILE.npz with an array named {spec.name!r}."
-            raise UsageError("bad-input", f"Input {spec.name!r} takes strings, which cannot be made up.", hint)
+            raise UsageError("bad-input", f"Input {spec.name!r} takes strings, which cannot be generated.", hint)
 
 
 def _check_shape(spec: InputSpec, shape: tuple[int, ...]) -> None:
@@ -180,7 +180,7 @@ def _shape_attempts(specs: Sequence[InputSpec], given: UserInputs) -> Iterator[t
 
 
 def _sizes() -> Iterator[Sizes]:
-    """Guesses by role: sizes of pictures and sequences first, then a batch of one, then channels."""
+    """Guesses by role: sizes of images and sequences first, then a batch of one, then channels."""
     for batch, channels in ((BATCH[0], CHANNELS[0]), (BATCH[1], CHANNELS[0]), *((BATCH[0], c) for c in CHANNELS[1:])):
         for spatial, length in itertools.zip_longest(SPATIAL, LENGTHS, fillvalue=LENGTHS[0]):
             yield {"batch": batch, "channels": channels, "spatial": spatial, "length": length}
@@ -230,13 +230,13 @@ def finfo(dtype: np.dtype[Any] | str) -> Any:
 
 
 def _is_index(spec: InputSpec) -> bool:
-    """Integers of 16 bits or more: likely indices. Bytes are taken for pictures or quantised values."""
+    """Integers of 16 bits or more: likely indices. Bytes are taken for images or quantised values."""
     return spec.dtype is not None and spec.dtype.kind in "iu" and not _has_levels(spec)
 
 
 def _has_levels(spec: InputSpec) -> bool:
     """Whether an input takes every integer of its type."""
-    return spec.dtype is not None and spec.dtype.kind in "iu" and (spec.picture or spec.dtype.itemsize == 1)
+    return spec.dtype is not None and spec.dtype.kind in "iu" and (spec.image or spec.dtype.itemsize == 1)
 
 
 Random = np.random.Generator
@@ -304,8 +304,8 @@ def make_feed(specs: Sequence[InputSpec], given: UserInputs, layout: Layout, kin
 def _make(spec: InputSpec, given: UserInputs, layout: Layout, kind: Kind, rng: Random) -> tuple[Array, str]:
     dtype, shape = spec.dtype, layout.shapes[spec.name]
     if dtype is None:
-        raise UsageError("bad-input", f"Input {spec.name!r} is not a tensor, so it cannot be made up.")
-    if spec.name in given.arrays and (kind is KINDS[0] or not (spec.picture or is_float(dtype))):
+        raise UsageError("bad-input", f"Input {spec.name!r} is not a tensor, so it cannot be generated.")
+    if spec.name in given.arrays and (kind is KINDS[0] or not (spec.image or is_float(dtype))):
         return given.arrays[spec.name].astype(dtype), "given"
     guessed = "; sizes guessed" if spec.name in layout.guessed else ""
     if is_float(dtype):
@@ -324,7 +324,7 @@ def _floats(kind: Kind, dtype: np.dtype[Any], shape: tuple[int, ...], rng: Rando
 
 
 def _levels(level: Level, dtype: np.dtype[Any], shape: tuple[int, ...], rng: Random) -> tuple[Array, str]:
-    """Integers of a picture or of quantised values: drawn from all of them, or nothing but one end."""
+    """Integers of an image or of quantised values: drawn from all of them, or nothing but one end."""
     info = np.iinfo(dtype)
     if level == "all":
         return rng.integers(info.min, info.max, shape, dtype, endpoint=True), f"integers {info.min} to {info.max}"

@@ -49,14 +49,14 @@ def export(  # noqa: PLR0913 - each keyword is an option of the command line
     """Export ``module`` to ONNX, fold its norms there, and, if ``output`` is given, write the result in one step.
 
     The result is compared with ``module`` itself, run eagerly, on random and adversarial inputs, at several sizes of
-    what is dynamic.
+    the dynamic dimensions.
 
     Args:
         module: in evaluation mode, or a learner that has one as its ``model``; left as it is.
         example_inputs: a tuple of positional arguments, a dict of named ones, or the only one. Arguments may be
             tuples, lists and dicts of tensors; what is no tensor is fixed in the result.
         output: where to write; nothing is written unless the result is proven (or ``verify`` is off).
-        dynamic: free sizes: input name to axis to a name, as in ``{"x": {0: "batch"}}``.
+        dynamic: dynamic axes: input name to axis to the name of its dimension, as in ``{"x": {0: "batch"}}``.
         input_names: names of the result's inputs; by default those of the arguments.
         output_names: names of its outputs; by default the keys or fields of what the module returns.
         opset: of the result; by default the exporter's.
@@ -66,7 +66,7 @@ def export(  # noqa: PLR0913 - each keyword is an option of the command line
         seed: for the random test inputs.
         verify: compare the result with the module.
         external_data: whether weights go into a file of their own; "auto" does so from 1.8 GB on.
-        progress: told what is being done.
+        progress: called with what is being done.
 
     Returns:
         The ``onnx_ir.Model``, a decision for every norm, and the comparison with the module.

@@ -104,7 +104,7 @@ def fold(  # noqa: PLR0913 - each keyword is an option of the command line
             the only one. ONNX models need none.
         output: where to write; nothing is written unless the result is proven (or ``verify`` is off). The state of a
             module is written as ``.safetensors``.
-        shapes: by input name, for inputs with free sizes; ONNX only.
+        shapes: by input name, for inputs with dynamic dimensions; ONNX only.
         inputs: arrays by input name to compare on, or the path of an ``.npz`` file of them; ONNX only.
         only: glob patterns; norms whose site matches none of them are kept.
         skip: glob patterns; norms whose site matches one of them are kept.
@@ -114,11 +114,11 @@ def fold(  # noqa: PLR0913 - each keyword is an option of the command line
         external_data: whether weights go into a file of their own; "auto" does as the source does; ONNX only.
         in_place: allow ``output`` to be ``model``; fold a module itself instead of a copy.
         dry_run: decide only; the source's copy that comes back is folded but neither compared nor written.
-        preprocess: what is done to a picture before ``model`` sees it; the result does it itself. Shapes and arrays
-            of that input are then those of the raw picture; ONNX only.
+        preprocess: what is done to an image before ``model`` sees it; the result does it itself. Shapes and arrays
+            of that input are then those of the raw image; ONNX only.
         allow_inserted: insert operations for a fold also where the cost table says that it does not pay; ONNX only.
         ep: the execution provider whose cost table decides; ONNX only.
-        progress: told what is being done.
+        progress: called with what is being done.
 
     Raises:
         DiffersError: the result differs from its source.

@@ -47,12 +47,12 @@ def fold_program(  # noqa: PLR0913 - each keyword is an option of `fold`
         module: in evaluation mode; left as it is.
         example_inputs: as for `fold`.
         output: where to write the result, as ``.pt2``.
-        dynamic: free sizes, as for `export`.
+        dynamic: dynamic axes, as for `export`.
         only: glob patterns; norms whose site matches none of them are kept.
         skip: glob patterns; norms whose site matches one of them are kept.
         seed: for the random test inputs.
-        verify: compare the result with the module, at several sizes of what is dynamic.
-        progress: told what is being done.
+        verify: compare the result with the module, at several sizes of the dynamic dimensions.
+        progress: called with what is being done.
 
     Raises:
         DiffersError: the result differs from the module.

@@ -60,7 +60,7 @@ def inspect(model: OnnxModel | nn.Module, example_inputs: Any = None, *, progres
     Args:
         model: a path, a ``ModelProto``, an ``onnx_ir.Model`` or an ``nn.Module``; left as it is.
         example_inputs: what an ``nn.Module`` is traced with, as for `fold`; ONNX models need none.
-        progress: told what is being done.
+        progress: called with what is being done.
 
     Raises:
         NormfoldError: the model cannot be read.

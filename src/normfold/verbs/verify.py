@@ -61,12 +61,12 @@ def verify(  # noqa: PLR0913 - each keyword is an option of the command line
         a: a path, a ``ModelProto``, an ``onnx_ir.Model`` or an ``nn.Module``.
         b: likewise; an ONNX model may be compared with a module.
         example_inputs: what modules are called with, as for `fold`.
-        shapes: by input name, for inputs with free sizes.
+        shapes: by input name, for inputs with dynamic dimensions.
         inputs: arrays by input name to compare on, or the path of an ``.npz`` file of them.
         rtol: tolerance: the largest deviation allowed, relative to each output's range; by default the type decides.
         seed: for the random test inputs.
         custom_ops: libraries of custom operators, loaded to run the models.
-        progress: told what is being done.
+        progress: called with what is being done.
 
     Raises:
         NormfoldError: a model cannot be read, or an input given does not fit.

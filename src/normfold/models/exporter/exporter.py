@@ -23,10 +23,10 @@ LONGEST: Final = 400
 """Letters of the exporter's reason that are passed on."""
 OVERLOAD: Final = re.compile(r"OpOverload\(op='([^']+)'")
 DATA_DEPENDENT: Final = """\
-The code takes another way for other numbers in a tensor. Write it with torch.where or torch.cond, or export the part \
+The control flow depends on the values of a tensor. Write it with torch.where or torch.cond, or export the part \
 of the module without it."""
 FIXED_SIZE: Final = """\
-A size that is asked to be free is fixed by the code. Leave it out of the dynamic ones, or change the code."""
+A dimension that is to be dynamic is fixed by the code. Leave it out of the dynamic axes, or change the code."""
 NO_OPERATOR: Final = """\
 ONNX has no such operator. Try a newer onnxscript or opset, write it with other operations, or export the part of the \
 module without it."""
@@ -121,7 +121,7 @@ def exported_program(module: nn.Module, what: Interface) -> Any:
 
 
 def _traced_with(what: Interface) -> Any:
-    """The example with no free size below `SMALLEST`, and the free sizes by tensor and axis."""
+    """The example with no dynamic size below `SMALLEST`, and the dynamic sizes by tensor and axis."""
     sizes = what.sizes()
     example = what.resized({symbol: max(size, SMALLEST) for symbol, size in sizes.items()})
     dims = {symbol: torch.export.Dim(symbol) for symbol in sizes}

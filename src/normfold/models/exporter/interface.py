@@ -1,4 +1,4 @@
-"""What an exported model takes and gives: names, free dimensions, and a module of tensors alone."""
+"""What an exported model takes and gives: names, dynamic dimensions, and a module of tensors alone."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from normfold.models.module.example import Example, call, named_tensors, tensors
 from normfold.runtime import Failed
 
 Dynamic = Mapping[str, Mapping[int, str]]
-"""Input name to axis to the name of its free size; equal names are equal sizes."""
+"""Input name to axis to the name of its dynamic size; equal names are equal sizes."""
 
 SMALLEST: Final = 2
-"""Size that a free dimension has while it is traced: PyTorch takes 0 and 1 for fixed."""
+"""Size that a dynamic dimension has while it is traced: PyTorch takes 0 and 1 for fixed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Interface:
     dynamic: Dynamic
 
     def sizes(self) -> dict[str, int]:
-        """Name of each free size to the size that it has in the example."""
+        """Name of each dynamic size to the size that it has in the example."""
         return {
             symbol: self.tensor(name).shape[axis]
             for name, axes in self.dynamic.items()
@@ -44,7 +44,7 @@ class Interface:
         return self.example.tensors()[self.inputs.index(name)]
 
     def resized(self, sizes: Mapping[str, int]) -> Example:
-        """The example with other free sizes: what there is, repeated or cut."""
+        """The example with other dynamic sizes: what there is, repeated or cut."""
         tensors = []
         for name, example in zip(self.inputs, self.example.tensors(), strict=True):
             resized = example

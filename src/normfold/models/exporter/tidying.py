@@ -114,7 +114,7 @@ def _own_outputs(graph: onnx_ir.Graph) -> None:
 
 
 def _name_axes(value: onnx_ir.Value, axes: dict[int, str] | object) -> dict[str, str]:
-    """Call the free sizes as asked; the exporter's own names for them, which outputs may use, by ours."""
+    """Call the dynamic sizes as asked; the exporter's own names for them, which outputs may use, by ours."""
     found: dict[str, str] = {}
     if value.shape is None or not isinstance(axes, dict):
         return found

@@ -85,7 +85,7 @@ def _members(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def to_array(tensor: torch.Tensor) -> Array:
-    """The numbers of ``tensor``."""
+    """The values of ``tensor``."""
     tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
     if tensor.dtype == torch.bfloat16:
         return np.asarray(tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16))
@@ -93,7 +93,7 @@ def to_array(tensor: torch.Tensor) -> Array:
 
 
 def to_tensor(array: Array) -> torch.Tensor:
-    """A tensor of its own with the numbers of ``array``."""
+    """A tensor of its own with the values of ``array``."""
     plain = array.view(np.int16) if array.dtype == ml_dtypes.bfloat16 else array
     tensor = torch.from_numpy(np.array(plain))
     return tensor.view(torch.bfloat16) if array.dtype == ml_dtypes.bfloat16 else tensor

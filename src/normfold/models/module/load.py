@@ -29,7 +29,7 @@ Array = NDArray[Any]
 REFERENCE: Final = re.compile(r"(?P<package>[^\W\d]\w*(?:\.[^\W\d]\w*)*):(?P<factory>[^\W\d]\w*(?:\.[^\W\d]\w*)*)")
 PICKLED: Final = frozenset({".pth", ".pt", ".bin", ".ckpt"})
 Wish = tuple[str, tuple[int, ...], str, int]
-"""An input to be made up: its name, its shape, its type, and what its integers are below."""
+"""An input to generate: its name, its shape, its type, and the end of the range of its integers."""
 
 WRAPPERS: Final = ("state_dict", "model")
 """Names under which training scripts put the state dict into a checkpoint."""
@@ -38,7 +38,7 @@ LISTED: Final = 3
 
 
 def load(reference: str, weights: str | None = None) -> nn.Module:
-    """The module that ``reference`` makes, in evaluation mode, with the numbers of the file ``weights``.
+    """The module that ``reference`` makes, in evaluation mode, with the weights of the file ``weights``.
 
     The current folder can be imported from, as with ``python -m``.
 
@@ -118,7 +118,7 @@ def _fill(module: nn.Module, weights: str) -> None:
     if TAKEN_OUT in metadata:
         restore(module, weights)
         return
-    # Tensors without numbers have nothing that could be overwritten.
+    # Tensors without values have nothing that could be overwritten.
     assign = any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
     try:
         missing, unexpected = module.load_state_dict(state, strict=False, assign=assign)
@@ -189,8 +189,8 @@ def _kind(value: Any) -> type:
     return torch.Tensor if isinstance(value, torch.Tensor) else type(value)
 
 
-def made_up(wanted: Iterable[Wish], given: Mapping[str, Array], seed: int) -> dict[str, torch.Tensor]:
-    """Tensors by name: those of ``given``, and standard normal numbers, integers or booleans for ``wanted``.
+def generated(wanted: Iterable[Wish], given: Mapping[str, Array], seed: int) -> dict[str, torch.Tensor]:
+    """Tensors by name: those of ``given``, and standard normal values, integers or booleans for ``wanted``.
 
     Raises:
         UsageError: ``bad-input`` for arrays that are no tensors, and for sizes beyond this machine's memory.

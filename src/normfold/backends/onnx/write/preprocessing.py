@@ -1,4 +1,4 @@
-"""Puts the preprocessing of a picture in front of a model, as operations that rules then fold."""
+"""Puts the preprocessing of an image in front of a model, as operations that rules then fold."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Operation:
 
 
 def insert(model: ir.Model, stage: Stage) -> None:
-    """Make ``model`` take the raw picture under the name of the input that ``stage`` is bound to.
+    """Make ``model`` take the raw image under the name of the input that ``stage`` is bound to.
 
     Transpose and Cast come first, on the smallest numbers; then the shift in raw units, the scale, and the order of
     the channels, next to what may absorb them.
