@@ -5,7 +5,7 @@
     python benchmarks/gpu.py --models resnet50 --batches 1
 
 ONNX Runtime's columns are those of `normfold.measure`: IO binding, fresh processes, blocks in random order, every
-configuration beside the model as exported. The gate holds: all nodes are placed on the CUDA provider but for those
+configuration beside the model as exported. The checks hold: all nodes are placed on the CUDA provider but for those
 that are counted in the JSON, and outputs agree with the exported model's on the CPU within ``--rtol`` of their range.
 fp16 models are made by ONNX Runtime's own converter; inputs and outputs stay float32. Weights are random, norms of
 both signs among them, so rounding grows more on its way than in a trained network; deviations are in the JSON.
@@ -100,7 +100,7 @@ class Row:
 
 
 def unavailable() -> str | None:
-    """Why nothing can be measured here, if so: a model of one operation is put through the gate."""
+    """Why nothing can be measured here, if so: a model of one operation is put through all checks."""
     with tempfile.TemporaryDirectory() as folder, open_candidate(_one_operation(Path(folder)), profile=CUDA) as model:
         brief = Effort(first=1, most=1, per_process=0.01, copies=1, details=False, control=False)
         refused = measure(Experiment((model,), Conditions(), brief)).refused

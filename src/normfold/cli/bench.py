@@ -38,9 +38,9 @@ def command(
     detail: Detail,
     **options: Any,
 ) -> CommandResult:
-    """Time each MODEL with ONNX Runtime, beside the first one, in fresh processes that take turns.
+    """Measure the latency of each MODEL with ONNX Runtime, beside the first one, in fresh processes.
 
-    Exit 0 where every figure asked for is there; otherwise the code says why one is not.
+    Exit 0 where all figures could be measured; otherwise the exit code of the first error.
     """
     from normfold.report.document import writable
     from normfold.verbs.bench import bench

@@ -19,13 +19,13 @@ from normfold.report.blocks import Detail
 @click.command("compare")
 @click.argument("a", type=file_name)
 @click.argument("b", type=file_name)
-@click.option("--force", is_flag=True, help="Compare figures from different environments, too.")
+@click.option("--force", is_flag=True, help="Compare stored figures even if they are from different environments.")
 @click.option(
     "--threshold",
     type=click.FloatRange(min=0, min_open=True, max=100),
     default=2.0,
     show_default=True,
-    help="Difference that matters, in percent.",
+    help="Relative difference from which B counts as slower or faster, in percent.",
 )
 @measuring
 @SHAPES

@@ -29,7 +29,9 @@ from normfold.report.blocks import Detail
 @click.argument("model", type=file_name)
 @click.option("-o", "--output", type=file_name, metavar="FILE", help="Write the settings as a session profile.")
 @EP
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads; searched where this is left out.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="Threads of an operation; searched by default."
+)
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Batch size.")
 @USE
 @time_limit("3m")
@@ -42,9 +44,9 @@ from normfold.report.blocks import Detail
 @CUSTOM_OPS
 @verb("tune")
 def command(*, model: str, output: str | None, progress: Progress, detail: Detail, **options: Any) -> CommandResult:
-    """Look for session settings with which MODEL runs faster than with ONNX Runtime's default ones.
+    """Search for session settings with which MODEL runs faster than with ONNX Runtime's defaults.
 
-    The default settings are written where nothing beats them beyond the noise.
+    Where none is faster beyond the noise floor, the default settings are written.
     """
     from normfold.report.document import writable
     from normfold.verbs.tune import tune

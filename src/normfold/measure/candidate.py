@@ -1,4 +1,4 @@
-"""What is measured, and how hard."""
+"""What is measured, under which conditions, and with what effort."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What a set of figures holds for."""
+    """The conditions under which figures hold."""
 
     batch: int | None = None
     """Size of every input's first dimension where that is free; None: as given, else 1."""
     threads: int = 1
     use: Use = "server"
     cpus: tuple[int, ...] = ()
-    """Processors to keep to; empty: those that this process may use."""
+    """Processors to run on; empty: those that this process may use."""
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How long to measure, and what is demanded of the figures."""
+    """How long to measure, and the precision aimed at."""
 
     half_width: float = statistics.HALF_WIDTH
     threshold: float = statistics.THRESHOLD
@@ -90,7 +90,7 @@ class Effort:
 def with_batch(
     specs: Sequence[InputSpec], given: UserInputs, batch: int | None
 ) -> tuple[tuple[InputSpec, ...], UserInputs]:
-    """Inputs and shapes with the batch size put in; a free one is 1 where nothing is said.
+    """Inputs and shapes with the batch size put in; a free one is 1 by default.
 
     Raises:
         UsageError: ``bad-input``, every input's first dimension is fixed, and one of them at another size.

@@ -1,4 +1,4 @@
-"""What a figure must pass before it is one: it ran where it was said to run, and computed what it should."""
+"""What is checked before there are figures: equal inputs, placement of the nodes, outputs within tolerance."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Values = Mapping[str, NDArray[Any]]
 Placed = Sequence[Sequence[str]]
 
 HALF: Final = "float16"
-"""TF32 has as many digits."""
+"""TF32 has a mantissa of the same length."""
 QUANTIZED: Final = 0.1
 """Deviation allowed where activations are quantised: fused or not, sums round to other steps, layer by layer."""
 NAMED: Final = 3
@@ -66,7 +66,7 @@ def check_placement(name: str, wanted: str, placed: Placed | None, *, allow_fall
             return {}
         raise EnvironmentUnavailableError(
             "provider-fallback",
-            "This ONNX Runtime does not tell which nodes run on which execution provider.",
+            "This version of ONNX Runtime does not report which nodes run on which execution provider.",
             "Use a newer onnxruntime.",
         )
     counts = Counter(provider for _name, _operator, provider in placed)
@@ -78,7 +78,7 @@ def check_placement(name: str, wanted: str, placed: Placed | None, *, allow_fall
         some = ", ".join(f"{node or '?'} ({operator})" for node, operator in elsewhere[:NAMED])
         more = f" and {len(elsewhere) - NAMED} more" if len(elsewhere) > NAMED else ""
         message = f"{name}: {len(elsewhere)} of {len(placed)} nodes would not run on {wanted}: {some}{more}."
-        hint = "Measure it as it is, with the nodes counted by provider: --allow-fallback."
+        hint = "Measure it regardless, with the nodes of each provider counted: --allow-fallback."
         raise EnvironmentUnavailableError("provider-fallback", message, hint)
     return dict(counts)
 
@@ -114,5 +114,5 @@ def _tolerance(truth: NDArray[Any], candidate: Candidate) -> float:
 
 
 def _outputs_differ(candidate: Candidate, because: str) -> FindingError:
-    hint = "A larger deviation can be allowed: --rtol, of the output's range."
-    return FindingError("outputs-differ", f"{candidate.name} computes something else: {because}.", hint)
+    hint = "Set a larger tolerance with --rtol, relative to the output's range."
+    return FindingError("outputs-differ", f"{candidate.name} has other outputs: {because}.", hint)

@@ -1,4 +1,4 @@
-"""One job of timing: who, under which conditions, how hard, and on what."""
+"""An experiment: which candidates, under which conditions, with what effort, on which inputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from normfold.runtime.workers.timing_client import LOCAL
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """One call of `measure`."""
+    """What one call of `measure` times."""
 
     candidates: tuple[Candidate, ...]
     conditions: Conditions
@@ -28,7 +28,7 @@ class Experiment:
 
     @property
     def reference(self) -> Candidate:
-        """The one that the others are compared with."""
+        """The candidate that the others are compared with."""
         return self.candidates[0]
 
     @property
@@ -37,7 +37,7 @@ class Experiment:
         return (*(one.name for one in self.candidates), *((CONTROL,) if self.effort.control else ()))
 
     def candidate(self, name: str) -> Candidate:
-        """The one of that name; the control is the reference."""
+        """The candidate of that name; the control is the reference."""
         return next((one for one in self.candidates if one.name == name), self.reference)
 
     @property
@@ -58,7 +58,7 @@ class Experiment:
         return threading_of(profiles, self.conditions.threads, self.conditions.use)
 
     def session(self, profile: SessionProfile, threading: Threading | None = None) -> dict[str, Any]:
-        """What a worker is told of a session."""
+        """The settings of a session, as a worker's request has them."""
         shared = self.threading if threading is None else threading
         return session_request(profile, self.conditions.threads, self.conditions.use, shared, self.custom_ops)
 

@@ -1,4 +1,4 @@
-"""What comes of timing: samples, and the figures made of them. Times are in nanoseconds throughout."""
+"""Samples, and the figures computed from them. Times are in nanoseconds throughout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Blocks = Mapping[str, Sequence[Sequence[int]]]
 
 @dataclass(frozen=True)
 class Sample:
-    """One process: nanoseconds of every run, by candidate and round, and what it took to get there."""
+    """One process: nanoseconds of every run, by candidate and round, and the times of import, load and first run."""
 
     reference: str
     turns: Sequence[Sequence[Turn]]
@@ -68,7 +68,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """What a process that holds one model alone shows; bytes, and microseconds a run for each node."""
+    """Memory in bytes and time of each node, from a process that holds one model alone."""
 
     peak_rss: int | None
     rss_before: int | None
@@ -102,7 +102,7 @@ class Figure:
 
     @classmethod
     def of(cls, name: str, samples: Sequence[Sample], first: int, details: Details | None) -> Figure:
-        """What ``samples`` say of ``name``."""
+        """The figures of ``name`` from ``samples``."""
         levels = [sample.level(name) for sample in samples]
         runs = [run for sample in samples for run in sample.runs(name)]
         return cls(
@@ -132,7 +132,7 @@ def _energy(name: str, samples: Sequence[Sample]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """The figures for one set of conditions, or why there are none.
+    """The figures for one set of conditions, or the error because of which there are none.
 
     ``comparisons`` are with the first candidate, ``control`` is its second copy's time over its own.
     """

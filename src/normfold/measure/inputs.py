@@ -1,4 +1,4 @@
-"""What the models are fed: made once, on disk where every process can read it."""
+"""Inputs of the models: made once, on disk where every process can read them."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ class ArrayFolder:
 def prepare_inputs(
     client: TimingClient, name: str, specs: Sequence[InputSpec], given: UserInputs, seed: int, folder: ArrayFolder
 ) -> PreparedInputs:
-    """The first inputs on which the model called ``name`` runs; sizes that are left open are guessed.
+    """The first inputs on which the model called ``name`` runs; free sizes are guessed.
 
     Raises:
-        UsageError: ``bad-input``, what was given does not fit; ``not-runnable``, nothing that was tried fits.
+        UsageError: ``bad-input``, the given shapes or arrays do not fit; ``not-runnable``, no inputs tried fit.
     """
     check_given(specs, given)
     failure = Failed("run", "no inputs to try")

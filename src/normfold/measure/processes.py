@@ -21,9 +21,9 @@ from normfold.runtime.session_profile import SessionProfile, threading_of
 from normfold.runtime.workers.timing_client import TimingClient
 
 T = TypeVar("T")
-TRUTH: Final = "(truth)"
+EXPECTED: Final = "(expected)"
 PLAIN: Final = SessionProfile(options={"graph_optimization_level": "ORT_DISABLE_ALL"})
-"""What the reference's outputs are computed with: the CPU, as the file says, node by node."""
+"""Settings with which the expected outputs are computed: on the CPU, without optimisations."""
 PILOT_RUNS: Final = 3
 PROFILED_RUNS: Final = 20
 COARSE_COUNTER: Final = "a GPU's energy counter is too coarse for blocks of milliseconds"
@@ -40,9 +40,9 @@ class Measurement:
 
     @property
     def inputs(self) -> PreparedInputs:
-        """What the models are given, and what the reference makes of it."""
+        """The inputs, and the outputs expected for them."""
         if self._inputs is None:
-            raise ValueError("nothing was run yet")
+            raise ValueError("no process has run yet")
         return self._inputs
 
     def samples(self) -> tuple[Sample, ...]:
@@ -105,12 +105,12 @@ class Measurement:
         """Inputs on which the reference runs, and its outputs computed plainly."""
         experiment = self._experiment
         plain = experiment.session(replace(PLAIN, intra_threads=None))
-        client.open(TRUTH, experiment.reference.model, plain)
+        client.open(EXPECTED, experiment.reference.model, plain)
         inputs = prepare_inputs(
-            client, TRUTH, experiment.reference.inputs, experiment.given, experiment.seed, self._folder
+            client, EXPECTED, experiment.reference.inputs, experiment.given, experiment.seed, self._folder
         )
-        expected = self._folder.keep(client.outputs(TRUTH))
-        client.close(TRUTH)
+        expected = self._folder.keep(client.outputs(EXPECTED))
+        client.close(EXPECTED)
         return replace(inputs, outputs=expected)
 
     def _open(self, client: TimingClient, turn: Turn) -> dict[str, Any]:
@@ -134,7 +134,7 @@ class Measurement:
 
     def details(self, candidate: Candidate) -> Details:
         """Memory and node times, from a process that holds this model alone."""
-        self._progress(f"looking into {candidate.name}")
+        self._progress(f"measuring memory and nodes of {candidate.name}")
         experiment = self._experiment
         alone = threading_of([candidate.profile], experiment.conditions.threads, experiment.conditions.use)
         session = experiment.session(candidate.profile, alone)

@@ -1,4 +1,4 @@
-"""Timing candidates under one set of conditions: the figures, or why there are none."""
+"""Timing candidates under one set of conditions: the figures, or the error because of which there are none."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BUSY: Final = 0.5
 
 
 def measure(experiment: Experiment, progress: Progress = silent) -> Cell:
-    """The figures of ``experiment``; what went wrong, if anything, is in ``refused``, and then there are no figures."""
+    """The figures of ``experiment``, or none and the error in ``refused``."""
     try:
         return _measure(experiment, progress)
     except NormfoldError as error:
@@ -76,7 +76,7 @@ def _ratio(samples: Sequence[Sample], name: str, effort: Effort) -> statistics.I
 def _about_the_machine(conditions: Conditions, load: float) -> Iterator[str]:
     processors = len(conditions.cpus) or os.cpu_count() or 1
     if load > BUSY:
-        yield f"the machine was busy before this began: load {load:.1f} on {os.cpu_count()} processors"
+        yield f"the machine was busy before the measurement: load average {load:.1f} on {os.cpu_count()} processors"
     if conditions.threads > processors:
         yield f"{conditions.threads} threads share {processors} processors"
 
@@ -84,9 +84,9 @@ def _about_the_machine(conditions: Conditions, load: float) -> Iterator[str]:
 def _about_the_processes(samples: Sequence[Sample], control: statistics.Interval | None) -> Iterator[str]:
     unsteady = sum(sample.steady is None for sample in samples)
     if unsteady:
-        yield f"{unsteady} of {len(samples)} processes never ran steadily: all their rounds are used"
+        yield f"{unsteady} of {len(samples)} processes never reached a steady state: all their rounds are used"
     if control is not None and not control.low <= 0.0 <= control.high:
-        yield "two copies of the reference read as different: the machine is not quiet, or it is chance"
+        yield "two copies of the reference measure as different: the machine is noisy, or it is chance"
 
 
 def _about_the_models(experiment: Experiment, samples: Sequence[Sample], inputs: PreparedInputs) -> Iterator[str]:

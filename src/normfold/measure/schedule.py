@@ -39,7 +39,7 @@ class Schedule:
     runs: Mapping[str, int]
 
     def blocks(self) -> list[tuple[str, int]]:
-        """What a worker is told."""
+        """As a worker's request has them."""
         return [(turn.session, self.runs[turn.name]) for turns in self.rounds for turn in turns]
 
     def by_name(self, blocks: Sequence[Sequence[int]]) -> dict[str, list[Sequence[int]]]:

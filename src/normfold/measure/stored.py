@@ -1,4 +1,4 @@
-"""Figures that were written down, and what two sets of them say of each other."""
+"""Stored figures, and the comparison of two sets of them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What a document says that a comparison needs."""
+    """The part of a document that a comparison needs."""
 
     decisive: Mapping[str, Any]
     series: tuple[Series, ...]
@@ -132,7 +132,7 @@ def compare_stored(
     if differing and not force:
         said = "; ".join(f"{name}: {_short(a.decisive[name])} and {_short(b.decisive[name])}" for name in differing)
         message = f"The figures were measured in different environments ({said})."
-        raise UsageError("environment-differs", message, "Compare them all the same with --force.")
+        raise UsageError("environment-differs", message, "Compare them regardless with --force.")
     pairs = [(x, y) for x in a.series for y in b.series if _alike(x, y, a.series, b.series)]
     if not pairs:
         message = "There are no figures of the same model, provider, batch size, threads and use in both."

@@ -1,4 +1,4 @@
-"""Energy that the processor says it has used: Linux's RAPL counters."""
+"""Energy used by the processor packages, from Linux's RAPL counters."""
 
 from __future__ import annotations
 

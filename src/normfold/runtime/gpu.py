@@ -1,4 +1,4 @@
-"""What NVIDIA's driver says of its GPUs: nothing is set, only asked."""
+"""The state of NVIDIA GPUs as their driver reports it; nothing is set."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECONDS: Final = 10.0
 
 
 def look() -> list[dict[str, str]] | str:
-    """The GPUs as they are at this moment, or why there are none to be seen."""
+    """The state of the GPUs, or the reason why it is unknown."""
     query = ["nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=SECONDS, check=True)

@@ -1,4 +1,4 @@
-"""Which of its optimisers ONNX Runtime says changed a model: it writes a line about each at log level *info*."""
+"""Which of ONNX Runtime's optimisers changed a model: it logs a line about each at level *info*."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def usable(cpus: Sequence[int] = ()) -> tuple[int, ...]:
 
 
 def cores(cpus: Sequence[int]) -> int:
-    """Distinct cores among ``cpus``; where the system does not say, each is one."""
+    """Distinct cores among ``cpus``; where the topology is unknown, each is one."""
     return len({_core(cpu) for cpu in cpus})
 
 

@@ -1,4 +1,4 @@
-"""How a session is set up: the file format ``normfold.session/1``, and what a worker is told.
+"""Settings of a session: the file format ``normfold.session/1``, and the settings as a worker gets them.
 
 A session profile holds only what differs from ONNX Runtime's defaults::
 
@@ -128,12 +128,12 @@ MAX_THREADS: Final = 1024
 SPINNING: Final = ("session.intra_op.allow_spinning", "session.inter_op.allow_spinning")
 STOP_SPINNING: Final = "session.force_spinning_stop"
 OF_A_POOL: Final = (*SPINNING, STOP_SPINNING, "session.intra_op_thread_affinities")
-"""Entries that mean nothing to a session that borrows its threads from a shared pool."""
+"""Entries without effect on a session that takes its threads from a shared pool."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionProfile:
-    """Settings of a session; what is empty is as ONNX Runtime has it."""
+    """Settings of a session; what is empty is ONNX Runtime's default."""
 
     provider: str = "cpu"
     provider_options: Mapping[str, str] = field(default_factory=dict)
@@ -224,7 +224,7 @@ def _check_known(field_name: str, given: Mapping[str, str], known: Collection[st
 
 
 def _bad(because: str, hint: str = "") -> UsageError:
-    return UsageError("bad-session-profile", f"The session profile is not right: {because}.", hint)
+    return UsageError("bad-session-profile", f"The session profile is invalid: {because}.", hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +244,7 @@ def threading_of(profiles: Sequence[SessionProfile], threads: int, use: Use) -> 
         return Threading(0)
     if len(counts) == 1 and not any(profile.spins_on_its_own for profile in profiles):
         return Threading(counts.pop())
-    return Threading(0, "sessions want threads of their own, so those stop spinning at the end of each run")
+    return Threading(0, "sessions have threads of their own, which therefore stop spinning at the end of each run")
 
 
 def session_request(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,8 @@ def test_the_pictures_come_from_where_the_readme_says() -> None:
     assert all((image.tobytes(), int(digit)) in known for image, digit in zip(whole, labels, strict=True))
 
 
-def test_what_it_shows(tmp_path: Path) -> None:
+def test_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(package, "EFFORT", replace(package.EFFORT, first=2, most=2, per_process=0.05))
     result = package.demo(str(tmp_path / "folded.onnx"))
     assert (tmp_path / "folded.onnx").is_file()
     assert result.accuracy["before"] == result.accuracy["after"]

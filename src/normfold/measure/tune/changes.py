@@ -1,4 +1,4 @@
-"""What may be changed about a session: one `Change` a setting, so that a search can put them together.
+"""Changes to the settings of a session: one `Change` a setting, so that a search can combine them.
 
 Which optimisers to try switching off is not a list of this package: ONNX Runtime says which ones changed the model.
 """
@@ -36,7 +36,7 @@ DEFAULT: Final = "(default)"
 
 
 def name_of(changes: Sequence[Change]) -> str:
-    """How a set of changes is called."""
+    """Name of a set of changes."""
     return " + ".join(change.name for change in changes) or DEFAULT
 
 
@@ -58,7 +58,7 @@ def _added(before: Any, value: Any) -> Any:
 def possible_changes(
     provider: str, use: Use, threads: int, counts: Sequence[int], processors: int, optimizers: Sequence[str]
 ) -> Changes:
-    """Every change worth a try.
+    """Every change worth trying.
 
     Args:
         provider: the execution provider, by its short name.

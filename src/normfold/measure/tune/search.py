@@ -89,7 +89,7 @@ class Search:
         Raises:
             NormfoldError: the model cannot be loaded with the default settings.
         """
-        self._progress("asking which optimisers change the model")
+        self._progress("listing the optimisers that change the model")
         changing = self._changing(self.default.profile)
         fixed = self._changing(replace(self.default.profile, disabled_optimizers=changing)) if changing else ()
         return tuple(name for name in changing if name not in fixed)

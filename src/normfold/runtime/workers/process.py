@@ -1,4 +1,4 @@
-"""A worker process from outside: starts it, asks it, and outlives whatever befalls it."""
+"""The client's end of a worker process: start it, send requests, survive its crashes."""
 
 from __future__ import annotations
 
