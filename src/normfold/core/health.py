@@ -65,8 +65,7 @@ def _of_variance(variance: Array, norm: RunningNorm) -> Iterator[str]:
     yield from _counted("variance is negative", variance < 0)
     yield from _counted("variance is below epsilon", (variance >= 0) & (variance < norm.epsilon))
     if norm.dtype is not None:
-        limits: Any = ml_dtypes.finfo
-        least = float(limits(norm.dtype).smallest_subnormal)
+        least = float(ml_dtypes.finfo(norm.dtype).smallest_subnormal)
         vanishing = (variance >= 0) & (variance + norm.epsilon < least / 2)
         yield from _counted(f"variance + epsilon underflows to zero in {norm.dtype.name}", vanishing)
 

@@ -185,8 +185,7 @@ def _check_numbers(name: str, value: Any) -> None:
 def _check_range(name: str, raw: np.dtype[Any], dtype: np.dtype[Any], shift: float) -> None:
     """Whole raw values and the shift in raw units have to fit the model's type."""
     highest = max(float(np.iinfo(raw).max) if raw.kind in "iu" else 0.0, shift)
-    limits: Any = ml_dtypes.finfo
-    if not highest <= float(limits(dtype).max):
+    if not highest <= float(ml_dtypes.finfo(dtype).max):
         raise _error(f"Raw values up to {highest:.5g} do not fit {dtype.name}, the type of input {name!r}.")
 
 

@@ -66,7 +66,7 @@ class BenchResult(Result):
         )
 
 
-def bench(  # noqa: PLR0913 - each keyword is an option of the command line
+def bench(
     *models: Model,
     example_inputs: Any = None,
     ep: str = "cpu",

@@ -29,7 +29,7 @@ from normfold.runtime import Evaluator
 from normfold.verbs.fold_result import FoldResult
 
 
-def export(  # noqa: PLR0913 - each keyword is an option of the command line
+def export(
     module: nn.Module,
     example_inputs: Any,
     *,

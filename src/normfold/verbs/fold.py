@@ -74,7 +74,7 @@ def fold(
 ) -> FoldResult[onnx_ir.Model]: ...
 
 
-def fold(  # noqa: PLR0913 - each keyword is an option of the command line
+def fold(
     model: OnnxModel | nn.Module,
     example_inputs: Any = None,
     *,

@@ -25,7 +25,7 @@ from normfold.records import Progress, silent
 from normfold.verbs.fold_result import FoldResult
 
 
-def fold_program(  # noqa: PLR0913 - each keyword is an option of `fold`
+def fold_program(
     module: nn.Module,
     example_inputs: Any,
     *,

@@ -125,7 +125,7 @@ class TuneResult(Result):
         write_document(path, self.profile.to_json(), indent=2)
 
 
-def tune(  # noqa: PLR0913 - each keyword is an option of the command line
+def tune(
     model: Model,
     *,
     example_inputs: Any = None,

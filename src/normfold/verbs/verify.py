@@ -41,7 +41,7 @@ class VerifyResult(Result):
         return {"source": self.a, "other": self.b, "verification": verification_record(self.verification)}
 
 
-def verify(  # noqa: PLR0913 - each keyword is an option of the command line
+def verify(
     a: OnnxModel | nn.Module,
     b: OnnxModel | nn.Module,
     *,

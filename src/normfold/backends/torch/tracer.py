@@ -312,7 +312,7 @@ class _Tracer:
             self.read = self.read or f"{method} in {self.stack[-1].path or 'the module'!r}"
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Operations(TorchDispatchMode):
     def __init__(self, tracer: _Tracer) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._tracer = tracer

@@ -29,7 +29,7 @@ class Move(Protocol):
         """``array``, right-aligned with the input, as it is right-aligned with the output."""
         ...
 
-    def backward(self, array: Array, neutral: float) -> Array | None:
+    def backward(self, array: Array, neutral: float, /) -> Array | None:
         """``array``, right-aligned with the output, as it is right-aligned with the input.
 
         Elements that do not reach the output get ``neutral``.
@@ -89,7 +89,7 @@ class Permute:
         """Transpose the array, too."""
         return self._apply(array, self.order)
 
-    def backward(self, array: Array, neutral: float = 1.0) -> Array | None:  # noqa: ARG002 - nothing is lost
+    def backward(self, array: Array, _neutral: float = 1.0, /) -> Array | None:
         """Transpose the array back."""
         return self._apply(array, tuple(int(k) for k in np.argsort(self.order)))
 
@@ -136,7 +136,7 @@ class Regroup:
         """Regroup the array's axes like the value's."""
         return _regroup(array, self.runs)
 
-    def backward(self, array: Array, neutral: float = 1.0) -> Array | None:  # noqa: ARG002 - nothing is lost
+    def backward(self, array: Array, _neutral: float = 1.0, /) -> Array | None:
         """Regroup the array's axes back."""
         return _regroup(array, tuple((target, source) for source, target in self.runs))
 
@@ -160,7 +160,7 @@ class Take:
             return array
         return trim(np.take(array, np.asarray(self.indices), axis=self.axis))
 
-    def backward(self, array: Array, neutral: float) -> Array | None:
+    def backward(self, array: Array, neutral: float, /) -> Array | None:
         """The whole axis, ``neutral`` for what is not taken."""
         rank = max(array.ndim, -self.axis)
         full = array.reshape((1,) * (rank - array.ndim) + array.shape)
@@ -213,7 +213,7 @@ class Shuffle:
             return array
         return trim(np.take(array, self.order, axis=self.axis))
 
-    def backward(self, array: Array, neutral: float = 1.0) -> Array | None:  # noqa: ARG002 - nothing is lost
+    def backward(self, array: Array, _neutral: float = 1.0, /) -> Array | None:
         """The constants in the old order."""
         return self.inverse().forward(array)
 
@@ -228,7 +228,7 @@ class Crop:
         """The same constants."""
         return array if all(array.ndim < -axis or array.shape[axis] == 1 for axis in self.axes) else None
 
-    def backward(self, array: Array, neutral: float) -> Array | None:  # noqa: ARG002 - nobody reads what is cropped
+    def backward(self, array: Array, _neutral: float, /) -> Array | None:
         """The same constants."""
         return self.forward(array)
 
@@ -246,7 +246,7 @@ class Chain:
             out = None if out is None else move.forward(out)
         return out
 
-    def backward(self, array: Array, neutral: float) -> Array | None:
+    def backward(self, array: Array, neutral: float, /) -> Array | None:
         """Each move's backward, last to first."""
         out: Array | None = array
         for move in reversed(self.moves):

@@ -37,6 +37,6 @@ def spread(vector: Array, axes: tuple[int, ...], sizes: tuple[int, ...]) -> Arra
     shape = [1] * rank
     for axis, size in zip(axes, sizes, strict=True):
         shape[axis] = size
-    order = sorted(axes)
-    assert list(axes) == order, "channel axes are listed in order"  # noqa: S101
+    if list(axes) != sorted(axes):
+        raise ValueError("channel axes are listed in order")
     return vector.reshape(shape)

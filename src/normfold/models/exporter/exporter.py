@@ -103,18 +103,14 @@ def exported_program(module: nn.Module, what: Interface) -> Any:
         UsageError: ``not-exportable``, with PyTorch's reason.
     """
     example, shapes = _traced_with(what)
-    collection = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
+    collection = torch.export.ShapesCollection()
     for tensor, dims in zip(example.tensors(), shapes[0] if shapes else (), strict=False):
         if dims:
             collection[tensor] = dims
     kwargs = dict(example.kwargs)
     try:
         with quiet():
-            dynamic = (
-                collection.dynamic_shapes(module, example.args, kwargs)  # type: ignore[no-untyped-call]
-                if shapes
-                else None
-            )
+            dynamic = collection.dynamic_shapes(module, example.args, kwargs) if shapes else None
             return torch.export.export(module, example.args, kwargs, dynamic_shapes=dynamic)
     except Exception as error:
         raise refusal(error) from error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import onnx
-    from google.protobuf.internal.containers import (  # type: ignore[import-untyped]
+    from google.protobuf.internal.containers import (
         RepeatedCompositeFieldContainer as Nodes,
     )
 

@@ -172,7 +172,7 @@ def _read_bytes(path: Path) -> bytes:
 
 def _parse(data: bytes, path: Path) -> onnx.ModelProto:
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     proto = onnx.ModelProto()
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 import onnx_ir as ir
-from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
+from google.protobuf.message import EncodeError
 from onnx_ir import serde
 
 from normfold.errors import ModelFileError, OutputError

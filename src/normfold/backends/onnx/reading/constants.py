@@ -70,17 +70,17 @@ def exact(tensor: ir.TensorProtocol) -> Array:
 
 def largest(dtype: ir.DataType) -> float:
     """The largest finite number of a floating type."""
-    return float(ml_dtypes.finfo(dtype.numpy()).max)  # type: ignore[no-untyped-call]
+    return float(ml_dtypes.finfo(dtype.numpy()).max)
 
 
 def least_normal(dtype: ir.DataType) -> float:
     """The smallest positive number that a floating type holds in full precision."""
-    return float(ml_dtypes.finfo(dtype.numpy()).tiny)  # type: ignore[no-untyped-call]
+    return float(ml_dtypes.finfo(dtype.numpy()).tiny)
 
 
 def code_limits(dtype: ir.DataType) -> tuple[int, int]:
     """The least and the greatest number of an integer type."""
-    info = ml_dtypes.iinfo(dtype.numpy())  # type: ignore[no-untyped-call]
+    info = ml_dtypes.iinfo(dtype.numpy())
     return int(info.min), int(info.max)
 
 
