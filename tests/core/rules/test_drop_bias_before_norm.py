@@ -114,6 +114,34 @@ def test_refused_because_not(premise: str) -> None:
         assert refused_by(RULE, source) == {premise}
 
 
+WRITTEN_OUT = [
+    "mu = ReduceMean <axes = [2, 3]> (h)",
+    "d = Sub(h, mu)",
+    "sq = Mul(d, d)",
+    "v0 = ReduceMean <axes = [2, 3]> (sq)",
+    "v1 = Add(v0, eps)",
+    "sd = Sqrt(v1)",
+    "n = Div(d, sd)",
+    "m = Mul(n, g)",
+    "y = Add(m, g)",
+]
+
+
+@pytest.mark.parametrize(
+    ("after", "held"),
+    [
+        (["y = LayerNormalization(h, s6)"], {"s6": array(6)}),
+        (WRITTEN_OUT, {"eps": np.float32(1e-5), "g": array(4, 1, 1)}),
+    ],
+    ids=["no-groups", "written-out"],
+)
+def test_a_norm_that_it_is_not_about(after: list[str], held: dict[str, np.ndarray]) -> None:
+    """One without groups of channels, and one that is yet to be written as one operation, hear nothing of it."""
+    constants = {"w": HELD["w"], "c": HELD["c"], **held}
+    with pytest.raises(AssertionError, match="does not find its structure"):
+        refused_by(RULE, model(IMAGE, [CONV, *after], constants, opset=17))
+
+
 EXAMPLES = (
     Example(
         model(

@@ -62,7 +62,7 @@ class Biased(Place[Norm]):
 
 
 def _places(graph: Graph, norm: Norm) -> Iterable[Biased]:
-    if norm.groups is None or norm.parts or len(norm.inputs) != 1:
+    if norm.groups is None or norm.parts:
         return
     moves: list[Moving] = []
     view = _before(graph, norm)
