@@ -79,7 +79,7 @@ def fold_file(case: Case) -> tuple[Sequence[Decision], dict[str, set[str]]]:
     exported = normfold.export(net, (x,), fold=False, verify=False, opset=case.opset).model
     proto = ir.to_proto(exported)
     with watching(OnnxGraph) as seen:
-        folded = only_fold(proto, costs=replace(cost_table(), lenient=case.insert))
+        folded = only_fold(proto, costs=replace(cost_table(), allow_inserted=case.insert))
     feeds = {proto.graph.input[0].name: x.numpy()}
     with torch.no_grad():
         wanted = leaves(net(x))

@@ -27,7 +27,7 @@ from typing import Any
 
 from normfold.core.algebra import Shuffle
 from normfold.core.costs import CostTable, cost_table
-from normfold.core.graph import Graph, Site
+from normfold.core.graph import Graph, Site, maker
 from normfold.core.origins import BIASES, SHUFFLES, Origin, Use
 from normfold.core.plan import Move, Plan
 from normfold.core.premises import DOES_NOT_PAY, SELECTED
@@ -52,8 +52,8 @@ class Folding:
 
 
 @dataclass
-class _Record:
-    """One site while the run lasts."""
+class _SiteState:
+    """What has become of one site so far."""
 
     site: Site
     beside: list[Node] = field(default_factory=list)
@@ -97,15 +97,15 @@ def fold(
     """
     before, statistics, table = graph.values(), known_statistics(graph), costs or cost_table()
     _tidy(graph)
-    owner: dict[Node, _Record] = {}
+    owner: dict[Node, _SiteState] = {}
 
-    def enlist() -> list[_Record]:
+    def enlist() -> list[_SiteState]:
         """The norms in sight that were not before: merging branches uncovers the scale behind them."""
         found = []
         for site in graph.sites():
             new = [node for node in site.nodes if node not in owner]
             if len(new) == len(site.nodes):
-                found.append(_Record(site, excluded=_excluded(site.name, only, skip, exclude or {})))
+                found.append(_SiteState(site, excluded=_excluded(site.name, only, skip, exclude or {})))
                 owner.update(dict.fromkeys(new, found[-1]))
             elif new:
                 holder = next(owner[node] for node in site.nodes if node in owner)
@@ -113,29 +113,27 @@ def fold(
                 owner.update(dict.fromkeys(new, holder))
         return found
 
-    records = enlist()
-    stated = len(records)
+    states = enlist()
+    stated = len(states)
     progress = True
     while progress:
         progress = False
-        for record in records:
-            for node in record.open:
+        for state in states:
+            for node in state.open:
                 progress |= _try(graph, node, owner, table)
         progress |= _rewrite(graph, owner, REWRITES)
         progress |= _send(graph, owner, SHUFFLES, graph.nodes())
         known = len(owner)
-        records += enlist()
+        states += enlist()
         progress |= len(owner) > known
         if not progress and table.moves_past_pools:
             progress = _relocate(graph, owner)
-        if not progress and table.relieves:
+        if not progress and table.moves_biases:
             progress = _send(graph, owner, BIASES, [node for node in graph.nodes() if node not in owner])
     # What only the folds made a norm is no norm of the model's where it stays.
-    records = [record for k, record in enumerate(records) if k < stated or record.gone]
-    decisions = tuple(_decide(graph, record) for record in records)
-    return Folding(
-        decisions, tuple(_pairs(graph, records, set(before) & set(graph.values()))), _kept(graph, statistics)
-    )
+    states = [state for k, state in enumerate(states) if k < stated or state.gone]
+    decisions = tuple(_decide(graph, state) for state in states)
+    return Folding(decisions, tuple(_pairs(graph, states, set(before) & set(graph.values()))), _kept(graph, statistics))
 
 
 def inspect(graph: Graph) -> tuple[tuple[SiteReport, ...], tuple[StatisticsRecord, ...]]:
@@ -171,7 +169,7 @@ def _excluded(name: str, only: Sequence[str], skip: Sequence[str], exclude: Mapp
     return None if pattern is None else Refusal(SELECTED, f"--skip {pattern!r} matches it")
 
 
-def _try(graph: Graph, node: Node, owner: Mapping[Node, _Record], table: CostTable) -> bool:
+def _try(graph: Graph, node: Node, owner: Mapping[Node, _SiteState], table: CostTable) -> bool:
     search = Search(graph, frozenset(other for other, holder in owner.items() if holder.excluded is not None))
     plan = _best(graph, node, search, table)
     if plan is None:
@@ -183,12 +181,12 @@ def _try(graph: Graph, node: Node, owner: Mapping[Node, _Record], table: CostTab
 
 
 def _rewrite(
-    graph: Graph, owner: Mapping[Node, _Record], rules: Sequence[Rewrite[Any, Any]], spared: Collection[Node] = ()
+    graph: Graph, owner: Mapping[Node, _SiteState], rules: Sequence[Rewrite[Any, Any]], spared: Collection[Node] = ()
 ) -> bool:
     """Carry out every one of ``rules``, each of which makes the model smaller by itself, but for ``spared`` nodes."""
     progress = False
-    for record in owner.values():
-        record.objections.clear()
+    for state in owner.values():
+        state.objections.clear()
     for rule in rules:
         for node in [node for node in graph.nodes() if node not in spared]:
             while (plan := _next_plan(graph, rule, node, owner)) is not None:
@@ -200,7 +198,7 @@ def _rewrite(
     return progress
 
 
-def _relocate(graph: Graph, owner: Mapping[Node, _Record]) -> bool:
+def _relocate(graph: Graph, owner: Mapping[Node, _SiteState]) -> bool:
     """Move norms that stay to where they cost less."""
     progress = False
     for rule in MOVES:
@@ -213,7 +211,7 @@ def _relocate(graph: Graph, owner: Mapping[Node, _Record]) -> bool:
     return progress
 
 
-def _send(graph: Graph, owner: Mapping[Node, _Record], use: Use, nodes: Iterable[Node]) -> bool:
+def _send(graph: Graph, owner: Mapping[Node, _SiteState], use: Use, nodes: Iterable[Node]) -> bool:
     """Send the maps of ``nodes`` out on their routes, for one ``use``, and carry out what is worth it."""
     progress = False
     kept = frozenset(node for node, holder in owner.items() if holder.excluded is not None)
@@ -231,7 +229,7 @@ def _send(graph: Graph, owner: Mapping[Node, _Record], use: Use, nodes: Iterable
     return progress
 
 
-def _worth(graph: Graph, owner: Mapping[Node, _Record], search: Search, use: Use, origin: Origin) -> Plan | None:
+def _worth(graph: Graph, owner: Mapping[Node, _SiteState], search: Search, use: Use, origin: Origin) -> Plan | None:
     """The first plan for a map from ``origin`` that can be carried out and serves its ``use``."""
     for plan in search.route(origin):
         refused = graph.unable(plan) or _left_out(graph, plan, owner)
@@ -242,7 +240,7 @@ def _worth(graph: Graph, owner: Mapping[Node, _Record], search: Search, use: Use
     return None
 
 
-def _next_plan(graph: Graph, rule: Rewrite[Any, Any], node: Node, owner: Mapping[Node, _Record]) -> Plan | None:
+def _next_plan(graph: Graph, rule: Rewrite[Any, Any], node: Node, owner: Mapping[Node, _SiteState]) -> Plan | None:
     """The first plan of ``rule`` around ``node``. Why other places have none is noted for the norms that take part."""
     view = graph.view(node)
     for place, answer in rule.answers(graph, view) if isinstance(view, rule.view) else ():
@@ -256,7 +254,7 @@ def _next_plan(graph: Graph, rule: Rewrite[Any, Any], node: Node, owner: Mapping
     return None
 
 
-def _left_out(graph: Graph, plan: Plan, owner: Mapping[Node, _Record]) -> Refusal | None:
+def _left_out(graph: Graph, plan: Plan, owner: Mapping[Node, _SiteState]) -> Refusal | None:
     """Why the plan may not be carried out: it touches what the user left out."""
     touched = (*plan.gone, *(view.node for view in plan.views))
     left_out = next((node for node in touched if node in owner and owner[node].excluded is not None), None)
@@ -265,8 +263,8 @@ def _left_out(graph: Graph, plan: Plan, owner: Mapping[Node, _Record]) -> Refusa
     return Refusal(SELECTED, f"{graph.label(left_out)}, which was left out, would have to go with it")
 
 
-def _book(plan: Plan, owner: Mapping[Node, _Record]) -> None:
-    """Note in the records which of their nodes go, and where to."""
+def _book(plan: Plan, owner: Mapping[Node, _SiteState]) -> None:
+    """Note at the sites which of their nodes go, and where to."""
     tails = {view.node for view in plan.views if isinstance(view, Norm) and view.node not in plan.into}
     moved = {edit.node for edit in plan.each(Move)}
     for node in (*plan.gone, *moved, *tails):
@@ -299,26 +297,26 @@ def _best(graph: Graph, node: Node, search: Search, table: CostTable) -> Plan | 
     return None
 
 
-def _decide(graph: Graph, record: _Record) -> Decision:
-    site = record.site
-    refused: tuple[Refusal, ...] = () if record.excluded is None else (record.excluded,)
-    if record.excluded is None:
-        said = (record.refusals, record.objections)
-        kept = [refusal for reasons in said for node in record.left for refusal in reasons.get(node, ())]
+def _decide(graph: Graph, state: _SiteState) -> Decision:
+    site = state.site
+    refused: tuple[Refusal, ...] = () if state.excluded is None else (state.excluded,)
+    if state.excluded is None:
+        said = (state.refusals, state.objections)
+        kept = [refusal for reasons in said for node in state.left for refusal in reasons.get(node, ())]
         refused = tuple(dict.fromkeys([*site.refusals, *kept]))
-    outcome = _outcome(graph, record)
-    into = tuple(graph.name(node) for node in dict.fromkeys(record.into))
+    outcome = _outcome(graph, state)
+    into = tuple(graph.name(node) for node in dict.fromkeys(state.into))
     return Decision(
-        site.name, site.norm, outcome, into, tuple(dict.fromkeys(record.rules)), () if outcome == "folded" else refused
+        site.name, site.norm, outcome, into, tuple(dict.fromkeys(state.rules)), () if outcome == "folded" else refused
     )
 
 
-def _outcome(graph: Graph, record: _Record) -> Outcome:
-    if not record.gone and not record.partly:
-        return "lowered" if record.moved else "kept"
-    if not record.partly and len(record.left) == 1 and isinstance(graph.view(record.left[0]), Norm):
+def _outcome(graph: Graph, state: _SiteState) -> Outcome:
+    if not state.gone and not state.partly:
+        return "lowered" if state.moved else "kept"
+    if not state.partly and len(state.left) == 1 and isinstance(graph.view(state.left[0]), Norm):
         return "lowered"
-    rest = [node for node in record.left if not _only_passes(graph, node) and not _only_shifts(graph, node)]
+    rest = [node for node in state.left if not _only_passes(graph, node) and not _only_shifts(graph, node)]
     return "part-folded" if rest else "folded"
 
 
@@ -333,22 +331,19 @@ def _only_shifts(graph: Graph, node: Node) -> bool:
     view = graph.view(node)
     if not isinstance(view, AffineOp) or view.affine.scales or view.holds_scale:
         return False
-    before: View = view
+    before: View | None = view
     while isinstance(before, AffineOp | Moving):
-        producer = graph.producer(before.inputs[0])
-        if producer is None:
-            return False
-        before = graph.view(producer)
+        before = maker(graph, before.inputs[0])
     return isinstance(before, Linear | QuantizedLinear)
 
 
-def _pairs(graph: Graph, records: Sequence[_Record], shared: Collection[str]) -> list[Pair]:
+def _pairs(graph: Graph, states: Sequence[_SiteState], shared: Collection[str]) -> list[Pair]:
     """For every norm that went, the first values after it that both models have."""
     out = []
-    for record in records:
-        if record.gone or record.partly or record.moved:
-            into = [*record.into, *record.moved]
+    for state in states:
+        if state.gone or state.partly or state.moved:
+            into = [*state.into, *state.moved]
             after = [graph.value_name(value) for node in into for value in graph.view(node).outputs]
-            names = [record.site.output] if record.site.output in shared else [name for name in after if name in shared]
-            out += [Pair(name, name, (record.site.name,)) for name in names]
+            names = [state.site.output] if state.site.output in shared else [name for name in after if name in shared]
+            out += [Pair(name, name, (state.site.name,)) for name in names]
     return out

@@ -105,3 +105,9 @@ class Graph(Protocol):
     def commit(self, plan: Plan) -> None:
         """Carry out every edit of ``plan``; the only mutation."""
         ...
+
+
+def maker(graph: Graph, value: Value) -> View | None:
+    """The operation that makes ``value``; ``None`` for an input or a constant."""
+    producer = graph.producer(value)
+    return None if producer is None else graph.view(producer)

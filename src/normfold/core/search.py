@@ -90,6 +90,7 @@ class Search:
         if len(graph.consumers(value)) > 1:
             who = ", ".join(graph.label(node) for node in others[:3]) or graph.label(origin)
             self.refuse(Refusal(SINGLE_USE, f"the output of {graph.label(producer)} is also read by {who}"))
+            # A reader that reads the value twice cannot be the origin and another one.
             if len(others) != len(graph.consumers(value)) - 1 or not self._undone_by(others, target):
                 return
         if not graph.same_scope(producer, origin):
@@ -137,6 +138,7 @@ class Search:
         if not readers:
             self.refuse(Refusal(LINEAR_CONSUMER, f"nothing reads the output of {graph.label(origin)}"))
             return
+        # Where the origin goes, so does its output, and no value of that name is left to be another one.
         if not plan.bypasses(origin):
             plan = replace(plan, changed=(*plan.changed, value))
         yield from self._into_all(plan, [node for node, _ in readers], target, depth)
@@ -146,6 +148,7 @@ class Search:
             yield plan
             return
         view = plan.view(readers[0]) or self.graph.view(readers[0])
+        # A reader of the same value twice would need the map twice, and may see it where no view says so.
         times = list(view.inputs).count(target.value)
         if times != 1:
             how = "reads it more than once" if times else "does not read it as data"

@@ -140,7 +140,7 @@ def fold(
     if example_inputs is not None:
         hint = "ONNX models take inputs={name: array}, and output=PATH."
         raise UsageError("usage", "example_inputs are for modules.", hint)
-    costs = replace(cost_table(ep), lenient=allow_inserted)
+    costs = replace(cost_table(ep), allow_inserted=allow_inserted)
     request = Request(costs, selection, preprocess, Target(target, external_data, in_place), progress)
     if skipped:
         progress("reading")

@@ -65,14 +65,14 @@ def test_a_map_after(case: str) -> None:
 def test_a_zero_scale_leaves_the_map() -> None:
     scale = array(4)
     scale[2] = 0
-    assert folded("conv", replace(DEAR, lenient=True), scale=scale).operators == ["Sigmoid", "Conv", "Add"]
+    assert folded("conv", replace(DEAR, allow_inserted=True), scale=scale).operators == ["Sigmoid", "Conv", "Add"]
 
 
 @pytest.mark.parametrize("case", BEFORE_ONLY)
 def test_refused_because_the_shift_cannot_stand_alone(case: str) -> None:
     scale = array(4)
     scale[2] = 0
-    result = folded(case, replace(DEAR, lenient=True), scale=scale)
+    result = folded(case, replace(DEAR, allow_inserted=True), scale=scale)
     assert result.refused == {"every-tap", "padded-shift", "linear-producer"}
     assert result.operators[:2] == ["Sigmoid", "BatchNormalization"]
 
@@ -80,7 +80,7 @@ def test_refused_because_the_shift_cannot_stand_alone(case: str) -> None:
 def test_refused_because_the_scale_is_tiny() -> None:
     scale = array(4)
     scale[2] = 1e-7
-    assert "padded-shift" in folded("same", replace(DEAR, lenient=True), scale=scale).refused
+    assert "padded-shift" in folded("same", replace(DEAR, allow_inserted=True), scale=scale).refused
 
 
 def test_refused_because_sizes_are_not_known_for_a_map() -> None:
@@ -102,13 +102,13 @@ def test_refused_because_it_does_not_pay(case: str, costs: CostTable) -> None:
 
 
 def test_what_does_not_pay_can_be_allowed() -> None:
-    assert folded("conv", replace(DEAR, lenient=True)).operators == ["Sigmoid", "Add", "Conv"]
+    assert folded("conv", replace(DEAR, allow_inserted=True)).operators == ["Sigmoid", "Add", "Conv"]
 
 
 def test_refused_because_not_per_input_channel() -> None:
     body = ["r = Sigmoid(x)", "[scale] m = Mul(r, k)", "n = Add(m, d)", "y = Conv <pads = [1, 1, 1, 1]> (n, w)"]
     held = {"w": array(3, 4, 3, 3), "k": array(6), "d": array(6, seed=3)}
-    result = proven_fold(model(IMAGE, body, held), costs=replace(BEFORE, lenient=True))
+    result = proven_fold(model(IMAGE, body, held), costs=replace(BEFORE, allow_inserted=True))
     assert result.refused == {"per-input-channel", "linear-producer"}
 
 
@@ -116,7 +116,7 @@ def test_refused_because_not_per_input_channel() -> None:
 def test_refused_because_not_finite(number: float) -> None:
     body = ["r = Sigmoid(x)", "[scale] m = Mul(r, k)", "n = Add(m, d)", "y = Conv <pads = [1, 1, 1, 1]> (n, w)"]
     held = {"w": array(3, 4, 3, 3), "k": array(4, 1, 1), "d": np.full((4, 1, 1), number, np.float32)}
-    result = only_fold(model(IMAGE, body, held), costs=replace(BEFORE, lenient=True))
+    result = only_fold(model(IMAGE, body, held), costs=replace(BEFORE, allow_inserted=True))
     assert result.refused == {"finite", "linear-producer", "representable"}
 
 
@@ -128,7 +128,7 @@ def test_refused_because_not_representable() -> None:
         "d": np.ones((4, 1, 1), np.float16),
     }
     source = model("float16[1, 4, 5, 6] x", body, held, outputs="float16[] y")
-    assert "representable" in only_fold(source, costs=replace(BEFORE, lenient=True)).refused
+    assert "representable" in only_fold(source, costs=replace(BEFORE, allow_inserted=True)).refused
 
 
 def test_the_addition_serves_the_convolution_alone() -> None:

@@ -16,9 +16,9 @@ from importlib.resources.abc import Traversable
 from math import inf
 from typing import Final
 
-from normfold.core.graph import Graph
+from normfold.core.graph import Graph, maker
 from normfold.core.plan import Bypass, Insert, Plan
-from normfold.core.views import Linear, QuantizedLinear, View
+from normfold.core.views import Linear, QuantizedLinear
 from normfold.errors import UsageError
 
 DEFAULT: Final = "cpu"
@@ -51,12 +51,12 @@ class Verdict:
 class CostTable:
     """What operations cost on one execution provider; what was not measured costs too much.
 
-    A ``lenient`` one is not asked: whatever makes a norm go may be inserted.
+    With ``allow_inserted`` it is not asked: whatever makes a norm go may be inserted.
     """
 
     provider: str
     entries: Mapping[str, float]
-    lenient: bool = False
+    allow_inserted: bool = False
 
     @property
     def moves_past_pools(self) -> bool:
@@ -64,13 +64,13 @@ class CostTable:
         return self.entries.get("pool/Behind", inf) < 1
 
     @property
-    def relieves(self) -> bool:
+    def moves_biases(self) -> bool:
         """Whether a bias of a matrix product costs something, so that one less is worth having."""
         return self.entries.get("matmul/Add", 0.0) > 0
 
     def allows(self, verdict: Verdict) -> bool:
         """Whether what goes costs more than what comes."""
-        return verdict.gains and (self.lenient or verdict.ratio < 1)
+        return verdict.gains and (self.allow_inserted or verdict.ratio < 1)
 
     def judge(self, graph: Graph, plan: Plan) -> Verdict:
         """What ``plan`` inserts, each insertion over the cost of everything that goes in its kind of place."""
@@ -108,8 +108,7 @@ def cost_key(graph: Graph, insert: Insert) -> str:
 
 def _beside(graph: Graph, insert: Insert) -> Linear | None:
     """The linear operation that ``insert`` stands before or behind."""
-    node = graph.producer(insert.value) if insert.reader is None else insert.reader
-    view: View | None = None if node is None else graph.view(node)
+    view = maker(graph, insert.value) if insert.reader is None else graph.view(insert.reader)
     view = view.linear if isinstance(view, QuantizedLinear) else view
     return view if isinstance(view, Linear) else None
 

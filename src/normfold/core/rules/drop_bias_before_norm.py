@@ -25,7 +25,7 @@ from functools import cached_property
 
 from normfold.core.algebra import Affine
 from normfold.core.algebra.moves import carry
-from normfold.core.graph import Graph
+from normfold.core.graph import Graph, maker
 from normfold.core.laws import means
 from normfold.core.laws.means import vanishes
 from normfold.core.plan import Plan, SetView
@@ -65,17 +65,12 @@ def _places(graph: Graph, norm: Norm) -> Iterable[Biased]:
     if norm.groups is None or norm.parts:
         return
     moves: list[Moving] = []
-    view = _before(graph, norm)
+    view = maker(graph, norm.inputs[0])
     while isinstance(view, Moving) and len(view.moves) == 1:
         moves.append(view)
-        view = _before(graph, view)
+        view = maker(graph, view.inputs[0])
     if isinstance(view, Linear) and view.bias is not None and view.bias.any():
         yield Biased(graph, norm, view, tuple(reversed(moves)))
-
-
-def _before(graph: Graph, view: View) -> View | None:
-    producer = graph.producer(view.inputs[0])
-    return None if producer is None else graph.view(producer)
 
 
 def _static_reshape(place: Biased) -> str | None:

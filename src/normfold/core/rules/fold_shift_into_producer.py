@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from normfold.core.algebra import Affine
-from normfold.core.graph import Graph
+from normfold.core.graph import Graph, maker
 from normfold.core.laws import backward
 from normfold.core.plan import Bypass, Plan, SetView
 from normfold.core.premises import NOT_OUTPUT, SAME_SCOPE, SINGLE_USE
@@ -60,8 +60,7 @@ class Shifted(Place[AffineOp]):
 def _places(graph: Graph, view: AffineOp) -> Iterable[Shifted]:
     if view.holds_scale or view.affine.scales or not view.affine.shifts:
         return
-    producer = graph.producer(view.inputs[0])
-    linear = None if producer is None else graph.view(producer)
+    linear = maker(graph, view.inputs[0])
     if isinstance(linear, Linear) and linear.bias_slot:
         yield Shifted(graph, view, linear)
 

@@ -28,7 +28,7 @@ import numpy as np
 from normfold.core.algebra import Weight, trim
 from normfold.core.algebra.affine import Array
 from normfold.core.algebra.weight import Dense
-from normfold.core.graph import Graph
+from normfold.core.graph import Graph, maker
 from normfold.core.laws import sequence
 from normfold.core.laws.sequence import product
 from normfold.core.plan import Bypass, Plan, SetView
@@ -71,8 +71,7 @@ class Neighbours(Place[Linear]):
 
 
 def _places(graph: Graph, second: Linear) -> Iterable[Neighbours]:
-    producer = None if second.window is None else graph.producer(second.inputs[0])
-    first = None if producer is None else graph.view(producer)
+    first = None if second.window is None else maker(graph, second.inputs[0])
     if not isinstance(first, Linear) or first.window is None or first.weight.groups != second.weight.groups:
         return
     if _is_pointwise(first) and first.weight.in_per_group <= first.weight.out_per_group:

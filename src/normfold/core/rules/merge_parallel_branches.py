@@ -31,7 +31,7 @@ import numpy as np
 from normfold.core.algebra import Affine, Permute, Weight, Window, trim
 from normfold.core.algebra.affine import Array
 from normfold.core.algebra.weight import Dense
-from normfold.core.graph import Graph
+from normfold.core.graph import Graph, maker
 from normfold.core.laws import parallel
 from normfold.core.laws.backward import channel_vector
 from normfold.core.laws.parallel import diagonal, embed, spread
@@ -161,8 +161,7 @@ def _places(graph: Graph, root: Sum) -> Iterable[Branches]:
         return
     terms = list(_terms(graph, root))
     for mine in terms:
-        producer = graph.producer(mine.value)
-        host = None if producer is None else graph.view(producer)
+        host = maker(graph, mine.value)
         if isinstance(host, Linear) and host.window is not None:
             for theirs in terms:
                 if theirs is not mine:
@@ -185,8 +184,7 @@ def _terms(graph: Graph, root: Sum) -> Iterator[Term]:
     pending = _summands(Term(root.outputs[0], 1, ()), root)
     while pending:
         term = pending.pop()
-        producer = graph.producer(term.value)
-        inner = None if producer is None else graph.view(producer)
+        inner = maker(graph, term.value)
         if isinstance(inner, Sum) and is_private(graph, term.value):
             pending += _summands(term, inner)
         else:
@@ -209,8 +207,7 @@ def _branch(graph: Graph, value: Value, start: Value) -> tuple[tuple[View, ...],
     """The operations that make ``value``, last to first, and what they read: ``start``, if they lead there."""
     views: list[View] = []
     while value is not start:
-        producer = graph.producer(value)
-        view = None if producer is None else graph.view(producer)
+        view = maker(graph, value)
         if isinstance(view, Linear) and view.window is not None and not views:
             return (view,), view.inputs[0]
         if view is None or not _is_diagonal(view) or (isinstance(view, Pool) and any(map(_is_pool, views))):

@@ -17,7 +17,7 @@ from normfold.backends.onnx.reading.inline import NAME, PATH
 from normfold.backends.onnx.write.preprocessing import STAGE, preprocessing
 from normfold.core.algebra import Permute
 from normfold.core.algebra.affine import Array
-from normfold.core.graph import Site
+from normfold.core.graph import Site, maker
 from normfold.core.health import findings
 from normfold.core.views import AffineOp, Embedding, Linear, Moving, QuantizedLinear, Recurrent, Value, View
 
@@ -217,14 +217,11 @@ class _Finder:
 
     def _scaled_before(self, node: ir.Node) -> bool:
         """Whether another scale stands between ``node`` and the operation before it, past identities and shifts."""
-        producer = self.graph.producer(self.graph.view(node).inputs[0])
-        while producer is not None:
-            view = self.graph.view(producer)
+        view = maker(self.graph, self.graph.view(node).inputs[0])
+        while view is not None and (isinstance(view, AffineOp) or _is_identity(view)):
             if isinstance(view, AffineOp) and view.affine.scales:
                 return True
-            if not isinstance(view, AffineOp) and not _is_identity(view):
-                return False
-            producer = self.graph.producer(view.inputs[0])
+            view = maker(self.graph, view.inputs[0])
         return False
 
     def _linear_after(self, node: ir.Node, *, sole: bool) -> bool:
