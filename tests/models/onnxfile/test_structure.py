@@ -149,6 +149,14 @@ MISFITS: dict[str, tuple[Break, str]] = {
     "a constant of two values": (lambda m: _odd_constant(m, value_int=1, value_float=1.0), "one value"),
     "a constant of none": (_odd_constant, "one value"),
     "a constant of another": (lambda m: _odd_constant(m, values=1), "one value"),
+    "an operator of a later opset": (lambda m: _node(m, "RMSNormalization", ["x"]), "1 inputs"),
+    "an attribute of a later opset": (
+        lambda m: (
+            setattr(m.opset_import[0], "version", 9),
+            _node(m, "BatchNormalization", list("xwwww"), training_mode=[1]),
+        ),
+        "'training_mode'.*wrong type",
+    ),
     "in a function": (
         lambda m: (_function(m, "F"), m.functions[0].node.append(helper.make_node("Concat", ["a"], ["z"], name="odd"))),
         "no attribute 'axis'",
@@ -171,7 +179,7 @@ def test_nodes_without_a_schema_may_look_like_anything(model: onnx.ModelProto) -
     model.opset_import.append(helper.make_opsetid("d", 1))
     _function(model, "Relu")
     _node(model, "Relu", ["x", "", "x"], ["z"], domain="other", axis="a")
-    _node(model, "LaterThanThis", ["x"], ["z1"])
+    _node(model, "NoSuchThing", ["x"], ["z1"])
     _node(model, "Upsample", ["x"], ["z2"])
     _node(model, "Relu", ["x"], ["z3"], unknown=1)
     check_structure(model)

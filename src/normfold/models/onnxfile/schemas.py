@@ -1,8 +1,8 @@
 """Whether a node is one that its operator's schema allows: how many inputs, and attributes of which types.
 
 ONNX Runtime and onnx's checker refuse the same nodes. Behind this check, what reads a node may rely on it. An operator
-without a schema (another domain, or not of this opset) may look like anything, and an attribute that the operator does
-not have means nothing.
+without a schema (of another domain) may look like anything, and an attribute that the operator does not have means
+nothing.
 """
 
 from __future__ import annotations
@@ -33,27 +33,34 @@ class Signature:
     needed: tuple[int, ...]
     """Positions of inputs that must not be left blank."""
     attributes: Mapping[str, int]
-    """Type by name."""
+    """Type by name, of the newest version's, too."""
     required: tuple[str, ...]
 
 
 @cache
 def signature(domain: str, operator: str, version: int) -> Signature | None:
-    """The signature of ``operator`` in ``version`` of its domain; None where onnx has no schema or it is deprecated."""
+    """The signature of ``operator`` in ``version`` of its domain; None where onnx has no schema or it is deprecated.
+
+    An operator that only later versions have, which runtimes may know all the same, is held to the newest one, and
+    so are attributes that only that one has.
+    """
     from onnx import defs
 
     try:
-        schema = defs.get_schema(operator, version, domain)
+        newest = defs.get_schema(operator, domain)
+        schema = defs.get_schema(operator, version, domain) if defs.has(operator, version, domain) else newest
     except defs.SchemaError:
         return None
     if schema.deprecated:
         return None
+    types = {name: cast("int", attribute.type) for name, attribute in newest.attributes.items()}
+    types |= {name: cast("int", attribute.type) for name, attribute in schema.attributes.items()}
     single = defs.OpSchema.FormalParameterOption.Single
     return Signature(
         (schema.min_input, schema.max_input),
         (schema.min_output, schema.max_output),
         tuple(position for position, formal in enumerate(schema.inputs) if formal.option == single),
-        {name: cast("int", attribute.type) for name, attribute in schema.attributes.items()},
+        types,
         tuple(name for name, attribute in schema.attributes.items() if attribute.required),
     )
 
