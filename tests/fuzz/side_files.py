@@ -24,6 +24,8 @@ Write = Callable[[Path], object]
 
 JSON = ("--json",)
 OUT = ("-o", "out/o.onnx")
+SHORT = ("--time-limit", "5s", "--processes", "2")
+"""Of verbs that measure."""
 
 
 def good() -> onnx.ModelProto:
@@ -39,9 +41,9 @@ def in_place_of_a_model(name: str) -> tuple[Command, ...]:
         ("fold", name, *OUT, "--no-verify", *JSON),
         ("fold", name, *OUT, *JSON),
         ("verify", "m.onnx", name, *JSON),
-        ("bench", name, "m.onnx", *JSON),
-        ("tune", name, "-o", "out/s.json", *JSON),
-        ("compare", name, "m.onnx", *JSON),
+        ("bench", name, "m.onnx", *SHORT, *JSON),
+        ("tune", name, "-o", "out/s.json", *SHORT[:2], *JSON),
+        ("compare", name, "m.onnx", *SHORT, *JSON),
         ("export", name, *OUT, *JSON),
     )
 
@@ -51,19 +53,11 @@ def beside_a_model(name: str) -> tuple[Command, ...]:
     return (
         ("verify", "m.onnx", "m.onnx", "--inputs", name, *JSON),
         ("fold", "m.onnx", *OUT, "--inputs", name, *JSON),
-        ("bench", "m.onnx", "--inputs", name, *JSON),
-        ("bench", "m.onnx", _session(), name, *JSON),
+        ("bench", "m.onnx", "--inputs", name, *SHORT, *JSON),
+        ("bench", "m.onnx", "--session", name, *SHORT, *JSON),
         ("compare", name, name, *JSON),
         ("fold", "m.onnx", *OUT, "--custom-ops", name, *JSON),
     )
-
-
-def _session() -> str:
-    """The option that takes a session profile, whatever it is called."""
-    from normfold.cli import bench
-
-    names = [option.opts[0] for option in bench.command.params if option.opts[0].startswith("--session")]
-    return names[0] if names else "--session"
 
 
 def _npz(path: Path, **arrays: np.ndarray) -> None:
@@ -236,7 +230,7 @@ def side_cases() -> Iterator[tuple[str, Write, tuple[Command, ...]]]:
         )
     for name, fields in SESSIONS.items():
         document = {"schema": "normfold.session/1", **fields}
-        commands = (("bench", "m.onnx", _session(), "s.json", *JSON),)
+        commands = (("bench", "m.onnx", "--session", "s.json", *SHORT, *JSON),)
         yield f"session: {name}", _beside_good(lambda f, d=document: _dump(f / "s.json", d)), commands
     for position, figures in enumerate(FIGURES):
         write = _beside_good(lambda folder, d=figures: _dump(folder / "f.json", d))
