@@ -160,6 +160,14 @@ def test_a_missing_library_of_custom_operators_is_named(evaluator, doubling):
     assert "/nowhere/lib.so" in failed.message
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.mkdir()])
+def test_a_library_that_is_no_regular_file(evaluator, doubling, tmp_path, make):
+    make(tmp_path / "lib.so")
+    failed = ask(evaluator, lambda client: client.load(doubling, custom_ops=[str(tmp_path / "lib.so")]))
+    assert failed.kind == "custom-ops"
+    assert "special file" in failed.message
+
+
 def test_a_broken_file_is_invalid(evaluator, tmp_path):
     file = tmp_path / "model.onnx"
     file.write_bytes(b"not a model")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from normfold.runtime.sessions import DATA_FOLDER, QUIET, session_options
+from normfold.runtime.side_files import open_regular
 from normfold.runtime.workers.protocol import RefusedError
 
 
@@ -20,6 +21,7 @@ def worker_options(session: Mapping[str, Any], data_folder: str, custom_ops: Seq
     options.add_session_config_entry(DATA_FOLDER, data_folder)
     for library in custom_ops:
         try:
+            open_regular(library).close()  # loading a named pipe would wait for its other end for ever
             options.register_custom_ops_library(library)
         except Exception as error:
             raise RefusedError("custom-ops", f"{library}: {error}") from error
