@@ -123,6 +123,7 @@ def test_settings_from_a_file(ask: Ask, net: Path, tmp_path: Path) -> None:
     assert parsed["error"]["code"] == "bad-session-profile"
 
 
+@pytest.mark.slow
 def test_a_regression_is_exit_1(net: Path, tmp_path: Path, ask: Ask, capfd: pytest.CaptureFixture[str]) -> None:
     double = timed.products(tmp_path, 100, "double")
     code, parsed = ask("compare", net, double, "--time-limit", "1s", "--processes", 3)

@@ -221,6 +221,7 @@ def test_inputs_of_other_types_and_names(ask: Ask, tmp_path: Path) -> None:
     assert [value.name for value in graph.output] == ["scores"]
 
 
+@pytest.mark.slow
 def test_in_words(folder: Path, tmp_path: Path) -> None:
     """As a user runs it: the current folder is found, what the module prints stays off stdout."""
     command = [sys.executable, "-P", "-m", "normfold", "fold", "nf_models:Net", *PICTURE]

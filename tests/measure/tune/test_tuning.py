@@ -247,6 +247,7 @@ def test_a_session_that_cannot_be_opened(encoder: Path, tmp_path: Path) -> None:
     assert caught.value.code == "not-runnable"
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     net, out = timed.products(tmp_path, 5, "net"), tmp_path / "p.json"
     assert run(["tune", str(net), "--threads", "1", "--time-limit", "120ms", "-o", str(out), "--json"]) == 0

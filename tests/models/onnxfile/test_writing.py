@@ -470,6 +470,7 @@ WRITER = textwrap.dedent(
 )
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_the_old_or_the_new(tmp_path: Path, source: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
