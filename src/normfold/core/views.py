@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from normfold.core.algebra import Affine, Codes, Moments, Move, Permute, Table, Weight, Window
 from normfold.core.algebra.affine import Array
+from normfold.core.algebra.moments import deviation
 from normfold.core.algebra.moves import Dim
 from normfold.records import Premise, Refusal
 
@@ -103,7 +105,7 @@ class RunningStatistics:
     @property
     def deviation(self) -> Array:
         """What the norm divides by."""
-        return np.sqrt(self.variance + self.epsilon)
+        return deviation(self.variance, self.epsilon)
 
     @property
     def moments(self) -> Moments:
@@ -164,16 +166,24 @@ class Groups:
     count: int
 
 
+NormKind = Literal["layer", "rms", "group", "instance", "batch", "mean-variance", "lp", "local-response"]
+"""What a norm with live statistics divides by: of which elements, with their mean taken away or not."""
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Norm(View):
     """A normalisation by live statistics, ``tail`` o core: LayerNorm, RMSNorm, GroupNorm, InstanceNorm.
 
+    Statistics are taken over ``axes`` (negative; ``None`` where they are not known), of ``groups`` of channels one by
+    one where it is set; ``epsilon`` is added to the variance or mean square, and ``None`` where it is that of the type.
     ``core`` says why the norm as a whole stays. ``tail`` is ``None`` where its scale and bias are not read;
-    ``holds_shift`` says whether it has a bias at all. ``groups`` says what a mean is taken over in a GroupNorm or
-    InstanceNorm. ``parts`` are the operations that write the norm out, without the last, ``node``; ``op`` is then the
-    operator that they amount to.
+    ``holds_shift`` says whether it has a bias at all. ``parts`` are the operations that write the norm out, without the
+    last, ``node``.
     """
 
+    kind: NormKind
+    axes: tuple[int, ...] | None
+    epsilon: float | None
     core: Refusal
     tail: Affine | None
     holds_shift: bool

@@ -19,6 +19,7 @@ from normfold.backends.torch.lift.recurrent import first_layer
 from normfold.backends.torch.replacing import put, stand_in
 from normfold.backends.torch.tracer import Op, Value
 from normfold.core.algebra.affine import Array
+from normfold.core.algebra.moments import deviation
 from normfold.core.views import AffineOp, Embedding, Linear, Norm, Recurrent, View
 
 
@@ -126,7 +127,7 @@ def _batch_norm(op: Op, view: AffineOp) -> Iterator[tuple[str, Array]]:
     """The scale and bias that make up the new map with the statistics that are there."""
     mean, variance = (exact(op.arguments[name].tensor) for name in ("running_mean", "running_var"))
     scale, shift = (np.broadcast_to(_flat(op, k), mean.shape) for k in (view.affine.scale, view.affine.shift))
-    yield "weight", scale * np.sqrt(variance + float(op.arguments["eps"]))
+    yield "weight", scale * deviation(variance, float(op.arguments["eps"]))
     if view.holds_shift:
         yield "bias", shift + scale * mean
 

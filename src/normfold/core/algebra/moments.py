@@ -12,6 +12,11 @@ from normfold.core.algebra.affine import Affine, Array, trim
 from normfold.core.algebra.moves import Move, Permute, Regroup, Shuffle
 
 
+def deviation(variance: Array, epsilon: float) -> Array:
+    """What a norm divides by: ``sqrt(variance + epsilon)``."""
+    return np.asarray(np.sqrt(variance + epsilon))
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Moments:
     """``mean`` and standard ``deviation`` of a value, both right-aligned with it and of one shape."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from normfold.core.algebra import Affine
 from normfold.core.algebra.affine import Array
+from normfold.core.algebra.moments import deviation
 from normfold.core.laws.law import Law
 from normfold.core.premises import AFFINE, SAME_SHAPE
 
@@ -28,5 +29,5 @@ def inference_norm(scale: Array, bias: Array, mean: Array, variance: Array, epsi
     Arrays are right-aligned with the value. All in float64: ``variance + epsilon`` of float16 statistics would
     be zero for ``variance = 0, epsilon = 1e-9``.
     """
-    factor = scale / (variance + epsilon) ** 0.5
+    factor = scale / deviation(variance, epsilon)
     return Affine.of(factor, bias - factor * mean)

@@ -36,7 +36,7 @@ from normfold.core.views import Linear
 def _every_tap(carry: Carry[Linear, Affine]) -> str | None:
     if carry.view.whole_taps or not carry.map.shifts:
         return None
-    if carry.view.op == "ConvTranspose":
+    if carry.view.weight.order == "gio":  # a transposed convolution
         return f"not every output of {carry.label} sums every tap, so the shift would not add the same everywhere"
     return f"{carry.label} pads with zeros, which the shift would not reach"
 

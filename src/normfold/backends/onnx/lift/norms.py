@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -11,31 +11,31 @@ from normfold.backends.onnx.lift.context import Context, data
 from normfold.backends.onnx.reading.constants import exact, largest
 from normfold.core.algebra import Affine
 from normfold.core.premises import FIXED_STATISTICS, KNOWN_RANK, LINEAR_CONSUMER, SINGLE_USE
-from normfold.core.views import Groups, Norm, NotLifted, View
+from normfold.core.views import Groups, Norm, NormKind, NotLifted, View
 from normfold.records import Refusal
 
 MICROSOFT = "com.microsoft"
 
-KINDS: frozenset[tuple[str, str]] = frozenset(
-    {
-        ("", "LayerNormalization"),
-        ("", "RMSNormalization"),
-        ("", "GroupNormalization"),
-        ("", "InstanceNormalization"),
-        ("", "MeanVarianceNormalization"),
-        ("", "LpNormalization"),
-        ("", "LRN"),
-        ("", "SimplifiedLayerNormalization"),
-        (MICROSOFT, "SimplifiedLayerNormalization"),
-        (MICROSOFT, "SkipLayerNormalization"),
-        (MICROSOFT, "SkipSimplifiedLayerNormalization"),
-        (MICROSOFT, "EmbedLayerNormalization"),
-        (MICROSOFT, "GroupNorm"),
-        (MICROSOFT, "SkipGroupNorm"),
-        (MICROSOFT, "BatchNormInternal"),
-    }
-)
+KINDS: Mapping[tuple[str, str], NormKind] = {
+    ("", "LayerNormalization"): "layer",
+    ("", "RMSNormalization"): "rms",
+    ("", "GroupNormalization"): "group",
+    ("", "InstanceNormalization"): "instance",
+    ("", "MeanVarianceNormalization"): "mean-variance",
+    ("", "LpNormalization"): "lp",
+    ("", "LRN"): "local-response",
+    ("", "SimplifiedLayerNormalization"): "rms",
+    (MICROSOFT, "SimplifiedLayerNormalization"): "rms",
+    (MICROSOFT, "SkipLayerNormalization"): "layer",
+    (MICROSOFT, "SkipSimplifiedLayerNormalization"): "rms",
+    (MICROSOFT, "EmbedLayerNormalization"): "layer",
+    (MICROSOFT, "GroupNorm"): "group",
+    (MICROSOFT, "SkipGroupNorm"): "group",
+    (MICROSOFT, "BatchNormInternal"): "batch",
+}
 """Operators, with their domain, that normalise by statistics of the input at hand."""
+EPSILON: Mapping[NormKind, float] = {"group": 1e-5, "mean-variance": 1e-9, "lp": 0.0, "local-response": 1.0}
+"""What is added where no attribute says so, if it is not 1e-5."""
 
 
 def live_statistics(label: str, norm: str) -> Refusal:
@@ -62,17 +62,42 @@ def _view(
     context: Context, node: ir.Node, tail: Affine | None, groups: Groups | None = None, *, terms: int = 1
 ) -> Norm:
     slots = tail_slots(node)
+    kind = KINDS[context.domain(node), node.op_type]
     return Norm(
         node=node,
         op=node.op_type,
         inputs=tuple(data(node, k) for k in range(terms)),
         outputs=(node.outputs[0],),
+        kind=kind,
+        axes=_axes(context, node, kind),
+        epsilon=node.attributes.get_float("bias" if kind == "local-response" else "epsilon", EPSILON.get(kind, 1e-5)),
         core=live_statistics(context.label(node), node.op_type),
         tail=tail,
         holds_shift=len(slots) > 1,
         largest=0.0 if tail is None else largest(context.tensor(node, slots[0], "the scale").dtype),
         groups=groups,
     )
+
+
+def _axes(context: Context, node: ir.Node, kind: NormKind) -> tuple[int, ...] | None:
+    """The axes that statistics are taken over, counted from the end."""
+    rank, axis = context.rank(data(node)), node.attributes.get_int("axis", -1)
+    if kind in ("layer", "rms", "lp") and axis < 0:
+        return (axis,) if kind == "lp" else tuple(range(axis, 0))
+    if rank is None:
+        return None
+    if kind == "mean-variance":
+        return tuple(sorted(k % rank - rank for k in node.attributes.get_ints("axes", (0, 2, 3))))
+    spatial = tuple(range(2 - rank, 0))
+    return {
+        "layer": tuple(range(axis - rank, 0)),
+        "rms": tuple(range(axis - rank, 0)),
+        "lp": (axis - rank,),
+        "local-response": (1 - rank,),
+        "group": (1 - rank, *spatial),
+        "instance": spatial,
+        "batch": (-rank, *spatial),
+    }[kind]
 
 
 def _tail(context: Context, node: ir.Node) -> Affine:

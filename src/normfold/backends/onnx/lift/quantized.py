@@ -177,7 +177,7 @@ def _unit(context: Context, node: ir.Node, view: Linear, step: Array | None, sca
 
     Integer kernels take the bias for whole multiples of both scales' product, whatever it says of itself.
     """
-    vector = view.out_axes == (-1,) or view.op in ("Conv", "ConvTranspose")
+    vector = view.out_axes == (-1,) or node.op_type in ("Conv", "ConvTranspose")
     if not (view.bias_slot and vector and (step is not None or view.bias is None)):
         if step is not None:
             because = f"the quantised bias of {context.label(node)} does not follow its output channels"

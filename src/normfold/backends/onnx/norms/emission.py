@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import prod
 
 import numpy as np
@@ -23,12 +23,13 @@ from normfold.core.premises import (
     SINGLE_USE,
     TRAILING_AXES,
 )
-from normfold.core.views import Groups, Norm, View
+from normfold.core.views import Groups, Norm, NormKind, View
 from normfold.records import Refusal
 
 OPSETS = {LAYER: 17, RMS: 23, INSTANCE: 6}
 """The opset that brought each operator."""
 
+NORM_KINDS: Mapping[str, NormKind] = {LAYER: "layer", RMS: "rms", INSTANCE: "instance"}
 KERNELS: dict[str, frozenset[ir.DataType]] = {
     LAYER: frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}),
     RMS: frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16}),
@@ -49,6 +50,9 @@ def written_out(context: Context, found: Decomposition) -> View:
         op=found.operator,
         inputs=(found.input,),
         outputs=(found.last.outputs[0],),
+        kind=NORM_KINDS[found.operator],
+        axes=found.axes if all(axis < 0 for axis in found.axes) else None,
+        epsilon=found.epsilon,
         refusals=() if refusal is None else (refusal,),
         core=live_statistics(repr(context.label(found.named)), found.norm),
         tail=tail,
@@ -105,19 +109,19 @@ def emit(
     if tail is None or dtype is None:
         raise TypeError(f"the norm at {found.named.name!r} cannot be emitted")
     read = [value for value in node.inputs if value is not None]
-    node.op_type = view.op
+    node.op_type = found.operator
     node.attributes.clear()
     node.attributes["epsilon"] = ir.AttrFloat32("epsilon", found.epsilon)
-    if view.op != INSTANCE:
+    if found.operator != INSTANCE:
         node.attributes["axis"] = ir.AttrInt64("axis", -len(found.axes))
     if dtype == ir.DataType.DOUBLE:
         node.attributes["stash_type"] = ir.AttrInt64("stash_type", int(ir.DataType.DOUBLE))
     node.resize_inputs(1)
     node.replace_input_with(0, x)
-    name = node.name or node.outputs[0].name or view.op
+    name = node.name or node.outputs[0].name or found.operator
     for slot, role, values in ((1, "scale", tail.scale), (2, "bias", tail.shift)):
         if slot == 1 or view.holds_shift:
-            shape = (-1,) if view.op == INSTANCE else (1,) * (len(found.axes) - len(tail.shape)) + tail.shape
+            shape = (-1,) if found.operator == INSTANCE else (1,) * (len(found.axes) - len(tail.shape)) + tail.shape
             tensor = ExactTensor(np.broadcast_to(values, tail.shape).reshape(shape), dtype)
             set_constant(node, slot, tensor, f"{name}_{role}")
     for value in read:

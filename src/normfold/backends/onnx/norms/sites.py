@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 BATCH_NORMALIZATION = ("", "BatchNormalization")
 SCALER = ("ai.onnx.ml", "Scaler")
-NORM_OPERATORS = KINDS | {BATCH_NORMALIZATION, SCALER}
+NORM_OPERATORS = KINDS.keys() | {BATCH_NORMALIZATION, SCALER}
 LINEAR_OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 

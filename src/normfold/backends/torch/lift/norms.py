@@ -15,7 +15,7 @@ from normfold.core.algebra import Affine
 from normfold.core.algebra.affine import Array
 from normfold.core.laws.collapse import inference_norm
 from normfold.core.premises import CONSTANT, EVAL_MODE, FINITE, FIXED_STATISTICS, RUNNING_STATISTICS
-from normfold.core.views import AffineOp, Groups, Norm, NotLifted, RunningStatistics, View
+from normfold.core.views import AffineOp, Groups, Norm, NormKind, NotLifted, RunningStatistics, View
 from normfold.records import Refusal
 
 
@@ -56,7 +56,8 @@ def _instance_norm(tree: ModuleTree, op: Op) -> View:
     if not op.arguments["use_input_stats"]:
         return _batch_norm(tree, op)
     rank = len(op.arguments["input"].shape)
-    return _live(tree, op, Groups(1 - rank, op.arguments["input"].shape[1]))
+    groups = Groups(1 - rank, op.arguments["input"].shape[1])
+    return _live(tree, op, "instance", tuple(range(2 - rank, 0)), groups)
 
 
 def _constant(tree: ModuleTree, op: Op, argument: str) -> Array:
@@ -113,15 +114,17 @@ def _only_axis(op: Op) -> int | None:
 
 
 def _layer_norm(tree: ModuleTree, op: Op) -> View:
-    return _live(tree, op, None)
+    axes = tuple(range(-len(op.arguments["normalized_shape"]), 0))
+    return _live(tree, op, "rms" if op.kind == "rms_norm" else "layer", axes, None)
 
 
 def _group_norm(tree: ModuleTree, op: Op) -> View:
     rank = len(op.arguments["input"].shape)
-    return _live(tree, op, Groups(1 - rank, int(op.arguments["num_groups"])))
+    groups = Groups(1 - rank, int(op.arguments["num_groups"]))
+    return _live(tree, op, "group", tuple(range(1 - rank, 0)), groups)
 
 
-def _live(tree: ModuleTree, op: Op, groups: Groups | None) -> Norm:
+def _live(tree: ModuleTree, op: Op, kind: NormKind, axes: tuple[int, ...], groups: Groups | None) -> Norm:
     tail = None
     if _is_own(tree, op, "weight") and (op.arguments.get("bias") is None or _is_own(tree, op, "bias")):
         arrays = [exact(tensor) for tensor in (_tensor(op, "weight"), _tensor(op, "bias")) if tensor is not None]
@@ -134,6 +137,9 @@ def _live(tree: ModuleTree, op: Op, groups: Groups | None) -> Norm:
         op=op.kind,
         inputs=(op.arguments["input"],),
         outputs=op.outputs[:1],
+        kind=kind,
+        axes=axes,
+        epsilon=None if op.arguments["eps"] is None else float(op.arguments["eps"]),
         core=Refusal(FIXED_STATISTICS, because + "could move"),
         tail=tail,
         holds_shift=op.arguments.get("bias") is not None,
