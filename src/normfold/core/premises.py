@@ -150,7 +150,9 @@ STATIC_RESHAPE: Final = Premise(
 TRAILING_AXES: Final = Premise(
     "trailing-axes", "A decomposed norm normalises the last axes, as the operator that it becomes does."
 )
-UNIFORM_BOUNDS: Final = Premise("uniform-bounds", "A Clip gets the same new bounds for every channel.")
+UNIFORM_BOUNDS: Final = Premise(
+    "uniform-bounds", "A Clip gets the same new bounds for every channel, a Max or Min new ones on its own side."
+)
 UNIFORM_PADDING: Final = Premise("uniform-padding", "A Pad gets the same new padding value for every channel.")
 UNIFORM_SCALE: Final = Premise("uniform-scale", "A mean over channels passes a scale that is the same for all of them.")
 VERIFICATION_FAILED: Final = Premise(

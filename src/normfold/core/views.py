@@ -212,10 +212,17 @@ class PositiveHomogeneous(View):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Clip(View):
-    """``y = min(max(x, low), high)`` with scalar bounds; infinite where there is none."""
+    """``y = min(max(x, low), high)``: Clip, and Max or Min by constants. Infinite where there is no bound.
 
-    low: float
-    high: float
+    ``uniform`` says that the operation holds one pair of bounds, the same for all channels; else they are right-aligned
+    with the value. ``holds_low`` and ``holds_high`` say which of the two it has room for.
+    """
+
+    low: Array
+    high: Array
+    uniform: bool = True
+    holds_low: bool = True
+    holds_high: bool = True
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

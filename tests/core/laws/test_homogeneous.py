@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from linear_reference import apply, integers, powers
 from normfold.core.algebra import Affine
-from normfold.core.laws.homogeneous import moved_bounds
+from normfold.core.laws.homogeneous import common, moved_bounds
 
 
 @given(st.data(), st.sampled_from([0.0, 0.25, -0.5, 1.0]))
@@ -38,10 +38,27 @@ def test_clip_with_one_bound(data: st.DataObject, scale: float, upper: bool) -> 
     )
 
 
+NONZERO = st.lists(st.sampled_from([-2.0, -0.5, 0.25, 1.0, 4.0]), min_size=3, max_size=3)
+
+
+@given(st.data(), st.booleans())
+def test_bounds_of_each_channel(data: st.DataObject, own: bool) -> None:
+    x, affine = 4 * integers(data.draw, 20, 3), Affine.of(data.draw(NONZERO), integers(data.draw, 3))
+    low = integers(data.draw, 3) if own else np.asarray(-1.0)
+    bounds = moved_bounds(affine, low, low + 3)
+    assert bounds is not None
+    assert np.array_equal(apply(affine, np.clip(x, low, low + 3)), np.clip(apply(affine, x), *bounds))
+
+
 def test_bounds_that_differ_between_channels() -> None:
-    assert moved_bounds(Affine.of([1.0, 2.0]), 0.0, 6.0) is None
-    assert moved_bounds(Affine.of([1.0, 2.0]), 0.0, np.inf) == (0.0, np.inf)
-    assert moved_bounds(Affine.of(1.0, [0.0, 1.0]), 0.0, 6.0) is None
+    for affine, high, uniform in (
+        (Affine.of([1.0, 2.0]), 6.0, False),
+        (Affine.of([1.0, 2.0]), np.inf, True),
+        (Affine.of(1.0, [0.0, 1.0]), 6.0, False),
+    ):
+        bounds = moved_bounds(affine, 0.0, high)
+        assert bounds is not None
+        assert all(common(bound) is not None for bound in bounds) == uniform
 
 
 def test_a_scale_of_zero_has_no_bounds() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from folding import Example, array, doubling, model, norm, proven_fold, statistics
+from folding import Example, array, doubling, model, norm, only_fold, proven_fold, statistics
 
 IMAGE = "float[1, 4, 5, 5] x"
 SIX = {"low": np.float32(0), "high": np.float32(6)}
@@ -74,6 +74,49 @@ def test_bounds_that_are_computed() -> None:
     source = model(f"{IMAGE}, float high", body, {"w": array(4, 4, 1, 1), "low": np.float32(0), **uniform(2, 1)})
     folded = proven_fold(source, feeds={"x": array(1, 4, 5, 5), "high": np.array(6, np.float32)})
     assert folded.refused == {"constant", "not-output"}
+
+
+@pytest.mark.parametrize("call", ["Max(h, k)", "Max(k, h)", "Min(h, k)"])
+def test_a_maximum_holds_bounds_of_each_channel(call: str) -> None:
+    held = {"w": array(4, 4, 1, 1), **statistics(4), "k": array(4, 1, 1, seed=3) / 4}
+    held["s"] = np.abs(held["s"])
+    folded = proven_fold(model(IMAGE, ["[linear] h = Conv(x, w)", f"t = {call}", norm("t", "y")], held))
+    assert folded.operators == ["Conv", call[:3]]
+    assert folded.constant("k").shape == (4, 1, 1)
+
+
+@pytest.mark.parametrize("call", ["Max(n, k)", "Min(n, k)"])
+def test_one_bound_becomes_one_for_each_channel(call: str) -> None:
+    held = {"w": array(3, 4, 3, 3), **statistics(4), "k": np.float32(0.25)}
+    held["s"] = np.abs(held["s"])
+    folded = proven_fold(model(IMAGE, ["r = Sinh(x)", norm("r", "n"), f"t = {call}", "[linear] y = Conv(t, w)"], held))
+    assert folded.operators == ["Sinh", call[:3], "Conv"]
+    assert folded.constant("k").shape == (4, 1, 1)
+
+
+@pytest.mark.parametrize("call", ["Max(h, k)", "Min(h, k)"])
+def test_refused_because_a_bound_would_change_sides(call: str) -> None:
+    held = {"w": array(4, 4, 1, 1), **statistics(4), "k": array(4, 1, 1, seed=3)}
+    folded = proven_fold(model(IMAGE, ["h = Conv(x, w)", f"[clip] t = {call}", norm("t", "y")], held))
+    assert "negative scale" in folded.because("uniform-bounds")
+
+
+def test_a_maximum_of_three() -> None:
+    body = ["h = Conv(x, w)", "[clip] t = Max(h, k, l)", norm("t", "y")]
+    held = {"w": array(4, 4, 1, 1), **statistics(4), "k": array(4, 1, 1), "l": array(4, 1, 1, seed=1)}
+    assert "constant" in proven_fold(model(IMAGE, body, held)).refused
+
+
+@pytest.mark.parametrize("bound", [np.full((4, 1, 1), -np.inf), np.full((4, 1, 1), np.nan)])
+def test_a_bound_that_is_not_a_number(bound: np.ndarray) -> None:
+    held = {"w": array(4, 4, 1, 1), **statistics(4), "k": bound.astype(np.float32)}
+    assert "finite" in only_fold(model(IMAGE, ["h = Conv(x, w)", "t = Max(h, k)", norm("t", "y")], held)).refused
+
+
+def test_a_bound_that_enlarges_the_value() -> None:
+    held = {"w": array(1, 4, 1, 1), **statistics(4), "k": array(4, 1, 1)}
+    folded = proven_fold(model(IMAGE, ["h = Conv(x, w)", "t = Max(h, k)", norm("t", "y")], held))
+    assert "same-shape" in folded.refused
 
 
 EXAMPLES = (

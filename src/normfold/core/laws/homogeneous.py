@@ -2,7 +2,7 @@
 
 Premises: every scale is non-negative and there is no shift. A Clip moves any affine map with its bounds,
 ``a*clip(x, l, h) + d = clip(a x + d, a l + d, a h + d)`` (bounds swapped for a negative scale), as long as the new
-bounds are the same for every channel, since ONNX gives it one pair.
+bounds are the same for every channel where it has one pair, as in ONNX; Max and Min by constants hold one for each.
 
 Counter-example: ``-1 * relu(x)`` is not ``relu(-x)``; ``relu(x) + 1`` is not ``relu(x + 1)``; ``2 * relu6(x)`` is
 bounded by 12, not by 6.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from normfold.core.algebra import Affine
+from normfold.core.algebra import Affine, trim
 from normfold.core.algebra.affine import Array
 from normfold.core.laws.law import Law
 from normfold.core.premises import NO_SHIFT, NON_NEGATIVE_SCALE, UNIFORM_BOUNDS
@@ -27,17 +27,19 @@ LAW = Law(
 )
 
 
-def moved_bounds(affine: Affine, low: float, high: float) -> tuple[float, float] | None:
-    """The bounds of the clip that acts after ``affine`` instead of before it; ``None`` where channels differ."""
+def moved_bounds(affine: Affine, low: Array | float, high: Array | float) -> tuple[Array, Array] | None:
+    """The bounds of the clip that acts after ``affine`` instead of before it, right-aligned with the value.
+
+    ``None`` where a scale is zero: the channel is a constant, whatever the bounds.
+    """
     if not affine.scale.all():
         return None
     with np.errstate(invalid="ignore"):
-        ends = [np.broadcast_to(affine.scale * end + affine.shift, affine.shape) for end in (low, high)]
-    lows, highs = np.minimum(*ends), np.maximum(*ends)
-    new_low, new_high = _only(lows), _only(highs)
-    return None if new_low is None or new_high is None else (new_low, new_high)
+        ends = [affine.scale * end + affine.shift for end in (low, high)]
+    return trim(np.minimum(*ends)), trim(np.maximum(*ends))
 
 
-def _only(values: Array) -> float | None:
+def common(values: Array) -> float | None:
+    """The value of every channel; ``None`` where they differ."""
     first = float(values.flat[0]) if values.size else 0.0
     return first if bool((values == first).all()) else None

@@ -22,7 +22,7 @@ from dataclasses import replace
 
 from normfold.core.algebra import Affine
 from normfold.core.laws import routes
-from normfold.core.laws.homogeneous import moved_bounds
+from normfold.core.laws.homogeneous import common, moved_bounds
 from normfold.core.premises import NOT_PADDED_AXIS, UNIFORM_PADDING
 from normfold.core.rules.rule import BACKWARD, EITHER, Carry, Rule, Step
 from normfold.core.rules.shared import onward
@@ -42,7 +42,7 @@ def _value(carry: Carry[Pad, Affine]) -> float | None:
         # A channel that is constant pads with its constant; only a Pad of that very number says so.
         return None
     moved = moved_bounds(affine if carry.direction == BACKWARD else affine.inverse(), value, value)
-    return None if moved is None else moved[0]
+    return None if moved is None else common(moved[0])
 
 
 def _uniform_padding(carry: Carry[Pad, Affine]) -> str | None:

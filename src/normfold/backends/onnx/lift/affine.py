@@ -95,7 +95,7 @@ def _arithmetic(context: Context, node: ir.Node) -> View:
     tensor = context.tensor(node, side, "an operand")
     x = data(node, 1 - side)
     constant = exact(tensor)
-    _refuse_growth(context, node, x, constant)
+    refuse_growth(context, node, x, constant)
     affine, holds_scale, holds_shift = _meaning(label, node.op_type, trim(constant), constant_first=side == 0)
     return AffineOp(
         node=node,
@@ -140,7 +140,7 @@ def _meaning(label: str, op: str, k: Array, *, constant_first: bool) -> tuple[Af
     return Affine.of(1 / k), False, False
 
 
-def _refuse_growth(context: Context, node: ir.Node, x: ir.Value, constant: Array) -> None:
+def refuse_growth(context: Context, node: ir.Node, x: ir.Value, constant: Array) -> None:
     """A constant that enlarges the value by broadcasting cannot be held before the operation."""
     wanted = trim(constant).shape
     if not wanted and constant.ndim <= 1:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import onnx_ir as ir
 
+from normfold.backends.onnx.lift.affine import refuse_growth
 from normfold.backends.onnx.lift.context import Context, data
 from normfold.backends.onnx.lift.moving import identity
+from normfold.core.algebra import trim
 from normfold.core.algebra.affine import Array
-from normfold.core.premises import CONSTANT, KNOWN_PARTS, STATIC_RESHAPE, WELL_FORMED
+from normfold.core.premises import CONSTANT, FINITE, KNOWN_PARTS, STATIC_RESHAPE, WELL_FORMED
 from normfold.core.views import Clip, Concat, NotLifted, Pad, PositiveHomogeneous, View
 
 
@@ -17,13 +20,29 @@ def _homogeneous(_: Context, node: ir.Node) -> View:
     return PositiveHomogeneous(node=node, op=node.op_type, inputs=(data(node),), outputs=tuple(node.outputs))
 
 
-def _half(context: Context, node: ir.Node) -> View:
-    """``max(x, 0)`` and ``min(x, 0)``, as PyTorch exports a clamp with one bound."""
-    zeros = [_is_zero(context.constants.array(value)) for value in node.inputs]
-    if zeros not in ([True, False], [False, True]):
-        raise NotLifted(CONSTANT, f"{context.label(node)} compares with something else than zero")
-    return PositiveHomogeneous(
-        node=node, op=node.op_type, inputs=(data(node, zeros.index(False)),), outputs=tuple(node.outputs)
+def _extremum(context: Context, node: ir.Node) -> View:
+    """Max and Min of a value and a constant; by zero, as PyTorch exports a clamp with one bound, a rectifier."""
+    constants = [context.constants.array(value) for value in node.inputs]
+    given = [k for k, constant in enumerate(constants) if constant is not None]
+    if len(constants) != 2 or len(given) != 1:
+        raise NotLifted(CONSTANT, f"{context.label(node)} does not compare a value with a constant")
+    bound, x = constants[given[0]], data(node, 1 - given[0])
+    if _is_zero(bound):
+        return PositiveHomogeneous(node=node, op=node.op_type, inputs=(x,), outputs=tuple(node.outputs))
+    if context.opset < 8 or bound is None or not bool(np.isfinite(bound).all()):
+        raise NotLifted(FINITE, f"the constant of {context.label(node)} is not a number, or does not broadcast")
+    refuse_growth(context, node, x, bound)
+    lower = node.op_type == "Max"
+    return Clip(
+        node=node,
+        op=node.op_type,
+        inputs=(x,),
+        outputs=tuple(node.outputs),
+        low=trim(bound) if lower else np.asarray(-np.inf),
+        high=np.asarray(np.inf) if lower else trim(bound),
+        uniform=False,
+        holds_low=lower,
+        holds_high=not lower,
     )
 
 
@@ -51,8 +70,8 @@ def _clip(context: Context, node: ir.Node) -> View:
         op=node.op_type,
         inputs=(data(node),),
         outputs=tuple(node.outputs),
-        low=low,
-        high=high,
+        low=np.asarray(low),
+        high=np.asarray(high),
     )
 
 
@@ -97,8 +116,8 @@ LIFTS: dict[str, Callable[[Context, ir.Node], View]] = {
     "LeakyRelu": _homogeneous,
     "PRelu": _homogeneous,
     "Abs": _homogeneous,
-    "Max": _half,
-    "Min": _half,
+    "Max": _extremum,
+    "Min": _extremum,
     "Clip": _clip,
     "Pad": _pad,
     "Concat": _concat,

@@ -48,8 +48,7 @@ class Writer:
         elif isinstance(view, Norm):
             self._tail(view)
         elif isinstance(view, Clip):
-            self._scalar(view, 1, "min", view.low)
-            self._scalar(view, 2, "max", view.high)
+            self._bounds(view)
         elif isinstance(view, Pad) and view.value is not None:
             self._scalar(view, 2, "value", view.value)
         else:
@@ -146,6 +145,16 @@ class Writer:
             full = np.broadcast_to(values.reshape(-1) if len(shape) == 1 else values, shape)
             name = _operand(node, slot).name or "constant"
             self.set_constant(node, slot, ExactTensor(np.ascontiguousarray(full), old.dtype), name)
+
+    def _bounds(self, view: Clip) -> None:
+        if view.uniform:
+            self._scalar(view, 1, "min", float(view.low))
+            self._scalar(view, 2, "max", float(view.high))
+            return
+        node = _native(view)
+        slot = 1 - position(node, view.inputs[0])
+        tensor = ExactTensor(view.low if view.holds_low else view.high, self._tensor(node, slot).dtype)
+        self.set_constant(node, slot, tensor, _operand(node, slot).name or "bound")
 
     def _scalar(self, view: View, slot: int, attribute: str, number: float) -> None:
         """A bound or a padding number, which opsets before 11 keep in an attribute."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from normfold.backends.torch.constants import exact
 from normfold.backends.torch.lift.moving import Lift, data
 from normfold.backends.torch.tracer import Op, Value
 from normfold.backends.torch.tree import ModuleTree
-from normfold.core.algebra import Affine, Permute
-from normfold.core.premises import CONSTANT, KNOWN_PARTS, LINEAR_CONSUMER, NEEDS_STRUCTURE
+from normfold.core.algebra import Affine, Permute, trim
+from normfold.core.premises import CONSTANT, KNOWN_PARTS, LINEAR_CONSUMER, NEEDS_STRUCTURE, SAME_SHAPE
 from normfold.core.views import AffineOp, Clip, Concat, Moving, NotLifted, Pad, PositiveHomogeneous, Product, Sum, View
 from normfold.records import Refusal
 
@@ -24,7 +26,37 @@ def _clip(tree: ModuleTree, op: Op) -> View:
     if isinstance(low, Value) or isinstance(high, Value):
         raise NotLifted(CONSTANT, f"the bounds of {tree.label(op)} are tensors")
     bounds = (float("-inf") if low is None else float(low), float("inf") if high is None else float(high))
-    return Clip(node=op, op=op.kind, inputs=(data(op),), outputs=op.outputs, low=bounds[0], high=bounds[1])
+    return Clip(
+        node=op,
+        op=op.kind,
+        inputs=(data(op),),
+        outputs=op.outputs,
+        low=np.asarray(bounds[0]),
+        high=np.asarray(bounds[1]),
+    )
+
+
+def _extremum(tree: ModuleTree, op: Op) -> View:
+    """``maximum`` and ``minimum`` of a value and a stored tensor."""
+    left, right = op.arguments["self"], op.arguments["other"]
+    x, held = (left, right) if left.tensor is None else (right, left)
+    if held.tensor is None or held.memory.written >= 0:
+        raise NotLifted(CONSTANT, f"{tree.label(op)} does not compare a value with a constant")
+    bound = exact(held.tensor)
+    if x.shape != op.outputs[0].shape or not bool(np.isfinite(bound).all()):
+        raise NotLifted(SAME_SHAPE, f"the constant of {tree.label(op)} enlarges the value, or is not a number")
+    lower = op.kind == "maximum"
+    return Clip(
+        node=op,
+        op=op.kind,
+        inputs=(x,),
+        outputs=op.outputs,
+        low=trim(bound) if lower else np.asarray(-np.inf),
+        high=np.asarray(np.inf) if lower else trim(bound),
+        uniform=False,
+        holds_low=lower,
+        holds_high=not lower,
+    )
 
 
 def _pad(_: ModuleTree, op: Op) -> View:
@@ -104,6 +136,7 @@ def _product(tree: ModuleTree, op: Op) -> View:
 LIFTS: dict[str, Lift] = {
     **dict.fromkeys(("relu", "leaky_relu", "prelu", "abs"), _homogeneous),
     **dict.fromkeys(("hardtanh", "relu6", "clamp", "clamp_min", "clamp_max", "clip"), _clip),
+    **dict.fromkeys(("maximum", "minimum"), _extremum),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys(("cat", "concat", "concatenate"), _concat),
     **dict.fromkeys(("add", "sub"), _sum),
