@@ -19,7 +19,7 @@ import normfold
 from folding import array, model, norm, only_fold, proven_fold, run, statistics
 from normfold.backends.onnx import OnnxGraph
 from normfold.pipeline.fold_onnx import UNQUANTIZED
-from normfold.verbs import demo
+from normfold.verbs.demo import network as demo
 from quantized import activation, behind, check_payload, codes, factors, scales, weight
 
 OPERATIONS = {
