@@ -88,7 +88,7 @@ class Branches(Place[Sum]):
         """What they make."""
         return tuple(view.outputs[0] for view in (self.host, *self.branch))
 
-    @property
+    @cached_property
     def guest(self) -> Linear | None:
         """The convolution that makes the other term, where one does."""
         view = self.branch[0] if self.branch else None
@@ -99,7 +99,7 @@ class Branches(Place[Sum]):
         """The average on the way of the other term, where there is one."""
         return next((view for view in self.branch if isinstance(view, Pool)), None)
 
-    @property
+    @cached_property
     def affine(self) -> Affine:
         """The map on the way of the other term."""
         whole = Affine.of()
@@ -124,7 +124,7 @@ class Branches(Place[Sum]):
         rank = len(self.host.weight.taps)
         return Window(*((number,) * rank for number in (1, 1, 1, 0, 0)))
 
-    @property
+    @cached_property
     def placement(self) -> list[list[int]] | None:
         """Which taps of the convolution those of the other term are; ``None`` where one is none of them."""
         return None if self.host.window is None else self.host.window.placement(self.window)
