@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from linear_reference import apply, integers, powers
 from normfold.core.algebra import Affine
-from normfold.core.laws.collapse import inference_norm
+from normfold.core.laws.collapse import inference_norm, norm_constants
 
 SHAPES = st.sampled_from([(), (1,), (3, 1, 1), (3, 1, 4), (4,), (2, 3, 1, 1)])
 
@@ -50,3 +50,16 @@ def test_an_epsilon_that_float16_loses() -> None:
 def test_counter_example_of_a_quotient(x: float) -> None:
     """``6 / x`` lies on no line: halves do not add up."""
     assert 6 / x + 6 / (3 * x) != 2 * (6 / (2 * x))
+
+
+@given(st.data())
+def test_the_constants_of_a_norm_and_back(data: st.DataObject) -> None:
+    """Any map is that of a norm with given statistics, whatever its own scale and bias were."""
+    mean, deviation = integers(data.draw, 3), powers(data.draw, 3)
+    deviation[deviation == 0] = 1
+    affine = Affine(powers(data.draw, 3, 1), integers(data.draw, 3, 1))
+    variance = deviation**2 - 1 / 64
+    scale, bias = norm_constants(affine, mean, variance, 1 / 64)
+    again = inference_norm(scale, bias, mean, variance, 1 / 64)
+    assert np.array_equal(again.scale, affine.scale.reshape(-1))
+    assert np.array_equal(again.shift, affine.shift.reshape(-1))

@@ -19,7 +19,7 @@ from normfold.backends.torch.lift.recurrent import first_layer
 from normfold.backends.torch.replacing import put, stand_in
 from normfold.backends.torch.tracer import Op, Value
 from normfold.core.algebra.affine import Array
-from normfold.core.algebra.moments import deviation
+from normfold.core.laws.collapse import norm_constants
 from normfold.core.views import AffineOp, Embedding, Linear, Norm, Recurrent, View
 
 
@@ -126,10 +126,10 @@ def _flat(op: Op, constant: Array) -> Array:
 def _batch_norm(op: Op, view: AffineOp) -> Iterator[tuple[str, Array]]:
     """The scale and bias that make up the new map with the statistics that are there."""
     mean, variance = (exact(op.arguments[name].tensor) for name in ("running_mean", "running_var"))
-    scale, shift = (np.broadcast_to(_flat(op, k), mean.shape) for k in (view.affine.scale, view.affine.shift))
-    yield "weight", scale * deviation(variance, float(op.arguments["eps"]))
+    scale, bias = norm_constants(view.affine, mean, variance, float(op.arguments["eps"]))
+    yield "weight", scale
     if view.holds_shift:
-        yield "bias", shift + scale * mean
+        yield "bias", bias
 
 
 def _set(module: nn.Module, op: Op, argument: str, values: Array) -> None:

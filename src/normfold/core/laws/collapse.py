@@ -9,6 +9,8 @@ than ``x``, so nothing before it can hold ``k``.
 
 from __future__ import annotations
 
+import numpy as np
+
 from normfold.core.algebra import Affine
 from normfold.core.algebra.affine import Array
 from normfold.core.algebra.moments import deviation
@@ -31,3 +33,12 @@ def inference_norm(scale: Array, bias: Array, mean: Array, variance: Array, epsi
     """
     factor = scale / deviation(variance, epsilon)
     return Affine.of(factor, bias - factor * mean)
+
+
+def norm_constants(affine: Affine, mean: Array, variance: Array, epsilon: float) -> tuple[Array, Array]:
+    """The scale and bias of the BatchNorm with these statistics that is the map ``affine``, all of ``[C]``.
+
+    It undoes `inference_norm`.
+    """
+    scale, shift = (np.broadcast_to(constant.reshape(-1), mean.shape) for constant in (affine.scale, affine.shift))
+    return scale * deviation(variance, epsilon), shift + scale * mean

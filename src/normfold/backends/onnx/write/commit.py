@@ -17,7 +17,7 @@ from normfold.backends.onnx.write import gemm
 from normfold.backends.onnx.write.quantized import QuantizedWriter
 from normfold.core.algebra import Affine
 from normfold.core.algebra.affine import Array
-from normfold.core.algebra.moments import deviation
+from normfold.core.laws.collapse import norm_constants
 from normfold.core.views import AffineOp, Clip, Embedding, Linear, Norm, Pad, QuantizedLinear, Recurrent, View
 
 
@@ -123,12 +123,10 @@ class Writer:
         node = _native(view)
         epsilon = node.attributes.get_float("epsilon", 1e-5)
         mean, variance = (exact(self._tensor(node, slot)) for slot in (3, 4))
-        scale = np.broadcast_to(view.affine.scale.reshape(-1), mean.shape)
-        shift = np.broadcast_to(view.affine.shift.reshape(-1), mean.shape)
-        constants = {1: scale * deviation(variance, epsilon), 2: shift + scale * mean}
+        constants = dict(enumerate(norm_constants(view.affine, mean, variance, epsilon), start=1))
         if any(float(np.abs(values).max(initial=0.0)) > view.largest for values in constants.values()):
-            unit = np.full(mean.shape, max(1 - epsilon, 0.0))
-            constants = {1: scale * deviation(unit, epsilon), 2: shift, 3: np.zeros(mean.shape), 4: unit}
+            zero, unit = np.zeros(mean.shape), np.full(mean.shape, max(1 - epsilon, 0.0))
+            constants = dict(enumerate((*norm_constants(view.affine, zero, unit, epsilon), zero, unit), start=1))
         for slot, values in constants.items():
             name = _operand(node, slot).name or "constant"
             self.set_constant(node, slot, ExactTensor(values, self._tensor(node, slot).dtype), name)
