@@ -14,7 +14,7 @@ from normfold.backends.torch.tracer import trace
 from normfold.backends.torch.write import Change, write
 from normfold.core.algebra import Affine
 from normfold.core.plan import Plan, Replace, SetView
-from normfold.core.views import Linear, Norm, View
+from normfold.core.views import Linear, Norm, NormKind, View
 
 TOKENS = (2, 3, 4)
 
@@ -32,16 +32,16 @@ def committed(graph: TorchGraph, view: View, module: nn.Module) -> Change:
     return write(graph, module)
 
 
-def norm_of(view: View, op: str, *, holds_shift: bool) -> Norm:
+def norm_of(view: View, kind: NormKind, *, holds_shift: bool) -> Norm:
     assert isinstance(view, Norm)
     assert view.tail is not None
-    return replace(view, op=op, holds_shift=holds_shift, tail=Affine(2 * view.tail.scale, 0 * view.tail.shift))
+    return replace(view, kind=kind, holds_shift=holds_shift, tail=Affine(2 * view.tail.scale, 0 * view.tail.shift))
 
 
 def test_a_layer_norm_becomes_an_rms_norm() -> None:
     module = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4, eps=1e-3))
     graph, view = replaced(module, TOKENS)
-    assert committed(graph, norm_of(view, "rms_norm", holds_shift=False), module) == Change(("1.bias",), ())
+    assert committed(graph, norm_of(view, "rms", holds_shift=False), module) == Change(("1.bias",), ())
     new = module[1]
     assert isinstance(new, nn.RMSNorm)
     assert new.eps == 1e-3
@@ -56,7 +56,7 @@ def test_a_layer_norm_becomes_an_rms_norm() -> None:
 def test_an_rms_norm_becomes_a_layer_norm() -> None:
     module = nn.Sequential(nn.RMSNorm(4, eps=1e-3)).double()
     graph, view = replaced(module.float(), TOKENS)
-    assert committed(graph, norm_of(view, "layer_norm", holds_shift=True), module) == Change((), ("0.bias",))
+    assert committed(graph, norm_of(view, "layer", holds_shift=True), module) == Change((), ("0.bias",))
     assert isinstance(module[0], nn.LayerNorm)
     assert module[0].eps == 1e-3
 
@@ -65,7 +65,7 @@ def test_a_norm_without_constants() -> None:
     module = nn.Sequential(nn.LayerNorm(4, elementwise_affine=False))
     graph, view = replaced(module, TOKENS)
     assert isinstance(view, Norm)
-    assert committed(graph, replace(view, op="rms_norm"), module) == Change((), ())
+    assert committed(graph, replace(view, kind="rms"), module) == Change((), ())
     assert isinstance(module[0], nn.RMSNorm)
     assert module[0].weight is None
 
@@ -112,7 +112,7 @@ def test_a_module_at_two_paths_stays_one() -> None:
     module = Twice()
     graph, view = replaced(module, TOKENS)
     assert isinstance(view, Norm)
-    committed(graph, replace(view, op="rms_norm"), module)
+    committed(graph, replace(view, kind="rms"), module)
     assert isinstance(module.norm, nn.RMSNorm)
     assert module.norm is module.same
 
@@ -120,7 +120,7 @@ def test_a_module_at_two_paths_stays_one() -> None:
 def test_a_later_change_goes_into_the_new_module() -> None:
     module = nn.Sequential(nn.LayerNorm(4))
     graph, view = replaced(module, TOKENS)
-    graph.commit(Plan((Replace(norm_of(view, "rms_norm", holds_shift=False)),)))
+    graph.commit(Plan((Replace(norm_of(view, "rms", holds_shift=False)),)))
     again = graph.view(view.node)
     assert isinstance(again, Norm)
     graph.commit(Plan((SetView(replace(again, tail=Affine.of(np.full(4, 5.0)))),)))
@@ -137,7 +137,7 @@ def test_what_stays_as_it_is() -> None:
     for premise, module in cases.items():
         graph, view = replaced(module, TOKENS)
         assert isinstance(view, Norm)
-        refusal = graph.unable(Plan((Replace(replace(view, op="rms_norm")),)))
+        refusal = graph.unable(Plan((Replace(replace(view, kind="rms")),)))
         assert refusal is not None
         assert refusal.premise == premise
 
@@ -147,6 +147,13 @@ def test_a_norm_whose_scale_is_not_its_own() -> None:
     second.weight = first.weight
     graph, view = replaced(nn.Sequential(first, second), TOKENS)
     assert isinstance(view, Norm)
-    refusal = graph.unable(Plan((Replace(replace(view, op="rms_norm")),)))
+    refusal = graph.unable(Plan((Replace(replace(view, kind="rms")),)))
     assert refusal is not None
     assert refusal.premise in ("parameter-untied", "room")
+
+
+def test_an_epsilon_that_is_no_number() -> None:
+    graph, view = replaced(nn.Sequential(nn.RMSNorm(4)), TOKENS)
+    refusal = graph.unable(Plan((Replace(norm_of(view, "layer", holds_shift=True)),)))
+    assert refusal is not None
+    assert refusal.premise == "needs-structure"

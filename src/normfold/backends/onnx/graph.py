@@ -19,7 +19,7 @@ from normfold.backends.onnx.reading.expressions import EXPRESSIONS, normalises
 from normfold.backends.onnx.reading.inline import foreign_nodes, inline_norms
 from normfold.backends.onnx.reading.names import Names
 from normfold.backends.onnx.reading.shapes import Shapes
-from normfold.backends.onnx.write.commit import Writer, bypass, move, position, sweep
+from normfold.backends.onnx.write.commit import Writer, bypass, move, operator_of, position, sweep
 from normfold.backends.onnx.write.preprocessing import STAGE
 from normfold.core.algebra.moves import Dim
 from normfold.core.graph import Site
@@ -184,13 +184,14 @@ class OnnxGraph:
     def _irreplaceable(self, view: View) -> Refusal | None:
         """Why the node of ``view`` cannot become its operator."""
         node, label = _node(view.node), self.label(view.node)
-        since = REPLACEMENTS.get((node.op_type, view.op))
+        wanted = operator_of(view)
+        since = REPLACEMENTS.get((node.op_type, wanted))
         if since is None or node in self._written:
-            return Refusal(NEEDS_STRUCTURE, f"{label} cannot become {view.op} as it stands")
+            return Refusal(NEEDS_STRUCTURE, f"{label} cannot become {wanted or 'another operator'} as it stands")
         if self._context.opset < since:
-            because = f"opset {self._context.opset} has no {view.op}: export with opset {since} or newer"
+            because = f"opset {self._context.opset} has no {wanted}: export with opset {since} or newer"
             return Refusal(OPSET_HAS_OPERATOR, because)
-        if view.op == "Gemm" and len(self.shape(view.inputs[0]) or ()) != 2:
+        if wanted == "Gemm" and len(self.shape(view.inputs[0]) or ()) != 2:
             return Refusal(MATRIX, f"the input of {label} is not known to be a matrix, as that of a Gemm is")
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Final
 
@@ -15,16 +16,18 @@ LINEAR: Final = frozenset(
     {nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d}
 )
 """Modules that may gain or lose a bias."""
-NORMS: Final = {"layer_norm": nn.LayerNorm, "rms_norm": nn.RMSNorm}
-"""The module of each norm that may become another one, by the operation that it runs."""
+NORMS: Final[Mapping[str, type[nn.LayerNorm | nn.RMSNorm]]] = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
+"""The module of each kind of norm that may become another one."""
 
 
 def irreplaceable(module: nn.Module, view: View, label: str) -> Refusal | None:
     """Why ``module`` cannot make way for one that does what ``view`` says."""
     if isinstance(view, Linear) and type(module) in LINEAR:
         return None
-    if not isinstance(view, Norm) or type(module) not in NORMS.values() or view.op not in NORMS:
-        return Refusal(NEEDS_STRUCTURE, f"{label} is a {type(module).__name__}, which cannot become {view.op}")
+    if not isinstance(view, Norm) or type(module) not in NORMS.values() or view.kind not in NORMS:
+        return Refusal(NEEDS_STRUCTURE, f"{label} is a {type(module).__name__}, which cannot become another module")
+    if view.kind == "layer" and view.epsilon is None:
+        return Refusal(NEEDS_STRUCTURE, f"the epsilon of {label} is that of its type, and a LayerNorm's is a number")
     if (view.tail is None) != (module.weight is None):
         return Refusal(ROOM, f"{label} has no scale of its own that another norm could have")
     return None
@@ -42,11 +45,13 @@ def stand_in(module: nn.Module, view: View) -> nn.Module:
 def _norm(module: nn.Module, view: Norm) -> nn.Module:
     if not isinstance(module, nn.LayerNorm | nn.RMSNorm):
         raise TypeError(f"not a norm that may become another: {type(module).__name__}")
-    shape, epsilon, affine = module.normalized_shape, module.eps, module.elementwise_affine
+    shape, epsilon, affine = module.normalized_shape, view.epsilon, module.elementwise_affine
     like = {"device": module.weight.device, "dtype": module.weight.dtype} if affine else {}
-    if NORMS[view.op] is nn.RMSNorm:
+    if view.kind == "rms":
         return nn.RMSNorm(shape, epsilon, affine, **like)
-    return nn.LayerNorm(shape, 1e-5 if epsilon is None else epsilon, affine, view.holds_shift, **like)
+    if epsilon is None:
+        raise TypeError("a LayerNorm has an epsilon of its own")
+    return nn.LayerNorm(shape, epsilon, affine, view.holds_shift, **like)
 
 
 def _linear(module: nn.Module, view: View) -> nn.Module:

@@ -21,6 +21,7 @@ from normfold.core.rules import (
     carry_centring_through_affine,
     carry_centring_through_move,
     carry_centring_through_sum,
+    carry_offset_through_move,
     carry_scale_through_activation,
     carry_scale_through_product,
     carry_shuffle_through_affine,
@@ -41,6 +42,7 @@ from normfold.core.rules import (
     fold_affine_into_quantized_producer,
     fold_affine_into_recurrent,
     fold_centring_into_producer,
+    fold_offset_into_norm,
     fold_scale_into_quantized_consumer,
     fold_shift_into_producer,
     fold_shuffle_into_consumer,
@@ -83,6 +85,9 @@ CARRIES: tuple[Rule[Any, Any], ...] = (
     carry_centring_through_affine.RULE,
     carry_centring_through_move.RULE,
     carry_centring_through_sum.RULE,
+    # of what it leaves other readers to cope with
+    fold_offset_into_norm.RULE,
+    carry_offset_through_move.RULE,
 )
 IDENTITIES: tuple[Rewrite[Any, Any], ...] = (drop_identity_map.RULE, drop_identity_move.RULE)
 """What changes nothing goes first: a bias of zeros would otherwise take a shift that is better left where it is."""

@@ -61,7 +61,9 @@ class Writer:
             self._drop_bias(node)
         elif isinstance(view, Linear) and position(node, view.inputs[0]):
             raise TypeError("a Gemm has its weight behind its data")
-        node.op_type = view.op
+        node.op_type = operator_of(view)
+        if isinstance(view, Norm) and view.epsilon is not None:
+            node.attributes["epsilon"] = ir.AttrFloat32("epsilon", view.epsilon)
         self.view(view)
 
     def _linear(self, view: Linear) -> None:
@@ -270,6 +272,13 @@ class Writer:
         producer = value.producer()
         tensors = (self.constants.find(v) for v in (producer.inputs if producer else ()) if v is not None)
         return next(tensor.dtype for tensor in tensors if not isinstance(tensor, str))
+
+
+def operator_of(view: View) -> str:
+    """The operator that one which is replaced becomes; empty where none is written."""
+    if isinstance(view, Norm):
+        return {"layer": "LayerNormalization", "rms": "RMSNormalization"}.get(view.kind, "")
+    return "Gemm" if isinstance(view, Linear) and view.window is None else ""
 
 
 def add_constant(model: ir.Model, graph: ir.Graph, tensor: ir.TensorProtocol, name: str) -> ir.Value:
