@@ -36,7 +36,9 @@ from normfold.report.blocks import Detail
 def command(
     *, a: str, b: str, force: bool, threshold: float, progress: Progress, detail: Detail, **options: Any
 ) -> CommandResult:
-    """Say whether B is slower than A; exit 1 where it is, by more than the threshold.
+    """Test whether B is slower than A.
+
+    Exit 1 where it is, by more than the threshold.
 
     A and B are two models, timed beside one another, or two files that `normfold bench -o` wrote.
     """

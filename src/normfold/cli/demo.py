@@ -11,7 +11,7 @@ from normfold.report.blocks import Detail
 
 
 @click.command("demo")
-@click.option("-o", "--output", type=file_name, metavar="FILE", help="Keep the folded network in this file.")
+@click.option("-o", "--output", type=file_name, metavar="FILE", help="Where to write the folded network.")
 @verb("demo")
 def command(*, output: str | None, progress: Progress, detail: Detail) -> CommandResult:
     """Fold the small trained network shipped with normfold; compare accuracy and latency before and after."""

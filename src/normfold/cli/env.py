@@ -12,7 +12,7 @@ from normfold.report.blocks import Detail
 @click.command("env")
 @verb("env")
 def command(*, progress: Progress, detail: Detail) -> CommandResult:
-    """Show the versions, execution providers and processor features that results depend on."""
+    """Show the versions, execution providers and processor features."""
     from normfold.verbs.env import env
 
     found = env(progress=progress)

@@ -37,6 +37,7 @@ OPTIONS = (
         type=click.IntRange(2, 1000),
         default=5,
         show_default=True,
+        metavar="N",
         help="Fresh processes to begin with; the spread among them decides how many more are started.",
     ),
     click.option(
@@ -44,6 +45,7 @@ OPTIONS = (
         type=click.FloatRange(min=0, min_open=True, max=50),
         default=0.5,
         show_default=True,
+        metavar="PERCENT",
         help="Half-width of the confidence interval aimed at, in percent.",
     ),
     click.option(
