@@ -38,8 +38,9 @@ def command(
     detail: Detail,
     **options: Any,
 ) -> CommandResult:
-    """Measure the latency of each MODEL with ONNX Runtime, beside the first one, in fresh processes.
+    """Measure the latency of each MODEL beside that of the first.
 
+    ONNX Runtime runs the models in turns, in fresh processes.
     Exit 0 where all figures could be measured; otherwise the exit code of the first error.
     """
     from normfold.report.document import writable

@@ -14,7 +14,7 @@ from normfold.report.blocks import Detail
 @click.option("-o", "--output", type=file_name, metavar="FILE", help="Where to write the folded network.")
 @verb("demo")
 def command(*, output: str | None, progress: Progress, detail: Detail) -> CommandResult:
-    """Fold the small trained network shipped with normfold; compare accuracy and latency before and after."""
+    """Fold the small network shipped with normfold, and measure it."""
     from normfold.verbs.demo import demo
 
     done = demo(output, progress=progress)

@@ -62,7 +62,7 @@ def load_module(
     tensors = loading.generated(((one.name, one.shape, one.dtype, one.below) for one in shapes), given, seed)
     if not tensors:
         hint = "Add --shape x=1x3x224x224, or --inputs FILE.npz."
-        raise UsageError("usage", "A PyTorch module is run once to be traced, and needs example inputs.", hint)
+        raise UsageError("usage", "A PyTorch module needs example inputs to be traced.", hint)
     return LoadedModule(module, *loading.called_with(module, tensors))
 
 

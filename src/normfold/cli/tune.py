@@ -44,9 +44,9 @@ from normfold.report.blocks import Detail
 @CUSTOM_OPS
 @verb("tune")
 def command(*, model: str, output: str | None, progress: Progress, detail: Detail, **options: Any) -> CommandResult:
-    """Search for session settings with which MODEL runs faster than with ONNX Runtime's defaults.
+    """Search for session settings that make MODEL faster.
 
-    Where none is faster beyond the noise floor, the default settings are written.
+    Where none beats ONNX Runtime's defaults beyond the noise floor, the default settings are written.
     """
     from normfold.report.document import writable
     from normfold.verbs.tune import tune

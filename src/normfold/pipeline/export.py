@@ -29,7 +29,7 @@ def evaluation_module(module: Any) -> nn.Module:
     """
     found = module_of(module)
     if found is None:
-        raise UsageError("usage", f"What is exported is an nn.Module, not a {type(module).__name__}.")
+        raise UsageError("usage", f"export takes an nn.Module, not a {type(module).__name__}.")
     if found.training:
         raise UsageError("not-exportable", "The module is in training mode.", "Call module.eval() first.")
     return found
@@ -54,7 +54,9 @@ def compare_export(module: nn.Module, staged: onnxfile.Staged, what: Interface, 
     """
     problem = rejection(staged.file)
     if problem is not None:
-        raise UsageError("not-exportable", f"What PyTorch exports is not valid ONNX: {problem}", "Try another opset.")
+        raise UsageError(
+            "not-exportable", f"The model that PyTorch exported is not valid ONNX: {problem}", "Try another opset."
+        )
     with Evaluator() as evaluator:
         result = Runnable(staged.file, staged.data_folder)
         return compare(partial(FilesAndModules, evaluator), module, result, what, setup)

@@ -84,8 +84,8 @@ def examples(module: nn.Module, what: Interface) -> Iterator[Example]:
         tried = ", ".join(f"{symbol} {size}" for symbol, size in sizes.items())
         raise UsageError(
             "bad-input",
-            f"The module itself runs at no other size than {tried}.",
-            "Leave out what is not free in its code from the dynamic sizes.",
+            f"The module runs at no other size than {tried}.",
+            "Name only those axes dynamic that are so in the module's code.",
         )
     for other in others[:1]:
         yield what.resized(other)

@@ -158,6 +158,6 @@ def _check_dynamic(whole: Interface) -> None:
             if not 0 <= axis < len(shape):
                 raise UsageError("bad-input", f"Input {name!r} has no axis {axis}: it has {len(shape)}.")
             if not symbol.isidentifier():
-                raise UsageError("bad-input", f"{symbol!r} cannot name a size: it is no word.")
+                raise UsageError("bad-input", f"{symbol!r} cannot name a dimension: it is not an identifier.")
             if sizes.setdefault(symbol, shape[axis]) != shape[axis]:
-                raise UsageError("bad-input", f"{symbol!r} would be {sizes[symbol]} and {shape[axis]} at once.")
+                raise UsageError("bad-input", f"The dimension {symbol!r} is both {sizes[symbol]} and {shape[axis]}.")

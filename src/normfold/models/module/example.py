@@ -33,7 +33,7 @@ class Example:
             return inputs
         if inputs is None:
             hint = "Pass them as the second argument: normfold.fold(module, (x,))."
-            raise UsageError("usage", "A module is run to be folded, and needs example inputs.", hint)
+            raise UsageError("usage", "A PyTorch module needs example inputs to be traced.", hint)
         if isinstance(inputs, Mapping) and all(isinstance(name, str) for name in inputs):
             return Example((), dict(inputs))
         return Example(tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 REFERENCE: Final = re.compile(r"(?P<package>[^\W\d]\w*(?:\.[^\W\d]\w*)*):(?P<factory>[^\W\d]\w*(?:\.[^\W\d]\w*)*)")
 PICKLED: Final = frozenset({".pth", ".pt", ".bin", ".ckpt"})
-Wish = tuple[str, tuple[int, ...], str, int]
+RandomInput = tuple[str, tuple[int, ...], str, int]
 """An input to generate: its name, its shape, its type, and the end of the range of its integers."""
 
 WRAPPERS: Final = ("state_dict", "model")
@@ -84,17 +84,21 @@ def _made(reference: str, factory: Any) -> nn.Module:
     if not isinstance(factory, nn.Module):
         made = _called(reference, factory)
     if not isinstance(made, nn.Module):
-        raise UsageError("bad-module", f"{reference} makes no nn.Module, but something of type {type(made).__name__}.")
+        raise UsageError(
+            "bad-module", f"{reference} returns an object of type {type(made).__name__}, not an nn.Module."
+        )
     return made
 
 
 def _called(reference: str, factory: Any) -> Any:
     if not callable(factory):
-        hint = "Name a function or class that makes the module, or the module itself."
-        raise UsageError("bad-module", f"{reference} is no nn.Module, but of type {type(factory).__name__}.", hint)
+        hint = "Name a function or class that returns the module, or the module itself."
+        raise UsageError(
+            "bad-module", f"{reference} is an object of type {type(factory).__name__}, not an nn.Module.", hint
+        )
     needed = _required(factory)
     if needed:
-        hint = "Write a function without arguments that makes the module, and name that."
+        hint = "Write a function without arguments that returns the module, and name that."
         raise UsageError("bad-module", f"{reference} needs arguments: {', '.join(needed)}.", hint)
     try:
         return factory()
@@ -145,7 +149,7 @@ def _state(path: Path) -> tuple[Mapping[str, str], Mapping[str, torch.Tensor]]:
     if path.suffix in PICKLED:
         return {}, _unwrapped(path, _pickled(path))
     hint = f"Name a .safetensors file, or one that ends in {', '.join(sorted(PICKLED))}."
-    raise UsageError("bad-weights", f"{path} is of no type that weights are read from.", hint)
+    raise UsageError("bad-weights", f"{path} is not a weights file.", hint)
 
 
 def _pickled(path: Path) -> Any:
@@ -189,7 +193,7 @@ def _kind(value: Any) -> type:
     return torch.Tensor if isinstance(value, torch.Tensor) else type(value)
 
 
-def generated(wanted: Iterable[Wish], given: Mapping[str, Array], seed: int) -> dict[str, torch.Tensor]:
+def generated(wanted: Iterable[RandomInput], given: Mapping[str, Array], seed: int) -> dict[str, torch.Tensor]:
     """Tensors by name: those of ``given``, and standard normal values, integers or booleans for ``wanted``.
 
     Raises:
@@ -198,10 +202,10 @@ def generated(wanted: Iterable[Wish], given: Mapping[str, Array], seed: int) -> 
     try:
         return _tensors(wanted, given, seed)
     except (TypeError, RuntimeError, MemoryError) as error:
-        raise UsageError("bad-input", f"An input cannot be made: {_words(error)}") from error
+        raise UsageError("bad-input", f"A random input cannot be made: {_words(error)}") from error
 
 
-def _tensors(wanted: Iterable[Wish], given: Mapping[str, Array], seed: int) -> dict[str, torch.Tensor]:
+def _tensors(wanted: Iterable[RandomInput], given: Mapping[str, Array], seed: int) -> dict[str, torch.Tensor]:
     import torch
 
     from normfold.models.module.example import to_tensor

@@ -31,7 +31,7 @@ def bind(model: ir.Model, preprocess: Preprocess) -> Stage:
     name = value.name or ""
     if value.dtype not in FLOATS:
         kind = "no tensor" if value.dtype is None else value.dtype.name.lower()
-        raise UsageError("bad-preprocess", f"Input {name!r} takes {kind}, not floating-point numbers.")
+        raise UsageError("bad-preprocess", f"Input {name!r} takes {kind}, not a floating-point type.")
     if value.is_graph_output():
         raise UsageError("bad-preprocess", f"Input {name!r} is an output of the model as well.")
     dims = None if value.shape is None else [dim if isinstance(dim, int) else dim.value for dim in value.shape]
@@ -42,7 +42,9 @@ def _input(model: ir.Model, wanted: str | None) -> ir.Value:
     inputs = {value.name: value for value in model.graph.inputs if value.name not in model.graph.initializers}
     names = f"Its inputs: {', '.join(map(repr, inputs)) or 'none'}."
     if wanted is None and len(inputs) != 1:
-        raise UsageError("bad-preprocess", f"The model has {len(inputs)} inputs.", f"Say input=NAME. {names}")
+        raise UsageError(
+            "bad-preprocess", f"The model has {len(inputs)} inputs.", f"Choose one with input=NAME. {names}"
+        )
     if wanted is not None and wanted not in inputs:
         raise UsageError("bad-preprocess", f"The model has no input named {wanted!r}.", names)
     return next(iter(inputs.values())) if wanted is None else inputs[wanted]
