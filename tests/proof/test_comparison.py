@@ -1,4 +1,4 @@
-"""Comparing a result with its source: what counts as equal, what is said, and where two models part."""
+"""Comparing a result with its source: what counts as equal, what is said, and the first divergence."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from normfold.passes.fold import module as module_pass
 from normfold.passes.fold.module import FoldedModule
 from normfold.passes.fold.selection import Selection
 from normfold.passes.rewritten import Rewritten
-from normfold.proof.comparison import Comparison, Setup
+from normfold.proof.comparison import Setup, verify
 from normfold.proof.modules import InProcess, ModuleRunner, RunnableModule, precision
 from normfold.proof.probes import InputSpec
 from normfold.records import Pair, Progress, Refusal, SiteReport, StatisticsRecord, Verification, silent
@@ -78,6 +78,4 @@ class ModuleFold:
             precision=precision(source),
             random=any(module.training for module in source.modules()),
         )
-        comparison = Comparison(InProcess(ModuleRunner(example)), setup)
-        comparison.begin(RunnableModule(source))
-        return comparison.finish(result, pairs)
+        return verify(InProcess(ModuleRunner(example)), RunnableModule(source), result, setup, pairs)

@@ -23,6 +23,8 @@ IN_VAIN: Final = 8
 """Sites dropped one after the other without the result coming any closer to its source: then none was at fault."""
 UNCHANGED: Final = Verification("equivalent", because="nothing was changed", max_abs=0.0, max_rel=0.0)
 """A model that nothing was done to needs no proof."""
+HOLDS: Final = frozenset({"equivalent", "within-budget"})
+"""Verdicts with which a result is handed over."""
 SUSPECT: Final = Refusal(VERIFICATION_FAILED, "left out to find the site at fault")
 
 
@@ -92,7 +94,7 @@ def prove(source: Source[T], refusal: Refused | None = None) -> Proven[T]:
     while True:
         attempt = source.rewritten(search.dropped)
         proof = search.proof_of(attempt)
-        if proof.status == "equivalent":
+        if proof.status in HOLDS:
             decisions = tuple(replace(one, error=proof.errors.get(one.site)) for one in attempt.decisions)
             return Proven(attempt.model, decisions, proof, attempt.changed)
         site = search.at_fault(attempt, proof)
@@ -158,7 +160,7 @@ class _Search(Generic[T]):
 
     def _holds_without(self, sites: Sequence[str]) -> bool:
         attempt = self.source.rewritten({**dict.fromkeys(sites, SUSPECT), **self.dropped})
-        return self.proof_of(attempt).status == "equivalent"
+        return self.proof_of(attempt).status in HOLDS
 
 
 def _named(changed: Sequence[Decision], failure: str) -> str | None:

@@ -13,7 +13,7 @@ from normfold.errors import UsageError
 from normfold.models.data import UserInputs
 from normfold.models.exporter.interface import Interface
 from normfold.models.module.example import Example, call, to_array
-from normfold.proof.comparison import Comparison, Setup
+from normfold.proof.comparison import Setup, verify
 from normfold.proof.modules import ModuleRunner, RunnableModule, precision
 from normfold.proof.probes import Array, InputSpec
 from normfold.proof.runner import Queue, Runner
@@ -59,17 +59,11 @@ def compare(
 
 def _either_way(queue: Queue[M], setup: Setup, source: M, result: M) -> Verification:
     """The comparison with ``source``; where the two differ, the other way round, with the rounding of ``result``."""
-    proof = _compare(queue, setup, source, result)
+    proof = verify(queue, source, result, setup)
     if proof.status != "different":
         return proof
-    turned = _compare(queue, setup, result, source)
+    turned = verify(queue, result, source, setup)
     return turned if turned.status == "equivalent" else proof
-
-
-def _compare(queue: Queue[M], setup: Setup, source: M, result: M) -> Verification:
-    comparison = Comparison(queue, setup)
-    comparison.begin(source)
-    return comparison.finish(result)
 
 
 def examples(module: nn.Module, what: Interface) -> Iterator[Example]:
