@@ -53,6 +53,7 @@ class OnnxGraph:
         self.model = model
         inline_norms(model, may_hold_norm)
         self.committed = False
+        self._nodes: Sequence[ir.Node] = ()
         self._names = Names(model)
         self._foreign = foreign_nodes(model)
         self._labels = Labels(model)
@@ -72,12 +73,15 @@ class OnnxGraph:
 
     def nodes(self) -> Sequence[ir.Node]:
         """Every node, those of subgraphs and functions, too."""
-        return [node for node, _ in walk_model(self.model)]
+        # Each rule asks anew, and few of them change anything: walking the model took a tenth of a fold.
+        if not self._nodes:
+            self._nodes = tuple(node for node, _ in walk_model(self.model))
+        return self._nodes
 
     def sites(self) -> Sequence[Site]:
         """Every norm of the model, in topological order."""
         written = dict.fromkeys(self._written.values())
-        return find_sites(self.model, self, self._labels, self._context, written)
+        return find_sites(self, self._labels, self._context, written)
 
     def view(self, node: Node) -> View:
         """``node`` as a view, lifted once until a commit touches it."""
@@ -216,6 +220,7 @@ class OnnxGraph:
             self._views.clear()
         for node in stale or ():
             self._views.pop(node, None)
+        self._nodes = ()
 
     def _step(self, edit: Replace | Bypass | Insert | Move | Remove) -> Callable[[], None]:
         """What is to be done for ``edit``, with its edges as they are now."""

@@ -88,11 +88,11 @@ def _output(node: ir.Node) -> str:
 
 
 def find_sites(
-    model: ir.Model, graph: OnnxGraph, labels: Labels, context: Context, written: Iterable[Decomposition]
+    graph: OnnxGraph, labels: Labels, context: Context, written: Iterable[Decomposition]
 ) -> tuple[Site, ...]:
     """Every norm, in topological order: operators, decompositions, and chains of constants next to linear ones."""
     finder = _Finder(graph, labels, context)
-    nodes = [node for node, _ in walk_model(model)]
+    nodes = graph.nodes()
     for norm in written:
         finder.claim(norm)
     for group_norm in find_group_norms(nodes, context):
