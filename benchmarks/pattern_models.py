@@ -944,6 +944,30 @@ PREPROCESSING: Final = (
         counts="Gather",
     ),
     Pattern(
+        "BGR -> RGB by Gather -> Sub by channel -> Conv",
+        "p = Gather <axis = 1> (x, order); a = Sub(p, mean); y = Conv(a, w)",
+        RGB | {"w": (6, 3, 3, 3), "order": ints(2, 1, 0)},
+        "float[1, 3, 8, 8] x",
+        counts="Gather",
+    ),
+    Pattern(
+        "BGR -> RGB by Gather -> Pad -> AveragePool -> Conv",
+        (
+            "p = Gather <axis = 1> (x, order); q = Pad(p, around); "
+            "a = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (q); y = Conv(a, w)"
+        ),
+        {"w": (6, 3, 3, 3), "order": ints(2, 1, 0), "around": ints(0, 0, 1, 1, 0, 0, 1, 1)},
+        "float[1, 3, 8, 8] x",
+        counts="Gather",
+    ),
+    Pattern(
+        "NHWC picture, BGR -> RGB by Gather -> Transpose -> Conv",
+        "p = Gather <axis = 3> (x, order); t = Transpose <perm = [0, 3, 1, 2]> (p); y = Conv(t, w)",
+        {"w": (6, 3, 3, 3), "order": ints(2, 1, 0)},
+        "float[1, 8, 8, 3] x",
+        counts="Gather",
+    ),
+    Pattern(
         "NHWC picture -> Transpose -> mean and std -> Conv",
         (
             "t = Transpose <perm = [0, 3, 1, 2]> (x); a = Sub(t, mean); n = Div(a, std); "

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from folding import only_fold, proven_fold
+from normfold.core.algebra import Affine
 from normfold.core.premises import PREMISES
 from normfold.core.rules import CARRIES, RULES
 
@@ -49,7 +50,9 @@ def test_it_names_rules_and_premises_that_exist() -> None:
 
 def test_every_rule_of_the_road_has_a_pattern() -> None:
     named = {name for row in ROWS.values() for name in row["tools"]["normfold"]["rules"]}
-    assert {rule.name for rule in CARRIES} - named <= {"fold_affine_into_padded_consumer"}
+    # Decisions are on norms, whose maps are affine: a shuffle that goes is in no decision.
+    carried = {rule.name for rule in CARRIES if rule.map is Affine}
+    assert carried - named <= {"fold_affine_into_padded_consumer"}
 
 
 def test_every_tool_has_a_word_on_every_pattern() -> None:
