@@ -25,19 +25,6 @@ def test_what_is_no_duration(text: str) -> None:
         types.duration(text)
 
 
-@pytest.mark.parametrize(
-    ("text", "size"), [("1B", 1), ("4KiB", 4096), ("512MiB", 2**29), ("2GiB", 2**31), ("1.5GiB", 3 * 2**29)]
-)
-def test_memory_sizes(text: str, size: int) -> None:
-    assert types.memory_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "2", "2GB", "2G", "GiB", "0GiB", "-2GiB"])
-def test_what_is_no_memory_size(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="not a memory size such as 512MiB or 2GiB"):
-        types.memory_size(text)
-
-
 def test_shapes() -> None:
     assert types.shape("a=b=1x3") == types.ShapedInput("a=b", (1, 3))
     assert types.shape("x=") == types.ShapedInput("x", ())

@@ -85,12 +85,6 @@ THREADS: Final = click.option(
     help="Threads within an operation; figures for each number.",
 )
 BATCHES: Final = click.option("--batch", type=types.counts, metavar="N[,N]", help="Batch sizes; figures for each.")
-MEMORY_LIMIT: Final = click.option(
-    "--memory-limit",
-    type=types.memory_size,
-    metavar="SIZE",
-    help="Memory that running the model may take, such as 2GiB.",
-)
 CPUS: Final = click.option(
     "--cpus", type=types.indices, metavar="N[,N]", help="Processors to run on; by default all that are available."
 )

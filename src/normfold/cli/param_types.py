@@ -10,8 +10,6 @@ import click
 
 SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 """Units of durations."""
-BYTES: Final = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-"""Units of memory sizes."""
 FLOATS: Final = ("float32", "float16", "bfloat16", "float64")
 INTEGER_BITS: Final = {"int64": 63, "int32": 31, "int16": 15, "int8": 7, "uint8": 8}
 """Bits of an integer type that hold values from 0 up."""
@@ -71,20 +69,10 @@ def file_name(text: str) -> str:
 
 def duration(text: str) -> float:
     """``500ms``, ``90s``, ``15m`` or ``2h`` to seconds; more than zero."""
-    return _measured(text, SECONDS, "a duration such as 500ms, 90s or 15m")
-
-
-def memory_size(text: str) -> int:
-    """``512MiB`` or ``2GiB`` to bytes; at least one."""
-    return max(1, int(_measured(text, BYTES, "a memory size such as 512MiB or 2GiB")))
-
-
-def _measured(text: str, units: dict[str, float] | dict[str, int], expected: str) -> float:
-    """The number before a unit, in the smallest unit's terms."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([A-Za-z]+)", text, re.ASCII)
-    if found is None or found[2] not in units or not float(found[1]):
-        raise click.BadParameter(f"{text!r} is not {expected}.")
-    return float(found[1]) * units[found[2]]
+    if found is None or found[2] not in SECONDS or not float(found[1]):
+        raise click.BadParameter(f"{text!r} is not a duration such as 500ms, 90s or 15m.")
+    return float(found[1]) * SECONDS[found[2]]
 
 
 def indices(text: str) -> tuple[int, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,16 +100,6 @@ def _series(cell: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) ->
         provider = str(model["session"]["provider"])
         found.append(Series(where, provider, figure["name"], model["sha256"], levels, bounds))
     return found
-
-
-def _logs(record: Mapping[str, Any]) -> Interval:
-    """An interval of logarithms; bounds that a document cannot hold are infinite."""
-    value, low, high = (record[key] for key in ("value", "low", "high"))
-    return Interval(
-        math.log(value),
-        -math.inf if not low else math.log(low),
-        math.inf if high is None else math.log(high),
-    )
 
 
 def _level(sample: Mapping[str, Any], name: str) -> float:

@@ -24,8 +24,6 @@ from normfold.core.premises import (
 )
 from normfold.core.views import AffineOp, NotLifted, Product, RunningStatistics, Sum, View
 
-EXPORT = "export the model for inference"
-
 
 def _batch_normalization(context: Context, node: ir.Node) -> View:
     label = context.label(node)
