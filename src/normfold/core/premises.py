@@ -161,7 +161,7 @@ VERIFICATION_FAILED: Final = Premise(
 WELL_CONDITIONED: Final = Premise(
     "well-conditioned", "Undoing a map for other readers of a value cancels few of its significant digits."
 )
-WELL_FORMED: Final = Premise("well-formed", "The shapes of an operation's constants fit together.")
+WELL_FORMED: Final = Premise("well-formed", "An operation's constants and attributes fit each other and its input.")
 WHOLE_CODES: Final = Premise(
     "whole-codes", "A quantised weight has integer codes of 4, 8 or 16 bits, its quantised bias of 32 bits."
 )

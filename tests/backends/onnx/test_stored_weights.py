@@ -109,7 +109,7 @@ def test_filled_weights() -> None:
 
 def test_weights_too_large_to_fill_are_left_alone() -> None:
     body = ["w = ConstantOfShape <value = float[1] {0.5}> (shape)", "[linear] h = Conv(x, w)", norm("h", "y")]
-    held = {"shape": np.array([1 << 20, 1 << 20, 1, 1]), **statistics(3)}
+    held = {"shape": np.array([1 << 20, 1 << 20, 1, 1]), **statistics(1 << 20)}
     source = model(f"float[1, {1 << 20}, 5, 5] x", body, held)
     folded = only_fold(source)
     assert folded.decision.outcome == "kept"

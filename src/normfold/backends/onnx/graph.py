@@ -14,7 +14,7 @@ from normfold.backends.onnx.lift.context import Context, opaque
 from normfold.backends.onnx.norms.decompositions import find_decompositions
 from normfold.backends.onnx.norms.emission import emit, written_out
 from normfold.backends.onnx.norms.sites import Labels, find_sites, may_hold_norm, walk_model
-from normfold.backends.onnx.reading.constants import Constants, reads_elements
+from normfold.backends.onnx.reading.constants import Constants, budget, reads_elements
 from normfold.backends.onnx.reading.expressions import EXPRESSIONS, normalises
 from normfold.backends.onnx.reading.inline import foreign_nodes, inline_norms
 from normfold.backends.onnx.reading.names import Names
@@ -59,7 +59,7 @@ class OnnxGraph:
         self._labels = Labels(model)
         self._order = {node: index for index, node in enumerate(self.nodes())}
         self._shapes = Shapes(model, self._sizes)
-        self._constants = Constants(self._overridable, EXPRESSIONS, self._shapes.of)
+        self._constants = Constants(self._overridable, EXPRESSIONS, self._shapes.of, budget(model))
         self._context = Context(
             self._constants,
             self._shapes.of,

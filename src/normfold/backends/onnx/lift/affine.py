@@ -41,6 +41,7 @@ def _batch_normalization(context: Context, node: ir.Node) -> View:
     size = {t.shape.numpy() for t in tensors}
     if len(size) != 1 or len(tensors[0].shape) != 1:
         raise NotLifted(WELL_FORMED, f"the constants of {label} are not four vectors of one length")
+    context.same_size(node, x, 1, tensors[0].size)
     scale, bias, mean, variance = (exact(t).reshape(-1, *[1] * (rank - 2)) for t in tensors)
     epsilon = node.attributes.get_float("epsilon", 1e-5)
     with np.errstate(all="ignore"):

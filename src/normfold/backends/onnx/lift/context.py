@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -12,9 +12,14 @@ from normfold.backends.onnx.reading.constants import FLOATS, OVERRIDABLE, Consta
 from normfold.core.algebra import Window
 from normfold.core.algebra.affine import Array
 from normfold.core.algebra.moves import Dim
-from normfold.core.premises import CONSTANT, FLOATING_POINT, NOT_OVERRIDABLE, STATIC_RESHAPE
+from normfold.core.premises import CONSTANT, FLOATING_POINT, NOT_OVERRIDABLE, STATIC_RESHAPE, WELL_FORMED
 from normfold.core.views import NotLifted, Opaque
 from normfold.records import Refusal
+
+INDICES = frozenset({ir.DataType.INT32, ir.DataType.INT64})
+"""Types of axes, sizes and positions."""
+WINDOW: Mapping[str, int] = {"kernel_shape": 1, "strides": 1, "dilations": 1, "output_padding": 1, "pads": 2}
+"""The lists by which convolutions and pools say where they look, with their entries per axis."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +91,41 @@ class Context:
             return list(node.attributes.get_ints(attribute, ()))
         if index >= len(node.inputs) or node.inputs[index] is None:
             return None
-        values = self.constant(node, index)
-        if values is None:
+        found = self.constants.find(data(node, index))
+        if isinstance(found, str):
             raise NotLifted(STATIC_RESHAPE, f"the {attribute} of {self.label(node)} are not known before it runs")
-        return [int(k) for k in values.reshape(-1)]
+        if found.dtype not in INDICES:
+            raise NotLifted(WELL_FORMED, f"the {attribute} of {self.label(node)} are {found.dtype}, not integers")
+        return [int(k) for k in found.numpy().reshape(-1)]
+
+    def require(self, node: ir.Node, what: str, *, fits: bool) -> None:
+        """Refuse to lift ``node`` unless ``what`` of it ``fits`` the rest of it, or its input."""
+        if not fits:
+            raise NotLifted(WELL_FORMED, f"{what} of {self.label(node)} does not fit its other constants or its input")
+
+    def axes(self, node: ir.Node, axes: Iterable[int], rank: int) -> list[int]:
+        """``axes`` of ``node`` counted from the end, each of them one of ``rank``."""
+        chosen = list(axes)
+        for axis in chosen:
+            self.require(node, f"axis {axis}", fits=-rank <= axis < rank)
+        negative = [axis % rank - rank for axis in chosen]
+        self.require(node, f"the list of axes {chosen}", fits=len(set(negative)) == len(negative))
+        return negative
+
+    def same_size(self, node: ir.Node, value: ir.Value, axis: int, size: int) -> None:
+        """Refuse to lift ``node`` where ``value`` is known not to have ``size`` elements along ``axis``."""
+        shape = self.shape(value)
+        if shape is not None:
+            (axis,) = self.axes(node, (axis,), len(shape))
+            self.require(node, f"the size {size}", fits=not isinstance(shape[axis], int) or shape[axis] == size)
+
+    def within(self, node: ir.Node, value: ir.Value, constant: tuple[int, ...]) -> None:
+        """Refuse to lift ``node`` where a constant of that shape is known to enlarge ``value`` or not to broadcast."""
+        shape = self.shape(value)
+        if shape is not None:
+            pairs = zip(constant[::-1], shape[::-1], strict=False)
+            fits = all(not isinstance(have, int) or size in (1, have) for size, have in pairs)
+            self.require(node, f"the shape {list(constant)}", fits=fits and len(constant) <= len(shape))
 
 
 def data(node: ir.Node, index: int = 0) -> ir.Value:
@@ -100,8 +136,20 @@ def data(node: ir.Node, index: int = 0) -> ir.Value:
     return value
 
 
+def check_window(context: Context, node: ir.Node, kernel: Sequence[int]) -> None:
+    """Refuse to lift a convolution or pool with an attribute that is not one for each axis of ``kernel``."""
+    lists = {name: list(node.attributes.get_ints(name, ())) for name in WINDOW if name in node.attributes}
+    for name, values in lists.items():
+        context.require(node, f"the length of {name}", fits=len(values) == WINDOW[name] * len(kernel))
+    for name in {"kernel_shape", "strides", "dilations"} & lists.keys():
+        context.require(node, f"an entry of {name}", fits=all(value > 0 for value in lists[name]))
+    context.require(node, "the kernel_shape", fits=lists.get("kernel_shape", [*kernel]) == [*kernel])
+    shape = context.shape(data(node))
+    context.require(node, "the number of axes", fits=shape is None or len(shape) == len(kernel) + 2)
+
+
 def window(node: ir.Node, kernel: tuple[int, ...]) -> Window | None:
-    """Where a convolution or pool looks; ``None`` where that depends on the input's size."""
+    """Where a convolution or pool that `check_window` passed looks; ``None`` where the input's size decides."""
     ones = [1] * len(kernel)
     auto_pad = node.attributes.get_string("auto_pad", "NOTSET")
     if auto_pad.startswith("SAME"):

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from normfold.backends.onnx.lift.context import Context, all_equal, data, window
+from normfold.backends.onnx.lift.context import Context, all_equal, check_window, data, window
 from normfold.backends.onnx.reading.constants import WeightTensor, exact, largest
 from normfold.core.algebra import Weight, trim
 from normfold.core.algebra.affine import Array
@@ -34,8 +34,12 @@ def _convolution(context: Context, node: ir.Node) -> View:
     groups = node.attributes.get_int("group", 1)
     if spatial < 1 or groups < 1 or native[0] % groups:
         raise NotLifted(WELL_FORMED, f"the weight of {context.label(node)} has shape {list(native)}, group {groups}")
+    check_window(context, node, native[2:])
     weight = canonical_weight(tensor, split_shape(native, groups), "gio" if transposed else "goi")
+    context.same_size(node, data(node), 1, weight.in_channels)
     bias = context.optional(node, 2, "the bias")
+    # Exporters have written one element for no bias: ONNX Runtime rejects it, so nothing says what it means.
+    context.require(node, "the bias", fits=bias is None or bias.shape.numpy() == (weight.out_channels,))
     return Linear(
         node=node,
         op=node.op_type,
@@ -86,19 +90,26 @@ def _gemm(context: Context, node: ir.Node) -> View:
     x_flipped = bool(node.attributes.get_int("transA" if side else "transB", 0))
     # Rows of the stored matrix are output channels in `x @ W.T` and in `W @ x`.
     order: Order = "goi" if flipped == bool(side) else "gio"
+    context.require(node, "the weight", fits=len(tensor.shape) == 2)
     weight = canonical_weight(tensor, (1, *tensor.shape.numpy()), order)
+    x, in_axis = data(node, 1 - side), -1 if bool(side) != x_flipped else -2
+    context.require(node, "the number of axes", fits=context.rank(x) in (None, 2))
+    context.same_size(node, x, in_axis, weight.in_channels)
     alpha, beta = node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0)
     bias = context.optional(node, 2, "the bias")
+    if bias is not None:
+        rows = (1, 1, *bias.shape.numpy())[-1 if side else -2]
+        context.require(node, "the bias", fits=len(bias.shape) <= 2 and rows in (1, weight.out_channels))
     return Linear(
         node=node,
         op=node.op_type,
-        inputs=(data(node, 1 - side),),
+        inputs=(x,),
         outputs=tuple(node.outputs),
         weight=weight if alpha == 1 else weight.scale_rows(np.asarray(alpha)),
         bias=None if bias is None else trim(beta * exact(bias)),
         out_axes=(-1 if side else -2,),
         out_sizes=(weight.out_channels,),
-        in_axes=(-1 if bool(side) != x_flipped else -2,),
+        in_axes=(in_axis,),
         in_sizes=(weight.in_channels,),
         whole_taps=True,
         bias_slot=True,
@@ -115,6 +126,8 @@ def _matmul(context: Context, node: ir.Node) -> View:
     if len(native) < 2 or ((not side or len(native) > 2) and (rank is None or rank < 2)):
         raise NotLifted(MATRIX, f"an operand of {context.label(node)} is a vector, or its rank is not known")
     weight = canonical_weight(tensor, split_shape(native, 1, matrix=True), "gio" if side else "goi")
+    if rank != 1:
+        context.same_size(node, x, -1 if side else -2, weight.in_per_group)
     batch = tuple(range(-len(native), -2))
     return Linear(
         node=node,

@@ -42,6 +42,8 @@ def _transpose(context: Context, node: ir.Node) -> View:
         if rank is None:
             raise NotLifted(STATIC_RESHAPE, f"the rank of the input of {context.label(node)} is not known")
         order = range(rank)[::-1]
+    rank = context.rank(data(node))
+    context.require(node, "the perm", fits=sorted(order) == list(range(len(order) if rank is None else rank)))
     return _moving(node, Permute(tuple(order)))
 
 
@@ -54,18 +56,20 @@ def _source(context: Context, node: ir.Node) -> tuple[Dim, ...]:
 
 def _reshape(context: Context, node: ir.Node) -> View:
     source = _source(context, node)
-    wanted = context.constant(node, 1) if len(node.inputs) > 1 else None
-    if "shape" in node.attributes:
-        sizes: list[int] | None = list(node.attributes.get_ints("shape", ()))
-    else:
-        sizes = None if wanted is None else [int(k) for k in wanted.reshape(-1)]
-    if sizes is not None:
+    if "shape" in node.attributes or context.constant(node, 1) is not None:
+        sizes = context.integers(node, "shape", 1) or []
+        context.require(node, "the target shape", fits=all(size >= -1 for size in sizes) and sizes.count(-1) <= 1)
         target = _resolved(source, sizes, keep_zero=bool(node.attributes.get_int("allowzero", 0)))
     else:
         inferred = context.shape(node.outputs[0])
         if inferred is None:
             raise NotLifted(STATIC_RESHAPE, f"the target shape of {context.label(node)} is computed at run time")
         target = list(inferred)
+    sizes_known = [dim for dim in (*source, *target) if isinstance(dim, int)]
+    if len(sizes_known) == len(source) + len(target):
+        context.require(
+            node, "the target shape", fits=prod(sizes_known[: len(source)]) == prod(sizes_known[len(source) :])
+        )
     return _moving(node, Regroup.between(source, target))
 
 
@@ -95,6 +99,7 @@ def _resolved(source: Sequence[Dim], sizes: Sequence[int], *, keep_zero: bool) -
 def _flatten(context: Context, node: ir.Node) -> View:
     source = _source(context, node)
     axis = node.attributes.get_int("axis", 1)
+    context.require(node, f"axis {axis}", fits=-len(source) <= axis <= len(source))
     axis = axis + len(source) if axis < 0 else axis
     return _moving(node, Regroup.between(source, [_joined(source[:axis]), _joined(source[axis:])]))
 
@@ -112,17 +117,19 @@ def _squeeze(context: Context, node: ir.Node) -> View:
         if not all(isinstance(dim, int) for dim in source):
             raise NotLifted(STATIC_RESHAPE, f"which axes {context.label(node)} removes is not known")
         axes = [k for k, dim in enumerate(source) if dim == 1]
-    gone = {axis % len(source) for axis in axes}
-    return _moving(node, Regroup.between(source, [dim for k, dim in enumerate(source) if k not in gone]))
+    gone = context.axes(node, axes, len(source))
+    context.require(node, "an axis", fits=all(source[axis] == 1 or isinstance(source[axis], str) for axis in gone))
+    kept = [dim for k, dim in enumerate(source) if k - len(source) not in gone]
+    return _moving(node, Regroup.between(source, kept))
 
 
 def _unsqueeze(context: Context, node: ir.Node) -> View:
     source = _source(context, node)
     axes = context.integers(node, "axes", 1) or []
     rank = len(source) + len(axes)
-    new = {axis % rank for axis in axes}
+    new = context.axes(node, axes, rank)
     kept = iter(source)
-    return _moving(node, Regroup.between(source, [1 if k in new else next(kept) for k in range(rank)]))
+    return _moving(node, Regroup.between(source, [1 if k - rank in new else next(kept) for k in range(rank)]))
 
 
 def _slice(context: Context, node: ir.Node) -> View:
@@ -131,11 +138,12 @@ def _slice(context: Context, node: ir.Node) -> View:
     starts, ends = context.integers(node, "starts", 1), context.integers(node, "ends", 2)
     if starts is None or ends is None:
         raise NotLifted(WELL_FORMED, f"{context.label(node)} has no starts and ends")
-    axes = context.integers(node, "axes", 3) or list(range(len(starts)))
+    axes = context.axes(node, context.integers(node, "axes", 3) or range(len(starts)), rank)
     steps = context.integers(node, "steps", 4) or [1] * len(starts)
+    lengths = {len(starts), len(ends), len(axes), len(steps)}
+    context.require(node, "the length of starts, ends, axes or steps", fits=len(lengths) == 1)
     moves: list[Move] = []
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        negative = axis % rank - rank
+    for negative, start, end, step in zip(axes, starts, ends, steps, strict=True):
         size = source[negative]
         if isinstance(size, int) and step > 0:
             moves.append(Take(negative, size, range(size)[start:end:step], shared=False))
@@ -146,12 +154,14 @@ def _slice(context: Context, node: ir.Node) -> View:
 
 def _split(context: Context, node: ir.Node) -> View:
     source = _source(context, node)
-    axis = node.attributes.get_int("axis", 0) % len(source) - len(source)
+    (axis,) = context.axes(node, (node.attributes.get_int("axis", 0),), len(source))
     size, count = source[axis], len(node.outputs)
     if not isinstance(size, int):
         raise NotLifted(STATIC_RESHAPE, f"the size that {context.label(node)} splits is not known")
     part = -(-size // count)
     sizes = context.integers(node, "split", 1) or [min(part, size - k * part) for k in range(count)]
+    fits = len(sizes) == count and sum(sizes) == size and min(sizes) >= 0
+    context.require(node, "the split", fits=fits)
     starts = [sum(sizes[:k]) for k in range(count)]
     takes = [Take(axis, size, range(start, start + length)) for start, length in zip(starts, sizes, strict=True)]
     return _moving(node, *takes)
@@ -161,14 +171,16 @@ def gather_elements(context: Context, node: ir.Node) -> View:
     """A Gather that takes each element of an axis once; no other is a move that is followed."""
     picked = context.constant(node, 1)
     shape = None if picked is None or picked.ndim != 1 else context.shape(data(node))
-    axis = node.attributes.get_int("axis", 0)
-    size = None if shape is None else shape[axis]
-    if picked is None or shape is None or not isinstance(size, int) or size != picked.size:
+    if shape is None:
         return opaque(node)
-    order = tuple(int(k) % size for k in picked)
+    (axis,) = context.axes(node, (node.attributes.get_int("axis", 0),), len(shape))
+    size, places = shape[axis], context.integers(node, "indices", 1) or []
+    if not isinstance(size, int) or size != len(places) or not all(-size <= k < size for k in places):
+        return opaque(node)
+    order = tuple(k % size for k in places)
     if len(set(order)) != size:
         return opaque(node)
-    return _moving(node, Shuffle(axis % len(shape) - len(shape), order))
+    return _moving(node, Shuffle(axis, order))
 
 
 LIFTS: dict[str, Callable[[Context, ir.Node], View]] = {

@@ -82,12 +82,14 @@ def _view(
 def _axes(context: Context, node: ir.Node, kind: NormKind) -> tuple[int, ...] | None:
     """The axes that statistics are taken over, counted from the end."""
     rank, axis = context.rank(data(node)), node.attributes.get_int("axis", -1)
+    if rank is not None and kind in ("layer", "rms", "lp"):
+        context.axes(node, (axis,), rank)
     if kind in ("layer", "rms", "lp") and axis < 0:
         return (axis,) if kind == "lp" else tuple(range(axis, 0))
     if rank is None:
         return None
     if kind == "mean-variance":
-        return tuple(sorted(k % rank - rank for k in node.attributes.get_ints("axes", (0, 2, 3))))
+        return tuple(sorted(context.axes(node, node.attributes.get_ints("axes", (0, 2, 3)), rank)))
     spatial = tuple(range(2 - rank, 0))
     return {
         "layer": tuple(range(axis - rank, 0)),
@@ -103,19 +105,25 @@ def _axes(context: Context, node: ir.Node, kind: NormKind) -> tuple[int, ...] | 
 def _tail(context: Context, node: ir.Node) -> Affine:
     """Scale and bias, of the shape of the normalised trailing axes."""
     roles = zip(tail_slots(node), ("the scale", "the bias"), strict=False)
-    return Affine.of(*(exact(context.tensor(node, slot, role)) for slot, role in roles))
+    constants = [exact(context.tensor(node, slot, role)) for slot, role in roles]
+    context.require(node, "the bias", fits=len({constant.shape for constant in constants}) == 1)
+    return Affine.of(*constants)
 
 
 def _trailing(context: Context, node: ir.Node) -> View:
     """LayerNormalization and RMSNormalization."""
     if sum(bool(output.uses()) for output in node.outputs[1:]):
         raise NotLifted(SINGLE_USE, f"{context.label(node)} also returns its statistics")
-    return _view(context, node, _tail(context, node))
+    tail = _tail(context, node)
+    context.within(node, data(node), tail.shape)
+    return _view(context, node, tail)
 
 
 def _skip(context: Context, node: ir.Node) -> View:
     """The norm of a sum. The other outputs, statistics and the sum, do not know the scale and bias."""
-    return _view(context, node, _tail(context, node), terms=2)
+    tail = _tail(context, node)
+    context.within(node, data(node), tail.shape)
+    return _view(context, node, tail, terms=2)
 
 
 def _embed(context: Context, node: ir.Node) -> View:
@@ -130,8 +138,12 @@ def _channels(context: Context, node: ir.Node) -> View:
         raise NotLifted(KNOWN_RANK, f"the rank of the input of {context.label(node)} is not known")
     if node.op_type == "GroupNormalization" and context.opset < 21:
         return _norm(context, node)
+    channels = context.tensor(node, 1, "the scale").size
+    context.require(node, "the number of axes", fits=rank >= 2)
+    context.same_size(node, data(node), 1, channels)
     tail, spread = _tail(context, node), (-1, *[1] * (rank - 2))
-    count = node.attributes.get_int("num_groups", 0) or tail.scale.size
+    count = node.attributes.get_int("num_groups", 0) or channels
+    context.require(node, "num_groups", fits=count > 0 and channels % count == 0)
     tail = Affine.of(tail.scale.reshape(spread), tail.shift.reshape(spread))
     return _view(context, node, tail, Groups(1 - rank, count))
 
@@ -146,10 +158,13 @@ def _group_norm(context: Context, node: ir.Node) -> View:
     if rank is None:
         raise NotLifted(KNOWN_RANK, f"the rank of the input of {label} is not known")
     axis = -1 if node.attributes.get_int("channels_last", 1) else 1 - rank
+    count, channels = node.attributes.get_int("groups", 1), context.tensor(node, 1, "the scale").size
+    context.require(node, "groups", fits=rank >= 2 and count > 0 and channels % count == 0)
+    context.same_size(node, data(node), axis, channels)
     spread = (-1, *[1] * (-1 - axis))
     tail = _tail(context, node)
     tail = Affine.of(tail.scale.reshape(spread), tail.shift.reshape(spread))
-    return _view(context, node, tail, Groups(axis, node.attributes.get_int("groups", 1)))
+    return _view(context, node, tail, Groups(axis, count))
 
 
 SLOTS: dict[str, tuple[int, ...]] = {

@@ -81,8 +81,8 @@ def _pad(context: Context, node: ir.Node) -> View:
     if rank is None or pads is None:
         raise NotLifted(STATIC_RESHAPE, f"the rank of the input of {context.label(node)} or its pads are not known")
     chosen = context.integers(node, "axes", 3) if context.opset >= 18 else None
-    axes = [axis % rank - rank for axis in (chosen or range(rank))]
-    half = len(pads) // 2
+    axes, half = context.axes(node, chosen or range(rank), rank), len(pads) // 2
+    context.require(node, "the length of pads", fits=len(pads) == 2 * len(axes))
     padded = tuple(axis for axis, begin, end in zip(axes, pads[:half], pads[half:], strict=True) if begin or end)
     if not padded:
         return identity(context, node)
@@ -105,7 +105,8 @@ def _concat(context: Context, node: ir.Node) -> View:
     rank = next((len(shape) for shape in shapes if shape is not None), None)
     if rank is None:
         raise NotLifted(KNOWN_PARTS, f"the shapes of the parts of {context.label(node)} are not known")
-    axis = node.attributes.get_int("axis", 1) % rank - rank
+    context.require(node, "the number of axes", fits=all(shape is None or len(shape) == rank for shape in shapes))
+    (axis,) = context.axes(node, (node.attributes.get_int("axis", 1),), rank)
     dims = [None if shape is None else shape[axis] for shape in shapes]
     sizes = tuple(dim if isinstance(dim, int) else 0 for dim in dims)
     return Concat(node=node, op=node.op_type, inputs=values, outputs=tuple(node.outputs), axis=axis, sizes=sizes)

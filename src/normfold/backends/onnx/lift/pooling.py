@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from normfold.backends.onnx.lift.context import Context, all_equal, data, window
+from normfold.backends.onnx.lift.context import Context, all_equal, check_window, data, window
 from normfold.core.algebra import Move, Permute, Regroup
 from normfold.core.algebra.moves import Dim
 from normfold.core.premises import EVERY_TAP, KNOWN_RANK, SINGLE_USE, STATIC_RESHAPE
@@ -39,6 +39,8 @@ def _pool(
 def _window(context: Context, node: ir.Node) -> View:
     """AveragePool and MaxPool."""
     axes = tuple(range(2 - _rank(context, node), 0))
+    kernel = tuple(node.attributes.get_ints("kernel_shape", ()))
+    check_window(context, node, kernel)
     if node.op_type == "MaxPool":
         if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
             raise NotLifted(SINGLE_USE, f"{context.label(node)} also returns indices")
@@ -54,7 +56,7 @@ def _window(context: Context, node: ir.Node) -> View:
     partial = node.attributes.get_int("ceil_mode", 0) == 1
     pool = _pool(node, axes, maximum=False, keeps_shift=not (counted and (padded or partial)))
     uneven = partial or (padded and not counted)
-    return pool if uneven else replace(pool, window=window(node, tuple(node.attributes.get_ints("kernel_shape", ()))))
+    return pool if uneven else replace(pool, window=window(node, kernel))
 
 
 def _windows_reach(context: Context, node: ir.Node) -> bool:
@@ -83,7 +85,7 @@ def _reduction(context: Context, node: ir.Node) -> View:
         raise NotLifted(KNOWN_RANK, f"the rank of the input of {context.label(node)} is not known")
     if not axes:
         axes = [] if node.attributes.get_int("noop_with_empty_axes", 0) else list(range(rank))
-    negative = tuple(sorted(axis % rank - rank for axis in axes))
+    negative = tuple(sorted(context.axes(node, axes, rank)))
     source: list[Dim] = [1 if k - rank in negative else f"kept {k}" for k in range(rank)]
     kept = [dim for k, dim in enumerate(source) if k - rank not in negative]
     move = Permute() if node.attributes.get_int("keepdims", 1) else Regroup.between(source, kept)
@@ -102,7 +104,7 @@ def _resized(context: Context, node: ir.Node, rank: int) -> tuple[int, ...]:
 
     An axis that keeps its size may still be resampled: 3 elements times 1.2 are 3 others.
     """
-    chosen = [axis % rank - rank for axis in node.attributes.get_ints("axes", range(rank))]
+    chosen = context.axes(node, node.attributes.get_ints("axes", range(rank)), rank)
     scales = _scales(context, node)
     if scales is not None and len(scales) == len(chosen):
         return tuple(axis for axis, scale in zip(chosen, scales, strict=True) if scale != 1)
@@ -118,7 +120,7 @@ def _scales(context: Context, node: ir.Node) -> list[float] | None:
     if "scales" in node.attributes:
         return list(node.attributes.get_floats("scales", ()))
     found = context.constant(node, 1 if node.op_type == "Upsample" or context.opset < 11 else 2)
-    return None if found is None or not found.size else [float(scale) for scale in found]
+    return None if found is None or not found.size else [float(scale) for scale in found.reshape(-1)]
 
 
 LIFTS: dict[str, Callable[[Context, ir.Node], View]] = {

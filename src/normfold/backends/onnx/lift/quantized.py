@@ -134,7 +134,7 @@ def _zero_point(context: Context, dequantizer: ir.Node) -> Array:
 def _follow(dequantizer: ir.Node, scale: Array, zero_point: Array, axis: int, native: Sequence[int]) -> bool:
     """Whether there is one scale for all of a weight, or one for each index of its ``axis``."""
     blocked = dequantizer.attributes.get_int("block_size", 0) or scale.ndim > 1
-    if axis >= len(native) or blocked or zero_point.size != scale.size:
+    if not 0 <= axis < len(native) or blocked or zero_point.size != scale.size:
         return False
     return scale.size == 1 or (
         dequantizer.attributes.get_int("axis", 1) % len(native) == axis and scale.size == native[axis]

@@ -26,6 +26,7 @@ def _recurrent(context: Context, node: ir.Node) -> View:
     native = tuple(tensor.shape.numpy())
     if len(native) != 3:
         raise NotLifted(WELL_FORMED, f"the weight of {context.label(node)} has shape {list(native)}")
+    context.same_size(node, data(node), -1, native[2])
     values = (node.inputs[k] for k in (SEQUENCE_LENGTHS, INITIAL_STATE, INITIAL_CELL) if k < len(node.inputs))
     return Recurrent(
         node=node,

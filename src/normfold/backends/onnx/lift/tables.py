@@ -23,7 +23,7 @@ def _gather(context: Context, node: ir.Node) -> View:
     if isinstance(found, str) or found.dtype not in FLOATS:
         return gather_elements(context, node)
     shape = tuple(found.shape.numpy())
-    if not shape or node.attributes.get_int("axis", 0) % len(shape):
+    if context.axes(node, (node.attributes.get_int("axis", 0),), len(shape)) != [-len(shape)]:
         raise NotLifted(ROW_AXIS, f"{context.label(node)} does not read its table along the first axis")
     if _is_shared(context, value, found.size):
         because = f"something else reads the table of {context.label(node)}, too, and a copy would be as large"

@@ -89,6 +89,16 @@ Expression = Callable[[ir.Node, Arguments], ir.TensorProtocol | None]
 """What a constant node makes of its constant operands; ``None`` where it is not read here."""
 
 
+UNEVALUATED = (ValueError, TypeError, IndexError, KeyError, ArithmeticError, MemoryError)
+"""What NumPy and onnx_ir raise for operands and attributes that do not fit the operator: its node computes nothing."""
+
+
+LEAST_BUDGET = 1 << 26
+"""Elements that the constant expressions of any model may make."""
+COPIES = 32
+"""How many times each stored constant may be made anew besides."""
+
+
 OVERRIDABLE = "is also a model input, so a caller can override it"
 """How the reason ends why an initializer is no constant."""
 
@@ -97,7 +107,9 @@ class Constants:
     """Reads values that are known before the model runs.
 
     A constant is an initializer that no caller can override, a Constant node, or an expression over such
-    (Identity, Transpose, Reshape, Cast, arithmetic: what exporters put in front of weights).
+    (Identity, Transpose, Reshape, Cast, arithmetic: what exporters put in front of weights). Together the
+    expressions make ``budget`` elements before the rest of them counts as computed at run time: a chain that doubles
+    a constant again and again asks for terabytes in a few lines.
     """
 
     def __init__(
@@ -105,11 +117,14 @@ class Constants:
         overridable: Callable[[ir.Value], bool],
         expressions: Mapping[str, Expression],
         shape: Callable[[ir.Value], Sequence[int | str | None] | None],
+        budget: int,
     ) -> None:
         self._overridable = overridable
         self._expressions = expressions
         self._shape = shape
         self._cache: dict[ir.Value, ir.TensorProtocol | str] = {}
+        self._budget = budget
+        self._made = 0
 
     def forget(self, value: ir.Value) -> None:
         """Drop what is known of ``value`` after it was replaced."""
@@ -118,6 +133,7 @@ class Constants:
     def forget_expressions(self) -> None:
         """Drop every computed tensor: together they can be many times the size of the model."""
         self._cache = {value: found for value, found in self._cache.items() if value.producer() is None}
+        self._made = 0
 
     def find(self, value: ir.Value) -> ir.TensorProtocol | str:
         """The tensor behind ``value``, or why there is none."""
@@ -196,10 +212,14 @@ class Constants:
             if isinstance(tensor, str):
                 return tensor
             arguments.append(tensor)
+        if self._made > self._budget:
+            return f"{value.name!r} is not computed: the constant expressions make over {self._budget} elements"
         try:
             found = expression(node, arguments)
-        except ValueError as error:
+        except UNEVALUATED as error:
             return f"{value.name!r} cannot be computed by {node.op_type}: {error}"
+        if found is not None and not any(found is argument for argument in arguments):
+            self._made += found.size
         return found or f"{value.name!r} is computed by {node.op_type} in a way not read here"
 
     def _dimensions(self, node: ir.Node, value: ir.Value) -> ir.TensorProtocol | str:
@@ -211,6 +231,17 @@ class Constants:
             if len(sizes) == len(whole[start:end]):
                 return ir.tensor(np.asarray(sizes, dtype=np.int64))
         return f"{value.name!r} is the shape of a value, which is not known"
+
+
+def budget(model: ir.Model) -> int:
+    """Most elements that the constant expressions of ``model`` may make together: what its own constants allow for."""
+    stored = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
+    stored += [
+        ir.convenience.get_const_tensor(node.outputs[0])
+        for node in model.graph.all_nodes()
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx")
+    ]
+    return LEAST_BUDGET + COPIES * sum(tensor.size for tensor in stored if tensor is not None)
 
 
 def reads_elements(node: ir.Node, index: int) -> bool:

@@ -14,6 +14,13 @@ from normfold.core.algebra.moves import Dim
 ROUNDS: Final = 32
 """Most times that sizes found are followed through the arithmetic that computes further sizes from them."""
 
+PARTS: Final = 1 << 12
+"""Most sizes that are followed into one Concat, directly and through others."""
+FOLLOWED: Final = frozenset(
+    {"Add", "Cast", "Concat", "Gather", "Mul", "Shape", "Size", "Slice", "Squeeze", "Sub", "Unsqueeze"}
+)
+"""Operators through which onnx follows the elements of sizes."""
+
 Sizes = Mapping[ir.Value, ir.TensorProtocol]
 
 
@@ -72,13 +79,29 @@ def _infer(model: ir.Model, sizes: Sizes) -> dict[ir.Value, ir.Value]:
     for mine, theirs in zip(model.graphs(), copy.graphs(), strict=True):
         _spell_out(mine, theirs, sizes)
     _size_scalers(copy)
-    ShapeInferencePass(check_type=False, strict_mode=False)(copy)
+    try:
+        ShapeInferencePass(check_type=False, strict_mode=False, data_prop=_propagates(copy))(copy)
+    except Exception:  # noqa: BLE001 - what the pass cannot write or read back, such as a map, raises what it likes
+        return {}
     found: dict[ir.Value, ir.Value] = {}
     for mine, theirs in zip(model.graphs(), copy.graphs(), strict=True):
         values = ir.convenience.create_value_mapping(theirs)
         mapping = ir.convenience.create_value_mapping(mine)
         found |= {value: values[name] for name, value in mapping.items() if name in values}
     return found
+
+
+def _propagates(model: ir.Model) -> bool:
+    """Whether onnx may follow the elements of sizes: it does so through any Concat, and has no limit of its own."""
+    joined: dict[ir.Value | None, int] = {}
+    for node in model.graph.all_nodes():
+        if node.op_type in FOLLOWED:
+            counts = [joined.get(value, 1) for value in node.inputs]
+            size = sum(counts) if node.op_type == "Concat" else max(counts, default=1)
+            if size > PARTS:
+                return False
+            joined |= dict.fromkeys(node.outputs, size)
+    return True
 
 
 def _size_scalers(model: ir.Model) -> None:
