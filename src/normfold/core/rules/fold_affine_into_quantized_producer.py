@@ -40,27 +40,30 @@ from normfold.core.premises import (
 )
 from normfold.core.rules import fold_affine_into_producer
 from normfold.core.rules.rule import BACKWARD, Carry, Rule, Step
-from normfold.core.rules.shared import bias_range, code_range, finite, normal_scale, per_axis_scale, scale_axis
+from normfold.core.rules.shared import (
+    bias_range,
+    code_range,
+    finite,
+    floating,
+    normal_scale,
+    per_axis_scale,
+    scale_axis,
+)
 from normfold.core.views import Linear, QuantizedLinear
 
 _FLOATING = fold_affine_into_producer.RULE
 
 
-def _floating(carry: Carry[QuantizedLinear, Affine]) -> Carry[Linear, Affine]:
-    """The map at the same operation with a weight of floating numbers."""
-    return Carry(carry.graph, carry.view.linear, carry.direction, carry.map, carry.port)
-
-
 def _per_output_channel(carry: Carry[QuantizedLinear, Affine]) -> str | None:
-    return dict(_FLOATING.premises)[PER_OUTPUT_CHANNEL](_floating(carry))
+    return dict(_FLOATING.premises)[PER_OUTPUT_CHANNEL](floating(carry))
 
 
 def _representable(carry: Carry[QuantizedLinear, Affine]) -> str | None:
-    return dict(_FLOATING.premises)[REPRESENTABLE](_floating(carry))
+    return dict(_FLOATING.premises)[REPRESENTABLE](floating(carry))
 
 
 def _steps(carry: Carry[QuantizedLinear, Affine]) -> Iterable[Step]:
-    for step in _FLOATING.steps(_floating(carry)):
+    for step in _FLOATING.steps(floating(carry)):
         if isinstance(step.view, Linear):
             yield replace(step, view=replace(carry.view, linear=step.view))
 

@@ -42,27 +42,22 @@ from normfold.core.premises import (
 )
 from normfold.core.rules import fold_affine_into_consumer
 from normfold.core.rules.rule import FORWARD, Carry, Rule, Step
-from normfold.core.rules.shared import code_range, finite, normal_scale, per_axis_scale, scale_axis
+from normfold.core.rules.shared import code_range, finite, floating, normal_scale, per_axis_scale, scale_axis
 from normfold.core.views import Linear, QuantizedLinear
 
 _FLOATING = fold_affine_into_consumer.RULE
 
 
-def _floating(carry: Carry[QuantizedLinear, Affine]) -> Carry[Linear, Affine]:
-    """The map at the same operation with a weight of floating numbers."""
-    return Carry(carry.graph, carry.view.linear, carry.direction, carry.map, carry.port)
-
-
 def _per_input_channel(carry: Carry[QuantizedLinear, Affine]) -> str | None:
-    return dict(_FLOATING.premises)[PER_INPUT_CHANNEL](_floating(carry))
+    return dict(_FLOATING.premises)[PER_INPUT_CHANNEL](floating(carry))
 
 
 def _every_tap(carry: Carry[QuantizedLinear, Affine]) -> str | None:
-    return dict(_FLOATING.premises)[EVERY_TAP](_floating(carry))
+    return dict(_FLOATING.premises)[EVERY_TAP](floating(carry))
 
 
 def _representable(carry: Carry[QuantizedLinear, Affine]) -> str | None:
-    return dict(_FLOATING.premises)[REPRESENTABLE](_floating(carry))
+    return dict(_FLOATING.premises)[REPRESENTABLE](floating(carry))
 
 
 def _same_codes(carry: Carry[QuantizedLinear, Affine]) -> str | None:
@@ -75,7 +70,7 @@ def _same_codes(carry: Carry[QuantizedLinear, Affine]) -> str | None:
 
 
 def _steps(carry: Carry[QuantizedLinear, Affine]) -> Iterable[Step]:
-    for step in _FLOATING.steps(_floating(carry)):
+    for step in _FLOATING.steps(floating(carry)):
         weight = columns_as_rows(step.view.weight) if isinstance(step.view, Linear) else None
         if isinstance(step.view, Linear) and weight is not None:
             yield replace(step, view=replace(carry.view, linear=replace(step.view, weight=weight), unit=None))

@@ -75,6 +75,11 @@ def per_input_channel(carry: Carry[Linear, Affine]) -> str | None:
     return f"its constants do not follow the {carry.view.weight.in_channels} input channels of {carry.label}"
 
 
+def floating(carry: Carry[QuantizedLinear, M]) -> Carry[Linear, M]:
+    """The map at the same operation with the weight that its codes stand for."""
+    return Carry(carry.graph, carry.view.linear, carry.direction, carry.map, carry.port)
+
+
 def factors_of_codes(view: QuantizedLinear) -> Array | None:
     """What the codes of ``view`` have not taken yet, along their axis: ``[n]``; ``None`` where groups differ."""
     rows = view.linear.weight.rows
