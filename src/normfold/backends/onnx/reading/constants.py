@@ -133,7 +133,7 @@ class Constants:
 
     def forget_expressions(self) -> None:
         """Drop every computed tensor: together they can be many times the size of the model."""
-        # Every commit asks for this: going through all constants each time took a tenth of a fold.
+        # Every commit asks for this: going through all constants each time took 7 % of a fold.
         for value in self._computed:
             self._cache.pop(value, None)
         self._computed.clear()
