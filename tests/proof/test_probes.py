@@ -20,6 +20,7 @@ from normfold.proof.probes import (
     layouts,
     make_feed,
     nudged,
+    unmakeable,
 )
 
 F32, I64 = np.dtype(np.float32), np.dtype(np.int64)
@@ -174,7 +175,6 @@ def test_nudging_moves_floats_by_one_unit_and_nothing_else():
             UserInputs(shapes={"image": (1, 3, 4, 4)}, arrays={"image": np.zeros((1, 3, 5, 5))}),
             "another shape",
         ),
-        ([InputSpec("text", np.dtype(object), (1,))], UserInputs(), "strings"),
     ],
 )
 def test_what_does_not_fit_is_bad_input(specs, given, says):
@@ -184,5 +184,13 @@ def test_what_does_not_fit_is_bad_input(specs, given, says):
     assert says in caught.value.message
 
 
-def test_given_text_is_fine():
-    check_given([InputSpec("text", np.dtype(object), (1,))], UserInputs(arrays={"text": np.array(["a"])}))
+def test_text_that_is_not_given_cannot_be_made():
+    text = InputSpec("text", np.dtype(object), (1,))
+    assert "'text' takes strings" in unmakeable([TOKENS, text], UserInputs())
+    given = UserInputs(arrays={"text": np.array(["a"])})
+    check_given([text], given)
+    assert not unmakeable([text], given)
+
+
+def test_what_is_no_tensor_cannot_be_made():
+    assert "'list' is not a tensor" in unmakeable([InputSpec("list", None, None)], UserInputs())

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from normfold.errors import UsageError
 from normfold.measure.checks import Values
 from normfold.models.data import UserInputs
-from normfold.proof.probes import KINDS, InputSpec, check_given, layouts, make_feed
+from normfold.proof.probes import KINDS, InputSpec, check_given, layouts, make_feed, unmakeable
 from normfold.records import Probe
 from normfold.runtime import Failed
 from normfold.runtime.workers import arrays
@@ -67,6 +67,9 @@ def prepare_inputs(
         UsageError: ``bad-input``, the given shapes or arrays do not fit; ``not-runnable``, no inputs tried fit.
     """
     check_given(specs, given)
+    missing = unmakeable(specs, given)
+    if missing:
+        raise UsageError("bad-input", f"{name}: {missing}.")
     failure = Failed("run", "no inputs to try")
     for index, layout in enumerate(layouts(specs, given)):
         feed = make_feed(specs, given, layout, KINDS[0], seed)

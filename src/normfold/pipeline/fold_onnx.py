@@ -18,14 +18,14 @@ from normfold.core.costs import CostTable
 from normfold.core.preprocess import Preprocess
 from normfold.errors import ModelFileError
 from normfold.models import onnxfile
-from normfold.models.source import OnnxSource, is_random, rejection, runnable, scratch_path
+from normfold.models.source import OnnxSource, rejection, runnable, scratch_path
 from normfold.passes.fold import onnx_model
 from normfold.passes.fold.selection import Selection
 from normfold.passes.preprocess import bound, preprocess
 from normfold.passes.rewritten import Rewritten
 from normfold.pipeline.prove import Proven, prove, unproven
 from normfold.proof.comparison import Comparison, Setup
-from normfold.proof.probes import input_specs
+from normfold.proof.files import about, compare_part
 from normfold.records import Decision, Progress, Refusal, Verification, decision_record, silent
 from normfold.runtime import Evaluator, Runnable
 
@@ -34,8 +34,6 @@ External = Literal["auto", "always", "never"]
 MEASURED_BELOW: Final = 32 << 20
 """Bytes of a model up to which the deviation at each norm is measured: it costs a second run of both."""
 UNQUANTIZED: Final = "compared without the quantisers of activations and before biases are rounded to their steps"
-COARSE: Final = ("bfloat16", "float16")
-"""Types whose rounding decides how close two models can be, coarsest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +78,6 @@ def fold_proven(evaluator: Evaluator, source: OnnxSource, request: Request, setu
         return done
 
 
-def about(model: onnx_ir.Model, setup: Setup) -> Setup:
-    """``setup`` with what the model itself says: its inputs, its precision, its randomness."""
-    types = {value.dtype.name.lower() for value in model.graph.initializers.values() if value.dtype is not None}
-    precision = next((name for name in COARSE if name in types), None)
-    return replace(setup, inputs=input_specs(model), precision=precision, random=is_random(model))
-
-
 class _Fold:
     """One call: a `Source` for the loop, whose latest result waits beside its target."""
 
@@ -96,6 +87,8 @@ class _Fold:
         self._first: onnx_ir.Model | None = first
         self._stage = bound(first, request.preprocess)
         self._comparison: Comparison[Runnable] | None = None
+        self._evaluator: Evaluator | None = None
+        self._setup = Setup(())
         self._files = ExitStack()
         self._result = ExitStack()
         self._staged: tuple[onnx_ir.Model, onnxfile.Staged] | None = None
@@ -114,6 +107,7 @@ class _Fold:
         first = self._copy()
         file = _unquantized(self._source.fresh()) if quantizes_activations(first) else self._source.runnable()
         source = self._files.enter_context(file)
+        self._evaluator, self._setup = evaluator, setup
         self._comparison = Comparison(evaluator, about(first, setup).of_raw(self._stage))
         self._comparison.begin(source)
         self._first = first
@@ -147,7 +141,19 @@ class _Fold:
             if quantized:
                 result = files.enter_context(_unquantized(attempt.model.clone()))
             proof = self._comparison.finish(result, attempt.pairs, per_site=self._source.nbytes <= MEASURED_BELOW)
+        if self._comparison.source_fails and self._stage is None:
+            proof = self._compared_part(attempt, proof)
         return replace(proof, because="; ".join(filter(None, [proof.because, UNQUANTIZED]))) if quantized else proof
+
+    def _compared_part(self, attempt: Rewritten[onnx_ir.Model], whole: Verification) -> Verification:
+        """The comparison of what was changed alone, where the source as a whole cannot be run."""
+        if self._evaluator is None:
+            raise ValueError("compared before begin")
+        source, result = self._source.fresh(), attempt.model.clone()
+        if quantizes_activations(result):
+            take_out_quantizers(source)
+            take_out_quantizers(result)
+        return compare_part(self._evaluator, source, result, self._setup, whole, attempt.pairs)
 
     def write(self, model: onnx_ir.Model) -> None:
         """Put ``model`` in the place of the target, if there is one.

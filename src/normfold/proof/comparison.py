@@ -35,6 +35,7 @@ from normfold.proof.probes import (
     make_feed,
     nudged,
     raw_spec,
+    unmakeable,
 )
 from normfold.proof.runner import Queue, Runner
 from normfold.records import Pair, Status, Verification
@@ -128,6 +129,11 @@ class Comparison(Generic[M]):
         self._source: M | None = None
         self._answers: Future[SourceAnswers | Failed] | None = None
 
+    @property
+    def source_fails(self) -> bool:
+        """Whether the source cannot be run, known once a comparison is finished."""
+        return self._answers is not None and self._answers.done() and isinstance(self._answers.result(), Failed)
+
     def begin(self, source: M) -> None:
         """Start running ``source``; returns at once. The file must stay as it is until `finish` is done."""
         self._source = source
@@ -177,9 +183,9 @@ class Comparison(Generic[M]):
         loaded = self._load(runner, source, "")
         if isinstance(loaded, Failed):
             return loaded
-        not_tensors = [spec.name for spec in self._setup.inputs if spec.dtype is None]
-        if not_tensors:
-            return Failed("unsupported", f"input {not_tensors[0]!r} is not a tensor")
+        missing = unmakeable(self._setup.inputs, self._setup.given)
+        if missing:
+            return Failed("unsupported", missing)
         first = self._first_run(runner)
         if isinstance(first, Failed):
             return first

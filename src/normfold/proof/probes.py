@@ -107,10 +107,19 @@ def check_given(specs: Sequence[InputSpec], given: UserInputs) -> None:
         _check_dtype(by_name[name], array)
         if name in given.shapes and given.shapes[name] != array.shape:
             raise UsageError("bad-input", f"Input {name!r} is given as an array and with another shape.")
+
+
+def unmakeable(specs: Sequence[InputSpec], given: UserInputs) -> str:
+    """Which input can be neither generated nor taken from what the user gave, and why; empty where there is none."""
     for spec in specs:
+        if spec.dtype is None:
+            return f"input {spec.name!r} is not a tensor, so it cannot be generated"
         if spec.dtype == object and spec.name not in given.arrays:
-            hint = f"Pass --inputs FILE.npz with an array named {spec.name!r}."
-            raise UsageError("bad-input", f"Input {spec.name!r} takes strings, which cannot be generated.", hint)
+            return (
+                f"input {spec.name!r} takes strings, which cannot be generated: "
+                f"pass --inputs FILE.npz with an array named {spec.name!r}"
+            )
+    return ""
 
 
 def _check_shape(spec: InputSpec, shape: tuple[int, ...]) -> None:
@@ -304,7 +313,7 @@ def make_feed(specs: Sequence[InputSpec], given: UserInputs, layout: Layout, kin
 def _make(spec: InputSpec, given: UserInputs, layout: Layout, kind: Kind, rng: Random) -> tuple[Array, str]:
     dtype, shape = spec.dtype, layout.shapes[spec.name]
     if dtype is None:
-        raise UsageError("bad-input", f"Input {spec.name!r} is not a tensor, so it cannot be generated.")
+        raise TypeError(f"input {spec.name!r} is not a tensor")
     if spec.name in given.arrays and (kind is KINDS[0] or not (spec.image or is_float(dtype))):
         return given.arrays[spec.name].astype(dtype), "given"
     guessed = "; sizes guessed" if spec.name in layout.guessed else ""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from normfold.errors import UsageError
 from normfold.models.data import Arrays, Shapes, user_inputs
 from normfold.models.source import File, OnnxModel, module_of, name_of, onnx_source
-from normfold.pipeline.fold_onnx import about
 from normfold.proof.comparison import Comparison, Setup
+from normfold.proof.files import about, compare_part
 from normfold.records import Progress, Verification, silent, verification_record
 from normfold.report.blocks import Blocks, Detail, Heading
 from normfold.report.decisions import verification_blocks
@@ -94,4 +94,7 @@ def _files(a: object, b: object, setup: Setup, progress: Progress) -> Verificati
         comparison = Comparison(evaluator, about(source.fresh(), setup))
         progress("running both")
         comparison.begin(files.enter_context(source.runnable()))
-        return comparison.finish(files.enter_context(result.runnable()))
+        proof = comparison.finish(files.enter_context(result.runnable()))
+        if comparison.source_fails:
+            return compare_part(evaluator, source.fresh(), result.fresh(), setup, proof)
+        return proof
