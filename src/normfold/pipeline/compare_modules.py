@@ -10,6 +10,7 @@ from torch import nn
 from normfold.models.exporter.interface import Interface, interface
 from normfold.models.module.duplicate import duplicate
 from normfold.models.module.example import Example
+from normfold.models.module.untouched import untouched
 from normfold.models.source import OnnxSource, module_of, onnx_source
 from normfold.proof.comparison import Setup
 from normfold.proof.exported import FilesAndModules, compare
@@ -19,6 +20,7 @@ from normfold.records import Progress, Verification
 from normfold.runtime import Evaluator
 
 
+@untouched()
 def compare_modules(a: Any, b: Any, example_inputs: Any, setup: Setup, progress: Progress) -> Verification:
     """Compare ``b`` with ``a``, one of which is a module, on inputs like ``example_inputs``.
 

@@ -13,6 +13,7 @@ from normfold.core import driver
 from normfold.models.data import UserInputs
 from normfold.models.module.duplicate import duplicate
 from normfold.models.module.example import Example, call, to_array
+from normfold.models.module.untouched import untouched
 from normfold.passes.fold import module as module_pass
 from normfold.passes.fold.module import FoldedModule
 from normfold.passes.fold.selection import Selection
@@ -24,6 +25,7 @@ from normfold.records import Pair, Progress, Refusal, SiteReport, StatisticsReco
 from normfold.runtime import Failed
 
 
+@untouched()
 def inspect(
     module: nn.Module, example: Example, progress: Progress
 ) -> tuple[tuple[SiteReport, ...], tuple[StatisticsRecord, ...]]:

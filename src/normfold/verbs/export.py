@@ -18,6 +18,7 @@ from normfold.models.exporter.interface import Interface, interface
 from normfold.models.module.duplicate import duplicate
 from normfold.models.module.example import Example, to_array
 from normfold.models.module.packages import needs
+from normfold.models.module.untouched import untouched
 from normfold.models.source import File, is_random, name_of, onnx_source, scratch_path
 from normfold.passes.fold.selection import Selection
 from normfold.pipeline.export import compare_export, evaluation_module, exported_model, not_equivalent
@@ -29,6 +30,7 @@ from normfold.runtime import Evaluator
 from normfold.verbs.fold_result import FoldResult
 
 
+@untouched()
 def export(
     module: nn.Module,
     example_inputs: Any,

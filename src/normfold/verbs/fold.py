@@ -133,10 +133,12 @@ def fold(
         if shapes or inputs or custom_ops or preprocess or allow_inserted:
             raise UsageError("usage", "shapes, inputs, custom_ops, preprocess and allow_inserted are for ONNX models.")
         from normfold.models.module.example import Example
+        from normfold.models.module.untouched import untouched
         from normfold.pipeline.fold_module import ModuleFold
 
         job = ModuleFold(module, Example.of(example_inputs), selection, seed, progress)
-        return _fold_module(job, target, skipped, in_place=in_place and not dry_run)
+        with untouched():
+            return _fold_module(job, target, skipped, in_place=in_place and not dry_run)
     if example_inputs is not None:
         hint = "ONNX models take inputs={name: array}, and output=PATH."
         raise UsageError("usage", "example_inputs are for modules.", hint)

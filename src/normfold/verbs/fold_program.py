@@ -15,6 +15,7 @@ from normfold.models.exporter.interface import Dynamic, interface
 from normfold.models.module.duplicate import duplicate
 from normfold.models.module.example import Example
 from normfold.models.module.save import replacing
+from normfold.models.module.untouched import untouched
 from normfold.models.source import File, name_of
 from normfold.passes.fold.selection import Selection
 from normfold.pipeline.export import evaluation_module, not_equivalent
@@ -25,6 +26,7 @@ from normfold.records import Progress, silent
 from normfold.verbs.fold_result import FoldResult
 
 
+@untouched()
 def fold_program(
     module: nn.Module,
     example_inputs: Any,
@@ -86,6 +88,7 @@ def fold_program(
     )
 
 
+@untouched()
 def save_program(module: nn.Module, example: Example, dynamic: Dynamic, target: Path) -> None:
     """Write ``module`` to ``target``, a ``.pt2`` file, by way of ``torch.export``.
 

@@ -1,7 +1,7 @@
 """Runs a module once and writes down what it did: every operation, its values, and the module call it stood in.
 
-The operations are those that PyTorch's dispatcher sees under inference mode (``conv2d``, ``batch_norm``, ``linear``),
-so that any Python may stand around them. What Python did with a value besides is found out, too: a value read out of
+The operations are those that PyTorch's dispatcher sees below autograd (``conv2d``, ``batch_norm``, ``linear``), so
+that any Python may stand around them. What Python did with a value besides is found out, too: a value read out of
 a tensor, a tensor changed in place, one kept after the call.
 """
 
@@ -191,7 +191,7 @@ class _Tracer:
             # The fused transformer layer reads the weights of many modules in one operation.
             stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
             torch.backends.mha.set_fastpath_enabled(False)
-            stack.enter_context(torch.inference_mode())
+            stack.enter_context(_below_autograd())
             stack.callback(nn.modules.module.register_module_forward_pre_hook(self._before).remove)
             stack.callback(nn.modules.module.register_module_forward_hook(self._after).remove)
             stack.enter_context(_Reads(self))
@@ -310,6 +310,17 @@ class _Tracer:
         if value.tensor is None:
             value.kept = f"is read by Python ({method})"
             self.read = self.read or f"{method} in {self.stack[-1].path or 'the module'!r}"
+
+
+@contextmanager
+def _below_autograd() -> Iterator[None]:
+    """As in inference mode, but with ordinary tensors: one that a module caches can be trained with later.
+
+    Views do not know their base, which they would keep alive.
+    """
+    views = torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)  # noqa: SLF001 - there is no public way
+    with torch.no_grad(), torch._C._AutoDispatchBelowAutograd(), torch._C._ExcludeDispatchKeyGuard(views):  # noqa: SLF001
+        yield
 
 
 class _Operations(TorchDispatchMode):

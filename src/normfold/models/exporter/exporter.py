@@ -128,14 +128,18 @@ def _traced_with(what: Interface) -> Any:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """While this lasts, PyTorch's advice and warnings are not shown, nor what the module prints a second time."""
-    before = logging.root.manager.disable
+    bars: Any = vars(torch.hub)["tqdm"]
+    before, interval = logging.root.manager.disable, getattr(bars, "monitor_interval", 0)
     logging.disable(logging.CRITICAL)
+    # The first progress bar starts a thread that never ends, shown or not.
+    bars.monitor_interval = 0
     try:
         sink = io.StringIO()
         with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        bars.monitor_interval = interval
         logging.disable(before)
 
 
