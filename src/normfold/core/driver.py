@@ -33,7 +33,7 @@ from normfold.core.plan import Move, Plan
 from normfold.core.premises import DOES_NOT_PAY, SELECTED
 from normfold.core.rules import IDENTITIES, MOVES, REWRITES, Rewrite
 from normfold.core.search import Search
-from normfold.core.statistics import Known, known_statistics, surviving
+from normfold.core.statistics import Known, commit, known_statistics, surviving
 from normfold.core.views import AffineOp, Linear, Moving, Node, Norm, QuantizedLinear, View
 from normfold.records import Decision, Outcome, Pair, Refusal, SiteReport, StatisticsRecord
 
@@ -81,6 +81,25 @@ class _SiteState:
         return [*self.left, *(node for node in self.beside if node not in self.gone)]
 
 
+@dataclass
+class _Run:
+    """A graph on its way: what is known of its values now, and which site each node belongs to."""
+
+    graph: Graph
+    known: dict[str, Known] = field(default_factory=dict)
+    owner: dict[Node, _SiteState] = field(default_factory=dict)
+
+    @property
+    def excluded(self) -> frozenset[Node]:
+        """The nodes of the sites that must stay."""
+        return frozenset(node for node, holder in self.owner.items() if holder.excluded is not None)
+
+    def commit(self, plan: Plan) -> None:
+        """Carry out ``plan``."""
+        _book(plan, self.owner)
+        commit(self.graph, plan, self.known)
+
+
 def fold(
     graph: Graph,
     *,
@@ -95,9 +114,10 @@ def fold(
     What is inserted has to pay by ``costs``, those of the default provider.
     The graph is changed in place, one whole plan at a time.
     """
-    before, statistics, table = graph.values(), known_statistics(graph), costs or cost_table()
-    _tidy(graph)
-    owner: dict[Node, _SiteState] = {}
+    before, table = graph.values(), costs or cost_table()
+    run = _Run(graph, known_statistics(graph))
+    _tidy(run)
+    owner = run.owner
 
     def enlist() -> list[_SiteState]:
         """The norms in sight that were not before: merging branches uncovers the scale behind them."""
@@ -120,43 +140,43 @@ def fold(
         progress = False
         for state in states:
             for node in state.open:
-                progress |= _try(graph, node, owner, table)
-        progress |= _rewrite(graph, owner, REWRITES)
-        progress |= _send(graph, owner, SHUFFLES, graph.nodes())
+                progress |= _try(run, node, table)
+        progress |= _rewrite(run, REWRITES)
+        progress |= _send(run, SHUFFLES, graph.nodes())
         known = len(owner)
         states += enlist()
         progress |= len(owner) > known
         if not progress and table.moves_past_pools:
-            progress = _relocate(graph, owner)
+            progress = _relocate(run)
         if not progress and table.moves_biases:
-            progress = _send(graph, owner, BIASES, [node for node in graph.nodes() if node not in owner])
+            progress = _send(run, BIASES, [node for node in graph.nodes() if node not in owner])
     # What only the folds made a norm is no norm of the model's where it stays.
     states = [state for k, state in enumerate(states) if k < stated or state.gone]
     decisions = tuple(_decide(graph, state) for state in states)
-    return Folding(decisions, tuple(_pairs(graph, states, set(before) & set(graph.values()))), _kept(graph, statistics))
+    return Folding(decisions, tuple(_pairs(graph, states, set(before) & set(graph.values()))), _kept(run))
 
 
 def inspect(graph: Graph) -> tuple[tuple[SiteReport, ...], tuple[StatisticsRecord, ...]]:
     """Every norm of ``graph``, its health, and what `fold` would decide; what they know. Uses the graph up."""
     records = surviving(known_statistics(graph), graph.origins())
-    _tidy(graph)
+    _tidy(_Run(graph))
     sites = graph.sites()
     decisions = {decision.site: decision for decision in fold(graph).decisions}
     reports = tuple(SiteReport(s.name, s.norm, s.shape, s.health, decisions[s.name]) for s in sites)
     return reports, records
 
 
-def _kept(graph: Graph, known: Mapping[str, Known]) -> tuple[StatisticsRecord, ...]:
-    """What is still true of ``known``, which the model carries from now on."""
-    records = surviving(known, graph.origins())
-    if records or graph.records() is not None:
-        graph.keep(records)
+def _kept(run: _Run) -> tuple[StatisticsRecord, ...]:
+    """What is known of the values that are left, which the model carries from now on."""
+    records = surviving(run.known, run.graph.origins())
+    if records or run.graph.records() is not None:
+        run.graph.keep(records)
     return records
 
 
-def _tidy(graph: Graph) -> None:
+def _tidy(run: _Run) -> None:
     """Take out what changes nothing and is no norm, so that it hides none."""
-    while _rewrite(graph, {}, IDENTITIES, spared={node for site in graph.sites() for node in site.nodes}):
+    while _rewrite(run, IDENTITIES, spared={node for site in run.graph.sites() for node in site.nodes}):
         pass
 
 
@@ -169,83 +189,78 @@ def _excluded(name: str, only: Sequence[str], skip: Sequence[str], exclude: Mapp
     return None if pattern is None else Refusal(SELECTED, f"--skip {pattern!r} matches it")
 
 
-def _try(graph: Graph, node: Node, owner: Mapping[Node, _SiteState], table: CostTable) -> bool:
-    search = Search(graph, frozenset(other for other, holder in owner.items() if holder.excluded is not None))
-    plan = _best(graph, node, search, table)
+def _try(run: _Run, node: Node, table: CostTable) -> bool:
+    search = Search(run.graph, run.excluded)
+    plan = _best(run.graph, node, search, table)
     if plan is None:
-        owner[node].refusals[node] = search.refusals
+        run.owner[node].refusals[node] = search.refusals
         return False
-    _book(plan, owner)
-    graph.commit(plan)
+    run.commit(plan)
     return True
 
 
-def _rewrite(
-    graph: Graph, owner: Mapping[Node, _SiteState], rules: Sequence[Rewrite[Any, Any]], spared: Collection[Node] = ()
-) -> bool:
+def _rewrite(run: _Run, rules: Sequence[Rewrite[Any, Any]], spared: Collection[Node] = ()) -> bool:
     """Carry out every one of ``rules``, each of which makes the model smaller by itself, but for ``spared`` nodes."""
     progress = False
-    for state in owner.values():
+    for state in run.owner.values():
         state.objections.clear()
     for rule in rules:
-        for node in [node for node in graph.nodes() if node not in spared]:
-            while (plan := _next_plan(graph, rule, node, owner)) is not None:
-                _book(plan, owner)
-                graph.commit(plan)
+        for node in [node for node in run.graph.nodes() if node not in spared]:
+            while (plan := _next_plan(run, rule, node)) is not None:
+                run.commit(plan)
                 progress = True
                 if plan.bypasses(node):
                     break
     return progress
 
 
-def _relocate(graph: Graph, owner: Mapping[Node, _SiteState]) -> bool:
+def _relocate(run: _Run) -> bool:
     """Move norms that stay to where they cost less."""
     progress = False
     for rule in MOVES:
-        for node in [node for node in reversed(list(owner)) if node in owner[node].open]:
-            plan = _next_plan(graph, rule, node, owner)
+        for node in [node for node in reversed(list(run.owner)) if node in run.owner[node].open]:
+            plan = _next_plan(run, rule, node)
             if plan is not None:
-                _book(plan, owner)
-                graph.commit(plan)
+                run.commit(plan)
                 progress = True
     return progress
 
 
-def _send(graph: Graph, owner: Mapping[Node, _SiteState], use: Use, nodes: Iterable[Node]) -> bool:
+def _send(run: _Run, use: Use, nodes: Iterable[Node]) -> bool:
     """Send the maps of ``nodes`` out on their routes, for one ``use``, and carry out what is worth it."""
     progress = False
-    kept = frozenset(node for node, holder in owner.items() if holder.excluded is not None)
+    excluded = run.excluded
     for node in nodes:
-        for origin in use.origins(graph.view(node)):
-            search = Search(graph, kept)
-            plan = _worth(graph, owner, search, use, origin)
+        for origin in use.origins(run.graph.view(node)):
+            search = Search(run.graph, excluded)
+            plan = _worth(run, search, use, origin)
             if plan is not None:
-                _book(plan, owner)
-                graph.commit(plan)
+                run.commit(plan)
                 progress = True
                 break
-            if node in owner:
-                owner[node].objections.setdefault(node, []).extend(search.refusals)
+            if node in run.owner:
+                run.owner[node].objections.setdefault(node, []).extend(search.refusals)
     return progress
 
 
-def _worth(graph: Graph, owner: Mapping[Node, _SiteState], search: Search, use: Use, origin: Origin) -> Plan | None:
+def _worth(run: _Run, search: Search, use: Use, origin: Origin) -> Plan | None:
     """The first plan for a map from ``origin`` that can be carried out and serves its ``use``."""
     for plan in search.route(origin):
-        refused = graph.unable(plan) or _left_out(graph, plan, owner)
+        refused = run.graph.unable(plan) or _left_out(run, plan)
         if refused is not None:
             search.refuse(refused)
-        elif use.worth(graph, plan):
+        elif use.worth(run.graph, plan):
             return plan
     return None
 
 
-def _next_plan(graph: Graph, rule: Rewrite[Any, Any], node: Node, owner: Mapping[Node, _SiteState]) -> Plan | None:
+def _next_plan(run: _Run, rule: Rewrite[Any, Any], node: Node) -> Plan | None:
     """The first plan of ``rule`` around ``node``. Why other places have none is noted for the norms that take part."""
+    graph, owner = run.graph, run.owner
     view = graph.view(node)
     for place, answer in rule.answers(graph, view) if isinstance(view, rule.view) else ():
         plan = answer if isinstance(answer, Plan) else None
-        refused = answer if isinstance(answer, Refusal) else graph.unable(answer) or _left_out(graph, answer, owner)
+        refused = answer if isinstance(answer, Refusal) else graph.unable(answer) or _left_out(run, answer)
         if refused is None:
             return plan
         concerned = {part.node for part in place.parts}.union(() if plan is None else plan.gone)
@@ -254,13 +269,13 @@ def _next_plan(graph: Graph, rule: Rewrite[Any, Any], node: Node, owner: Mapping
     return None
 
 
-def _left_out(graph: Graph, plan: Plan, owner: Mapping[Node, _SiteState]) -> Refusal | None:
+def _left_out(run: _Run, plan: Plan) -> Refusal | None:
     """Why the plan may not be carried out: it touches what the user left out."""
-    touched = (*plan.gone, *(view.node for view in plan.views))
-    left_out = next((node for node in touched if node in owner and owner[node].excluded is not None), None)
+    excluded = run.excluded
+    left_out = next((node for node in (*plan.gone, *(view.node for view in plan.views)) if node in excluded), None)
     if left_out is None:
         return None
-    return Refusal(SELECTED, f"{graph.label(left_out)}, which was left out, would have to go with it")
+    return Refusal(SELECTED, f"{run.graph.label(left_out)}, which was left out, would have to go with it")
 
 
 def _book(plan: Plan, owner: Mapping[Node, _SiteState]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import TypeVar
 
-from normfold.core.algebra import Affine
+from normfold.core.algebra import Affine, Map
 from normfold.core.views import AffineOp, Node, Value, View
 
 
@@ -91,17 +91,29 @@ E = TypeVar("E", SetView, Replace, Bypass, Remove, Insert, Move)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Change:
+    """``value`` is to hold ``map`` of what it held or, ``undone``, what the map makes that of.
+
+    No map where what it is to hold cannot be told from what it held.
+    """
+
+    value: Value
+    map: Map | None = None
+    undone: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """All the edits of one fold.
 
     Each edit speaks of the graph as it is before any of them, so that their order says nothing; only insertions at
     one value follow each other. A node has one `SetView` or `Replace` at most. ``changed`` are values whose content in
-    the result is not that of the value of the same name in the source. ``into`` are the nodes that absorbed something,
-    ``rules`` the names of the rules on the route.
+    the result is not that of the value of the same name in the source, and how. ``into`` are the nodes that absorbed
+    something, ``rules`` the names of the rules on the route.
     """
 
     edits: tuple[Edit, ...] = ()
-    changed: tuple[Value, ...] = ()
+    changed: tuple[Change, ...] = ()
     into: tuple[Node, ...] = ()
     rules: tuple[str, ...] = ()
 

@@ -16,7 +16,7 @@ import numpy as np
 from normfold.core.algebra import Map
 from normfold.core.graph import Graph
 from normfold.core.origins import Origin, affine_folds
-from normfold.core.plan import Bypass, Insert, Plan
+from normfold.core.plan import Bypass, Change, Insert, Plan
 from normfold.core.premises import (
     LINEAR_CONSUMER,
     LINEAR_PRODUCER,
@@ -100,7 +100,7 @@ class Search:
         if escape is not None:
             self.refuse(Refusal(NOT_OUTPUT, escape))
             return
-        plan = replace(plan, changed=(*plan.changed, value))
+        plan = replace(plan, changed=(*plan.changed, Change(value, target.map)))
         for one in self._undone(plan, others, target, depth - 1):
             view = one.view(producer) or graph.view(producer)
             port = view.outputs.index(value) if value in view.outputs else -1
@@ -140,7 +140,7 @@ class Search:
             return
         # Where the origin goes, so does its output, and no value of that name is left to be another one.
         if not plan.bypasses(origin):
-            plan = replace(plan, changed=(*plan.changed, value))
+            plan = replace(plan, changed=(*plan.changed, Change(value, target.map, undone=True)))
         yield from self._into_all(plan, [node for node, _ in readers], target, depth)
 
     def _into_all(self, plan: Plan, readers: list[Node], target: Target, depth: int) -> Iterator[Plan]:

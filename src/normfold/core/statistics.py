@@ -2,19 +2,20 @@
 
 A BatchNorm tells the mean and the deviation of what it reads, hence of what it makes. Before a fold these are noted by
 the value's name; afterwards those names that are left mean what they meant, so what was noted of them still holds:
-where a norm went into its producer, of its output, where into its consumers, of its input. Of a value whose content
-changes, and whose name is new for that reason, nothing is said.
+where a norm went into its producer, of its output, where into its consumers, of its input. Of a value that holds a map
+of what it held, and whose name is new for that reason, what the map makes of them is noted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from normfold.core.algebra import Moments, independent_sum
 from normfold.core.graph import Graph
+from normfold.core.plan import Change, Plan
 from normfold.core.views import AffineOp, Moving, Sum, Value, View
 from normfold.records import Derivation, StatisticsRecord
 
@@ -27,6 +28,13 @@ class Known:
     sites: tuple[str, ...]
     derived: Derivation | None = None
     terms: tuple[str, ...] = ()
+
+    def after(self, change: Change) -> Known | None:
+        """What is known of the value once it has changed, if anything."""
+        if change.map is None or (change.undone and not change.map.invertible):
+            return None
+        moments = self.moments.mapped(change.map.inverse() if change.undone else change.map)
+        return None if moments is None else replace(self, moments=moments)
 
 
 def known_statistics(graph: Graph) -> dict[str, Known]:
@@ -62,6 +70,16 @@ def surviving(known: Mapping[str, Known], origins: Mapping[str, str]) -> tuple[S
         if name in origins and not (one.terms and all(term in origins for term in one.terms))
     )
     return tuple(record for record in records if record is not None)
+
+
+def commit(graph: Graph, plan: Plan, known: MutableMapping[str, Known]) -> None:
+    """Carry out ``plan`` on ``graph``, and let ``known`` follow the values that change."""
+    before = [(change, known.pop(graph.value_name(change.value), None)) for change in plan.changed]
+    graph.commit(plan)
+    for change, one in before:
+        after = None if one is None else one.after(change)
+        if after is not None:
+            known.setdefault(graph.value_name(change.value), after)
 
 
 def _measured(graph: Graph, view: View, found: dict[Value, Known], *, ask: bool) -> None:

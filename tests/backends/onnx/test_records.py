@@ -20,6 +20,10 @@ HELD = {
     "w2": array(4, 3, 1, 1, seed=4),
     "k": array(4, 1, 1, seed=5),
     "q": array(3, 1, 1, seed=6),
+    "k1": array(4, seed=7),
+    "k2": array(4, seed=8),
+    "two": np.abs(array(4, 1, 1, seed=10)) + 0.5,
+    "order": np.array([2, 0, 3, 1]),
     **statistics(4),
     **statistics(4, "n", seed=20),
     **statistics(3, "i", seed=40),
@@ -43,6 +47,21 @@ NETWORKS: dict[str, tuple[list[str], dict[str, tuple[str, ...]]]] = {
     "branches": (
         [CONV, norm("h", "z"), "c = Conv(x, w2)", norm("c", "u", "n"), "t = Add(z, u)", "y = Relu(t)"],
         {"t": ("z_norm", "u_norm")},
+    ),
+    "scaled afterwards": (
+        [CONV, norm("h", "z"), "r = Relu(z)", "t = Mul(r, two)", "d = Conv(t, w1)", "y = Tanh(d)"],
+        {"z_folded": ("z_norm",)},
+    ),
+    "shuffled": (
+        [
+            *(CONV, "c = Tanh(h)", "g = Gather <axis = 1> (c, order)", norm("g", "z")),
+            *("d = Conv <pads = [1, 1, 1, 1]> (z, w3)", "y = Tanh(d)"),
+        ],
+        {"z_folded": ("z_norm",)},
+    ),
+    "bias before an instance norm": (
+        [CONV, norm("h", "z"), "y = InstanceNormalization(z, k1, k2)"],
+        {"z_folded": ("z_norm",)},
     ),
     "absorbed": (
         ["t = Tanh(x)", "a = Mul(t, q)", "u = Add(a, q)", norm("u", "z", "i"), "y = Tanh(z)"],

@@ -211,8 +211,8 @@ class OnnxGraph:
         for edit in plan.each(SetView):
             self._write(edit.view)
         # New constants are named after values, so those change their names afterwards.
-        for value in plan.changed:
-            _value(value).name = self.fresh_name(f"{_value(value).name}_folded")
+        for value in (_value(change.value) for change in plan.changed):
+            value.name = self.fresh_name(f"{value.name}_folded")
         for step in steps:
             step()
         self._constants.forget_expressions()
@@ -256,7 +256,7 @@ class OnnxGraph:
         """The nodes whose views may change with ``plan``: those it names, and whatever stands next to them."""
         named = {_node(node) for node in (*plan.gone, *(view.node for view in plan.views))}
         values = {value for node in named for value in (*node.inputs, *node.outputs) if value is not None}
-        values |= {_value(value) for value in plan.changed}
+        values |= {_value(change.value) for change in plan.changed}
         made = {producer for value in values if (producer := value.producer()) is not None}
         return named | made | {reader for value in values for reader, _ in value.uses()}
 

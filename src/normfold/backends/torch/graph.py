@@ -236,8 +236,8 @@ class TorchGraph:
     def commit(self, plan: Plan) -> None:
         """Carry out ``plan`` on this graph."""
         self.committed = True
-        for value in plan.changed:
-            self._names[_value(value)] = f"{self.value_name(value)}_folded"
+        for value in (_value(change.value) for change in plan.changed):
+            self._names[value] = f"{self.value_name(value)}_folded"
         for edit in plan.edits:
             match edit:
                 case SetView(view) | Replace(view):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from normfold.core.algebra.affine import Affine, Array, trim
+from normfold.core.algebra.maps import Map
 from normfold.core.algebra.moves import Move, Permute, Regroup, Shuffle
 
 
@@ -33,6 +34,12 @@ class Moments:
     def through(self, affine: Affine) -> Moments:
         """Those of ``scale * x + shift``; exact, whatever the distribution."""
         return Moments.of(affine.scale * self.mean + affine.shift, np.abs(affine.scale) * self.deviation)
+
+    def mapped(self, by: Map) -> Moments | None:
+        """Those of ``by`` of the value; ``None`` where it mixes channels."""
+        if isinstance(by, Affine):
+            return self.through(by)
+        return self.moved(by) if isinstance(by, Shuffle) else None
 
     def moved(self, move: Move) -> Moments | None:
         """Those of what ``move`` makes of the value; ``None`` where a channel would not stay whole."""

@@ -28,7 +28,7 @@ from normfold.core.algebra.moves import carry
 from normfold.core.graph import Graph, maker
 from normfold.core.laws import means
 from normfold.core.laws.means import vanishes
-from normfold.core.plan import Plan, SetView
+from normfold.core.plan import Change, Plan, SetView
 from normfold.core.premises import NOT_OUTPUT, SAME_IN_GROUP, SAME_SCOPE, SINGLE_USE, STATIC_RESHAPE
 from normfold.core.rules.rule import Place, Rewrite
 from normfold.core.rules.shared import not_output, same_scope, single_use
@@ -53,12 +53,19 @@ class Biased(Place[Norm]):
         return tuple(view.outputs[0] for view in (self.linear, *self.moves))
 
     @cached_property
-    def shift(self) -> Affine | None:
-        """The bias as it reaches the norm; ``None`` where its channels cannot be followed."""
+    def shifts(self) -> tuple[Affine | None, ...]:
+        """The bias in each value on the way; ``None`` where its channels cannot be followed."""
         affine: Affine | None = Affine.of(shift=0.0 if self.linear.bias is None else self.linear.bias)
+        found = [affine]
         for view in self.moves:
             affine = None if affine is None else carry(view.moves[0], affine, backward=False)
-        return affine
+            found.append(affine)
+        return tuple(found)
+
+    @property
+    def shift(self) -> Affine | None:
+        """The bias as it reaches the norm."""
+        return self.shifts[-1]
 
 
 def _places(graph: Graph, norm: Norm) -> Iterable[Biased]:
@@ -88,7 +95,8 @@ def _same_in_group(place: Biased) -> str | None:
 
 def _plan(place: Biased) -> Plan:
     without = replace(place.linear, bias=None)
-    return Plan((SetView(without),), changed=place.changing, into=(without.node,), rules=(RULE.name,))
+    changed = (Change(value, shift, undone=True) for value, shift in zip(place.changing, place.shifts, strict=True))
+    return Plan((SetView(without),), changed=tuple(changed), into=(without.node,), rules=(RULE.name,))
 
 
 RULE = Rewrite(

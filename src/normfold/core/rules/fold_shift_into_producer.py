@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from normfold.core.algebra import Affine
 from normfold.core.graph import Graph, maker
 from normfold.core.laws import backward
-from normfold.core.plan import Bypass, Plan, SetView
+from normfold.core.plan import Bypass, Change, Plan, SetView
 from normfold.core.premises import NOT_OUTPUT, SAME_SCOPE, SINGLE_USE
 from normfold.core.rules import fold_affine_into_producer
 from normfold.core.rules.rule import BACKWARD, Carry, Place, Rewrite
@@ -70,7 +70,7 @@ def _plan(place: Shifted) -> Plan:
     absorbed = place.linear if step.view is None else step.view
     return Plan(
         (SetView(absorbed), Bypass(place.view.node, place.view.inputs[0], same=True)),
-        changed=place.changing,
+        changed=tuple(Change(value, place.view.affine) for value in place.changing),
         into=(absorbed.node,),
         rules=(RULE.name,),
     )

@@ -31,7 +31,7 @@ from normfold.core.algebra.weight import Dense
 from normfold.core.graph import Graph, maker
 from normfold.core.laws import sequence
 from normfold.core.laws.sequence import product
-from normfold.core.plan import Bypass, Plan, SetView
+from normfold.core.plan import Bypass, Change, Plan, SetView
 from normfold.core.premises import EVERY_TAP, NOT_OUTPUT, REPRESENTABLE, SAME_SCOPE, SINGLE_USE
 from normfold.core.rules.rule import Place, Rewrite
 from normfold.core.rules.shared import new_weight_in_range, not_output, same_scope, single_use
@@ -111,7 +111,8 @@ def _representable(place: Neighbours) -> str | None:
 def _plan(place: Neighbours) -> Plan:
     merged, first = place.merged, place.first
     if place.host is first:
-        going, changed = Bypass(place.view.node, first.outputs[0], same=True), place.changing
+        going = Bypass(place.view.node, first.outputs[0], same=True)
+        changed = tuple(map(Change, place.changing))
     else:
         going, changed = Bypass(first.node, first.inputs[0]), ()
     return Plan((SetView(merged), going), changed=changed, into=(merged.node,), rules=(RULE.name,))

@@ -35,7 +35,7 @@ from normfold.core.graph import Graph, maker
 from normfold.core.laws import parallel
 from normfold.core.laws.backward import channel_vector
 from normfold.core.laws.parallel import diagonal, embed, spread
-from normfold.core.plan import Bypass, Plan, Remove, SetView
+from normfold.core.plan import Bypass, Change, Plan, Remove, SetView
 from normfold.core.premises import (
     EVERY_TAP,
     FINITE,
@@ -286,7 +286,7 @@ def _plan(place: Branches) -> Plan:
             Bypass(holder.node, place.rest, same=holder in mine.path),
             *(Remove(view.node) for view in place.branch),
         ),
-        changed=(host.outputs[0], *(view.outputs[0] for view in touched)),
+        changed=tuple(Change(view.outputs[0]) for view in (host, *touched)),
         into=(host.node,),
         rules=(RULE.name,),
     )
