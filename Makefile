@@ -54,8 +54,8 @@ format: $(VENV)/dev.stamp ## Fix style and formatting in place
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-mutants: $(VENV)/dev.stamp ## Delete each premise in turn: a test must fail for each
-	@$(BIN)/python scripts/mutants.py
+mutants: $(VENV)/dev.stamp ## Switch each guard off in turn: a test must fail for each
+	@WORKERS=$(WORKERS) $(BIN)/python scripts/mutants.py
 
 fuzz: $(VENV)/dev.stamp ## Feed hostile files to every verb for FUZZ_SECONDS seconds (300)
 	@$(BIN)/python benchmarks/fuzz_files.py --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED) --workers $(WORKERS)

@@ -1,10 +1,11 @@
-"""Delete each premise in turn, and see a test fail for each: ``make mutants``.
+"""Switch each guard off in turn, and see a test fail for each: ``make mutants``.
 
 A mutant is the package without one guard: without one premise of a rule, without one condition of the structure that a
-rewrite looks for, or without one statement that refuses in a search, the driver or the lifts of a backend. Each is
-written to a folder of its own, and tests run against it until one fails: first the rule's own, then those that speak of
-the premise, then those of the room. Prints a table; exits with 1 if a mutant survives that is not listed in
-`EQUIVALENT`, that is, if no test needs the guard.
+rewrite looks for, or without one statement that refuses in a search, the driver or the lifts of a backend. One copy of
+the package holds a switch at every guard (`switches.py`). The tests run once with all of them on, which tells the tests
+in which a guard bites: no other test can miss it. Those run again with the guard off, the fastest first, until one
+fails. Prints a table; exits with 1 if a mutant survives that is not listed in `EQUIVALENT`, that is, if no test needs
+the guard.
 
 Give words to run only the mutants whose line in the table holds one of them: ``scripts/mutants.py not-output``,
 ``scripts/mutants.py core/rules``. WORKERS in the environment says how many run at a time.
@@ -13,15 +14,15 @@ Give words to run only the mutants whose line in the table holds one of them: ``
 from __future__ import annotations
 
 import ast
+import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -30,27 +31,25 @@ from normfold.core.rules import RULES
 ROOT: Final = Path(__file__).resolve().parents[1]
 SOURCE: Final = ROOT / "src"
 PACKAGE: Final = SOURCE / "normfold"
-ONNX: Final = ("tests/backends/onnx", "tests/core/rules", "tests/core")
-TORCH: Final = ("tests/backends/torch", "tests/backends/test_shared_cases.py")
-ROOMS: Final[dict[str, Sequence[str]]] = {
-    "core/rules": (*ONNX, *TORCH),
-    "core/search.py": (*ONNX, *TORCH),
-    "core/driver.py": (*ONNX, *TORCH),
-    "core/streams.py": ("tests/core/test_streams.py", "tests/backends/torch/test_streams.py"),
-    "backends/onnx/graph.py": ONNX,
-    "backends/onnx/lift": ONNX,
-    "backends/onnx/norms": ONNX,
-    "backends/torch/graph.py": TORCH,
-    "backends/torch/lift": TORCH,
-    "backends/torch/program.py": TORCH,
-    "backends/torch/replacing.py": TORCH,
-    "backends/torch/tree.py": TORCH,
-}
-"""Where guards are, and the tests that may need them."""
+ROOMS: Final = (
+    "core/search.py",
+    "core/driver.py",
+    "core/streams.py",
+    "core/rules",
+    "backends/onnx/graph.py",
+    "backends/onnx/lift",
+    "backends/onnx/norms",
+    "backends/torch/graph.py",
+    "backends/torch/lift",
+    "backends/torch/program.py",
+    "backends/torch/replacing.py",
+    "backends/torch/tree.py",
+)
+"""Where guards are."""
+TESTS: Final = ("tests/core", "tests/backends")
+"""What may need them."""
 REFUSING: Final = {"NotLifted", "Refusal"}
 """What a guard makes when it says no."""
-SECONDS: Final = 300.0
-"""Longest run of the few tests that come first: a mutant that searches for ever is found out, too."""
 
 EQUIVALENT: Final[dict[str, str]] = {
     "core/rules/fold_shift_into_producer.py _places view.holds_scale": (
@@ -68,13 +67,15 @@ EQUIVALENT: Final[dict[str, str]] = {
 }
 """Mutants that no test can tell from the package, each with the reason."""
 
+SWITCHES: Final = Path(__file__).with_name("switches.py")
+"""The module that a mutated package has in addition."""
+
 
 @dataclass(frozen=True)
 class Mutant:
-    """The package without one guard: ``text`` is what ``path`` becomes, ``home`` the file that holds the guard."""
+    """The package with guard ``number`` off: ``home`` is the file that holds it, ``where`` its function or rule."""
 
-    path: Path
-    text: str
+    number: int
     home: Path
     where: str
     guard: str
@@ -87,45 +88,68 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Guard:
-    """One guard in a tree: the function that it stands in, what it guards, and how to cut it out."""
+    """One guard in a tree: the function that it stands in, what it guards, and how to put a switch there."""
 
     where: str
     guard: str
-    cut: Callable[[], object]
+    switch: Callable[[int], object]
 
 
-def mutants() -> Iterator[Mutant]:
-    """Every mutant of the package."""
-    yield from premises_of_rules()
-    for room in ROOMS:
-        path = PACKAGE / room
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            yield from mutants_of(file)
+def mutants(into: Path | None = None) -> list[Mutant]:
+    """Every mutant of the package; a package with the switches is written to the folder ``into``."""
+    made: list[Mutant] = []
+    for path in sorted(file for room in ROOMS for file in files_of(PACKAGE / room)):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found = list(guards(tree))
+        seen: dict[str, int] = {}
+        first = len(made)
+        for number, guard in enumerate(found, first):
+            name = f"{guard.where} {guard.guard}"
+            seen[name] = seen.get(name, 0) + 1
+            count = f" ({seen[name]})" if seen[name] > 1 else ""
+            made.append(Mutant(number, path, guard.where, guard.guard + count))
+        if into is not None and found:
+            for number, guard in reversed(list(enumerate(found, first))):
+                guard.switch(number)
+            text = IMPORT.join(ast.unparse(ast.fix_missing_locations(tree)).partition(FUTURE)[::2])
+            (into / path.relative_to(SOURCE)).write_text(text, encoding="utf-8")
+    premises = list(premises_of_rules(len(made)))
+    if into is not None:
+        switch_premises(into / "normfold" / "core" / "rules" / "__init__.py", premises)
+        shutil.copy(SWITCHES, into / "normfold")
+    return [*premises, *made]
 
 
-def premises_of_rules() -> Iterator[Mutant]:
+FUTURE: Final = "from __future__ import annotations\n"
+IMPORT: Final = f"{FUTURE}from normfold import switches\n"
+
+
+def files_of(path: Path) -> list[Path]:
+    """The Python files in a folder, or the one that ``path`` is."""
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
+
+
+def premises_of_rules(first: int) -> Iterator[Mutant]:
     """Every rule without one of its premises, wherever it takes them from."""
-    path = PACKAGE / "core" / "rules" / "__init__.py"
-    text = path.read_text(encoding="utf-8")
     for rule in RULES:
-        for index, (premise, _) in enumerate(rule.premises):
-            rest = f"{rule.name}.RULE.premises[:{index}] + {rule.name}.RULE.premises[{index + 1}:]"
-            without = f'{text}\nobject.__setattr__({rule.name}.RULE, "premises", {rest})\n'
-            yield Mutant(path, without, path.parent / f"{rule.name}.py", "RULE", premise)
+        for premise, _ in rule.premises:
+            yield Mutant(first, PACKAGE / "core" / "rules" / f"{rule.name}.py", "RULE", premise)
+            first += 1
 
 
-def mutants_of(path: Path) -> Iterator[Mutant]:
-    """Every mutant of one file; each is cut out of a tree of its own."""
-    text = path.read_text(encoding="utf-8")
-    seen: dict[str, int] = {}
-    for index in range(len(list(guards(ast.parse(text))))):
-        tree = ast.parse(text)
-        found = list(guards(tree))[index]
-        found.cut()
-        name = f"{found.where} {found.guard}"
-        seen[name] = seen.get(name, 0) + 1
-        number = f" ({seen[name]})" if seen[name] > 1 else ""
-        yield Mutant(path, ast.unparse(ast.fix_missing_locations(tree)), path, found.where, found.guard + number)
+def switch_premises(path: Path, premises: Sequence[Mutant]) -> None:
+    """Put a switch at the tests of all rules' premises, which come as the rules and their premises do."""
+    path.write_text(
+        f"{path.read_text(encoding='utf-8')}\n"
+        "from normfold import switches\n"
+        "def _switched(number, test):\n"
+        "    return lambda asked: switches.guard(number, test(asked), None)\n"
+        f"_numbers = iter(range({premises[0].number}, {premises[-1].number + 1}))\n"
+        "for _rule in RULES:\n"
+        "    _switches = tuple((name, _switched(next(_numbers), test)) for name, test in _rule.premises)\n"
+        "    object.__setattr__(_rule, 'premises', _switches)\n",
+        encoding="utf-8",
+    )
 
 
 def guards(tree: ast.Module) -> Iterator[Guard]:
@@ -147,13 +171,19 @@ def structure(function: ast.FunctionDef) -> Iterator[Guard]:
         if not isinstance(node, ast.If):
             continue
         if isinstance(node.test, ast.BoolOp):
-            for operand in node.test.values:
-                text = ast.unparse(operand)
-                yield Guard(function.name, text, lambda test=node.test, operand=operand: test.values.remove(operand))
+            without = isinstance(node.test.op, ast.And)
+            for index, operand in enumerate(node.test.values):
+                put = partial(node.test.values.__setitem__, index)
+                yield Guard(function.name, ast.unparse(operand), partial(switch, put, operand, without))
         else:
             passes = not isinstance(node.body[0], ast.Return)
-            text = ast.unparse(node.test)
-            yield Guard(function.name, text, lambda n=node, to=passes: setattr(n, "test", ast.Constant(to)))
+            put = partial(setattr, node, "test")
+            yield Guard(function.name, ast.unparse(node.test), partial(switch, put, node.test, passes))
+
+
+def switch(put: Callable[[ast.expr], object], value: ast.expr, without: object, number: int) -> None:
+    """Put a switch where ``value`` stands, which is ``without`` when off."""
+    put(ast.parse(f"switches.guard({number}, {ast.unparse(value)}, {without})", mode="eval").body)
 
 
 def statements(function: str, owner: ast.AST, block: list[ast.stmt]) -> Iterator[Guard]:
@@ -164,9 +194,24 @@ def statements(function: str, owner: ast.AST, block: list[ast.stmt]) -> Iterator
             continue
         chosen = next((n for n in ast.walk(statement) if isinstance(n, ast.IfExp) and makes_refusal(n.orelse)), None)
         if chosen is not None:
-            yield Guard(function, premise, lambda n=chosen: setattr(n, "orelse", ast.Constant(None)))
+            yield Guard(function, premise, partial(switch_choice, chosen))
         elif isinstance(owner, ast.If | ast.For) or isinstance(statement, ast.Raise | ast.Return):
-            yield Guard(function, premise, lambda index=index: block.__setitem__(slice(index, None), [ast.Pass()]))
+            yield Guard(function, premise, partial(switch_rest, block, index))
+
+
+def switch_choice(chosen: ast.IfExp, number: int) -> None:
+    """Make a choice between something and a refusal one between something and nothing, when off."""
+    chosen.orelse = ast.IfExp(test=asked(number), body=chosen.orelse, orelse=ast.Constant(None))
+
+
+def switch_rest(block: list[ast.stmt], index: int, number: int) -> None:
+    """Leave out the rest of a block, when off."""
+    block[index:] = [ast.If(test=asked(number), body=block[index:], orelse=[])]
+
+
+def asked(number: int) -> ast.expr:
+    """The question whether a guard is on."""
+    return ast.parse(f"switches.guard({number})", mode="eval").body
 
 
 def refusal(statement: ast.stmt) -> str | None:
@@ -189,67 +234,43 @@ def makes_refusal(node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in REFUSING
 
 
-def judge(mutant: Mutant) -> str | None:
-    """The test that finds ``mutant`` out, if any."""
-    with tempfile.TemporaryDirectory(prefix="normfold-mutant-") as folder:
-        shutil.copytree(SOURCE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-        (Path(folder) / mutant.path.relative_to(SOURCE)).write_text(mutant.text, encoding="utf-8")
-        for tests, seconds in rounds(mutant):
-            if (found := failing_test(Path(folder), tests, seconds)) is not None:
-                return found
-        return None
+def verdicts(package: Path, numbers: Sequence[int]) -> Iterator[tuple[int, str | None]]:
+    """For each guard, the test that finds it off: empty where none does, ``None`` where it bites in none.
 
-
-def rounds(mutant: Mutant) -> Iterator[tuple[Sequence[str], float | None]]:
-    """The tests to run one after another, and for how long at most: the fewest that are likely to fail first."""
-    room = next(tests for room, tests in ROOMS.items() if mutant.home.is_relative_to(PACKAGE / room))
-    own = ROOT / "tests" / "core" / "rules" / f"test_{mutant.home.stem}.py"
-    if own.exists():
-        yield [str(own)], SECONDS
-    premise = mutant.guard.partition(" ")[0]
-    files = [file for tests in room for file in files_of(ROOT / tests)]
-    speaking = [str(file) for file in files if f'"{premise}"' in file.read_text(encoding="utf-8")]
-    if speaking:
-        yield speaking, SECONDS
-    yield room, None
-
-
-def files_of(path: Path) -> list[Path]:
-    """The test files directly in a folder, or the one that ``path`` is."""
-    return sorted(path.glob("*.py")) if path.is_dir() else [path]
-
-
-def failing_test(source: Path, tests: Sequence[str], seconds: float | None = None) -> str | None:
-    """The first of ``tests`` that fails with the package in ``source``, or takes too long; ``None`` where all pass."""
-    options = ["-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", "-m", "not slow"]
-    environment = {**os.environ, "PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", *options, *tests]
-    try:
-        run = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return f"more than {seconds:.0f} seconds"
-    if run.returncode == 0:
-        return None
-    found = re.search(r"^(?:FAILED|ERROR) (.*?)(?: - |$)", run.stdout, re.MULTILINE)
-    return found.group(1).removeprefix("tests/") if found else f"exit {run.returncode}"
+    A line for guard -1 names a test that fails before anything is switched off.
+    """
+    options = ["-q", "-p", "no:cacheprovider", "-m", "not slow", "-p", "normfold.switches"]
+    source, sink = os.pipe()
+    environment = {"NORMFOLD_GUARDS": json.dumps(numbers), "NORMFOLD_VERDICTS": str(sink), "PYTHONPATH": str(package)}
+    command = [sys.executable, "-m", "pytest", *options, *TESTS]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.DEVNULL, pass_fds=[sink]
+    ) as run:
+        os.close(sink)
+        with os.fdopen(source) as lines:
+            yield from (tuple(json.loads(line)) for line in lines)
+    if run.returncode not in {0, 1}:
+        yield -1, f"exit {run.returncode}"
 
 
 def main(words: Sequence[str]) -> int:
     """Judge every mutant, or those that ``words`` pick."""
-    chosen = [m for m in mutants() if not words or any(word in m.name for word in words)]
-    tests = sorted({test for mutant in chosen for test in next(iter(rounds(mutant)))[0]})
-    if (broken := failing_test(SOURCE, tests)) is not None:
-        print(f"the tests fail before anything is deleted: {broken}")
-        return 1
-    survivors = 0
-    with ThreadPoolExecutor(max_workers=int(os.environ.get("WORKERS", "2"))) as pool:
-        for mutant, found in zip(chosen, pool.map(judge, chosen), strict=True):
+    with tempfile.TemporaryDirectory(prefix="normfold-mutants-") as folder:
+        shutil.copytree(SOURCE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+        made = mutants(Path(folder))
+        chosen = {m.number: m for m in made if not words or any(word in m.name for word in words)}
+        survivors = 0
+        for number, found in verdicts(Path(folder), list(chosen)):
+            if number not in chosen:
+                print(f"the tests fail before anything is switched off: {found}")
+                return 1
+            mutant = chosen[number]
             reason = EQUIVALENT.get(mutant.name)
-            survivors += found is None and reason is None
-            print(f"{mutant.name:<90} {found or reason or 'SURVIVED'}", flush=True)
-    print(f"{len(chosen)} guards deleted, {survivors} not missed by any test")
+            survivors += not found and reason is None
+            lost = "SURVIVED: bites in no test" if found is None else "SURVIVED"
+            verdict = (found or "").removeprefix("tests/") or reason or lost
+            print(f"{mutant.name:<90} {verdict}", flush=True)
+    print(f"{len(chosen)} guards switched off, {survivors} not missed by any test")
     return 1 if survivors else 0
 
 

@@ -1,0 +1,138 @@
+"""The module that a mutated package has in addition: a switch for every guard, and the plugin of pytest that flips it.
+
+The tests are collected once. A forked process runs all of them with every guard on and notes where each bites; then,
+for each guard, another one runs the tests in which it bites with that guard off.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+
+SECONDS = 120.0
+"""What a run may take on top of ten times the usual: a mutant that searches for ever is found out, too."""
+
+bitten: set[int] = set()
+"""The guards that have bitten since this was last asked."""
+failed: list[str] = []
+"""The tests that have failed."""
+off = int(os.environ.get("NORMFOLD_GUARD_OFF", "-1"))
+
+
+def guard(number: int, value: Any = 1, without: Any = 0) -> Any:
+    """What guard ``number`` says: ``value``; or ``without`` where it is off."""
+    if number == off:
+        return without
+    if bool(value) != bool(without):
+        bitten.add(number)
+    return value
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note a failure."""
+    if report.failed:
+        failed.append(report.nodeid)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool:
+    """Run the tests for each guard that NORMFOLD_GUARDS lists; the lines of verdicts go to NORMFOLD_VERDICTS."""
+    guards, pipe = json.loads(os.environ["NORMFOLD_GUARDS"]), int(os.environ["NORMFOLD_VERDICTS"])
+    source, sink = os.pipe()
+    child = forked(lambda: say(sink, noted(session.items)))
+    os.close(sink)
+    with os.fdopen(source) as notes:
+        found = json.loads(notes.read() or "null")
+    os.waitpid(child, 0)
+    if not isinstance(found, list):
+        say(pipe, [-1, found or "the tests ended before their time"])
+        return True
+    waiting: dict[int, tuple[int, int]] = {}
+    for number in guards:
+        while len(waiting) >= int(os.environ.get("WORKERS", "2")):
+            reap(waiting)
+        items, usual = needing(number, session.items, found)
+        if items:
+            waiting[forked(partial(judge, pipe, number, items), SECONDS + 10 * usual)] = (pipe, number)
+        else:
+            say(pipe, [number, None])
+    while waiting:
+        reap(waiting)
+    return True
+
+
+def needing(
+    number: int, items: Sequence[pytest.Item], found: Sequence[tuple[float, list[int]]]
+) -> tuple[list[pytest.Item], float]:
+    """The tests in which a guard bites, the fastest first, and what shares a file with them; how long all take."""
+    taking = {item: seconds for item, (seconds, _) in zip(items, found, strict=True)}
+    biting = {item for item, (_, numbers) in zip(items, found, strict=True) if number in numbers}
+    files = {item.path for item in biting}
+    near = [item for item in items if item.path in files and item not in biting]
+    tests = [*sorted(biting, key=taking.__getitem__), *near]
+    return tests, sum(map(taking.__getitem__, tests))
+
+
+def forked(work: Callable[[], object], limit: float = 0.0) -> int:
+    """A child process that does ``work``, in ``limit`` seconds at most where that is not zero."""
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        signal.setitimer(signal.ITIMER_REAL, limit)
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return child
+
+
+def reap(waiting: dict[int, tuple[int, int]]) -> None:
+    """Wait for a child; one that was killed has not said anything itself."""
+    child, status = os.wait()
+    pipe, number = waiting.pop(child)
+    if os.WIFSIGNALED(status):
+        say(pipe, [number, f"ended by {signal.Signals(os.WTERMSIG(status)).name}"])
+
+
+def say(pipe: int, what: object) -> None:
+    """Write one line."""
+    os.write(pipe, f"{json.dumps(what)}\n".encode())
+
+
+def run(items: Sequence[pytest.Item]) -> Iterator[float]:
+    """Run tests one after another; how long each took."""
+    for item, following in zip(items, [*items[1:], None], strict=True):
+        started = time.perf_counter()
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        yield time.perf_counter() - started
+
+
+def noted(items: Sequence[pytest.Item]) -> object:
+    """For each test, how long it takes and which guards bite in it; or the first that fails."""
+    notes = []
+    bitten.clear()
+    for seconds in run(items):
+        if failed:
+            return failed[0]
+        notes.append((seconds, sorted(bitten)))
+        bitten.clear()
+    return notes
+
+
+def judge(pipe: int, number: int, items: Sequence[pytest.Item]) -> None:
+    """Say which test fails first with a guard off."""
+    global off  # noqa: PLW0603 - one process, one guard
+    off = number
+    os.environ["NORMFOLD_GUARD_OFF"] = str(number)
+    for _ in run(items):
+        if failed:
+            break
+    say(pipe, [number, failed[0] if failed else ""])
