@@ -369,6 +369,19 @@ class TestCompare:
         assert compare(np.array([1, 2.0, 3]), a, 1e-4).excess == math.inf
         assert compare(a, np.array([1, -bad if np.isinf(bad) else np.inf, 3]), 1e-4).excess == math.inf
 
+    @pytest.mark.parametrize("shape", [(256,), (2, 64, 64)])
+    def test_below_the_normal_numbers_one_step_is_as_close_as_it_gets(self, shape):
+        for dtype, rtol in ((np.float64, 1e-9), (np.float32, 1e-4), (np.float16, 2e-2)):
+            step = np.finfo(dtype).smallest_subnormal
+            a = np.zeros(shape, dtype)
+            a.reshape(-1)[::3] = 5 * step
+            b = a.copy()
+            b.reshape(-1)[0] += step
+            assert compare(a, a.copy(), rtol).excess == 0
+            assert 0 < compare(a, b, rtol).excess <= 1
+            b.reshape(-1)[0] += 40 * step
+            assert compare(a, b, rtol).excess > 1
+
     def test_integers_booleans_and_strings_are_exact(self):
         for a, b in (([1, 2], [1, 3]), ([True, False], [True, True]), (["a", "b"], ["a", "bcd"])):
             assert compare(np.array(a), np.array(a), 0.0).excess == 0

@@ -139,6 +139,32 @@ def test_bfloat16_convolution_falls_back_to_the_reference(evaluator, tmp_path):
     np.testing.assert_array_equal(ran.outputs["y"].astype(np.float32), np.full((1, 2, 3, 3), 2, np.float32))
 
 
+def test_an_opset_under_development_falls_back_to_the_reference(evaluator, tmp_path):
+    kind, newest = TensorProto.FLOAT, onnx.defs.onnx_opset_version()
+    model = save(tmp_path, [("Add", ["x", "x"], ["y"])], [("x", kind, [3])], [("y", kind, [3])], opset=newest)
+    loaded = ask(evaluator, lambda client: client.load(model))
+    assert isinstance(loaded, Loaded), loaded
+    ran = ask(evaluator, lambda client: client.run({"x": np.ones(3, np.float32)}))
+    np.testing.assert_array_equal(ran.outputs["y"], [2, 2, 2])
+
+
+def test_what_onnx_runtime_rejects_goes_to_the_reference(evaluator, tmp_path):
+    model = save(
+        tmp_path,
+        [("Expand", ["x", "x"], ["y"])],
+        [("x", TensorProto.FLOAT, [1])],
+        [("y", TensorProto.FLOAT, None)],
+    )
+    loaded = ask(evaluator, lambda client: client.load(model))
+    assert isinstance(loaded, Loaded), loaded
+    assert loaded.evaluator.startswith("onnx.reference")
+    ran = ask(evaluator, lambda client: client.run({"x": np.ones(1, np.float32)}))
+    assert isinstance(ran, Failed)
+    assert ran.kind == "run"
+    assert "Type Error" in ran.message
+    assert "the reference evaluator" in ran.message
+
+
 def test_a_missing_custom_operator_is_unsupported(evaluator, tmp_path):
     kind = TensorProto.FLOAT
     model = save(
@@ -302,9 +328,12 @@ def test_arrays_survive_the_disk(tmp_path):
         "large": np.arange(1 << 20, dtype=np.float32),
         "text": np.array(["a", "béé"], object),
     }
+    for name in ("float8_e5m2", "float8_e5m2fnuz", "float8_e4m3fnuz", "bfloat16", "int4", "float4_e2m1fn"):
+        arrays[name] = np.array([0, 1, 2], getattr(ml_dtypes, name))
     back = arrays_on_disk.read(arrays_on_disk.write(tmp_path / "t", arrays))
     assert list(back) == list(arrays)
     for name, array in arrays.items():
+        assert back[name].dtype == array.dtype or array.dtype == object
         np.testing.assert_array_equal(back[name], array)
     assert back["a/b"].dtype == ml_dtypes.float8_e4m3fn
     assert isinstance(back["large"], np.memmap)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from normfold.proof.probes import is_float
+from normfold.proof.probes import finfo, is_float
 
 Array = NDArray[Any]
 
@@ -91,8 +91,12 @@ def _compare_floats(source: Array, result: Array, rtol: float) -> Deviation:
     largest = float(difference.max())
     if not np.array_equal(a[~comparable], b[~comparable], equal_nan=True):
         return Deviation(math.inf, largest, largest / scale, _elsewhere(a, b))
-    whole = largest / (rtol * scale) if rtol else math.inf if largest else 0.0
-    part = _slice_excess(a0, difference, rtol, scale)
+    # Below the normal numbers a type has one step for all: nothing can be closer than that.
+    step = float(finfo(source.dtype).smallest_subnormal)
+    whole = largest / max(rtol * scale, step) if rtol else math.inf if largest else 0.0
+    part = (
+        _slice_excess(a0, difference, rtol, max(SLICE_FLOOR * scale, step / (rtol * SLICE_LOOSENESS))) if rtol else 0.0
+    )
     return Deviation(max(whole, part), largest, largest / scale, in_channel=part > whole)
 
 
@@ -109,9 +113,9 @@ def _scale(values: Array) -> float:
     return peak or 1.0
 
 
-def _slice_excess(values: Array, difference: Array, rtol: float, scale: float) -> float:
-    """Largest excess of one channel, on axis 1 or the last one, over its own range."""
-    if values.ndim < 3 or not 0 < rtol <= SLICE_TOLERANCE:
+def _slice_excess(values: Array, difference: Array, rtol: float, least: float) -> float:
+    """Largest excess of one channel, on axis 1 or the last one, over its own range, which is at ``least`` that."""
+    if values.ndim < 3 or rtol > SLICE_TOLERANCE:
         return 0.0
     worst = 0.0
     for axis in {1, values.ndim - 1}:
@@ -119,6 +123,6 @@ def _slice_excess(values: Array, difference: Array, rtol: float, scale: float) -
             continue
         others = tuple(other for other in range(values.ndim) if other != axis)
         spread = values.max(axis=others) - values.min(axis=others)
-        scales = np.maximum(np.maximum(spread, np.abs(values).max(axis=others)), SLICE_FLOOR * scale)
+        scales = np.maximum(np.maximum(spread, np.abs(values).max(axis=others)), least)
         worst = max(worst, float(np.max(difference.max(axis=others) / scales)) / (rtol * SLICE_LOOSENESS))
     return worst

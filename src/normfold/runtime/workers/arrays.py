@@ -42,7 +42,7 @@ def _write_one(file: Path, name: str, array: Array) -> Entry:
     kind = ""
     if array.dtype == object:
         array = array.astype(np.str_)
-    elif array.dtype.kind == "V":
+    elif is_extended(array.dtype):
         kind = array.dtype.name
         array = array.view(np.dtype(f"u{array.dtype.itemsize}"))
     np.save(file, array, allow_pickle=False)
@@ -53,6 +53,11 @@ def _read_one(entry: Entry) -> Array:
     mapped = Path(entry["file"]).stat().st_size >= MAP_FROM_BYTES
     array: Array = np.load(entry["file"], mmap_mode="r" if mapped else None, allow_pickle=False)
     return array.view(extended_type(entry["type"])) if entry["type"] else array
+
+
+def is_extended(dtype: np.dtype[Any]) -> bool:
+    """Whether ``dtype`` is one that NumPy lacks and ml_dtypes adds."""
+    return dtype.isbuiltin == 2
 
 
 def extended_type(name: str) -> np.dtype[Any]:

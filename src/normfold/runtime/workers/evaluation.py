@@ -19,7 +19,7 @@ from normfold.runtime.memory import limit_this_process
 from normfold.runtime.providers import CPU
 from normfold.runtime.session_profile import SPINNING
 from normfold.runtime.sessions import QUIET
-from normfold.runtime.workers.arrays import Array, read, write
+from normfold.runtime.workers.arrays import Array, is_extended, read, write
 from normfold.runtime.workers.options import worker_options
 from normfold.runtime.workers.protocol import RefusedError, Reply, Request, kind_of, own_stdout, sentence, serve
 from normfold.runtime.workers.values import EXTENDED_TYPES, to_array, to_value
@@ -31,7 +31,7 @@ LACKS_KERNEL: Final = (
     "NOT_IMPLEMENTED",
     "Type 'tensor(bfloat16)'",
     "Unsupported model IR version",
-    "guarantees support for models stamped",
+    "support for models stamped",
 )
 """Messages with which ONNX Runtime says that the model may be right but is beyond it."""
 
@@ -62,7 +62,7 @@ class RuntimeSession:
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Values of ``outputs``; raises what ONNX Runtime raises."""
         # Values of ONNX Runtime's own cannot hold strings, NumPy's arrays not the extended types.
-        if self._extended or any(array.dtype.kind == "V" for array in feeds.values()):
+        if self._extended or any(is_extended(array.dtype) for array in feeds.values()):
             values = {name: to_value(array) for name, array in feeds.items()}
             results = self._session.run_with_ort_values(list(outputs), values)
             return {name: to_array(name, value) for name, value in zip(outputs, results, strict=True)}
@@ -103,12 +103,17 @@ class ReferenceSession:
         model = onnx.load_model_from_string(_bytes(request))
         load_external_data_for_model(model, request["data_folder"])
         self._evaluator = ReferenceEvaluator(model)
+        self._reason = reason
         self.evaluator = f"onnx.reference {onnx.__version__}"
         self.outputs = tuple(self._evaluator.output_names)
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """Values of ``outputs``; raises what the reference evaluator raises."""
-        results = self._evaluator.run(list(outputs), dict(feeds))
+        """Values of ``outputs``; where there are none, the reason says why ONNX Runtime was not asked, too."""
+        try:
+            results = self._evaluator.run(list(outputs), dict(feeds))
+        except Exception as error:
+            message = f"{self._reason}; the reference evaluator: {sentence(error)}"
+            raise RefusedError(kind_of(error, "run"), message) from error
         return {name: np.asarray(value) for name, value in zip(outputs, results, strict=True)}
 
 
@@ -214,27 +219,28 @@ VERBS: Final[dict[str, Callable[[EvaluationWorker, Request], Reply]]] = {
 
 def _open(request: Request) -> Session:
     if request["evaluator"] == "onnx.reference":
-        return _open_reference(request, "the reference evaluator was asked for")
+        return _open_reference(request, RefusedError("unsupported", "the reference evaluator was asked for"))
     try:
         return RuntimeSession(request)
     except RefusedError:
         raise
     except Exception as error:
         reason = sentence(error)
-        if not request["evaluator"] and any(text in reason for text in LACKS_KERNEL):
-            return _open_reference(request, reason)
-        unknown = "is not a registered function/op" in reason or any(text in reason for text in LACKS_KERNEL)
-        raise RefusedError(kind_of(error, "unsupported" if unknown else "invalid"), reason) from error
+        lacking = "is not a registered function/op" in reason or any(text in reason for text in LACKS_KERNEL)
+        refused = RefusedError(kind_of(error, "unsupported" if lacking else "invalid"), reason)
+        if request["evaluator"] or refused.kind == "memory":
+            raise refused from error
+        return _open_reference(request, refused)
 
 
-def _open_reference(request: Request, reason: str) -> Session:
+def _open_reference(request: Request, refused: RefusedError) -> Session:
     try:
-        return ReferenceSession(request, reason)
+        return ReferenceSession(request, str(refused))
     except RefusedError:
         raise
     except Exception as error:
-        message = f"{reason}; the reference evaluator: {sentence(error)}"
-        raise RefusedError(kind_of(error, "unsupported"), message) from error
+        message = f"{refused}; the reference evaluator: {sentence(error)}"
+        raise RefusedError(kind_of(error, refused.kind), message) from error
 
 
 def main() -> None:
