@@ -51,7 +51,7 @@ def test_a_good_file(tmp_path: Path) -> None:
     [
         (b"", "empty-file", "empty"),
         (b"hello, I am a text file\n" * 20, "not-onnx", "text file"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "not-onnx", "git lfs pull"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "not-onnx", "Git LFS pointer"),
         (np.random.default_rng(0).bytes(5000), "not-onnx", "cut short"),
         (small_model().SerializeToString()[:-500], "not-onnx", "cut short"),
         (b"\x08\x09", "bad-structure", "no graph"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from normfold.errors import ModelFileError
+from normfold.models.onnxfile.kinds import AGAIN, folder_kind, kind_of, near_miss
 from normfold.models.onnxfile.order import sort_nodes
 from normfold.models.onnxfile.structure import UnsortedError, examine, examine_sorted
 
@@ -73,7 +74,7 @@ def read(path: str | os.PathLike[str]) -> ModelFile:
     except ModelFileError as error:
         raise ModelFileError(error.code, f"{path}: {error.message}", error.hint) from error
     except RecursionError as error:
-        raise _not_onnx(path, "it is nested too deeply") from error
+        raise _not_onnx(path, "it is nested too deeply", AGAIN) from error
     files = folder.files
     return ModelFile(
         model=model,
@@ -146,7 +147,8 @@ def _read_bytes(path: Path) -> bytes:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ModelFileError("file-not-found", f"{path} cannot be read: {reason}.", "Check the path.") from error
+        way = near_miss(path) if isinstance(error, FileNotFoundError) else "Check the path."
+        raise ModelFileError("file-not-found", f"{path} cannot be read: {reason}.", way) from error
     if stat.S_ISDIR(os.fstat(handle).st_mode):
         os.close(handle)  # `fdopen` would raise on it, and leave it open
         raise _not_a_file(path)
@@ -178,19 +180,10 @@ def _parse(data: bytes, path: Path) -> onnx.ModelProto:
     try:
         proto.ParseFromString(data)
     except DecodeError as error:
-        raise _not_onnx(path, _guess(data)) from error
+        raise _not_onnx(path, *kind_of(data, path)) from error
     if not proto.HasField("graph") and not proto.ir_version:
-        raise _not_onnx(path, _guess(data))
+        raise _not_onnx(path, *kind_of(data, path))
     return proto
-
-
-def _guess(data: bytes) -> str:
-    if data.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer; run 'git lfs pull'"
-    head = data[:1024]
-    if head.isascii() and all(byte >= 32 or byte in b"\t\r\n" for byte in head):
-        return "it is a text file"
-    return "it cannot be parsed, or was cut short"
 
 
 def _deserialize(proto: onnx.ModelProto) -> onnx_ir.Model:
@@ -272,8 +265,9 @@ def _detach(model: onnx_ir.Model, *, annotated: bool) -> None:
 
 
 def _not_a_file(path: Path) -> ModelFileError:
-    return ModelFileError("not-a-file", f"{path} is a directory or a special file.", "Name the .onnx file itself.")
+    kind, way = folder_kind(path)
+    return ModelFileError("not-a-file", f"{path} is {kind}.", way)
 
 
-def _not_onnx(path: Path, reason: str) -> ModelFileError:
-    return ModelFileError("not-onnx", f"{path} is not an ONNX model: {reason}.", "Export or download it again.")
+def _not_onnx(path: Path, reason: str, way: str) -> ModelFileError:
+    return ModelFileError("not-onnx", f"{path} is not an ONNX model: {reason}.", way)
