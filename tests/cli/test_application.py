@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 
 import click
@@ -67,6 +68,27 @@ def test_usage_errors_are_one_document(
     parsed = document(capfd.readouterr().out)
     assert parsed["error"]["code"] == "usage"
     assert parsed["command"] == command
+
+
+def test_a_long_job_says_what_it_does_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told = threading.Event()
+
+    def job(*, progress, detail) -> CommandResult:
+        progress("counting\x1b sheep")
+        told.wait(0.2)
+        return CommandResult("env")
+
+    monkeypatch.setattr("normfold.cli.command.SECONDS_BETWEEN_LINES", 0.02)
+    command = click.command("env")(verb("env")(job))
+    monkeypatch.setattr(application.LazyGroup, "get_command", lambda self, ctx, name: command)
+    assert run(["env"]) == 0
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) > 1
+    assert set(lines) == {"normfold: counting\\x1b sheep (0 s)"}
+    assert run(["env", "--quiet"]) == 0
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

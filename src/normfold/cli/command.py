@@ -6,6 +6,8 @@ import functools
 import json
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
@@ -18,7 +20,10 @@ from normfold.errors import EnvironmentUnavailableError, NormfoldError
 from normfold.records import Progress, silent
 from normfold.report.blocks import Blocks, Detail
 from normfold.report.document import document
+from normfold.report.words import printable
 
+SECONDS_BETWEEN_LINES: Final = 10.0
+"""How long a job is silent where its progress does not go to a terminal."""
 BUG_HINT: Final = "Please report this; NORMFOLD_DEBUG=1 in the environment prints the traceback."
 
 
@@ -51,7 +56,7 @@ def verb(name: str) -> Callable[[Callable[..., CommandResult]], Callable[..., Co
         @functools.wraps(job)
         def wrapped(*, quiet: bool, verbose: bool, **options: Any) -> CommandResult:
             def work() -> CommandResult:
-                with _progress(visible=not quiet and sys.stderr.isatty()) as progress:
+                with _progress(quiet=quiet) as progress:
                     return job(progress=progress, detail=Detail(verbose - quiet), **options)
 
             return guarded(name, work)
@@ -98,15 +103,37 @@ def _missing(command: str, error: ModuleNotFoundError) -> CommandResult:
 
 
 @contextmanager
-def _progress(*, visible: bool) -> Iterator[Progress]:
-    if not visible:
+def _progress(*, quiet: bool) -> Iterator[Progress]:
+    """A line that changes on a terminal; elsewhere, a line now and then, for jobs that take long."""
+    if quiet:
         yield silent
-        return
-    from rich.console import Console
-    from rich.text import Text
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.text import Text
 
-    with Console(stderr=True).status("starting") as status:
-        yield lambda doing: status.update(Text(doing))
+        with Console(stderr=True).status("starting") as status:
+            yield lambda doing: status.update(Text(doing))
+    else:
+        with _lines_in_between() as progress:
+            yield progress
+
+
+@contextmanager
+def _lines_in_between() -> Iterator[Progress]:
+    """Say on stderr every `SECONDS_BETWEEN_LINES` what is being done, and for how long the job has run."""
+    doing, done, begun = ["starting"], threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        while not done.wait(SECONDS_BETWEEN_LINES):
+            click.echo(f"normfold: {printable(doing[0])} ({time.monotonic() - begun:.0f} s)", err=True)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield lambda now: doing.__setitem__(0, now)
+    finally:
+        done.set()
+        teller.join()
 
 
 @contextmanager
