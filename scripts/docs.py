@@ -70,7 +70,12 @@ def law_part(law: Law) -> str:
 def table(head: tuple[str, str], rows: dict[str, str]) -> str:
     """Two columns, the first in code type."""
     lines = [f"| {head[0]} | {head[1]} |", "|---|---|"]
-    return "\n".join([*lines, *(f"| `{key}` | {value.replace('|', chr(92) + '|')} |" for key, value in rows.items())])
+    return "\n".join([*lines, *(f"| `{key}` | {escaped(value)} |" for key, value in rows.items())])
+
+
+def escaped(text: str) -> str:
+    """``text`` as a cell of a table."""
+    return text.replace("|", r"\|")
 
 
 def rules_page() -> str:
@@ -91,7 +96,9 @@ def laws_page() -> str:
 def premises_page() -> str:
     """The closed list of premise names, as they appear in ``refused_by``."""
     intro = "A norm is folded when every premise on its route holds. A decision names those that do not."
-    return page("Premises", "src/normfold/core/premises.py", intro, [table(("premise", "states that"), PREMISES)])
+    rows = [f"| `{premise}` | {escaped(premise.statement)} | {escaped(premise.advice)} |" for premise in PREMISES]
+    listed = "\n".join(("| premise | states that | where it does not hold |", "|---|---|---|", *rows))
+    return page("Premises", "src/normfold/core/premises.py", intro, [listed])
 
 
 def errors_page() -> str:

@@ -11,6 +11,7 @@ from normfold.report.blocks import (
     Heading,
     Interval,
     KeyValues,
+    Names,
     Paragraph,
     Table,
     Verdict,
@@ -32,5 +33,6 @@ SAMPLES: Blocks = (
     Interval(1.5, 1.25, 2.0, "a takes", " ms"),
     Paragraph("Two of three."),
     Verdict("b takes less time: faster", "good"),
+    Names("kept for one reason:", ("bn1", "bn2"), ("one: a sentence.",), 7, "bad"),
     Code(("import b", "b.load('b.json')")),
 )

@@ -30,21 +30,23 @@ RECORDS_ATTRIBUTE: Final = "normfold_records"
 class Premise(str):
     """Something that must hold for a fold, by the name that `Refusal` and JSON give it; ``statement`` says what.
 
+    ``advice`` says what someone who has the model can do where it does not hold; empty where nothing helps.
     `normfold.core.premises` is the closed list of them.
     """
 
-    __slots__ = ("statement",)
+    __slots__ = ("advice", "statement")
     statement: str
+    advice: str
 
-    def __new__(cls, name: str, statement: str) -> Self:
+    def __new__(cls, name: str, statement: str, advice: str = "") -> Self:
         """The premise of that name."""
         premise = super().__new__(cls, name)
-        premise.statement = statement
+        premise.statement, premise.advice = statement, advice
         return premise
 
-    def __reduce__(self) -> tuple[type[Premise], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[Premise], tuple[str, str, str]]:
         """How to copy or pickle it."""
-        return Premise, (str(self), self.statement)
+        return Premise, (str(self), self.statement, self.advice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,24 @@ class SiteReport:
     shape: tuple[int | str | None, ...] | None
     health: tuple[str, ...]
     would: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large a model is.
+
+    Attributes:
+        nodes: operations, those of subgraphs and functions included.
+        parameters: numbers stored, running statistics included.
+        nbytes: what they take.
+        macs: multiply-accumulates of the operations with constant weights, for one sample where the batch is open;
+            ``None`` where a shape is unknown.
+    """
+
+    nodes: int
+    parameters: int
+    nbytes: int
+    macs: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +226,11 @@ def verification_record(proof: Verification) -> dict[str, Any]:
 def probe_record(probe: Probe) -> dict[str, Any]:
     """One input of one run."""
     return {"name": probe.name, "shape": list(probe.shape), "dtype": probe.dtype, "made": probe.made}
+
+
+def size_record(size: Size) -> dict[str, int | None]:
+    """How large a model is."""
+    return {"nodes": size.nodes, "parameters": size.parameters, "bytes": size.nbytes, "macs": size.macs}
 
 
 def finite(value: float | None) -> float | None:

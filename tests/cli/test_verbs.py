@@ -106,6 +106,19 @@ def test_only_and_skip(ask: Ask, net: Path) -> None:
     assert parsed["result"]["decisions"][1]["refused_by"][0]["because"]
 
 
+def test_a_pattern_that_matches_nothing_is_said(ask: Ask, net: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    _, parsed = ask("fold", net, "--dry-run", "--only", "bn1", "--only", "zz*", "--skip", "conv*")
+    assert parsed["result"]["unmatched"] == ["zz*", "conv*"]
+    assert run(["fold", str(net), "--dry-run", "--skip", "zz*"]) == 0
+    assert "note: the pattern 'zz*' matches no norm; the first norm is 'bn1'" in capfd.readouterr().out
+
+
+def test_sizes(ask: Ask, net: Path) -> None:
+    size = ask("fold", net, "--dry-run")[1]["result"]["size"]
+    assert size["before"]["nodes"] - size["after"]["nodes"] == 2
+    assert size["before"]["macs"] == size["after"]["macs"] > 0
+
+
 def test_no_verify(ask: Ask, net: Path, tmp_path: Path) -> None:
     code, parsed = ask("fold", net, "-o", tmp_path / "out.onnx", "--no-verify")
     assert code == 0

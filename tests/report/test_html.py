@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from normfold.report.blocks import Chart, ChartRow, Code, Column, Heading, Interval, KeyValues, Paragraph, Table
+from normfold.report.blocks import Chart, ChartRow, Code, Column, Heading, Interval, KeyValues, Names, Paragraph, Table
 from normfold.report.html import ACCENT, COLOURS, html
 from report_samples import HOSTILE, SAMPLES
 
@@ -18,7 +18,7 @@ def parsed(page: str) -> ET.Element:
 
 def test_every_block() -> None:
     root = parsed(html(SAMPLES))
-    assert [element.tag for element in root] == ["p", "table", "p", "table", "svg", "p", "p", "p", "pre"]
+    assert [element.tag for element in root] == ["p", "table", "p", "table", "svg", "p", "p", "p", "details", "pre"]
     assert ["".join(row.itertext()) for row in root.findall(".//tr")] == [
         "outcomecounttime",
         "folded120.652x (0.648 to 0.657)",
@@ -49,6 +49,7 @@ def test_it_needs_nothing_from_elsewhere() -> None:
         Code((HOSTILE,)),
         KeyValues(((HOSTILE, HOSTILE),)),
         Table((Column("x"),), ((HOSTILE,),), notes=(HOSTILE,)),
+        Names(HOSTILE, (HOSTILE,), (HOSTILE,)),
         Chart((ChartRow(Interval(1, 1, 1, HOSTILE)),), HOSTILE),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from normfold.report.blocks import Code, Column, Heading, Paragraph, Table
+from normfold.report.blocks import Code, Column, Heading, Names, Paragraph, Table
 from normfold.report.markdown import markdown
 from report_samples import HOSTILE, SAMPLES
 
@@ -31,6 +31,16 @@ Two of three.
 
 **b takes less time: faster**
 
+<details><summary>kept for one reason:</summary>
+
+one: a sentence.
+
+- bn1
+- bn2
+- and 7 more
+
+</details>
+
 ```text
 import b
 b.load('b.json')
@@ -48,6 +58,12 @@ def test_names_stay_in_their_cell_and_are_only_names() -> None:
     assert page.splitlines()[-1].replace("\\|", "").count("|") == 3
     assert "a b" in page
     assert "\x1b" not in page
+
+
+def test_names_below_a_title_are_only_names() -> None:
+    page = markdown((Names(HOSTILE, (HOSTILE,), (HOSTILE,)),))
+    assert "<script" not in page.replace("\\<", "")
+    assert page.count("<summary>") == page.count("</summary>") == 1
 
 
 def test_a_fence_is_longer_than_any_in_the_code() -> None:

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from normfold.report import text, words
-from normfold.report.blocks import Code, Column, Heading, Interval, KeyValues, Paragraph, Table
+from normfold.report.blocks import Code, Column, Heading, Interval, KeyValues, Names, Paragraph, Table
 from report_samples import HOSTILE, SAMPLES
 
 GOLDEN = """\
@@ -24,6 +24,11 @@ a -> b
 a takes 1.5 ms (1.25 to 2)
 Two of three.
 b takes less time: faster
+  kept for one reason:
+      one: a sentence.
+    bn1
+    bn2
+    and 7 more
     import b
     b.load('b.json')
 """
@@ -47,6 +52,14 @@ def test_a_narrow_terminal_wraps_cells_and_loses_nothing() -> None:
     assert all(len(line) <= 40 for line in shown.splitlines())
 
 
+def test_sentences_are_wrapped_and_names_are_whole() -> None:
+    name = "/encoder/layer.11" * 8
+    lines = text.plain((Names("kept:", (name,), (f"because {name} " * 3,)),)).splitlines()
+    assert f"    {name}" in lines
+    assert sum(name in line for line in lines) == 4
+    assert all(len(line) <= 80 or name in line for line in lines)
+
+
 def test_nothing_to_show_is_nothing() -> None:
     assert text.plain(()) == text.plain((Table((Column("head"),), ()),)) == text.plain((KeyValues(()),)) == ""
 
@@ -60,6 +73,7 @@ def test_nothing_to_show_is_nothing() -> None:
         Interval(1, 1, 1, HOSTILE),
         KeyValues(((HOSTILE, HOSTILE),)),
         Table((Column("x"),), ((HOSTILE,),), notes=(HOSTILE,)),
+        Names(HOSTILE, (HOSTILE,), (HOSTILE,)),
     ],
 )
 @pytest.mark.parametrize("render", [text.plain, text.coloured])

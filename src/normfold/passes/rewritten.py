@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from normfold.records import Decision, Pair
+from normfold.records import Decision, Pair, Size
 
 T = TypeVar("T")
 
@@ -20,3 +20,5 @@ class Rewritten(Generic[T]):
     """Values of the source and of the result that must agree, in topological order."""
     changed: bool = True
     """Whether the pass changed anything at all."""
+    sizes: tuple[Size, Size] | None = None
+    """Of the source and of the result."""

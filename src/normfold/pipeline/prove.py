@@ -15,7 +15,7 @@ from typing import Final, Generic, Protocol, TypeVar
 from normfold.core.premises import VERIFICATION_FAILED
 from normfold.errors import NormfoldError
 from normfold.passes.rewritten import Rewritten
-from normfold.records import Decision, Refusal, Verification
+from normfold.records import Decision, Refusal, Size, Verification
 
 T = TypeVar("T")
 
@@ -73,12 +73,15 @@ class Proven(Generic[T]):
     decisions: tuple[Decision, ...]
     verification: Verification
     changed: bool
+    sizes: tuple[Size, Size] | None = None
 
 
 def unproven(source: Source[T], because: str) -> Proven[T]:
     """The result of the pass, without a comparison."""
     attempt = source.rewritten({})
-    return Proven(attempt.model, attempt.decisions, Verification("skipped", because=because), attempt.changed)
+    return Proven(
+        attempt.model, attempt.decisions, Verification("skipped", because=because), attempt.changed, attempt.sizes
+    )
 
 
 def prove(source: Source[T], refusal: Refused | None = None) -> Proven[T]:
@@ -96,7 +99,7 @@ def prove(source: Source[T], refusal: Refused | None = None) -> Proven[T]:
         proof = search.proof_of(attempt)
         if proof.status in HOLDS:
             decisions = tuple(replace(one, error=proof.errors.get(one.site)) for one in attempt.decisions)
-            return Proven(attempt.model, decisions, proof, attempt.changed)
+            return Proven(attempt.model, decisions, proof, attempt.changed, attempt.sizes)
         site = search.at_fault(attempt, proof)
         if site is None:
             raise (refusal or refused)(attempt.decisions, proof)

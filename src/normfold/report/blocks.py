@@ -134,11 +134,28 @@ class Chart:
 
 
 @dataclass(frozen=True, slots=True)
+class Names:
+    """Names under a title, in full, so that they can be copied; ``notes`` are sentences that hold for all of them."""
+
+    title: str
+    names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    more: int = 0
+    """How many are not listed."""
+    tone: Tone = "plain"
+
+    @property
+    def rest(self) -> str:
+        """What stands for those not listed; empty where there are none."""
+        return f"and {self.more} more" if self.more else ""
+
+
+@dataclass(frozen=True, slots=True)
 class Code:
     """Lines to copy."""
 
     lines: tuple[str, ...]
 
 
-Block = Heading | Paragraph | Verdict | Interval | Table | KeyValues | Chart | Code
+Block = Heading | Paragraph | Verdict | Interval | Table | KeyValues | Chart | Names | Code
 Blocks = tuple[Block, ...]

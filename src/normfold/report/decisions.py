@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from normfold.records import Decision, Outcome, SiteReport, Status, Verification
-from normfold.report.blocks import Blocks, Column, Detail, Paragraph, Row, Table, Tone, Verdict
+from normfold.records import Decision, Outcome, SiteReport, Size, Status, Verification
+from normfold.report.blocks import Block, Blocks, Column, Detail, Names, Paragraph, Row, Table, Tone, Verdict
 from normfold.report.words import (
+    bytes_words,
+    count_words,
     counts_sentence,
-    decision_words,
     plural,
     shape_words,
     unhealthy,
@@ -17,9 +18,13 @@ from normfold.report.words import (
 )
 
 LISTED: Final = 24
-"""Norms listed one by one; more are grouped by what became of them and why."""
+"""Norms of a model up to which all are named; of more, the first ones of each group."""
 NAMED: Final = 3
-"""Sites named in a group."""
+"""Norms named in a group of a larger model."""
+WIDTH: Final = 80
+"""Columns that a table of groups takes at most."""
+FIXED: Final = 24
+"""Columns of it that the outcome, the number of norms and the gaps take."""
 TONES: Final[dict[Outcome, Tone]] = {
     "folded": "good",
     "part-folded": "caution",
@@ -28,6 +33,8 @@ TONES: Final[dict[Outcome, Tone]] = {
     "quantized": "good",
     "kept": "bad",
 }
+STAYING: Final[frozenset[Outcome]] = frozenset({"part-folded", "converted", "kept"})
+"""Outcomes after which there still is a norm."""
 PROOF_TONES: Final[dict[Status, Tone]] = {
     "equivalent": "good",
     "within-budget": "good",
@@ -38,12 +45,11 @@ PROOF_TONES: Final[dict[Status, Tone]] = {
 
 
 def decision_blocks(decisions: Sequence[Decision], detail: Detail) -> Blocks:
-    """What became of every norm: a row a norm, or a row a reason where there are many; then the counts."""
+    """What became of the norms: a row a reason, the names below; then the counts."""
     counts = Paragraph(counts_sentence(decisions))
     if detail == Detail.SUMMARY:
         return (counts,)
-    one_by_one = detail == Detail.FULL or len(decisions) <= LISTED
-    return (_listed(decisions) if one_by_one else _grouped(decisions), counts)
+    return (*_grouped(decisions, {}, detail), counts)
 
 
 def norm_blocks(norms: Sequence[SiteReport], detail: Detail) -> Blocks:
@@ -54,9 +60,22 @@ def norm_blocks(norms: Sequence[SiteReport], detail: Detail) -> Blocks:
     counts = Paragraph(counts_sentence(would) + remarks)
     if detail == Detail.SUMMARY:
         return (counts,)
-    if detail == Detail.FULL or len(norms) <= LISTED:
-        return (_norms(norms), counts)
-    return (_grouped(would), _health(norms), counts)
+    shapes = {norm.site: shape_words(norm.shape) for norm in norms}
+    return (*_grouped(would, shapes, detail), *_health(norms, detail), counts)
+
+
+def size_blocks(decisions: Sequence[Decision], before: Size, after: Size) -> Blocks:
+    """What a model has before and after."""
+    left = sum(decision.outcome in STAYING for decision in decisions)
+    rows = [
+        ("norms", str(len(decisions)), str(left)),
+        ("nodes", str(before.nodes), str(after.nodes)),
+        ("parameters", count_words(before.parameters), count_words(after.parameters)),
+        ("weights", bytes_words(before.nbytes), bytes_words(after.nbytes)),
+    ]
+    if before.macs is not None and after.macs is not None:
+        rows.append(("MACs", count_words(before.macs), count_words(after.macs)))
+    return (Table((Column(), Column("before", "right"), Column("after", "right")), tuple(rows)),)
 
 
 def verification_blocks(proof: Verification, detail: Detail) -> Blocks:
@@ -69,61 +88,71 @@ def verification_blocks(proof: Verification, detail: Detail) -> Blocks:
     return (Table(columns, rows), verdict)
 
 
-def _listed(decisions: Iterable[Decision]) -> Table:
-    listed = tuple(decisions)
-    return Table(
-        (Column("outcome"), Column("site"), Column("norm"), Column("into / why")),
-        tuple((one.outcome, one.site, one.norm, decision_words(one)) for one in listed),
-        tuple(TONES[one.outcome] for one in listed),
-    )
-
-
-def _grouped(decisions: Iterable[Decision]) -> Table:
+def _grouped(decisions: Sequence[Decision], shapes: Mapping[str, str], detail: Detail) -> Blocks:
+    """A table with a row for each group of norms that share their fate and its reason, and each group's names."""
     groups: dict[tuple[str, ...], list[Decision]] = {}
     for decision in decisions:
-        premises = (refusal.premise for refusal in decision.refused_by)
-        groups.setdefault((decision.outcome, decision.norm, *decision.rules, *premises), []).append(decision)
-    return Table(
+        groups.setdefault((decision.outcome, decision.norm, *_reasons(decision)), []).append(decision)
+    room = WIDTH - FIXED - max((len(decision.norm) for decision in decisions), default=0)
+    table = Table(
         (Column("outcome"), Column("norms", "right"), Column("norm"), Column("by / why")),
-        tuple(map(_group_row, groups.values())),
+        tuple(_group_row(members, room) for members in groups.values()),
         tuple(TONES[members[0].outcome] for members in groups.values()),
     )
+    every = detail == Detail.FULL or len(decisions) <= LISTED
+    return (table, *(_names(members, shapes, every=every) for members in groups.values()))
 
 
-def _group_row(members: Sequence[Decision]) -> Row:
-    first = members[0]
-    why = decision_words(first) if first.refused_by else ", ".join(first.rules)
-    sites = _some([member.site for member in members])
-    return first.outcome, str(len(members)), first.norm, f"{why}  [{sites}]"
+def _reasons(decision: Decision) -> tuple[str, ...]:
+    """Why a norm stayed, in whole or in part; for one that went, the rule that took it in."""
+    if decision.refused_by:
+        return tuple(dict.fromkeys(str(refusal.premise) for refusal in decision.refused_by))
+    return decision.rules[-1:]
 
 
-def _norms(norms: Sequence[SiteReport]) -> Table:
-    heads = ["would be", "site", "norm", "shape", "into / why", "statistics"]
-    rows: list[Row] = [
-        (
-            norm.would.outcome,
-            norm.site,
-            norm.norm,
-            shape_words(norm.shape),
-            decision_words(norm.would),
-            "; ".join(norm.health),
-        )
-        for norm in norms
-    ]
-    if not unhealthy(norms):
-        heads, rows = heads[:-1], [row[:-1] for row in rows]
-    return Table(tuple(map(Column, heads)), tuple(rows), tuple(TONES[norm.would.outcome] for norm in norms))
+def _group_row(members: Sequence[Decision], room: int) -> Row:
+    first, *rest = _reasons(members[0]) or ("",)
+    shown = [first]
+    # Two columns are kept for how many do not fit.
+    while rest and len(", ".join((*shown, rest[0]))) <= room - len(" +9"):
+        shown.append(rest.pop(0))
+    why = ", ".join(shown) + (f" +{len(rest)}" if rest else "")
+    return members[0].outcome, str(len(members)), members[0].norm, why
 
 
-def _health(norms: Iterable[SiteReport]) -> Table:
+def _names(members: Sequence[Decision], shapes: Mapping[str, str], *, every: bool) -> Names:
+    """The group's norms with what absorbed them; what its first norm says stands for all of them."""
+    first, shown = members[0], members if every else members[:NAMED]
+    reasons = ", ".join(_reasons(first))
+    title = f"{first.outcome} {'for' if first.refused_by else 'by'} {reasons}:" if reasons else f"{first.outcome}:"
+    named = tuple(_name(member, shapes) for member in shown)
+    notes = tuple(_notes(first, "e.g. " if len(members) > 1 else ""))
+    return Names(title, named, notes, len(members) - len(shown), TONES[first.outcome])
+
+
+def _notes(decision: Decision, example: str) -> Iterator[str]:
+    """What is said once for each premise that fails: where it does, and what can be done about it."""
+    firsts = {refusal.premise: refusal for refusal in reversed(decision.refused_by)}
+    for premise, refusal in sorted(firsts.items(), key=lambda item: decision.refused_by.index(item[1])):
+        because = refusal.because.rstrip(".")
+        yield f"{premise}: {example}{because}. {premise.advice}".rstrip()
+
+
+def _name(decision: Decision, shapes: Mapping[str, str]) -> str:
+    shape = f"  {shapes[decision.site]}" if decision.site in shapes else ""
+    into = ", ".join(decision.into[:NAMED]) + (
+        f" and {len(decision.into) - NAMED} more" if decision.into[NAMED:] else ""
+    )
+    return f"{decision.site}{shape}" + (f" -> {into}" if into else "")
+
+
+def _health(norms: Sequence[SiteReport], detail: Detail) -> Iterator[Block]:
+    """Each remark on the statistics, and the norms that it is about."""
     groups: dict[str, list[str]] = {}
     for norm in norms:
         for remark in norm.health:
             groups.setdefault(remark, []).append(norm.site)
-    rows = tuple((str(len(sites)), f"{remark}  [{_some(sites)}]") for remark, sites in groups.items())
-    return Table((Column("norms", "right"), Column("statistics")), rows)
-
-
-def _some(sites: Sequence[str]) -> str:
-    more = f" and {len(sites) - NAMED} more" if len(sites) > NAMED else ""
-    return ", ".join(sites[:NAMED]) + more
+    for remark, sites in groups.items():
+        shown = sites if detail == Detail.FULL or len(norms) <= LISTED else sites[:NAMED]
+        title = f"statistics: {remark} ({plural(len(sites), 'norm')})"
+        yield Names(title, tuple(shown), more=len(sites) - len(shown), tone="caution")

@@ -16,6 +16,7 @@ from normfold.report.blocks import (
     Heading,
     Interval,
     KeyValues,
+    Names,
     Paragraph,
     Row,
     Table,
@@ -57,6 +58,8 @@ def _parts(block: Block) -> Iterator[str]:
             yield _grid((), (_row("td", pair, ("left", "left")) for pair in block.pairs))
         case Chart():
             yield _svg(block)
+        case Names():
+            yield _names(block)
         case Code():
             yield f'<pre style="margin:.3em 0 .3em 1em;{MONOSPACE}">{_escaped(chr(10).join(block.lines))}</pre>'
         case _:
@@ -65,6 +68,15 @@ def _parts(block: Block) -> Iterator[str]:
 
 def _paragraph(text: str, tone: Tone = "plain", style: str = "") -> str:
     return f'<p style="margin:.3em 0;{style}color:{COLOURS[tone]}">{_escaped(text)}</p>'
+
+
+def _names(block: Names) -> str:
+    """Folded up, so that a long list does not push the verdict off the page."""
+    listed = (f"<li>{_escaped(name)}</li>" for name in (*block.names, *filter(None, [block.rest])))
+    return (
+        f'<details style="margin:.3em 0"><summary style="color:{COLOURS[block.tone]}">{_escaped(block.title)}</summary>'
+        f'{"".join(map(_paragraph, block.notes))}<ul style="margin:.3em 0;{MONOSPACE}">{"".join(listed)}</ul></details>'
+    )
 
 
 def _table(table: Table) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from html import escape
 from typing import Final, assert_never
 
 from normfold.report.blocks import (
@@ -14,6 +15,7 @@ from normfold.report.blocks import (
     Heading,
     Interval,
     KeyValues,
+    Names,
     Paragraph,
     Row,
     Table,
@@ -24,6 +26,9 @@ from normfold.report.words import printable
 
 SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>#|~&])")
 
+MARKS: Final[dict[type[Block], tuple[str, str]]] = {Heading: ("### ", ""), Paragraph: ("", ""), Verdict: ("**", "**")}
+"""What stands before and behind a text of each kind."""
+
 
 def markdown(blocks: Iterable[Block]) -> str:
     """The whole report, its blocks a blank line apart; every text is escaped."""
@@ -32,12 +37,9 @@ def markdown(blocks: Iterable[Block]) -> str:
 
 def _parts(block: Block) -> Iterator[str]:
     match block:
-        case Heading():
-            yield f"### {_escaped(block.text)}"
-        case Paragraph():
-            yield _escaped(block.text)
-        case Verdict():
-            yield f"**{_escaped(block.text)}**"
+        case Heading() | Paragraph() | Verdict():
+            before, after = MARKS[type(block)]
+            yield f"{before}{_escaped(block.text)}{after}"
         case Interval():
             yield _escaped(f"{block.label} {block.text}".lstrip())
         case Table():
@@ -48,10 +50,19 @@ def _parts(block: Block) -> Iterator[str]:
             yield "\n".join(f"- {_escaped(name)}: {_escaped(value)}" for name, value in block.pairs)
         case Chart():
             yield _fenced(chart_lines(block))
+        case Names():
+            yield _names(block)
         case Code():
             yield _fenced(map(printable, block.lines))
         case _:
             assert_never(block)
+
+
+def _names(block: Names) -> str:
+    """Folded up, as GitHub shows it; blank lines, or it would not read what is inside as Markdown."""
+    listed = "\n".join(f"- {_escaped(name)}" for name in (*block.names, *filter(None, [block.rest])))
+    parts = (f"<details><summary>{escape(printable(block.title))}</summary>", *map(_escaped, block.notes), listed)
+    return "\n\n".join((*parts, "</details>"))
 
 
 def _table(columns: Iterable[Column], rows: Iterable[Row]) -> str:

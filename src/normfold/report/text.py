@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, assert_never
 
@@ -14,6 +15,7 @@ from normfold.report.blocks import (
     Heading,
     Interval,
     KeyValues,
+    Names,
     Paragraph,
     Table,
     Tone,
@@ -30,6 +32,8 @@ GAP: Final = "  "
 """Between columns."""
 SCALE: Final = 41
 """Characters of a chart's scale; odd, so that 1 has the middle one."""
+WIDTH: Final = 80
+"""Columns within which sentences below a title are wrapped; names are never broken."""
 
 
 def plain(blocks: Iterable[Block]) -> str:
@@ -63,6 +67,8 @@ def block_lines(block: Block) -> Iterator[str]:
             yield from _aligned([tuple(map(printable, pair)) for pair in block.pairs], ["left", "left"])
         case Chart():
             yield from chart_lines(block)
+        case Names():
+            yield from _name_lines(block)
         case Code():
             yield from (f"{INDENT}{INDENT}{printable(line)}" for line in block.lines)
         case _:
@@ -74,6 +80,17 @@ def chart_lines(chart: Chart) -> Iterator[str]:
     rows = [(printable(row.interval.label), _scale(chart, row.interval), row.interval.text) for row in chart.rows]
     legend = ("", f"{'|':^{SCALE}}", f"| is {printable(chart.reference)}")
     yield from _aligned([*rows, legend] if rows else [], ["left", "left", "left"])
+
+
+def _name_lines(block: Names) -> Iterator[str]:
+    yield f"{INDENT}{printable(block.title)}"
+    for note in block.notes:
+        wrapped = textwrap.wrap(
+            printable(note), WIDTH - 4 * len(INDENT), break_long_words=False, break_on_hyphens=False
+        )
+        yield from (f"{INDENT * 3}{line}" for line in wrapped)
+    listed = (*map(printable, block.names), *filter(None, [block.rest]))
+    yield from (f"{INDENT * 2}{name}" for name in listed)
 
 
 def cell_text(cell: Cell) -> str:
@@ -119,6 +136,10 @@ def _styled(block: Block) -> Iterator[RenderableType]:
             yield Text(printable(block.text), style="bold")
         case Paragraph() | Verdict():
             yield Text(printable(block.text), style=STYLES[block.tone])
+        case Names():
+            title, *rest = block_lines(block)
+            yield Text(title, style=STYLES[block.tone])
+            yield from map(Text, rest)
         case Table():
             if block.rows:
                 yield _grid(block)

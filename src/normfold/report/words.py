@@ -20,6 +20,22 @@ def number(value: float | None) -> str:
     return f"{value:.1e}" if value and math.isfinite(value) else f"{value:g}"
 
 
+def count_words(count: int) -> str:
+    """``12``, ``25.6 k``, ``4.11 G``: three digits and a power of a thousand."""
+    for power, unit in ((3, " G"), (2, " M"), (1, " k")):
+        if count >= 1000**power:
+            return f"{count / 1000**power:#.3g}{unit}".replace(". ", " ")
+    return str(count)
+
+
+def bytes_words(count: int) -> str:
+    """``97.5 MiB``: three digits and a power of 1,024."""
+    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if count >= 1024**power:
+            return f"{count / 1024**power:#.3g} {unit}".replace(". ", " ")
+    return f"{count} B"
+
+
 def shape_words(shape: tuple[int | str | None, ...] | None) -> str:
     """``1x64x?x?``; ``?`` for an unknown size or rank."""
     if shape is None:
@@ -50,13 +66,6 @@ def verification_sentence(proof: Verification) -> str:
     runs = f"{allowed}, {plural(len(proof.inputs), 'test input')}"
     divergence = f"; first divergence at {proof.first_divergence}" if proof.first_divergence else ""
     return f"verification: {proof.status}: {measured} ({runs}){divergence}{because}"
-
-
-def decision_words(decision: Decision) -> str:
-    """Where a norm went, or why it stayed."""
-    into = f"into {', '.join(decision.into)}" if decision.into else ""
-    reasons = "; ".join(f"{refusal.premise}: {refusal.because}" for refusal in decision.refused_by)
-    return "; ".join(part for part in (into, reasons) if part)
 
 
 def unhealthy(norms: Iterable[SiteReport]) -> int:

@@ -25,7 +25,7 @@ from normfold.pipeline.export import compare_export, evaluation_module, exported
 from normfold.pipeline.fold_onnx import External, Request, fold_proven, fold_unproven
 from normfold.pipeline.prove import Proven
 from normfold.proof.comparison import Setup
-from normfold.records import Decision, Progress, Verification, silent
+from normfold.records import Decision, Progress, Size, Verification, silent
 from normfold.runtime import Evaluator
 from normfold.verbs.fold_result import FoldResult
 
@@ -79,15 +79,17 @@ def export(
         NormfoldError: any other reason, with its code; ``not-exportable`` carries the exporter's.
     """
     needs("onnxscript")
+    chosen = Selection(tuple(only), tuple(skip))
     progress("exporting")
     source = duplicate(evaluation_module(module))
     what = interface(source, Example.of(example_inputs), dynamic or {}, input_names, output_names)
     model = exported_model(source, what, opset)
     decisions: tuple[Decision, ...] = ()
+    sizes: tuple[Size, Size] | None = None
     if fold:
-        request = Request(cost_table(), Selection(tuple(only), tuple(skip)), progress=progress)
+        request = Request(cost_table(), chosen, progress=progress)
         folded = _folded(model, what, request, seed, verify=verify)
-        model, decisions = folded.model, folded.decisions
+        model, decisions, sizes = folded.model, folded.decisions, folded.sizes
     model.metadata_props["normfold.version"] = __version__
     model.metadata_props["normfold.module"] = f"{type(source).__module__}.{type(source).__qualname__}"
     with ExitStack() as stack:
@@ -107,6 +109,8 @@ def export(
         decisions,
         proof,
         output=name_of(output),
+        sizes=sizes,
+        unmatched=chosen.unmatched(decision.site for decision in decisions),
         write=lambda path: onnxfile.write(model, path, external=external_data),
     )
 

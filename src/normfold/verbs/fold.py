@@ -162,6 +162,8 @@ def fold(
         done.verification,
         source=name_of(model),
         output=name_of(target),
+        sizes=done.sizes,
+        unmatched=selection.unmatched(decision.site for decision in done.decisions),
         write=lambda path: onnxfile.write(done.model, path, external=external_data, source=source.file),
     )
 
@@ -192,5 +194,7 @@ def _fold_module(job: ModuleFold, target: Path | None, skipped: str, *, in_place
         change.removed,
         change.added,
         output=name_of(target),
+        sizes=done.sizes,
+        unmatched=job.selection.unmatched(decision.site for decision in done.decisions),
         write=write,
     )

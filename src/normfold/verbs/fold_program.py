@@ -84,6 +84,8 @@ def fold_program(
         tuple(name for name in before if name not in after),
         tuple(name for name in after if name not in before),
         output=name_of(output),
+        sizes=(tree.sizes[0], done.sizes[1]) if tree.sizes and done.sizes else None,
+        unmatched=selection.unmatched(decision.site for decision in done.decisions),
         write=write,
     )
 

@@ -6,23 +6,27 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from normfold.models.carried import carried_records
 from normfold.records import (
     Decision,
+    Size,
     StatisticsRecord,
     Verification,
     counts,
     decision_record,
+    size_record,
     statistics_record,
     verification_record,
 )
-from normfold.report.blocks import Blocks, Detail, Heading
-from normfold.report.decisions import decision_blocks, verification_blocks
+from normfold.report.blocks import Blocks, Detail, Heading, Paragraph
+from normfold.report.decisions import decision_blocks, size_blocks, verification_blocks
 from normfold.report.result import Result
 
 T = TypeVar("T")
+
+SIDES: Final = ("before", "after")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -41,6 +45,10 @@ class FoldResult(Result, Generic[T]):
     """The model that was folded, as it was named; None for one in memory."""
     output: str | None = None
     """The file written."""
+    sizes: tuple[Size, Size] | None = None
+    """How large source and result are; None for a result that was refused."""
+    unmatched: tuple[str, ...] = ()
+    """Patterns of ``only`` and ``skip`` that match no norm."""
     write: Callable[[Path], None] | None = field(default=None, compare=False)
     """How `save` writes the model."""
 
@@ -66,8 +74,14 @@ class FoldResult(Result, Generic[T]):
         return (
             *((Heading(title),) if named else ()),
             *decision_blocks(self.decisions, detail),
+            *(() if self.sizes is None or detail == Detail.SUMMARY else size_blocks(self.decisions, *self.sizes)),
+            *(Paragraph(self._unmatched(pattern), "caution") for pattern in self.unmatched),
             *verification_blocks(self.verification, min(detail, Detail.NORMAL)),
         )
+
+    def _unmatched(self, pattern: str) -> str:
+        example = f"; the first norm is {self.decisions[0].site!r}" if self.decisions else ""
+        return f"note: the pattern {pattern!r} matches no norm{example}"
 
     def document(self) -> dict[str, Any]:
         """Decisions, counts and proof; ``output`` is None where nothing was written."""
@@ -79,5 +93,7 @@ class FoldResult(Result, Generic[T]):
             "counts": counts(self.decisions),
             "verification": verification_record(self.verification),
             "records": [statistics_record(record) for record in self.records],
+            "unmatched": list(self.unmatched),
+            "size": None if self.sizes is None else dict(zip(SIDES, map(size_record, self.sizes), strict=True)),
             **{key: found for key, found in names.items() if found},
         }

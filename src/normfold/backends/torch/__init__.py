@@ -2,6 +2,7 @@
 
 from normfold.backends.torch.graph import TorchGraph
 from normfold.backends.torch.program import ProgramGraph, prepare, rewrite
+from normfold.backends.torch.stored import stored
 from normfold.backends.torch.tracer import Trace, shared_memory, trace
 from normfold.backends.torch.write import Change, take_out, write
 
@@ -13,6 +14,7 @@ __all__ = [
     "prepare",
     "rewrite",
     "shared_memory",
+    "stored",
     "take_out",
     "trace",
     "write",

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from normfold.backends.torch import Change, TorchGraph, shared_memory, trace, write
+from normfold.backends.torch import Change, TorchGraph, shared_memory, stored, trace, write
+from normfold.core.size import size
 from normfold.models.module.example import Example
 from normfold.passes.fold.selection import Selection
 from normfold.passes.rewritten import Rewritten
@@ -40,7 +41,9 @@ def fold(
     progress("tracing")
     graph = TorchGraph(trace(traced, example.args, example.kwargs), shared_memory(module))
     progress("folding")
+    before = size(graph, *stored(module))
     folding = selection.fold(graph, dropped)
     result = copy.deepcopy(module)
     folded = FoldedModule(result, write(graph, result), graph)
-    return Rewritten(folded, folding.decisions, folding.pairs, graph.committed)
+    sizes = before, size(graph, *stored(result))
+    return Rewritten(folded, folding.decisions, folding.pairs, graph.committed, sizes)

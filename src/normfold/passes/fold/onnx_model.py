@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import onnx_ir
 
-from normfold.backends.onnx import OnnxGraph
+from normfold.backends.onnx import OnnxGraph, stored
 from normfold.core import driver
 from normfold.core.costs import CostTable
+from normfold.core.size import size
 from normfold.passes.fold.selection import Selection
 from normfold.passes.rewritten import Rewritten
 from normfold.records import Refusal, SiteReport, StatisticsRecord
@@ -19,8 +20,10 @@ def fold(
 ) -> Rewritten[onnx_ir.Model]:
     """Fold ``model``, which is used up; insert operations only where that pays by ``costs``."""
     graph = OnnxGraph(model)
+    before = size(graph, *stored(model))
     folding = selection.fold(graph, dropped, costs)
-    return Rewritten(graph.model, folding.decisions, folding.pairs, graph.committed)
+    sizes = before, size(graph, *stored(model))
+    return Rewritten(graph.model, folding.decisions, folding.pairs, graph.committed, sizes)
 
 
 def inspect(model: onnx_ir.Model) -> tuple[tuple[SiteReport, ...], tuple[StatisticsRecord, ...]]:

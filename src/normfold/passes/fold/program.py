@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from torch import nn
 from torch.fx import GraphModule
 
-from normfold.backends.torch import ProgramGraph, rewrite, trace
+from normfold.backends.torch import ProgramGraph, rewrite, stored, trace
+from normfold.core.size import size
 from normfold.models.exporter.exporter import quiet
 from normfold.models.module.example import Example
 from normfold.passes.fold.selection import Selection
@@ -21,8 +22,10 @@ def fold(
 ) -> Rewritten[GraphModule]:
     """Fold a copy of ``program``, which ``prepare`` made of the export of ``tree``."""
     graph = ProgramGraph(trace(program, example.args, example.kwargs), tree)
+    before = size(graph, *stored(program))
     folding = selection.fold(graph, dropped)
     with quiet():
         result = copy.deepcopy(program)
     rewrite(graph, result)
-    return Rewritten(result, folding.decisions, folding.pairs, graph.committed)
+    sizes = before, size(graph, *stored(result))
+    return Rewritten(result, folding.decisions, folding.pairs, graph.committed, sizes)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from normfold.core import driver
 from normfold.core.costs import CostTable
@@ -17,6 +18,13 @@ class Selection:
 
     only: Sequence[str] = ()
     skip: Sequence[str] = ()
+
+    def unmatched(self, sites: Iterable[str]) -> tuple[str, ...]:
+        """The patterns that match none of ``sites``: misspelt ones, most likely."""
+        known = tuple(sites)
+        return tuple(
+            pattern for pattern in (*self.only, *self.skip) if not any(fnmatchcase(site, pattern) for site in known)
+        )
 
     def fold(self, graph: Graph, dropped: Mapping[str, Refusal], costs: CostTable | None = None) -> driver.Folding:
         """Fold what is selected in ``graph``, but for the sites that are ``dropped``."""
