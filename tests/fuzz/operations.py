@@ -83,16 +83,59 @@ def reduced(b: Builder, kind: str, x: Val, axes: Sequence[int], *, keep: bool = 
 
 
 def decomposed_norm(b: Builder, x: Val) -> list[Val]:
-    """LayerNorm or RMSNorm over the last axis in elementary operations."""
+    """LayerNorm or RMSNorm in elementary operations, in one of the ways in which exporters put it."""
     b.need(x.rank >= 2)
-    if b.chance(0.5):
-        x = b.one("Sub", [x, reduced(b, "ReduceMean", x, [-1])])
-    square = b.one("Mul", [x, x]) if b.chance(0.5) else b.one("Pow", [x, b.scalar(2.0)])
-    mean = reduced(b, "ReduceMean", square, [-1])
-    deviation = b.one("Sqrt", [b.one("Add", [mean, b.scalar(1e-2)])])
-    y = b.one("Div", [x, deviation])
-    y = b.one("Mul", [y, b.const(b.numbers(x.shape[-1:]))])
-    return [b.one("Add", [y, b.const(b.numbers(x.shape[-1:]))])] if b.chance(0.6) else [y]
+    axes = [-1] if b.chance(0.8) else [b.integer(-x.rank, -1)]
+    centred = b.chance(0.6)
+    mean = averaged(b, x, axes) if centred else None
+    root = deviation(b, x, mean, axes)
+    inverse = b.one("Reciprocal", [root]) if b.chance(0.5) else None
+    shape = [x.shape[axis] if axis in axes else 1 for axis in range(axes[0], 0)]
+    scale = b.const(b.numbers(shape))
+    if inverse is not None and b.chance(0.4):
+        factor = b.one("Mul", [inverse, scale])
+        if mean is None or b.chance(0.5):
+            y = b.one("Mul", [x if mean is None else b.one("Sub", [x, mean]), factor])
+        else:
+            left = b.one("Sub", [b.const(b.numbers(shape)), b.one("Mul", [mean, factor])])
+            return [b.one("Add", [b.one("Mul", [x, factor]), left])]
+    else:
+        y = x if mean is None else b.one("Sub", [x, mean])
+        y = b.one("Div", [y, root]) if inverse is None else b.one("Mul", [inverse, y])
+        y = b.one("Mul", [y, scale])
+    return [b.one("Add", [y, b.const(b.numbers(shape))])] if b.chance(0.6) else [y]
+
+
+def averaged(b: Builder, x: Val, axes: Sequence[int]) -> Val:
+    """The mean, as a mean or as a sum divided by a count; with its axes kept, or taken away and put back."""
+    keep = b.chance(0.6)
+    kind = b.pick(["ReduceMean", "ReduceMean", "ReduceSum"])
+    # A sum has its axes as an input four opsets before a mean.
+    new = b.opset >= (13 if kind == "ReduceSum" else 18)
+    mean = (
+        b.one(kind, [x, b.ints(axes)], keepdims=int(keep))
+        if new
+        else b.one(kind, [x], axes=[*axes], keepdims=int(keep))
+    )
+    if kind == "ReduceSum":
+        mean = b.one("Mul", [mean, b.scalar(1 / x.shape[axes[0]])])
+    if keep:
+        return mean
+    shape = [1 if axis in axes else size for axis, size in enumerate(x.shape, -x.rank)]
+    back = b.one("Reshape", [mean, b.ints(shape)])
+    return b.one("Expand", [back, b.ints(shape if b.chance(0.5) else x.shape)]) if b.chance(0.4) else back
+
+
+def deviation(b: Builder, x: Val, mean: Val | None, axes: Sequence[int]) -> Val:
+    """The root of the variance, or of the mean square where there is no mean, and epsilon."""
+    apart = mean is not None and b.chance(0.3)
+    base = x if mean is None or apart else b.one("Sub", [x, mean])
+    square = b.one("Mul", [base, base]) if b.chance(0.5) else b.one("Pow", [base, b.scalar(2.0)])
+    found = averaged(b, square, axes)
+    if apart and mean is not None:
+        found = b.one("Sub", [found, b.one("Mul", [mean, mean])])
+        found = b.one("Max", [found, b.scalar(0.0)])
+    return b.one("Sqrt", [b.one("Add", [found, b.scalar(1e-2)])])
 
 
 def constant_shape(b: Builder, x: Val) -> tuple[int, ...]:

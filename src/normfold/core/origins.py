@@ -35,7 +35,8 @@ def affine_folds(view: View) -> Iterator[Origin]:
         source, result = view.inputs[0], view.outputs[0]
         yield Origin(view, Plan((Bypass(view.node, source, same=True),)), Target(BACKWARD, source, view.affine))
         yield Origin(view, Plan((Bypass(view.node, source),)), Target(FORWARD, result, view.affine))
-    if isinstance(view, Norm) and not view.parts and view.tail is not None and not view.tail.identity:
+    to_be_emitted = isinstance(view, Norm) and view.parts and view.unemitted is None
+    if isinstance(view, Norm) and not to_be_emitted and view.tail is not None and not view.tail.identity:
         start = Plan((SetView(replace(view, tail=Affine.of())),))
         yield Origin(view, start, Target(FORWARD, view.outputs[0], view.tail))
 

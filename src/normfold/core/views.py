@@ -178,7 +178,8 @@ class Norm(View):
     one where it is set; ``epsilon`` is added to the variance or mean square, and ``None`` where it is that of the type.
     ``core`` says why the norm as a whole stays. ``tail`` is ``None`` where its scale and bias are not read;
     ``holds_shift`` says whether it has a bias at all. ``parts`` are the operations that write the norm out, without the
-    last, ``node``.
+    last, ``node``; ``unemitted`` says why those cannot become one operation, where they cannot: its scale and shift
+    are then those that are applied on the way, which can only go.
     """
 
     kind: NormKind
@@ -190,6 +191,7 @@ class Norm(View):
     largest: float
     groups: Groups | None = None
     parts: tuple[Node, ...] = ()
+    unemitted: Refusal | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -11,8 +11,8 @@ import onnx_ir as ir
 
 from normfold.backends.onnx.lift import lift
 from normfold.backends.onnx.lift.context import Context, opaque
-from normfold.backends.onnx.norms.decompositions import find_decompositions
-from normfold.backends.onnx.norms.emission import emit, written_out
+from normfold.backends.onnx.norms.decompositions import Decomposition, find_decompositions
+from normfold.backends.onnx.norms.emission import emit, obstacle, settle, spelled_out, written_out
 from normfold.backends.onnx.norms.sites import Labels, find_sites, may_hold_norm, walk_model
 from normfold.backends.onnx.reading.constants import Constants, budget, reads_elements
 from normfold.backends.onnx.reading.expressions import EXPRESSIONS, normalises
@@ -66,8 +66,11 @@ class OnnxGraph:
             model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1)),
             self.label,
         )
-        written = find_decompositions(self.nodes(), self._context)
-        self._written = {node: found for found in written for node in found.nodes}
+        self._decompositions = tuple(find_decompositions(self.nodes(), self._context))
+        self._written: dict[ir.Node, Decomposition] = {}
+        self._spelled: dict[ir.Node, tuple[Decomposition, Refusal]] = {}
+        for found in self._decompositions:
+            self._claim(found)
         self._views: dict[ir.Node, View] = {}
         self._writer = Writer(model, self._constants, self._context.opset, self._shapes, self.fresh_name)
 
@@ -80,8 +83,7 @@ class OnnxGraph:
 
     def sites(self) -> Sequence[Site]:
         """Every norm of the model, in topological order."""
-        written = dict.fromkeys(self._written.values())
-        return find_sites(self, self._labels, self._context, written)
+        return find_sites(self, self._labels, self._context, self._decompositions)
 
     def view(self, node: Node) -> View:
         """``node`` as a view, lifted once until a commit touches it."""
@@ -90,12 +92,24 @@ class OnnxGraph:
             self._views[native] = self._foreign_view(native) or self._view(native)
         return self._views[native]
 
+    def _claim(self, found: Decomposition) -> None:
+        """Note whether a norm that is written out is to become one operator; whatever is folded, that stays so."""
+        because = obstacle(self._context, found)
+        if because is None:
+            self._written |= dict.fromkeys(found.whole, found)
+        else:
+            self._spelled |= dict.fromkeys(found.nodes, (found, because))
+            self._shapes.tell_more(found.core.outputs[0], found.shape)
+
     def _view(self, node: ir.Node) -> View:
         """The last node of a norm that is written out stands for the whole, the others for nothing."""
-        found = self._written.get(node)
-        if found is None:
-            return lift(self._context, node)
-        return written_out(self._context, found) if node is found.last else opaque(node)
+        if node in self._written:
+            found = self._written[node]
+            return written_out(self._context, found) if node is found.whole[-1] else opaque(node)
+        if node in self._spelled:
+            found, because = self._spelled[node]
+            return spelled_out(self._context, found, because) if node is found.core else opaque(node)
+        return lift(self._context, node)
 
     def _foreign_view(self, node: ir.Node) -> View | None:
         function = self._foreign.get(node)
@@ -190,7 +204,7 @@ class OnnxGraph:
         node, label = _node(view.node), self.label(view.node)
         wanted = operator_of(view)
         since = REPLACEMENTS.get((node.op_type, wanted))
-        if since is None or node in self._written:
+        if since is None or node in self._written or node in self._spelled:
             return Refusal(NEEDS_STRUCTURE, f"{label} cannot become {wanted or 'another operator'} as it stands")
         if self._context.opset < since:
             because = f"opset {self._context.opset} has no {wanted}: export with opset {since} or newer"
@@ -203,7 +217,7 @@ class OnnxGraph:
         """Carry out ``plan`` on the model."""
         self.committed = True
         # Other views stay as they are cached only where every edge that changes is next to a node that the plan names.
-        local = not self._written and all(isinstance(edit, SetView | Bypass) for edit in plan.edits)
+        local = not self._reaches(plan) and all(isinstance(edit, SetView | Bypass) for edit in plan.edits)
         stale = self._around(plan) if local else None
         # Each edit's edges are looked up before the first edit moves any.
         rest = sorted((e for e in plan.edits if not isinstance(e, SetView)), key=lambda edit: ORDER.index(type(edit)))
@@ -221,6 +235,10 @@ class OnnxGraph:
         for node in stale or ():
             self._views.pop(node, None)
         self._nodes = ()
+
+    def _reaches(self, plan: Plan) -> bool:
+        """Whether norms are still to become operators, or one that is written out gives its constants away."""
+        return bool(self._written) or any(_node(view.node) in self._spelled for view in plan.views)
 
     def _step(self, edit: Replace | Bypass | Insert | Move | Remove) -> Callable[[], None]:
         """What is to be done for ``edit``, with its edges as they are now."""
@@ -261,13 +279,18 @@ class OnnxGraph:
         return named | made | {reader for value in values for reader, _ in value.uses()}
 
     def _write(self, view: View) -> None:
-        found = self._written.get(_node(view.node))
-        if found is None or not isinstance(view, Norm):
+        node = _node(view.node)
+        if node in self._written and isinstance(view, Norm):
+            found = self._written[node]
+            emit(view, found, self._writer.set_constant)
+            for one in found.whole:
+                self._written.pop(one, None)
+        elif node in self._spelled:
+            found, because = self._spelled[node]
+            settled = settle(found, self.fresh_name)
+            self._spelled |= dict.fromkeys(settled.nodes, (settled, because))
+        else:
             self._writer.view(view)
-            return
-        emit(view, found, self._writer.set_constant)
-        for node in found.nodes:
-            self._written.pop(node, None)
 
     def fresh_name(self, wanted: str) -> str:
         """``wanted``, or the first numbered variant that no value and no node of the model has."""

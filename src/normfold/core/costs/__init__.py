@@ -8,7 +8,7 @@ for. ``benchmarks/insertion_costs.py`` makes the tables.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -18,7 +18,7 @@ from typing import Final
 
 from normfold.core.graph import Graph, maker
 from normfold.core.plan import Bypass, Insert, Plan
-from normfold.core.views import Linear, QuantizedLinear
+from normfold.core.views import Linear, Norm, QuantizedLinear, View
 from normfold.errors import UsageError
 
 DEFAULT: Final = "cpu"
@@ -76,6 +76,7 @@ class CostTable:
         """What ``plan`` inserts, each insertion over the cost of everything that goes in its kind of place."""
         inserts = list(plan.each(Insert))
         operators = [graph.view(edit.node).op for edit in plan.each(Bypass)]
+        operators += [op for view in plan.views for op in _given_away(graph, view)]
         keys = [cost_key(graph, insert) for insert in inserts]
         ratio = sum(self._over_removed(key, operators) for key in keys)
         names = " and ".join(dict.fromkeys(_words(graph, *pair) for pair in zip(inserts, keys, strict=True)))
@@ -90,6 +91,14 @@ class CostTable:
         place = key.partition("/")[0]
         removed = sum(self.entries.get(f"{place}/{ALIKE.get(op, op)}", 0.0) for op in operators)
         return self.entries.get(key, inf) / removed if removed else inf
+
+
+def _given_away(graph: Graph, view: View) -> Iterator[str]:
+    """What goes with the constants that a norm which is written out applies on the way."""
+    before = graph.view(view.node)
+    if isinstance(before, Norm) and before.unemitted is not None and before.tail is not None:
+        yield from ("Mul",) if before.tail.scales else ()
+        yield from ("Add",) if before.tail.shifts else ()
 
 
 def cost_key(graph: Graph, insert: Insert) -> str:

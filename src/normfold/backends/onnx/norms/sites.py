@@ -33,7 +33,7 @@ LINEAR_OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 def may_hold_norm(operators: Collection[tuple[str, str]]) -> bool:
     """Whether a body made of these operators, each with its domain, may contain a norm."""
     names = {name for domain, name in operators if not domain}
-    decomposed = "ReduceMean" in names and not names.isdisjoint({"Sqrt", "Pow"})
+    decomposed = not names.isdisjoint({"ReduceMean", "ReduceSum"}) and not names.isdisjoint({"Sqrt", "Pow"})
     chain = not names.isdisjoint(LINEAR_OPERATORS) and not names.isdisjoint({"Mul", "Div"})
     return decomposed or chain or not NORM_OPERATORS.isdisjoint(operators)
 
@@ -109,8 +109,8 @@ class _Finder:
     decomposed: dict[ir.Node, Decomposition | GroupNorm] = field(default_factory=dict)
 
     def claim(self, norm: Decomposition | GroupNorm) -> None:
-        self.claimed.update(norm.nodes)
-        self.decomposed[norm.nodes[-1]] = norm
+        self.claimed.update(norm.whole)
+        self.decomposed[norm.whole[-1]] = norm
 
     def preprocessing(self, nodes: Sequence[ir.Node]) -> Iterator[Site]:
         """The site of a preprocessing put in. Its scale is tried first: alone, it passes a padding."""
@@ -123,7 +123,7 @@ class _Finder:
             return
         if node in self.decomposed:
             found = self.decomposed[node]
-            yield self.site(found.nodes, found.norm, named=found.named)
+            yield self.site(found.whole, found.norm, named=found.named)
         elif node in self.claimed:
             return
         elif (("" if node.domain == "ai.onnx" else node.domain), node.op_type) in NORM_OPERATORS:

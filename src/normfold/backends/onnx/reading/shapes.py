@@ -56,6 +56,13 @@ class Shapes:
         """``value`` has ``dims`` from now on: it is new, or has taken the place of another one."""
         self._told[value] = dims
 
+    def tell_more(self, value: ir.Value, dims: tuple[Dim, ...] | None) -> None:
+        """``value`` has ``dims``, where those that were known are fewer."""
+        known = self.of(value)
+        if dims is not None and (known is None or len(known) == len(dims)):
+            pairs = zip(dims, known or (None,) * len(dims), strict=True)
+            self.tell(value, tuple(dim if isinstance(dim, int) or then is None else then for dim, then in pairs))
+
     def forget(self) -> None:
         """Infer anew when asked next: the model states more than it did."""
         self._inferred = None
