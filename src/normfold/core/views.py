@@ -64,8 +64,8 @@ class Linear(View):
     ``in_axes`` of the input, of ``in_sizes``, likewise its input channels. ``bias`` is right-aligned with the
     output. ``whole_taps`` says whether every output position sums every tap (no padding), the premise for
     taking a shift from the input. ``bias_slot`` is false for MatMul, which has no place for a bias.
-    ``largest`` is the largest magnitude that the weight's type can hold. ``window`` says where a Conv looks; other
-    operations have none.
+    ``largest`` is the largest magnitude that the weight's type can hold, ``step`` the least above zero. ``window`` says
+    where a Conv looks; other operations have none.
     """
 
     weight: Weight
@@ -77,6 +77,7 @@ class Linear(View):
     whole_taps: bool
     bias_slot: bool
     largest: float
+    step: float = 0.0
     window: Window | None = None
 
 
@@ -147,7 +148,8 @@ class AffineOp(View):
 
     ``holds_scale`` and ``holds_shift`` say what constants the operation has room for; ``axis`` is the one
     negative axis they may vary along, or ``None`` where any broadcast shape will do. ``statistics`` are those of the
-    input that a norm has stored.
+    input that a norm has stored. ``largest`` and ``step`` are the largest magnitude that their type can hold and the
+    least above zero.
     """
 
     affine: Affine
@@ -156,6 +158,7 @@ class AffineOp(View):
     axis: int | None = None
     statistics: RunningStatistics | None = None
     largest: float
+    step: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

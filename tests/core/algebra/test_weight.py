@@ -123,3 +123,24 @@ def test_a_weight_without_elements(split: tuple[int, ...], order: str) -> None:
     assert weight.canonical().size == 0
     assert sum(p.size for p in weight.write_chunks(np.dtype(np.float32))) == 0
     assert weight.contract(np.float64(1)).shape == (weight.out_channels,)
+
+
+@given(weights(), PIECES)
+def test_what_is_lost_to_a_step_is_that_of_the_whole_weight(weight: Weight, piece: int) -> None:
+    module.CHUNK_BYTES = piece
+    whole, step = directly(weight), 0.75
+    columns = np.ones(weight.in_channels) if weight.columns is None else np.abs(weight.columns)
+    unit = columns.reshape(weight.groups, 1, weight.in_per_group, *(1,) * len(weight.taps))
+    unit = np.where(unit == 0, np.inf, unit)
+    axes = tuple(range(2, whole.ndim))
+    lost, size = weight.lost(step)
+    rounded = step * np.rint(whole / step)
+    np.testing.assert_allclose(lost, np.sqrt(np.square((whole - rounded) / unit).sum(axis=axes)).reshape(-1))
+    np.testing.assert_allclose(size, np.sqrt(np.square(whole / unit).sum(axis=axes)).reshape(-1))
+
+
+def test_the_smallest_scale_that_waits() -> None:
+    weight = Weight(Stored(np.ones((2, 3))), (1, 2, 3), "goi")
+    assert weight.drop == 1
+    assert weight.scale_rows(np.array([0.25, 4.0])).drop == 0.25
+    assert weight.scale_rows(np.array([0.25, 4.0])).scale_columns(np.array([0.0, -0.5, 8.0])).drop == 0.125

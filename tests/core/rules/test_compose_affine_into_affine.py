@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 
 from folding import Example, array, model, norm, only_fold, proven_fold, statistics
+from normfold.backends.onnx import OnnxGraph
+from normfold.core.algebra import Affine
+from normfold.core.rules.shared import constants_fit
+from normfold.core.views import AffineOp
 
 IMAGE = "float[1, 4, 5, 5] x"
 START = ["r = Sigmoid(x)", "[first] n = BatchNormalization <epsilon = 0.001> (r, s, b, m, v)"]
@@ -64,6 +69,17 @@ def test_two_that_cancel_go() -> None:
     folded = proven_fold(source)
     assert folded.operators == ["Sigmoid", "Mul", "Conv"]
     assert folded.decision.into
+
+
+def test_refused_because_a_float16_scale_vanishes() -> None:
+    held = {"k": np.full((4, 1, 1), 1e-4, np.float16), "q": np.full((4, 1, 1), 2e-4, np.float16)}
+    body = ["r = Sigmoid(x)", "[first] n = Mul(r, k)", "[second] u = Mul(n, q)", "y = Relu(u)"]
+    graph = OnnxGraph(ir.from_proto(model("float16[1, 4, 5, 5] x", body, held, outputs="float16[] y")))
+    views = [view for node in graph.nodes() if isinstance(view := graph.view(node), AffineOp)]
+    because = constants_fit(views[0], Affine.of(np.full((4, 1, 1), 2e-8)), "Mul 'first'")
+    assert because is not None
+    assert "lose" in because
+    assert constants_fit(views[0], Affine.of(np.array([1, 2e-8, 1, 0]).reshape(4, 1, 1)), "Mul 'first'") is None
 
 
 EXAMPLES = (

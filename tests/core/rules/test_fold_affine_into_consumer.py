@@ -112,6 +112,15 @@ def test_refused_because_not_representable() -> None:
     assert folded.refused == {"representable", "linear-producer"}
 
 
+def test_refused_because_a_float16_input_channel_vanishes() -> None:
+    """What is scaled down is large: the column counts as if it were not, beside the others of its row."""
+    held = {"w": array(3, 4, 1, 1, dtype=np.float16), "k": np.array([1, 1e-6, 1, 1], np.float16).reshape(4, 1, 1)}
+    body = ["r = Sigmoid(x)", "n = Mul(r, k)", "[linear] y = Conv(n, w)"]
+    folded = only_fold(model("float16[1, 4, 5, 5] x", body, held, outputs="float16[] y"))
+    assert folded.refused == {"representable", "linear-producer"}
+    assert "least number of their type" in folded.because("representable")
+
+
 def test_refused_because_the_joined_bias_is_not_representable() -> None:
     held = {
         "w": np.ones((3, 4, 1, 1), np.float16),

@@ -32,3 +32,9 @@ def exact(tensor: torch.Tensor) -> Array:
 def largest(tensor: torch.Tensor) -> float:
     """The largest finite number of the type of ``tensor``."""
     return float(torch.finfo(tensor.dtype).max)
+
+
+def step(tensor: torch.Tensor) -> float:
+    """The smallest positive number of the type of ``tensor``."""
+    limits = torch.finfo(tensor.dtype)
+    return float(limits.smallest_normal * limits.eps)

@@ -99,6 +99,12 @@ class Weight:
         pending = (scale for scale in (self.rows, self.columns) if scale is not None)
         return prod(float(np.abs(scale).max(initial=0.0)) for scale in pending)
 
+    @property
+    def drop(self) -> float:
+        """How many times smaller than the base the pending scales make the weight, at the most and but for zeros."""
+        pending = (np.abs(scale[scale != 0]) for scale in (self.rows, self.columns) if scale is not None)
+        return prod(float(scale.min(initial=1.0)) for scale in pending)
+
     def scale_rows(self, factor: Array) -> Weight:
         """This weight with output channel ``o`` multiplied by ``factor[o]``; ``factor`` is [out] or []."""
         return replace(self, rows=_times(self.rows, factor, self.out_channels))
@@ -142,6 +148,27 @@ class Weight:
     def magnitude(self) -> float:
         """Largest absolute value; 0 for an empty weight."""
         return max((float(np.abs(block).max(initial=0.0)) for _, block in self._blocks()), default=0.0)
+
+    def lost(self, step: float) -> tuple[Array, Array]:
+        """What rounding to multiples of ``step`` loses of each output channel, and the channel's size: ``[out]`` each.
+
+        Both are Euclidean, and as if the pending scales of the inputs had not been applied: an input that is scaled
+        down is one that is large.
+        """
+        unit = np.ones((1, 1, 1)) if self.columns is None else np.abs(self._factors()[-1])
+        unit = np.where(unit == 0, np.inf, unit)
+        squares = np.zeros((2, self.groups, self.out_per_group))
+        for start, block in self._blocks():
+            stop = start + block.shape[1]
+            parts = np.stack((block - step * np.rint(block / step), block))
+            parts /= unit if unit.shape[1] == 1 else unit[:, start:stop]
+            sums = np.square(parts).sum(axis=tuple(range(4, parts.ndim)))
+            if self.order == "goi":
+                squares[:, :, start:stop] = sums.sum(axis=3)
+            else:
+                squares += sums.sum(axis=2)
+        lost, size = np.sqrt(squares).reshape(2, -1)
+        return lost, size
 
     def native(self) -> Array:
         """The whole weight as float64 in the order of ``split``."""

@@ -29,7 +29,7 @@ from normfold.core.algebra import Affine, Centring
 from normfold.core.laws import centring
 from normfold.core.premises import REPRESENTABLE, ROOM, UNIFORM_SCALE
 from normfold.core.rules.rule import BACKWARD, Carry, Rule, Step
-from normfold.core.rules.shared import in_range, onward
+from normfold.core.rules.shared import constants_fit, onward
 from normfold.core.views import AffineOp
 
 
@@ -53,9 +53,7 @@ def _room(carry: Carry[AffineOp, Centring]) -> str | None:
 
 
 def _representable(carry: Carry[AffineOp, Centring]) -> str | None:
-    if in_range(carry.view, _centred(carry)):
-        return None
-    return f"the centred shift of {carry.label} exceeds the largest number of its type"
+    return constants_fit(carry.view, _centred(carry), carry.label)
 
 
 def _steps(carry: Carry[AffineOp, Centring]) -> Iterable[Step]:

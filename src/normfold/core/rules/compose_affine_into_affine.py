@@ -25,14 +25,12 @@ from normfold.core.algebra import Affine
 from normfold.core.laws import collapse
 from normfold.core.premises import FINITE, REPRESENTABLE
 from normfold.core.rules.rule import BACKWARD, Carry, Rule, Step, Target
-from normfold.core.rules.shared import finite, held_by, in_range
+from normfold.core.rules.shared import constants_fit, finite, held_by
 from normfold.core.views import AffineOp
 
 
 def _representable(carry: Carry[AffineOp, Affine]) -> str | None:
-    if in_range(carry.view, carry.map.after(carry.view.affine)):
-        return None
-    return f"the composed constants of {carry.label} exceed the largest number of their type"
+    return constants_fit(carry.view, carry.map.after(carry.view.affine), carry.label)
 
 
 def _steps(carry: Carry[AffineOp, Affine]) -> Iterable[Step]:

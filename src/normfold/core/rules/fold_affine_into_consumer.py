@@ -29,7 +29,7 @@ from normfold.core.laws.forward import push_into_columns, spread
 from normfold.core.plan import Insert
 from normfold.core.premises import EVERY_TAP, FINITE, PER_INPUT_CHANNEL, REPRESENTABLE
 from normfold.core.rules.rule import FORWARD, Carry, Rule, Step, Target
-from normfold.core.rules.shared import finite, input_columns, linear_in_range, per_input_channel
+from normfold.core.rules.shared import finite, input_columns, linear_fits, per_input_channel
 from normfold.core.views import Linear
 
 
@@ -55,9 +55,7 @@ def _shifted(view: Linear, added: Array) -> Linear:
 
 
 def _representable(carry: Carry[Linear, Affine]) -> str | None:
-    if linear_in_range(_shifted(*_folded(carry))):
-        return None
-    return f"the folded constants of {carry.label} exceed {carry.view.largest:.5g}, the largest number of their type"
+    return linear_fits(_shifted(*_folded(carry)), carry.label)
 
 
 def _steps(carry: Carry[Linear, Affine]) -> Iterable[Step]:

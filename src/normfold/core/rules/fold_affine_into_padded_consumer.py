@@ -33,7 +33,7 @@ from normfold.core.laws.padded import DROWNED, response_map, shift_before
 from normfold.core.plan import Insert
 from normfold.core.premises import FINITE, PADDED_SHIFT, PER_INPUT_CHANNEL, REPRESENTABLE
 from normfold.core.rules.rule import FORWARD, Carry, Rule, Step
-from normfold.core.rules.shared import finite, input_columns, linear_in_range, per_input_channel
+from normfold.core.rules.shared import finite, input_columns, linear_fits, per_input_channel
 from normfold.core.views import Linear
 
 
@@ -86,9 +86,7 @@ def _scaled(carry: Carry[Linear, Affine]) -> Linear:
 
 
 def _representable(carry: Carry[Linear, Affine]) -> str | None:
-    if not _applies(carry) or linear_in_range(_scaled(carry)):
-        return None
-    return f"the folded constants of {carry.label} exceed {carry.view.largest:.5g}, the largest number of their type"
+    return linear_fits(_scaled(carry), carry.label) if _applies(carry) else None
 
 
 def _steps(carry: Carry[Linear, Affine]) -> Iterable[Step]:

@@ -27,7 +27,7 @@ from normfold.core.laws.backward import channel_vector, push_into_rows
 from normfold.core.plan import Insert
 from normfold.core.premises import FINITE, PER_OUTPUT_CHANNEL, REPRESENTABLE
 from normfold.core.rules.rule import BACKWARD, Carry, Rule, Step
-from normfold.core.rules.shared import finite, linear_in_range
+from normfold.core.rules.shared import finite, linear_fits
 from normfold.core.views import Linear
 
 
@@ -49,9 +49,7 @@ def _folded(carry: Carry[Linear, Affine]) -> Linear:
 
 
 def _representable(carry: Carry[Linear, Affine]) -> str | None:
-    if linear_in_range(_folded(carry)):
-        return None
-    return f"the folded constants of {carry.label} exceed {carry.view.largest:.5g}, the largest number of their type"
+    return linear_fits(_folded(carry), carry.label)
 
 
 def _steps(carry: Carry[Linear, Affine]) -> Iterable[Step]:

@@ -8,6 +8,7 @@ from normfold.core.algebra import Affine, Map
 from normfold.core.algebra.affine import Array
 from normfold.core.algebra.moves import Dim
 from normfold.core.graph import Graph
+from normfold.core.health import TINY
 from normfold.core.laws.backward import channel_vector
 from normfold.core.laws.quantized import BIAS_LIMIT, bias_step, mirror, rescale
 from normfold.core.plan import Bypass, Plan
@@ -16,6 +17,8 @@ from normfold.core.views import AffineOp, Linear, QuantizedLinear, Value, View
 
 UNSEEN = 1e30
 """No trained weight is as large as this: one need not be read to see that it stays below a far larger number."""
+LOST = 2.0**-8
+"""Part of a channel that may be lost to numbers too small for their type: eight times what float16 rounds anyway."""
 
 
 def finite(carry: Carry[V, Affine]) -> str | None:
@@ -41,17 +44,41 @@ def held_by(view: AffineOp, affine: Affine) -> bool:
     )
 
 
-def in_range(view: AffineOp, affine: Affine) -> bool:
-    """Whether the constants of ``affine`` fit the type of ``view``."""
-    return all(float(np.abs(c).max(initial=0.0)) <= view.largest for c in (affine.scale, affine.shift))
+def constants_fit(view: AffineOp, affine: Affine, label: str) -> str | None:
+    """The constants of ``affine`` fit the type of ``view``."""
+    if not all(float(np.abs(c).max(initial=0.0)) <= view.largest for c in (affine.scale, affine.shift)):
+        return f"the composed constants of {label} exceed the largest number of their type"
+    if not view.step or not held_by(view, affine):
+        return None
+    scale = np.abs(affine.scale)
+    lost = np.abs(scale - view.step * np.rint(scale / view.step))
+    return _lost(label, lost, scale, np.abs(affine.shift), view.step)
 
 
-def linear_in_range(view: Linear) -> bool:
-    """Whether the weight and bias of ``view`` fit the weight's type."""
-    if view.bias is not None and float(np.abs(view.bias).max(initial=0.0)) > view.largest:
-        return False
-    gain = view.weight.gain
-    return gain <= 1 or gain * UNSEEN <= view.largest or view.weight.magnitude() <= view.largest
+def linear_fits(view: Linear, label: str) -> str | None:
+    """The weight and bias of ``view`` fit the weight's type."""
+    weight, bias = view.weight, np.zeros(()) if view.bias is None else np.abs(view.bias)
+    in_range = weight.gain <= 1 or weight.gain * UNSEEN <= view.largest or weight.magnitude() <= view.largest
+    if not in_range or float(bias.max(initial=0.0)) > view.largest:
+        return f"the folded constants of {label} exceed {view.largest:.5g}, the largest number of their type"
+    if not view.step or weight.drop >= 1 or weight.drop * LOST > view.step * UNSEEN:
+        return None
+    lost, size = weight.lost(view.step)
+    follows = bias.size == size.size
+    return _lost(label, lost, size, bias.reshape(-1) if follows else bias.min(initial=0.0), view.step)
+
+
+def _lost(label: str, lost: Array, size: Array, beside: Array | float, step: float) -> str | None:
+    """Why constants of which so much is ``lost`` are not those that they should be.
+
+    A channel much smaller than the others of its layer, or than the constant ``beside`` it, carries no signal.
+    """
+    counts = np.maximum(np.maximum(size, beside), TINY * float(size.max(initial=0.0)))
+    share = float(np.divide(lost, counts, out=np.zeros_like(counts), where=counts > 0).max(initial=0.0))
+    if share <= LOST or np.isnan(share):
+        return None
+    least = f"{step:.3g}, the least number of their type"
+    return f"the folded constants of {label} lose {share:.1%} of a channel below {least}"
 
 
 def new_weight_in_range(view: Linear) -> bool:

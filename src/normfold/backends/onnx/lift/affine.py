@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.backends.onnx.lift.context import Context, data
-from normfold.backends.onnx.reading.constants import exact, largest
+from normfold.backends.onnx.reading.constants import exact, largest, step
 from normfold.core.algebra import Affine, trim
 from normfold.core.algebra.affine import Array
 from normfold.core.laws.collapse import inference_norm
@@ -62,6 +62,7 @@ def _batch_normalization(context: Context, node: ir.Node) -> View:
         axis=1 - rank,
         statistics=RunningStatistics(mean, variance, epsilon),
         largest=largest(tensors[0].dtype),
+        step=step(tensors[0].dtype),
     )
 
 
@@ -105,6 +106,7 @@ def _arithmetic(context: Context, node: ir.Node) -> View:
         holds_scale=holds_scale,
         holds_shift=holds_shift,
         largest=largest(tensor.dtype),
+        step=step(tensor.dtype),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.backends.onnx.lift.context import Context, all_equal, check_window, data, window
-from normfold.backends.onnx.reading.constants import WeightTensor, exact, largest
+from normfold.backends.onnx.reading.constants import WeightTensor, exact, largest, step
 from normfold.core.algebra import Weight, trim
 from normfold.core.algebra.affine import Array
 from normfold.core.algebra.weight import split_shape
@@ -54,6 +54,7 @@ def _convolution(context: Context, node: ir.Node) -> View:
         whole_taps=_whole_taps(node, native[2:], transposed=transposed),
         bias_slot=True,
         largest=largest(tensor.dtype),
+        step=step(tensor.dtype),
         window=None if transposed else window(node, native[2:]),
     )
 
@@ -114,6 +115,7 @@ def _gemm(context: Context, node: ir.Node) -> View:
         whole_taps=True,
         bias_slot=True,
         largest=largest(tensor.dtype),
+        step=step(tensor.dtype),
     )
 
 
@@ -143,6 +145,7 @@ def _matmul(context: Context, node: ir.Node) -> View:
         whole_taps=True,
         bias_slot=False,
         largest=largest(tensor.dtype),
+        step=step(tensor.dtype),
     )
 
 

@@ -78,6 +78,11 @@ def least_normal(dtype: ir.DataType) -> float:
     return float(ml_dtypes.finfo(dtype.numpy()).tiny)
 
 
+def step(dtype: ir.DataType) -> float:
+    """The smallest positive number of a floating type."""
+    return float(ml_dtypes.finfo(dtype.numpy()).smallest_subnormal)
+
+
 def code_limits(dtype: ir.DataType) -> tuple[int, int]:
     """The least and the greatest number of an integer type."""
     info = ml_dtypes.iinfo(dtype.numpy())

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from torch import nn
 
-from normfold.backends.torch.constants import Stored, exact, largest
+from normfold.backends.torch.constants import Stored, exact, largest, step
 from normfold.backends.torch.tracer import Op, Value, trace
 from normfold.backends.torch.tree import ModuleTree
 from normfold.core.algebra import Weight, Window, trim
@@ -44,6 +44,7 @@ def _convolution(tree: ModuleTree, op: Op) -> View:
         whole_taps=_whole_taps(arguments, window, transposed=transposed),
         bias_slot=_takes_bias(tree, op),
         largest=largest(stored),
+        step=step(stored),
         window=None if transposed else window,
     )
 
@@ -72,6 +73,7 @@ def _linear(tree: ModuleTree, op: Op) -> View:
         whole_taps=True,
         bias_slot=_takes_bias(tree, op),
         largest=largest(stored),
+        step=step(stored),
     )
 
 
