@@ -11,6 +11,7 @@ from normfold.backends.onnx import OnnxGraph
 from normfold.core.graph import Graph
 from normfold.core.plan import Plan
 from normfold.core.views import AffineOp, Linear, Norm, View
+from normfold.runtime import CHECKER
 
 
 def remaining(graph: Graph) -> tuple[int, int, int, int, int]:
@@ -33,7 +34,7 @@ class Descending(OnnxGraph):
     """A graph that takes no plan which leaves as much to do as there was, and knows the rules of those it took."""
 
     def __init__(self, model: ir.Model) -> None:
-        super().__init__(model)
+        super().__init__(model, CHECKER.infer)
         self.rules: set[str] = set()
 
     def commit(self, plan: Plan) -> None:

@@ -22,6 +22,7 @@ from normfold.core.premises import PREMISES
 from normfold.core.rules import Rewrite
 from normfold.core.views import View
 from normfold.records import Decision, Refusal
+from normfold.runtime import CHECKER
 
 Arrays = Mapping[str, np.ndarray]
 FREE_SIZE = 2
@@ -146,7 +147,7 @@ def only_fold(
 
 def refused_by(rule: Rewrite[Any, Any], source: onnx.ModelProto) -> set[str]:
     """The premises by which a rewrite refuses the places that it finds in a model."""
-    graph = OnnxGraph(ir.from_proto(source))
+    graph = OnnxGraph(ir.from_proto(source), CHECKER.infer)
     views = [view for node in graph.nodes() if isinstance(view := graph.view(node), rule.view)]
     answers = [answer for view in views for _, answer in rule.answers(graph, view)]
     assert answers, "the rewrite does not find its structure"

@@ -16,6 +16,7 @@ from normfold.core.plan import Plan
 from normfold.core.rules import BACKWARD, Target
 from normfold.core.search import Search
 from normfold.core.views import View
+from normfold.runtime import CHECKER
 
 Start = Callable[[View], Iterable[Origin]]
 WIDTH = 4
@@ -29,7 +30,7 @@ def shuffle(view: View) -> Iterable[Origin]:
 
 def sent(source: onnx.ModelProto, name: str, start: Start) -> tuple[OnnxGraph, Plan | None, set[str]]:
     """The graph of ``source``, the first plan for a map that starts at ``name``, and the premises that failed."""
-    graph = OnnxGraph(ir.from_proto(source))
+    graph = OnnxGraph(ir.from_proto(source), CHECKER.infer)
     node = next(node for node in graph.nodes() if graph.name(node) == name)
     search, plans = Search(graph), list[Plan]()
     for origin in start(graph.view(node)):

@@ -9,13 +9,14 @@ import pytest
 from folding import array, model
 from normfold.backends.onnx import OnnxGraph
 from normfold.core.views import Groups, Norm
+from normfold.runtime import CHECKER
 
 IMAGE, TOKENS = "float[2, 4, 6, 6] x", "float[2, 5, 4] x"
 SCALE, BOTH = {"g": array(4)}, {"g": array(4), "b": array(4, seed=1)}
 
 
 def norm_of(source: onnx.ModelProto) -> Norm:
-    graph = OnnxGraph(ir.from_proto(source))
+    graph = OnnxGraph(ir.from_proto(source), CHECKER.infer)
     (found,) = (view for node in graph.nodes() if isinstance(view := graph.view(node), Norm))
     return found
 

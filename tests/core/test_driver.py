@@ -11,6 +11,7 @@ from normfold.backends.onnx import OnnxGraph
 from normfold.core import driver as engine
 from normfold.core.premises import VERIFICATION_FAILED
 from normfold.records import Refusal
+from normfold.runtime import CHECKER
 
 IMAGE = "float[1, 4, 5, 5] x"
 CONV = "[linear] h = Conv(x, w)"
@@ -65,7 +66,7 @@ def test_only_folds_what_it_names() -> None:
 
 
 def test_an_excluded_site_gives_its_reason() -> None:
-    graph = OnnxGraph(ir.from_proto(two_norms()))
+    graph = OnnxGraph(ir.from_proto(two_norms()), CHECKER.infer)
     reason = Refusal(VERIFICATION_FAILED, "With it folded, the model differs from its source.")
     folding = engine.fold(graph, exclude={"second": reason})
     assert [d.refused_by for d in folding.decisions if d.site == "second"] == [(reason,)]

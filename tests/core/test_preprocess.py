@@ -19,6 +19,7 @@ from normfold.backends.onnx import OnnxGraph, bind, insert
 from normfold.cli.application import run as command
 from normfold.core.preprocess import Preprocess
 from normfold.errors import UsageError
+from normfold.runtime import CHECKER
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FULL = {"mean": MEAN, "std": STD, "scale": 1 / 255}
@@ -296,7 +297,7 @@ def test_nothing_to_do() -> None:
 def test_what_is_put_in_is_no_value_of_the_source() -> None:
     net = ir.from_proto(model(PLAIN, CONV, HELD))
     insert(net, bind(net, Preprocess(**FULL, **RAW)))
-    graph = OnnxGraph(net)
+    graph = OnnxGraph(net, CHECKER.infer)
     assert [node.op_type for node in graph.nodes()] == ["Transpose", "Cast", "Sub", "Mul", "Gather", "Conv"]
     assert graph.values() == {"y"}
 

@@ -11,11 +11,12 @@ import normfold
 from folding import array, model
 from normfold.backends.onnx import OnnxGraph, stored
 from normfold.core.size import size
+from normfold.runtime import CHECKER
 
 
 def of(body: list[str], inputs: str, **held: np.ndarray):
     written = ir.from_proto(model(inputs, body, held))
-    return size(OnnxGraph(written), *stored(written))
+    return size(OnnxGraph(written, CHECKER.infer), *stored(written))
 
 
 @pytest.mark.parametrize(

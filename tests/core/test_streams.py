@@ -8,6 +8,7 @@ import onnx_ir as ir
 from folding import array, model
 from normfold.backends.onnx import OnnxGraph
 from normfold.core.streams import Stream, streams
+from normfold.runtime import CHECKER
 
 WIDTH = 4
 TOKENS = "float[2, 3, 4] x"
@@ -16,7 +17,7 @@ TOKENS = "float[2, 3, 4] x"
 def graph(body: list[str], inputs: str = TOKENS, outputs: str = "float[] y", **held: np.ndarray) -> OnnxGraph:
     square = {name: array(WIDTH, WIDTH, seed=k) for k, name in enumerate("uvwz")}
     gains = {name: array(WIDTH, seed=k) for k, name in enumerate("gb")}
-    return OnnxGraph(ir.from_proto(model(inputs, body, square | gains | held, outputs=outputs)))
+    return OnnxGraph(ir.from_proto(model(inputs, body, square | gains | held, outputs=outputs)), CHECKER.infer)
 
 
 def names(found: OnnxGraph, stream: Stream) -> tuple[list[str], list[str], list[str]]:

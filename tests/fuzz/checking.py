@@ -20,6 +20,7 @@ from fuzz.graphs import random_feeds, random_model
 from normfold.backends.onnx import OnnxGraph
 from normfold.core.driver import fold
 from normfold.records import Decision
+from normfold.runtime import CHECKER
 
 Feeds = Mapping[str, np.ndarray]
 Status = Literal["right", "rounding", "skipped", "wrong"]
@@ -109,7 +110,7 @@ def check_model(model: onnx.ModelProto, feeds: Feeds, seed: int = -1) -> Outcome
 
 def folded(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Decision, ...]]:
     """The folded model and its decisions; ``model`` stays as it is."""
-    graph = OnnxGraph(ir.from_proto(model))
+    graph = OnnxGraph(ir.from_proto(model), CHECKER.infer)
     decisions = fold(graph).decisions
     return ir.to_proto(graph.model), decisions
 

@@ -121,7 +121,16 @@ def run(arguments: Sequence[str]) -> int:
         _abandon_stdout()
         _complain(f"Error [output-not-writable]: The result cannot be printed: {error.strerror}.")
         return OutputError.exit_code
+    finally:
+        _end_checker()
     return result.exit_code
+
+
+def _end_checker() -> None:
+    """End the process that the calls of a program share, if this one started it."""
+    runtime = sys.modules.get("normfold.runtime")
+    if runtime is not None:
+        runtime.CHECKER.close()
 
 
 def _result(arguments: list[str], *, as_json: bool) -> CommandResult | None:

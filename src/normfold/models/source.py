@@ -114,12 +114,3 @@ def is_random(model: onnx_ir.Model) -> bool:
     """Whether ``model`` has random operators, so that it may differ from itself."""
     functions = chain.from_iterable(function.all_nodes() for function in model.functions.values())
     return any(node.op_type in RANDOM for node in chain(model.graph.all_nodes(), functions))
-
-
-def rejection(file: Path) -> str | None:
-    """Why the ONNX checker or shape inference rejects ``file``, in one line."""
-    try:
-        onnx.checker.check_model(str(file), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        return " ".join(str(error).split())
-    return None

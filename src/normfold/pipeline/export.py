@@ -13,12 +13,12 @@ from normfold.models import onnxfile
 from normfold.models.exporter.exporter import lowered, raw_model
 from normfold.models.exporter.interface import Interface
 from normfold.models.exporter.tidying import tidy
-from normfold.models.source import module_of, rejection
+from normfold.models.source import module_of
 from normfold.pipeline.prove import DiffersError, UnprovenError
 from normfold.proof.comparison import Setup
 from normfold.proof.exported import FilesAndModules, compare
 from normfold.records import Decision, Verification
-from normfold.runtime import Evaluator, Runnable
+from normfold.runtime import CHECKER, Evaluator, Runnable
 
 
 def evaluation_module(module: Any) -> nn.Module:
@@ -52,7 +52,7 @@ def compare_export(module: nn.Module, staged: onnxfile.Staged, what: Interface, 
     Raises:
         UsageError: ``not-exportable`` where it is not valid ONNX.
     """
-    problem = rejection(staged.file)
+    problem = CHECKER.rejection(staged.file).result()
     if problem is not None:
         raise UsageError(
             "not-exportable", f"The model that PyTorch exported is not valid ONNX: {problem}", "Try another opset."

@@ -18,7 +18,7 @@ from normfold.core.costs import CostTable
 from normfold.core.preprocess import Preprocess
 from normfold.errors import ModelFileError
 from normfold.models import onnxfile
-from normfold.models.source import OnnxSource, rejection, runnable, scratch_path
+from normfold.models.source import OnnxSource, runnable, scratch_path
 from normfold.passes.fold import onnx_model
 from normfold.passes.fold.selection import Selection
 from normfold.passes.preprocess import bound, preprocess
@@ -27,7 +27,7 @@ from normfold.pipeline.prove import Proven, prove, unproven
 from normfold.proof.comparison import Comparison, Setup
 from normfold.proof.files import about, compare_part
 from normfold.records import Decision, Progress, Refusal, Verification, decision_record, silent
-from normfold.runtime import Evaluator, Runnable
+from normfold.runtime import CHECKER, Evaluator, Runnable
 
 External = Literal["auto", "always", "never"]
 
@@ -118,7 +118,7 @@ class _Fold:
         self._request.progress("folding")
         if self._stage is not None:
             preprocess(copy, self._stage)
-        attempt = onnx_model.fold(copy, self._request.selection, self._request.costs, dropped)
+        attempt = onnx_model.fold(copy, CHECKER.infer, self._request.selection, self._request.costs, dropped)
         changed = attempt.changed or self._stage is not None
         # What is handed over without a proof is the source itself: folding inlines functions where nothing goes, too.
         model = attempt.model if changed else self._source.fresh()
@@ -131,9 +131,8 @@ class _Fold:
         if self._comparison is None:
             raise ValueError("compared before begin")
         staged = self._stage_result(attempt.model)
-        problem = self._problem(staged)
-        if problem is not None:
-            return Verification("different", because=f"result: not valid ONNX: {problem}", failure=problem)
+        # The checker reads the file while it is run.
+        rejection = CHECKER.rejection(staged.file)
         self._request.progress("comparing with the source")
         quantized = quantizes_activations(attempt.model)
         with ExitStack() as files:
@@ -143,6 +142,9 @@ class _Fold:
             proof = self._comparison.finish(result, attempt.pairs, per_site=self._source.nbytes <= MEASURED_BELOW)
         if self._comparison.source_fails and self._stage is None:
             proof = self._compared_part(attempt, proof)
+        problem = self._problem(rejection.result())
+        if problem is not None:
+            return Verification("different", because=f"result: not valid ONNX: {problem}", failure=problem)
         return replace(proof, because="; ".join(filter(None, [proof.because, UNQUANTIZED]))) if quantized else proof
 
     def _compared_part(self, attempt: Rewritten[onnx_ir.Model], whole: Verification) -> Verification:
@@ -165,7 +167,7 @@ class _Fold:
         if self._request.target.path is None:
             return
         if self._staged is None or self._staged[0] is not model:
-            problem = self._problem(self._stage_result(model))
+            problem = self._problem(CHECKER.rejection(self._stage_result(model).file).result())
             if problem is not None:
                 message = f"The folded model is not valid ONNX: {problem}"
                 raise ModelFileError("invalid-model", message, "Please report this.")
@@ -190,13 +192,12 @@ class _Fold:
         self._staged = (model, staged)
         return staged
 
-    def _problem(self, staged: onnxfile.Staged) -> str | None:
-        """Why the ONNX checker or shape inference rejects the result, where it does not reject its source, too."""
-        problem = rejection(staged.file)
-        if problem is None:
+    def _problem(self, rejected: str | None) -> str | None:
+        """Why the ONNX checker or shape inference ``rejected`` the result, where they do not reject its source, too."""
+        if rejected is None:
             return None
         with self._source.runnable() as original:
-            return problem if rejection(original.file) is None else None
+            return rejected if CHECKER.rejection(original.file).result() is None else None
 
     def _stamp(self, model: onnx_ir.Model, decisions: Sequence[Decision]) -> None:
         """Write into the model who folded it, from what, and what was decided."""

@@ -17,6 +17,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from normfold.backends.onnx import inline_norms, may_hold_norm
 from normfold.backends.onnx.reading.shapes import Shapes
 from normfold.models.source import RANDOM
+from normfold.runtime import CHECKER
 
 STANDARD: Final = ("", "ai.onnx")
 NO_INPUT: Final = -1
@@ -37,7 +38,7 @@ def changed_part(source: ir.Model, result: ir.Model) -> tuple[ir.Model, ir.Model
     changed = [k for k, (a, b) in enumerate(pairs) if ours[a] != theirs[b]]
     shared = set(ours.values()) & set(theirs.values())
     given = {numbering.input(value): value for value in source.graph.inputs}
-    shapes = Shapes(source, dict)
+    shapes = Shapes(source, dict, CHECKER.infer)
     made: dict[int, ir.Value] = {}
     for model, numbers in ((source, ours), (result, theirs)):
         boundary = _boundary([model.graph.outputs[k] for k in changed], numbers, shared)

@@ -24,8 +24,8 @@ def peak_of_this_process() -> int | None:
     return _kilobytes("/proc/self/status", "VmHWM")
 
 
-def limit_this_process() -> None:
-    """Bound this process's address space by what is in use now plus `SHARE` of the available memory.
+def limit_this_process(limit: int | None = None) -> None:
+    """Bound this process's address space by what is in use now plus ``limit``, or `SHARE` of the available memory.
 
     Past it an allocation fails, which is an exception here instead of the kernel killing some process.
     Does nothing where the system has no such limit.
@@ -36,7 +36,7 @@ def limit_this_process() -> None:
     import resource
 
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    bound = used + int(free * SHARE)
+    bound = used + min(int(free * SHARE), limit or free)
     if hard != resource.RLIM_INFINITY:
         bound = min(bound, hard)
     resource.setrlimit(resource.RLIMIT_AS, (bound, hard))

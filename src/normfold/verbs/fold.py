@@ -20,7 +20,7 @@ from normfold.pipeline.fold_onnx import External, Request, Target, fold_proven, 
 from normfold.pipeline.prove import prove, unproven
 from normfold.proof.comparison import Setup
 from normfold.records import Progress, silent
-from normfold.runtime import Evaluator
+from normfold.runtime import CHECKER, Evaluator
 from normfold.verbs.fold_result import FoldResult
 
 if TYPE_CHECKING:
@@ -144,13 +144,14 @@ def fold(
         raise UsageError("usage", "example_inputs are for modules.", hint)
     costs = replace(cost_table(ep), allow_inserted=allow_inserted)
     request = Request(costs, selection, preprocess, Target(target, external_data, in_place), progress)
+    # The imports of the workers overlap with the reading.
+    CHECKER.start()
     if skipped:
         progress("reading")
         source = onnx_source(model)
         done = fold_unproven(source, request, skipped)
     else:
         with Evaluator() as evaluator:
-            # Its imports overlap with the reading.
             evaluator.start()
             progress("reading")
             source = onnx_source(model)

@@ -20,6 +20,7 @@ from normfold.records import (
 from normfold.report.blocks import Blocks, Detail, Heading
 from normfold.report.decisions import norm_blocks
 from normfold.report.result import Result
+from normfold.runtime import CHECKER
 
 if TYPE_CHECKING:
     from torch import nn
@@ -71,7 +72,8 @@ def inspect(model: OnnxModel | nn.Module, example_inputs: Any = None, *, progres
         from normfold.pipeline import fold_module
 
         return InspectResult(*fold_module.inspect(module, Example.of(example_inputs), progress))
+    CHECKER.start()
     progress("reading")
     copy = onnx_source(model).fresh()
     progress("inspecting")
-    return InspectResult(*onnx_model.inspect(copy), name_of(model))
+    return InspectResult(*onnx_model.inspect(copy, CHECKER.infer), name_of(model))

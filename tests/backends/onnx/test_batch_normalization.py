@@ -8,6 +8,7 @@ import pytest
 
 from folding import array, model, norm, only_fold, proven_fold, statistics
 from normfold.backends.onnx import OnnxGraph
+from normfold.runtime import CHECKER
 
 NEWEST = onnx.defs.onnx_opset_version()
 CONV = "[linear] h = Conv(x, w)"
@@ -130,7 +131,7 @@ def test_statistics_that_are_computed() -> None:
 
 def test_constants_of_different_lengths() -> None:
     """Nothing runs such a model; it must be refused all the same, not crash."""
-    graph = OnnxGraph(onnx_model_with(m=array(2)))
+    graph = OnnxGraph(onnx_model_with(m=array(2)), CHECKER.infer)
     (site,) = graph.sites()
     (refusal,) = graph.view(site.nodes[0]).refusals
     assert refusal.premise == "well-formed"

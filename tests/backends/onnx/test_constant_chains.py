@@ -11,6 +11,7 @@ from onnx.reference import ReferenceEvaluator
 
 from folding import array, model, norm, only_fold, proven_fold, statistics
 from normfold.backends.onnx import OnnxGraph
+from normfold.runtime import CHECKER
 
 CONV = "[linear] h = Conv(x, w)"
 IMAGE = "float[1, 4, 5, 5] x"
@@ -223,7 +224,7 @@ def test_arithmetic_of_sizes_is_that_of_the_specification(step: str, kind: type)
     used = {name: values for name, values in held.items() if name in text.partition("(")[2]}
     source = model("float[2] x", [f"c = {text}", "y = Identity(c)"], used, outputs="int64[] y")
     (expected,) = ReferenceEvaluator(source).run(["c"], {"x": np.zeros(2, np.float32)})
-    graph = OnnxGraph(ir.from_proto(source))
+    graph = OnnxGraph(ir.from_proto(source), CHECKER.infer)
     value = next(node.outputs[0] for node in graph.model.graph if node.outputs[0].name == "c")
     found = graph._constants.find(value)
     assert not isinstance(found, str), found
@@ -233,6 +234,6 @@ def test_arithmetic_of_sizes_is_that_of_the_specification(step: str, kind: type)
 
 def test_a_size_divided_by_zero_is_not_known() -> None:
     source = model("float[2] x", ["c = Div(a, b)", "y = Reshape(x, c)"], {"a": np.array([2]), "b": np.array([0])})
-    graph = OnnxGraph(ir.from_proto(source))
+    graph = OnnxGraph(ir.from_proto(source), CHECKER.infer)
     found = graph._constants.find(graph.model.graph[0].outputs[0])
     assert found == "'c' cannot be computed by Div: a division by zero"

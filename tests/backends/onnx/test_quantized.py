@@ -19,6 +19,7 @@ import normfold
 from folding import array, model, norm, only_fold, proven_fold, run, statistics
 from normfold.backends.onnx import OnnxGraph
 from normfold.pipeline.fold_onnx import UNQUANTIZED
+from normfold.runtime import CHECKER
 from normfold.verbs.demo import network as demo
 from quantized import activation, behind, check_payload, codes, factors, scales, weight
 
@@ -219,7 +220,7 @@ def test_a_quantised_bias_along_another_axis_is_refused() -> None:
     made, held = weight(3, 4, axis=0)
     bias = {"bq": np.int32([1, 2, 3, 4, 5]), "bs": np.float32(0.01)}
     source = model("float[4, 5] x", [made, "c = DequantizeLinear (bq, bs)", "y = Gemm (w, x, c)"], {**held, **bias})
-    graph = OnnxGraph(ir.from_proto(source))
+    graph = OnnxGraph(ir.from_proto(source), CHECKER.infer)
     view = graph.view(graph.nodes()[-1])
     assert [refusal.premise for refusal in view.refusals] == ["per-output-channel"]
 

@@ -14,6 +14,7 @@ from normfold.backends.onnx import OnnxGraph
 from normfold.core.algebra import Affine
 from normfold.core.plan import Plan, Replace
 from normfold.core.views import Linear, Norm, View
+from normfold.runtime import CHECKER
 
 TOKENS = "float[2, 3, 4] x"
 
@@ -34,7 +35,7 @@ def committed(graph: OnnxGraph, view: View) -> onnx.ModelProto:
 def test_a_layer_normalization_becomes_an_rms_normalization() -> None:
     body = "[norm] y = LayerNormalization <axis = -1, epsilon = 0.001> (x, g, b)"
     source = model(TOKENS, [body], {"g": array(4), "b": array(4, seed=1)}, opset=23, ir_version=10)
-    graph = OnnxGraph(ir.from_proto(source))
+    graph = OnnxGraph(ir.from_proto(source), CHECKER.infer)
     view = at(graph, "norm")
     assert isinstance(view, Norm)
     result = committed(graph, replace(view, kind="rms", holds_shift=False, tail=Affine.of(np.full(4, 2.0))))
@@ -49,7 +50,7 @@ def test_a_layer_normalization_becomes_an_rms_normalization() -> None:
 
 def test_a_matrix_product_gains_a_bias() -> None:
     source = model("float[2, 4] x", ["[product] y = MatMul(x, w)"], {"w": array(4, 3)})
-    graph = OnnxGraph(ir.from_proto(source))
+    graph = OnnxGraph(ir.from_proto(source), CHECKER.infer)
     view = at(graph, "product")
     assert isinstance(view, Linear)
     result = committed(graph, replace(view, bias_slot=True, bias=np.array([1.0, 2.0, 3.0])))
@@ -68,7 +69,7 @@ def test_a_matrix_product_gains_a_bias() -> None:
 )
 def test_what_stays_as_it_is(inputs: str, body: str, change: dict[str, str], opset: int, premise: str) -> None:
     held = {"w": array(4) if "Layer" in body else array(4, 3), "c": array(3, 4, 1, 1)}
-    graph = OnnxGraph(ir.from_proto(model(inputs, [body], held, opset=opset)))
+    graph = OnnxGraph(ir.from_proto(model(inputs, [body], held, opset=opset)), CHECKER.infer)
     refusal = graph.unable(Plan((Replace(replace(at(graph, "it"), **change)),)))
     assert refusal is not None
     assert refusal.premise == premise

@@ -8,6 +8,7 @@ import pytest
 
 from folding import array, model, norm, only_fold, proven_fold, statistics
 from normfold.backends.onnx import OnnxGraph
+from normfold.runtime import CHECKER
 
 TOKENS = "float[2, 5, 4] x"
 EPS = {"eps": np.float32(1e-5), "two": np.float32(2), "half": np.float32(0.5)}
@@ -41,7 +42,7 @@ RMS_NORMS = {
 
 
 def sites(source: object) -> dict[str, str]:
-    return {site.name: site.norm for site in OnnxGraph(ir.from_proto(source)).sites()}
+    return {site.name: site.norm for site in OnnxGraph(ir.from_proto(source), CHECKER.infer).sites()}
 
 
 def used(lines: list[str], held: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -265,7 +266,7 @@ def test_sites_say_shape_and_health() -> None:
     held = {"w": array(4, 3, 1, 1), **statistics(4)}
     held["v"][0], held["s"][1], held["s"][2] = 0, 0, 1e-9
     source = model("float[N, 3, 5, 5] x", ["h = Conv(x, w)", norm("h", "y")], held)
-    (site,) = OnnxGraph(ir.from_proto(source)).sites()
+    (site,) = OnnxGraph(ir.from_proto(source), CHECKER.infer).sites()
     assert site.shape == ("N", 4, 5, 5)
     assert site.output == "y"
     assert site.health == (
@@ -277,7 +278,7 @@ def test_sites_say_shape_and_health() -> None:
 
 def test_health_of_statistics_that_were_never_updated() -> None:
     held = {"s": array(3), "b": array(3), "m": np.zeros(3, "f"), "v": np.ones(3, "f")}
-    (site,) = OnnxGraph(ir.from_proto(model("float[1, 3, 5, 5] x", norm("x", "y"), held))).sites()
+    (site,) = OnnxGraph(ir.from_proto(model("float[1, 3, 5, 5] x", norm("x", "y"), held)), CHECKER.infer).sites()
     assert site.health == ("running statistics were never updated (mean 0, variance 1)",)
 
 

@@ -18,6 +18,7 @@ from normfold.backends.torch.tracer import trace
 from normfold.core.graph import Graph
 from normfold.core.streams import Stream, streams
 from normfold.core.views import AffineOp, Linear, Norm
+from normfold.runtime import CHECKER
 
 GARDEN = Path(environ.get("NORMFOLD_GARDEN", Path(__file__).resolve().parents[4] / "shared" / "garden"))
 BLOCKS = 6
@@ -113,7 +114,7 @@ def test_a_vision_transformer(as_file: bool) -> None:
     """Every block writes twice, each reader is a norm; in the file, biases are additions of their own."""
     graph: Graph
     if as_file:
-        graph = OnnxGraph(ir.load(GARDEN / "onnx" / "vit.onnx"))
+        graph = OnnxGraph(ir.load(GARDEN / "onnx" / "vit.onnx"), CHECKER.infer)
     else:
         spec = importlib.util.spec_from_file_location("garden", GARDEN / "garden.py")
         assert spec is not None

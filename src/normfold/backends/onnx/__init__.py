@@ -2,8 +2,9 @@
 
 from normfold.backends.onnx.graph import OnnxGraph
 from normfold.backends.onnx.norms.sites import may_hold_norm
+from normfold.backends.onnx.reading.inference import Inference
 from normfold.backends.onnx.reading.inline import inline_norms
 from normfold.backends.onnx.reading.stored import stored
 from normfold.backends.onnx.write.preprocessing import bind, insert
 
-__all__ = ["OnnxGraph", "bind", "inline_norms", "insert", "may_hold_norm", "stored"]
+__all__ = ["Inference", "OnnxGraph", "bind", "inline_norms", "insert", "may_hold_norm", "stored"]

@@ -16,6 +16,7 @@ from normfold.backends.onnx.norms.emission import emit, obstacle, settle, spelle
 from normfold.backends.onnx.norms.sites import Labels, find_sites, may_hold_norm, walk_model
 from normfold.backends.onnx.reading.constants import Constants, budget, reads_elements
 from normfold.backends.onnx.reading.expressions import EXPRESSIONS, normalises
+from normfold.backends.onnx.reading.inference import Inference
 from normfold.backends.onnx.reading.inline import foreign_nodes, inline_norms
 from normfold.backends.onnx.reading.names import Names
 from normfold.backends.onnx.reading.shapes import Shapes
@@ -45,11 +46,11 @@ REPLACEMENTS: Final = {
 class OnnxGraph:
     """The model's graph, subgraphs and remaining functions, as rules and the engine see them.
 
-    The graph owns ``model`` and changes it; hand over a copy where the original is needed. ``committed`` says
-    whether any plan was.
+    The graph owns ``model`` and changes it; hand over a copy where the original is needed. ``inference`` says what
+    shapes its values have. ``committed`` says whether any plan was.
     """
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, inference: Inference) -> None:
         self.model = model
         inline_norms(model, may_hold_norm)
         self.committed = False
@@ -58,7 +59,7 @@ class OnnxGraph:
         self._foreign = foreign_nodes(model)
         self._labels = Labels(model)
         self._order = {node: index for index, node in enumerate(self.nodes())}
-        self._shapes = Shapes(model, self._sizes)
+        self._shapes = Shapes(model, self._sizes, inference)
         self._constants = Constants(self._overridable, EXPRESSIONS, self._shapes.of, budget(model))
         self._context = Context(
             self._constants,

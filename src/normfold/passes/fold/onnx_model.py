@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import onnx_ir
 
-from normfold.backends.onnx import OnnxGraph, stored
+from normfold.backends.onnx import Inference, OnnxGraph, stored
 from normfold.core import driver
 from normfold.core.costs import CostTable
 from normfold.core.size import size
@@ -16,16 +16,20 @@ from normfold.records import Refusal, SiteReport, StatisticsRecord
 
 
 def fold(
-    model: onnx_ir.Model, selection: Selection, costs: CostTable, dropped: Mapping[str, Refusal]
+    model: onnx_ir.Model,
+    inference: Inference,
+    selection: Selection,
+    costs: CostTable,
+    dropped: Mapping[str, Refusal],
 ) -> Rewritten[onnx_ir.Model]:
     """Fold ``model``, which is used up; insert operations only where that pays by ``costs``."""
-    graph = OnnxGraph(model)
+    graph = OnnxGraph(model, inference)
     before = size(graph, *stored(model))
     folding = selection.fold(graph, dropped, costs)
     sizes = before, size(graph, *stored(model))
     return Rewritten(graph.model, folding.decisions, folding.pairs, graph.committed, sizes)
 
 
-def inspect(model: onnx_ir.Model) -> tuple[tuple[SiteReport, ...], tuple[StatisticsRecord, ...]]:
+def inspect(model: onnx_ir.Model, inference: Inference) -> tuple[tuple[SiteReport, ...], tuple[StatisticsRecord, ...]]:
     """The norms of ``model``, their health, and what `fold` would decide; what they know about values. Uses it up."""
-    return driver.inspect(OnnxGraph(model))
+    return driver.inspect(OnnxGraph(model, inference))

@@ -181,7 +181,7 @@ class EvaluationWorker:
     def load(self, request: Request) -> Reply:
         """Release the model held and load ``model``; ``evaluator`` is "", "onnxruntime" or "onnx.reference"."""
         self.release(request)
-        limit_this_process()
+        limit_this_process(request["memory_limit"])
         started = time.perf_counter()
         self._session = _open(request)
         seconds = time.perf_counter() - started

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -31,8 +32,8 @@ class Evaluator:
         self._tasks.submit(self._client.start)
 
     def submit(self, task: Callable[[WorkerClient], T]) -> Future[T]:
-        """Queue ``task``; its result, or what it raised, is the future's."""
-        return self._tasks.submit(task, self._client)
+        """Queue ``task``, under the limits of the caller; its result, or what it raised, is the future's."""
+        return self._tasks.submit(contextvars.copy_context().run, task, self._client)
 
     def close(self) -> None:
         """End the process; tasks that wait are cancelled, the one running sees its worker crash."""

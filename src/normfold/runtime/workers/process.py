@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import selectors
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import IO, Any, Final, Literal, cast
 
+from normfold import limits
 from normfold.errors import EnvironmentUnavailableError, NormfoldError, UsageError
 
 Kind = Literal["unsupported", "invalid", "run", "custom-ops", "provider", "memory", "time", "crash"]
@@ -31,6 +35,14 @@ FAILURES: Final[dict[Kind, str]] = {
 """Every way in which a request can fail, and what it says about it."""
 
 PACKAGE_ROOT: Final = str(Path(__file__).resolve().parents[3])
+PIECE: Final = 1 << 16
+LAST_BYTES: Final = 2000
+MOST_BYTES: Final = 256 << 20
+"""Longest answer that is read."""
+POLL_SECONDS: Final = 0.1
+"""How often is looked whether a process that says nothing is still there."""
+ENDING_SECONDS: Final = 1.0
+"""Time that a process has to end once its pipe is closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +83,22 @@ def local(module: str) -> tuple[str, ...]:
 class WorkerProcess:
     """One worker process, started when first needed and again after it died.
 
-    Every request comes back within ``time_limit`` seconds: with its answer or as `Failed`. Not to be
-    shared between threads; `close` may be called from any.
+    Every request comes back within ``time_limit`` seconds, or when the job's own limit is reached: with its answer or
+    as `Failed`. Whatever the process prints or does, it is killed with all that it started. Not to be shared between
+    threads; `close` may be called from any.
     """
 
-    def __init__(self, command: Sequence[str], *, time_limit: float) -> None:
-        """``command`` is anything that speaks `normfold.runtime.workers.protocol` on its standard streams."""
+    def __init__(self, command: Sequence[str], *, time_limit: float, scratch: bool = True) -> None:
+        """``command`` is anything that speaks `normfold.runtime.workers.protocol` on its standard streams.
+
+        ``scratch``: whether it gets a `folder` to work in.
+        """
         self._command = tuple(command)
         self._time_limit = time_limit
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._closed = threading.Event()
-        self._folder = tempfile.TemporaryDirectory(prefix="normfold-", ignore_cleanup_errors=True)
+        self._folder = tempfile.TemporaryDirectory(prefix="normfold-", ignore_cleanup_errors=True) if scratch else None
+        self._log: IO[bytes] | None = None
 
     def start(self) -> None:
         """Start the process without waiting for it."""
@@ -94,29 +111,31 @@ class WorkerProcess:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         # NumPy's own thread pool is of no use to the worker, and its stacks count as memory.
         environment["OPENBLAS_NUM_THREADS"] = "1"
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=environment,
-                cwd=self._folder.name,
-                encoding="utf-8",
-            )
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - `_dispose` closes it
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=environment,
+            cwd=self._folder.name if self._folder else os.sep,
+            # A session of its own, so that what a custom operator starts can be ended with it.
+            start_new_session=True,
+        )
         if self._closed.is_set():
-            self._process.kill()
+            _kill(self._process)
 
     def close(self) -> None:
         """End the process, whatever it is doing, and remove what it wrote."""
         self._closed.set()
         if self._process is not None:
-            self._process.kill()
+            _kill(self._process)
 
     def dispose(self) -> None:
         """Remove the temporary files; to be called once nothing is being asked any more."""
         self._dispose()
-        self._folder.cleanup()
+        if self._folder:
+            self._folder.cleanup()
 
     @property
     def pid(self) -> int | None:
@@ -126,63 +145,111 @@ class WorkerProcess:
     @property
     def folder(self) -> Path:
         """For files that the two hand to each other; goes away with the process's `dispose`."""
+        if self._folder is None:
+            raise ValueError("this process has no folder")
         return Path(self._folder.name)
-
-    @property
-    def _log(self) -> Path:
-        return Path(self._folder.name) / "stderr.txt"
 
     def _dispose(self) -> None:
         process, self._process = self._process, None
         if process is None:
             return
-        process.kill()
+        _kill(process)
         process.wait()
-        for pipe in (process.stdin, process.stdout):
+        for pipe in (process.stdin, process.stdout, self._log):
             with contextlib.suppress(OSError):
-                cast("Any", pipe).close()
+                cast("IO[bytes]", pipe).close()
 
     def ask(self, verb: str, **request: object) -> dict[str, Any] | Failed:
-        """The reply to one request."""
+        """The reply to one request.
+
+        Raises:
+            EnvironmentUnavailableError: ``timed-out``, the limit of the whole job is reached.
+        """
+        limits.check()
         try:
             self.start()
         except OSError as error:
             return Failed("crash", f"it cannot be started: {error.strerror}")
         if self._closed.is_set() or self._process is None:
             return Failed("crash", "the process is closed")
-        expired = threading.Event()
-        timer = threading.Timer(self._time_limit, self._expire, (self._process, expired))
-        timer.daemon = True
-        timer.start()
-        line = _exchange(self._process, json.dumps({"verb": verb, **request}))
-        timer.cancel()
-        if not line.endswith("\n"):
-            return self._died(expired=expired.is_set())
-        reply: dict[str, Any] = json.loads(line)
+        left = limits.remaining()
+        until = time.monotonic() + (self._time_limit if left is None else min(left, self._time_limit))
+        asked = json.dumps({"verb": verb, "memory_limit": limits.memory_limit(), **request}).encode() + b"\n"
+        line = exchange(self._process, asked, until)
+        reply = _parsed(line)
+        if reply is None:
+            return self._died(line, expired=time.monotonic() >= until)
         return reply if reply["ok"] else Failed(reply["kind"], reply["message"])
 
-    @staticmethod
-    def _expire(process: subprocess.Popen[str], expired: threading.Event) -> None:
-        expired.set()
-        process.kill()
-
-    def _died(self, *, expired: bool) -> Failed:
-        process = cast("subprocess.Popen[str]", self._process)
-        status = process.wait()
+    def _died(self, line: bytes, *, expired: bool) -> Failed:
+        """What became of a process that gave no answer, or one that cannot be read; there is none from here on."""
+        process = cast("subprocess.Popen[bytes]", self._process)
+        ended, said = process.poll(), self._last_words()
         self._dispose()
         if expired:
+            limits.check()
             return Failed("time", f"more than {self._time_limit:g} s")
-        last = self._log.read_text(errors="replace").strip().splitlines()[-1:] if self._log.exists() else []
-        return Failed("crash", "; ".join([f"exit status {status}", *last]))
+        if ended is None or line.endswith(b"\n"):
+            return Failed("crash", "its answer cannot be read")
+        return Failed("crash", "; ".join([f"exit status {ended}", *said]))
+
+    def _last_words(self) -> list[str]:
+        """The last line on the process's standard error, if there is one."""
+        log = cast("IO[bytes]", self._log)
+        log.seek(max(0, log.seek(0, os.SEEK_END) - LAST_BYTES))
+        return log.read().decode(errors="replace").strip().splitlines()[-1:]
 
 
-def _exchange(process: subprocess.Popen[str], line: str) -> str:
-    """The reply to ``line``; empty or cut short where the process ended instead."""
-    stdin, stdout = cast("Any", process.stdin), cast("Any", process.stdout)
+def exchange(process: subprocess.Popen[bytes], line: bytes, until: float) -> bytes:
+    """The line with which ``process`` answers ``line``; cut short where it ends, closes its pipe or takes too long.
+
+    A process that it started may hold the pipe open: its own end counts, not the pipe's.
+    """
+    stdin, stdout = cast("IO[bytes]", process.stdin).fileno(), cast("IO[bytes]", process.stdout).fileno()
+    os.set_blocking(stdin, False)
+    os.set_blocking(stdout, False)
+    todo, reply = memoryview(line), bytearray()
+    with selectors.DefaultSelector() as streams:
+        streams.register(stdout, selectors.EVENT_READ)
+        streams.register(stdin, selectors.EVENT_WRITE)
+        while not reply.endswith(b"\n"):
+            wait = min(until - time.monotonic(), POLL_SECONDS)
+            ready = {key.fd for key, _ in streams.select(wait)} if wait > 0 else set()
+            if not ready and (wait <= 0 or process.poll() is not None):
+                break
+            try:
+                if stdin in ready:
+                    todo = todo[os.write(stdin, todo[:PIECE]) :]
+                    if not todo:
+                        streams.unregister(stdin)
+                if stdout in ready:
+                    piece = os.read(stdout, PIECE)
+                    reply += piece
+                    if not piece or len(reply) > MOST_BYTES:
+                        break
+            except OSError:
+                # The pipe broke under us, or `close` shut it: the caller sees a process without a reply.
+                break
+    if not reply.endswith(b"\n"):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(min(max(until - time.monotonic(), 0.0), ENDING_SECONDS))
+    return bytes(reply)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The reply in ``line``; None where it is none."""
     try:
-        stdin.write(line + "\n")
-        stdin.flush()
-        return str(stdout.readline())
-    except (OSError, ValueError):
-        # The pipe broke under us, or `close` shut it: the caller sees a process without a reply.
-        return ""
+        reply = json.loads(line.decode()) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(reply, dict) or not isinstance(reply.get("ok"), bool):
+        return None
+    known = reply["ok"] or (reply.get("kind") in FAILURES and isinstance(reply.get("message"), str))
+    return reply if known else None
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End ``process`` and all that it started, which may outlive it."""
+    with contextlib.suppress(OSError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()

@@ -82,7 +82,7 @@ class TimingWorker:
         if wanted not in (found := available()):
             raise RefusedError("provider", f"this ONNX Runtime has no {wanted}; it has {', '.join(found)}")
         if wanted == CPU:
-            memory.limit_this_process()
+            memory.limit_this_process(request["memory_limit"])
         options = self._options(request)
         started = time.perf_counter_ns()
         session = self._session(request, options)

@@ -1,0 +1,178 @@
+"""What onnx's shape inference is given of a model, and what it says of the model's values.
+
+Inference is C++ that a damaged model can crash, so this room does not run it: whoever makes an `OnnxGraph` hands in an
+`Inference` that does. Weights stay behind: their dimensions are enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import onnx_ir as ir
+
+from normfold.core.algebra.moves import Dim
+
+Sizes = Mapping[ir.Value, ir.TensorProtocol]
+Found = Sequence[Mapping[str, tuple[int, Sequence[Dim] | None]]]
+"""For each graph, the type and the dimensions of values by name."""
+
+SMALL: Final = 1000
+"""Bytes up to which a constant is handed over: axes, shapes and sizes."""
+PARTS: Final = 1 << 12
+"""Most sizes that are followed into one Concat, directly and through others."""
+UNKNOWN: Final = "unk__"
+"""How onnx begins the names of sizes."""
+FOLLOWED: Final = frozenset(
+    {"Add", "Cast", "Concat", "Gather", "Mul", "Shape", "Size", "Slice", "Squeeze", "Sub", "Unsqueeze"}
+)
+"""Operators through which onnx follows the elements of sizes."""
+
+
+class Inference(Protocol):
+    """Runs onnx's shape inference somewhere."""
+
+    def __call__(self, model: bytes, *, follow: bool) -> Future[Found | None]:
+        """What is found in a serialised model, graph by graph, the main one first, each before those of its nodes.
+
+        ``follow`` lets it follow the elements of sizes. None where there is no answer.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What inference knows of a value."""
+
+    dtype: ir.DataType | None
+    dims: tuple[Dim, ...] | None
+
+
+def infer(model: ir.Model, sizes: Sizes, inference: Inference) -> Future[Found | None]:
+    """Have the shapes of ``model``, which stays as it is, inferred, with ``sizes`` for values that are known."""
+    copy = model.clone()
+    for mine, theirs in zip(_graphs(model.graph), _graphs(copy.graph), strict=True):
+        _spell_out(mine, theirs, sizes)
+    for graph in _graphs(copy.graph):
+        _lighten(graph)
+    for node in copy.graph.all_nodes():
+        _say_more(node)
+    for function in copy.functions.values():
+        _lighten(function.graph)
+    return inference(ir.serde.serialize_model(copy).SerializeToString(), follow=_can_follow(copy))
+
+
+def known(model: ir.Model, found: Found | None, mark: str) -> dict[ir.Value, Known]:
+    """What was ``found`` about the values of ``model``; ``mark`` ends the names that inference gave to sizes."""
+    result: dict[ir.Value, Known] = {}
+    for graph, named in zip(_graphs(model.graph), found or (), strict=False):
+        for value in _values(graph):
+            if value.name is not None and value.name in named:
+                kind, dims = named[value.name]
+                result[value] = Known(_dtype(kind), None if dims is None else tuple(_named(dim, mark) for dim in dims))
+    return result
+
+
+def _named(dim: Dim, mark: str) -> Dim:
+    """``dim``, unlike any of another inference: each numbers the sizes that it does not know anew."""
+    return dim + mark if isinstance(dim, str) and dim.startswith(UNKNOWN) else dim
+
+
+def _dtype(number: int) -> ir.DataType | None:
+    return ir.DataType(number) if number in ir.DataType.__members__.values() and number else None
+
+
+def _graphs(graph: ir.Graph) -> Iterator[ir.Graph]:
+    """``graph`` and those of its nodes, each before those of its own nodes."""
+    yield graph
+    for node in graph:
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
+                yield from _graphs(attribute.as_graph())
+            elif attribute.type == ir.AttributeType.GRAPHS and not attribute.is_ref():
+                for body in attribute.as_graphs():
+                    yield from _graphs(body)
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
+
+
+def _lighten(graph: ir.Graph) -> None:
+    """Leave the elements of large constants out."""
+    for value in graph.initializers.values():
+        if value.const_value is not None:
+            value.const_value = _light(value.const_value)
+    for node in graph:
+        for name, attribute in node.attributes.items():
+            if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                light = _light(attribute.as_tensor())
+                if light is not attribute.value:
+                    node.attributes[name] = ir.AttrTensor(name, light)
+
+
+def _light(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """``tensor``, or where it is large one that says its type and shape only: it claims to lie in another file."""
+    if tensor.nbytes <= SMALL:
+        return tensor
+    return ir.ExternalTensor(
+        "elsewhere", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=tensor.name or ""
+    )
+
+
+def _say_more(node: ir.Node) -> None:
+    """State what is certain of an output and inference does not see."""
+    if (node.domain, node.op_type) == ("ai.onnx.ml", "Scaler") and node.inputs and node.inputs[0] is not None:
+        node.outputs[0].shape = node.outputs[0].shape or node.inputs[0].shape
+        node.outputs[0].type = node.outputs[0].type or ir.TensorType(ir.DataType.FLOAT)
+    if node.op_type in ("Conv", "ConvTranspose") and node.domain in ("", "ai.onnx") and node.outputs[0].shape is None:
+        _size_convolution(node)
+
+
+def _size_convolution(node: ir.Node) -> None:
+    """Say that the output has as many axes as the weight has, and its channels, whatever the input is."""
+    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    source = weight
+    while source is not None and source.const_value is None and source.producer() is not None:
+        maker = source.producer()
+        if maker is None or maker.op_type not in ("DequantizeLinear", "Cast", "Identity") or not maker.inputs:
+            return
+        source = maker.inputs[0]
+    if source is None or source.const_value is None or len(source.const_value.shape) < 3:
+        return
+    output, dims = node.outputs[0], source.const_value.shape.numpy()
+    channels = dims[0] if node.op_type == "Conv" else dims[1] * node.attributes.get_int("group", 1)
+    output.shape = ir.Shape([None, channels, *[None] * (len(dims) - 2)])
+    if output.type is None and weight is not None and weight.dtype is not None:
+        output.type = ir.TensorType(weight.dtype)
+
+
+def _can_follow(model: ir.Model) -> bool:
+    """Whether onnx may follow the elements of sizes: it does so through any Concat, and has no limit of its own."""
+    joined: dict[ir.Value | None, int] = {}
+    for node in model.graph.all_nodes():
+        if node.op_type in FOLLOWED:
+            counts = [joined.get(value, 1) for value in node.inputs]
+            size = sum(counts) if node.op_type == "Concat" else max(counts, default=1)
+            if size > PARTS:
+                return False
+            joined |= dict.fromkeys(node.outputs, size)
+    return True
+
+
+def _spell_out(graph: ir.Graph, copy: ir.Graph, sizes: Sizes) -> None:
+    """Give the readers of computed ``sizes`` of ``graph`` the values themselves in its ``copy``."""
+    names = {value.name: tensor for value, tensor in sizes.items() if value.graph is graph}
+    likes = {value.name: value for value in _values(copy)} if names else {}
+    for name, tensor in names.items():
+        constant = ir.Value(
+            name=f"{name} known", shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype)
+        )
+        constant.const_value = tensor
+        copy.register_initializer(constant)
+        likes[name].replace_all_uses_with(constant)

@@ -1,0 +1,103 @@
+"""Shapes come from inference before anything is decided; what the model states counts where it is no contradiction."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import parser
+
+from folding import array, model, norm, only_fold, statistics
+from normfold.backends.onnx import OnnxGraph
+from normfold.backends.onnx.reading.inference import Found
+from normfold.runtime import CHECKER
+
+
+def shapes(source: onnx.ModelProto, inference=CHECKER.infer) -> dict[str, tuple[int | str | None, ...] | None]:
+    """What the graph knows of each value that a node makes."""
+    graph = OnnxGraph(ir.from_proto(source), inference)
+    return {output.name or "": graph.shape(output) for node in graph.nodes() for output in node.outputs}
+
+
+def parsed(text: str) -> onnx.ModelProto:
+    return parser.parse_model('<ir_version: 8, opset_import: ["": 17, "other": 1]>' + text)
+
+
+WEIGHT = "float[3, 3, 1, 1] w = {1, 0, 0, 0, 1, 0, 0, 0, 1}"
+
+
+def test_a_stated_shape_that_contradicts_inference_is_not_believed() -> None:
+    found = shapes(
+        parsed(f"""m (float[1, 3, 4, 4] x) => (float[1, 3, 9, 9] y) <{WEIGHT}, float[1, 3, 9, 9] c, float[7] d> {{
+            c = Conv(x, w)
+            d = Relu(c)
+            e = Relu(d)
+            y = Neg(e) }}""")
+    )
+    assert set(found.values()) == {(1, 3, 4, 4)}
+
+
+def test_what_inference_cannot_know_is_believed_beside_a_contradiction() -> None:
+    found = shapes(
+        parsed(f"""m (float[1, 3, 4, 4] x) => (y) <{WEIGHT}, float[7] c, float[2, 5] o> {{
+            c = Conv(x, w)
+            o = other.Make(c)
+            y = Relu(o) }}""")
+    )
+    assert found == {"c": (1, 3, 4, 4), "o": (2, 5), "y": (2, 5)}
+
+
+def test_a_stated_size_is_kept_where_inference_has_none() -> None:
+    found = shapes(
+        parsed("""m (float[N, 4] x, int64[2] s) => (y) <float[3, 5] r> {
+            r = Reshape(x, s)
+            y = Relu(r) }""")
+    )
+    assert found == {"r": (3, 5), "y": (3, 5)}
+
+
+@pytest.mark.parametrize("line", ["c = Conv(u, w)", "c = ConvTranspose(u, w)"])
+def test_a_convolution_has_the_rank_of_its_weight_and_so_has_what_follows(line: str) -> None:
+    found = shapes(
+        parsed(f"""m (float[1, 3, 4, 4] x) => (y) <{WEIGHT}> {{
+            u = other.Make(x)
+            {line}
+            d = Relu(c)
+            y = Neg(d) }}""")
+    )
+    assert found["d"] == found["y"]
+    assert found["y"] is not None
+    assert (len(found["y"]), found["y"][1]) == (4, 3)
+
+
+def test_known_rank_is_no_reason_behind_a_convolution_of_an_unknown_input() -> None:
+    body = ["c = Conv(x, w)", "r = Relu(c)", norm("r", "n"), "y = Conv(n, w)"]
+    source = model("float[] x", body, {"w": array(3, 3, 1, 1), **statistics(3)})
+    source.graph.input[0].type.tensor_type.ClearField("shape")
+    assert [decision.outcome for decision in only_fold(source).decisions.values()] == ["folded"]
+
+
+def test_without_an_answer_the_model_is_believed() -> None:
+    def silent(_model: bytes, *, follow: bool) -> Future[Found | None]:
+        future: Future[Found | None] = Future()
+        future.set_result(None)
+        return future
+
+    source = parsed(
+        f"m (float[1, 3, 4, 4] x) => (y) <{WEIGHT}, float[1, 3, 9, 9] c> {{ c = Conv(x, w)\n y = Relu(c) }}"
+    )
+    assert shapes(source, silent) == {"c": (1, 3, 9, 9), "y": None}
+
+
+def test_weights_stay_where_they_are() -> None:
+    sent: list[bytes] = []
+
+    def watched(data: bytes, *, follow: bool) -> Future[Found | None]:
+        sent.append(data)
+        return CHECKER.infer(data, follow=follow)
+
+    source = model("float[1, 64, 4, 4] x", ["c = Conv(x, w)", "y = Relu(c)"], {"w": array(64, 64, 3, 3)})
+    assert shapes(source, watched)["y"] == (1, 64, 2, 2)
+    assert len(sent[0]) < 2000
