@@ -58,8 +58,8 @@ class Graph(Protocol):
         """The operations that compute the weight of ``node`` from constants, where it is normalised on the way."""
         ...
 
-    def escapes(self, value: Value) -> str | None:
-        """Why ``value`` is seen from outside its graph (an output, a captured value), or ``None``."""
+    def escapes(self, value: Value) -> Refusal | None:
+        """Why the content of ``value`` may not change: it is seen from outside its graph, or its readers vary."""
         ...
 
     def same_scope(self, first: Node, second: Node) -> bool:

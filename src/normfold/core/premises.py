@@ -54,7 +54,7 @@ FINITE: Final = Premise(
 )
 FIXED_PATH: Final = Premise(
     "fixed-path",
-    "A module's control flow does not depend on the values of its inputs.",
+    "What changes is used in one way, whatever the values in the inputs and the size of their batch.",
     "Export to ONNX or with torch.export, which record one path, and fold that.",
 )
 FIXED_STATISTICS: Final = Premise(

@@ -20,7 +20,6 @@ from normfold.core.plan import Bypass, Change, Insert, Plan
 from normfold.core.premises import (
     LINEAR_CONSUMER,
     LINEAR_PRODUCER,
-    NOT_OUTPUT,
     SAME_SCOPE,
     SELECTED,
     SHORT_ROUTE,
@@ -98,7 +97,7 @@ class Search:
             return
         escape = graph.escapes(value)
         if escape is not None:
-            self.refuse(Refusal(NOT_OUTPUT, escape))
+            self.refuse(escape)
             return
         plan = replace(plan, changed=(*plan.changed, Change(value, target.map)))
         for one in self._undone(plan, others, target, depth - 1):
@@ -132,7 +131,7 @@ class Search:
         value, graph = target.value, self.graph
         escape = graph.escapes(value)
         if escape is not None:
-            self.refuse(Refusal(NOT_OUTPUT, escape))
+            self.refuse(escape)
             return
         readers = graph.consumers(value)
         if not readers:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from normfold.core.algebra.moves import followed
 from normfold.core.graph import Graph
-from normfold.core.premises import LINEAR_CONSUMER, LINEAR_PRODUCER, NOT_OUTPUT
+from normfold.core.premises import LINEAR_CONSUMER, LINEAR_PRODUCER
 from normfold.core.views import AffineOp, Concat, Linear, Moving, Node, Opaque, Sum, Value, View
 from normfold.records import Refusal
 
@@ -145,9 +145,9 @@ class _Flood:
         for port in ports:
             view = None if port.node is None else self.graph.view(port.node)
             yield from () if view is None else view.refusals
-            because = self.graph.escapes(port.value) if view is None and not writing else None
-            if because is not None:
-                yield Refusal(NOT_OUTPUT, because)
+            escape = self.graph.escapes(port.value) if view is None and not writing else None
+            if escape is not None:
+                yield escape
             if isinstance(view, Opaque) and not view.refusals:
                 premise, verb = (LINEAR_PRODUCER, "writes into") if writing else (LINEAR_CONSUMER, "reads")
                 yield Refusal(premise, f"{self.graph.label(view.node)} {verb} the stream, and no view describes it")

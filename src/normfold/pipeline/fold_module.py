@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from normfold.backends.torch import TorchGraph, shared_memory, trace
+from normfold.backends.torch import TorchGraph, explore, shared_memory
 from normfold.core import driver
 from normfold.models.data import UserInputs
 from normfold.models.module.duplicate import duplicate
@@ -31,7 +31,7 @@ def inspect(
 ) -> tuple[tuple[SiteReport, ...], tuple[StatisticsRecord, ...]]:
     """Every norm, its health, and what would be decided; what the norms know about values."""
     progress("tracing")
-    run = trace(duplicate(module), example.args, example.kwargs)
+    run = explore(duplicate(module), example.args, example.kwargs)
     progress("inspecting")
     return driver.inspect(TorchGraph(run, shared_memory(module)))
 

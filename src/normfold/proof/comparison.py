@@ -346,6 +346,7 @@ class Comparison(Generic[M]):
         return [
             (pair, compare(before[pair.source], after[pair.result], self._tolerance(before[pair.source])))
             for pair in pairs
+            if pair.source in before and pair.result in after
         ]
 
     def _inner_values(

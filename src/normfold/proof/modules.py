@@ -92,7 +92,8 @@ class ModuleRunner:
         run = trace(self._model.module, example.args, example.kwargs, frozenset(names.values()))
         inner = {name: to_array(run.retained[origin]) for name, origin in names.items() if origin in run.retained}
         found = {**ran.outputs, **inner}
-        return Ran({name: found[name] for name in outputs or found}, ran.seconds)
+        # On other inputs a module may take a way on which a value is never made.
+        return Ran({name: found[name] for name in outputs or found if name in found}, ran.seconds)
 
     def _ran(self, example: Example) -> Ran | Failed:
         """Run the module; its tensors are numbered in the order in which its result holds them."""

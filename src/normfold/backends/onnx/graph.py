@@ -25,7 +25,15 @@ from normfold.backends.onnx.write.preprocessing import STAGE
 from normfold.core.algebra.moves import Dim
 from normfold.core.graph import Site
 from normfold.core.plan import Bypass, Insert, Move, Plan, Remove, Replace, SetView
-from normfold.core.premises import MATRIX, NEEDS_STRUCTURE, NOT_OVERRIDABLE, OPSET_HAS_OPERATOR, SAME_OPSET, SINGLE_USE
+from normfold.core.premises import (
+    MATRIX,
+    NEEDS_STRUCTURE,
+    NOT_OUTPUT,
+    NOT_OVERRIDABLE,
+    OPSET_HAS_OPERATOR,
+    SAME_OPSET,
+    SINGLE_USE,
+)
 from normfold.core.views import Node, Norm, Value, View
 from normfold.records import RECORDS_KEY, Refusal, StatisticsRecord, packed, unpacked
 
@@ -138,14 +146,14 @@ class OnnxGraph:
         made = [] if weight is None else self._constants.computing(weight)
         return made if normalises(made) else []
 
-    def escapes(self, value: Value) -> str | None:
+    def escapes(self, value: Value) -> Refusal | None:
         """Why ``value`` is seen from outside its graph."""
         native = _value(value)
         if native.is_graph_output():
-            return f"{native.name!r} is an output of its graph"
+            return Refusal(NOT_OUTPUT, f"{native.name!r} is an output of its graph")
         home = native.graph
         if any(node.graph is not home for node, _ in native.uses()):
-            return f"{native.name!r} is read inside a subgraph"
+            return Refusal(NOT_OUTPUT, f"{native.name!r} is read inside a subgraph")
         return None
 
     def same_scope(self, first: Node, second: Node) -> bool:

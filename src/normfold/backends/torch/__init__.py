@@ -1,6 +1,7 @@
 """PyTorch modules: run once, lift what ran to views, find the norms, write plans into a module tree."""
 
 from normfold.backends.torch.graph import TorchGraph
+from normfold.backends.torch.paths import closed, explore
 from normfold.backends.torch.program import ProgramGraph, prepare, rewrite
 from normfold.backends.torch.stored import stored
 from normfold.backends.torch.tracer import Trace, shared_memory, trace
@@ -11,6 +12,8 @@ __all__ = [
     "ProgramGraph",
     "TorchGraph",
     "Trace",
+    "closed",
+    "explore",
     "prepare",
     "rewrite",
     "shared_memory",

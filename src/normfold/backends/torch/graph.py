@@ -23,7 +23,7 @@ from normfold.core.algebra import Affine
 from normfold.core.graph import Site
 from normfold.core.health import findings
 from normfold.core.plan import Bypass, Edit, Insert, Move, Plan, Remove, Replace, SetView
-from normfold.core.premises import FIXED_PATH, NEEDS_STRUCTURE, NOT_OVERWRITTEN
+from normfold.core.premises import FIXED_PATH, NEEDS_STRUCTURE, NOT_OUTPUT, NOT_OVERWRITTEN
 from normfold.core.views import AffineOp, Embedding, Linear, Node, Norm, NotLifted, Recurrent, View
 from normfold.core.views import Value as AnyValue
 from normfold.records import Refusal, StatisticsRecord
@@ -81,7 +81,6 @@ class TorchGraph:
         """Every norm, in the order of the run."""
         found = [op for op in self.nodes() if op.kind in NORMS]
         paths = Counter(op.call.path for op in found)
-        refusals = () if self.trace.read is None else (_data_dependent(self.trace.read),)
         return [
             Site(
                 name=op.call.path if op.call.path and paths[op.call.path] == 1 else op.name,
@@ -90,7 +89,6 @@ class TorchGraph:
                 shape=op.outputs[0].shape,
                 output=op.outputs[0].name,
                 health=() if (stored := running_norm(op)) is None else findings(stored),
-                refusals=refusals,
             )
             for op in found
         ]
@@ -122,10 +120,12 @@ class TorchGraph:
         """None: a weight that is computed at each call is not read."""
         return ()
 
-    def escapes(self, value: AnyValue) -> str | None:
-        """Why ``value`` is seen from outside the run."""
+    def escapes(self, value: AnyValue) -> Refusal | None:
+        """Why ``value`` is seen from outside the run, or used otherwise in another one."""
         native = _value(value)
-        return None if native.kept is None else f"{self.label(native)} {native.kept}"
+        if native.kept is not None:
+            return Refusal(NOT_OUTPUT, f"{self.label(native)} {native.kept}")
+        return None if native.parted is None else Refusal(FIXED_PATH, f"{self.label(native)} {native.parted}")
 
     def same_scope(self, _first: Node, _second: Node) -> bool:
         """A run has one scope."""
@@ -172,10 +172,18 @@ class TorchGraph:
 
     def unable(self, plan: Plan) -> Refusal | None:
         """What ``plan`` asks of the module tree that it cannot express."""
-        if self.trace.read is not None:
-            return _data_dependent(self.trace.read)
+        fixed = next((no for edit in plan.edits if (no := self._fixed(edit)) is not None), None)
+        if fixed is not None:
+            return fixed
         edits = sorted(plan.edits, key=lambda edit: ORDER.index(type(edit)))
         return next((no for edit in edits if (no := self._unable(edit)) is not None), None)
+
+    def _fixed(self, edit: Edit) -> Refusal | None:
+        """Why ``edit`` might be wrong, or lead there, in a run that takes another way."""
+        op = _touched(edit)
+        steps = () if op is None else (op, *op.arguments.get("steps", ()))
+        because = next((self.trace.fixed[step] for step in steps if step in self.trace.fixed), None)
+        return None if because is None or op is None else Refusal(FIXED_PATH, f"{self.label(op)} stays: {because}")
 
     def _unable(self, edit: Edit) -> Refusal | None:
         match edit:
@@ -231,7 +239,7 @@ class TorchGraph:
     def _read_once(self, value: Value) -> bool:
         """Whether each of the values that share the memory of ``value`` has one reader."""
         sharing = [other for other in value.memory.values if other not in self._moved]
-        return all(len(self.consumers(other)) <= 1 and other.kept is None for other in sharing)
+        return all(len(self.consumers(other)) <= 1 and self.escapes(other) is None for other in sharing)
 
     def commit(self, plan: Plan) -> None:
         """Carry out ``plan`` on this graph."""
@@ -263,7 +271,7 @@ class TorchGraph:
         self._leave(op)
         self._uses[before] = [*self._uses.get(before, []), *self._uses.pop(after, [])]
         self._moved[after] = before
-        before.kept = before.kept or after.kept
+        before.kept, before.parted = before.kept or after.kept, before.parted or after.parted
         if same:
             self._names[before] = self.value_name(after)
         before.memory.written = max(before.memory.written, after.memory.written)
@@ -287,8 +295,14 @@ def _needs_structure(what: str) -> Refusal:
     return Refusal(NEEDS_STRUCTURE, because)
 
 
-def _data_dependent(read: str) -> Refusal:
-    return Refusal(FIXED_PATH, f"{read} hands values to Python, which may take another way for other inputs")
+def _touched(edit: Edit) -> Op | None:
+    """The operation that ``edit`` changes or takes out."""
+    match edit:
+        case SetView(view) | Replace(view):
+            return _op(view.node)
+        case Bypass(node) | Remove(node) | Move(node):
+            return _op(node)
+    return None
 
 
 def _op(node: Node) -> Op:

@@ -1,18 +1,20 @@
 """Runs a module once and writes down what it did: every operation, its values, and the module call it stood in.
 
-The operations are those that PyTorch's dispatcher sees below autograd (``conv2d``, ``batch_norm``, ``linear``), so
-that any Python may stand around them. What Python did with a value besides is found out, too: a value read out of
-a tensor, a tensor changed in place, one kept after the call.
+The operations are those that PyTorch's dispatcher sees below autograd (``conv2d``, ``batch_norm``, ``linear``), so that
+any Python may stand around them. What Python did with a value besides is found out, too: a value read out of a tensor,
+a tensor changed in place, one kept after the call.
 """
 
 from __future__ import annotations
 
 import gc
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -27,12 +29,20 @@ from normfold.errors import UsageError
 READERS: Final = frozenset({"numpy", "tolist", "__array__", "__dlpack__", "data_ptr"})
 """Methods of a tensor that hand its elements to Python without an operation."""
 
+SIZED_BY_VALUES: Final = frozenset(
+    {"aten.argwhere.default", "aten.nonzero_numpy.default", "aten.where.default", "torchvision.nms.default"}
+)
+"""Operations that make as many elements as their inputs' values say, without PyTorch's mark for it."""
+
 SHAPES: Final = {
     **dict.fromkeys(("reshape_as", "view_as", "expand_as", "type_as", "resize_as"), "other"),
     **dict.fromkeys(("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"), "self"),
     **dict.fromkeys(("new_zeros", "new_ones", "new_empty", "new_full"), "self"),
 }
 """Operations that look at the shape and type of an argument, not at its elements."""
+
+LIBRARY: Final = (str(Path(torch.__file__).parent), __file__)
+"""Where code is that is not the module's own."""
 
 ROLES: Final = {"addmm": {"self": "bias", "mat1": "input", "mat2": "weight"}}
 """Arguments by what they are, where their names do not say so."""
@@ -56,7 +66,8 @@ class Value:
     """A tensor at one moment of the run.
 
     ``tensor`` is held where the value does not depend on the inputs: a stored one, whose ``names`` are those in the
-    module's state, or one computed from such. ``kept`` says why the value is seen from outside, if it is.
+    module's state, or one computed from such. ``kept`` says why the value is seen from outside, if it is; ``parted``
+    why it may be used in another way than in this run.
     """
 
     name: str
@@ -66,16 +77,18 @@ class Value:
     tensor: torch.Tensor | None = None
     names: tuple[str, ...] = ()
     kept: str | None = None
+    parted: str | None = None
 
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """One call of a module: what went in and came out, and the operations and calls made on the way."""
+    """One call of a module: what went in, by position and by name, what came out, and what was done on the way."""
 
     module: nn.Module
     path: str
     parent: Call | None
     arguments: tuple[Any, ...] = ()
+    named: Mapping[str, Any] = field(default_factory=dict)
     result: Any = None
     items: list[Op | Call] = field(default_factory=list)
 
@@ -97,19 +110,45 @@ class Op:
         self.inputs = tuple(leaf for leaf in tree_leaves(dict(self.arguments)) if isinstance(leaf, Value))
 
 
+Place = tuple[str, int, int]
+"""A file, a line of it, and the instruction there."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Read:
+    """Python looked at ``values`` that depend on the inputs, at ``place``, by ``how``, within ``call``.
+
+    ``binary`` says that it learnt one of two answers: it may take two ways from there.
+    """
+
+    how: str
+    values: tuple[Value, ...]
+    place: Place
+    call: Call
+    binary: bool
+
+    def __str__(self) -> str:
+        return f"{self.how} in {self.call.path or 'the module'!r}"
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Trace:
     """A run of ``module``: its operations, its calls, and the values of the tensors in its state, by name.
 
-    ``read`` says where Python looked at values that depend on the inputs, if it did.
+    ``root`` is where the outermost call was made, ``reads`` are where Python looked at values that depend on the
+    inputs. Where a run may take other ways, ``elsewhere`` holds the operations there that read a stored tensor, and
+    ``fixed`` the operations that must stay as they are, each with why.
     """
 
     module: nn.Module
+    root: Call
     ops: tuple[Op, ...]
     calls: tuple[Call, ...]
     stored: Mapping[str, Value]
-    read: str | None
+    reads: tuple[Read, ...]
     retained: Mapping[str, torch.Tensor]
+    elsewhere: Mapping[Value, Sequence[Op]] = field(default_factory=dict)
+    fixed: Mapping[Op, str] = field(default_factory=dict)
 
     @property
     def stateful(self) -> bool:
@@ -117,26 +156,52 @@ class Trace:
         return any(value.memory.written >= 0 for value in self.stored.values())
 
 
-def trace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], retain: Collection[str] = ()) -> Trace:
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Another way than the run would take by itself.
+
+    Where Python gets one of two answers at one of ``places``, it gets the other one. The run ends with an error after
+    ``limit`` operations.
+    """
+
+    places: frozenset[Place] = frozenset()
+    limit: float = float("inf")
+
+
+class EndlessError(Exception):
+    """The run takes more operations than it may."""
+
+
+def trace(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    retain: Collection[str] = (),
+    way: Way | None = None,
+) -> Trace:
     """Run ``module`` on copies of ``args`` and ``kwargs``. What the run changes in the module stays changed.
 
     Values whose names are in ``retain`` are copied, for the caller to look at.
 
     Raises:
         UsageError: ``bad-input`` where the module does not run on them.
+        EndlessError: it takes more operations than ``way`` allows.
     """
-    tracer = _Tracer(module, retain)
+    tracer = _Tracer(module, retain, way or Way())
     arguments, named = tracer.enter((args, dict(kwargs)))
     try:
         with tracer.watching():
             result = module(*arguments, **named)
+    except EndlessError:
+        raise
     except Exception as error:
         # Whatever a user's own code raises is an answer about these inputs.
         because = " ".join(str(error).split()) or type(error).__name__
         raise UsageError("bad-input", f"The module does not run on the example inputs: {because}") from error
     del arguments, named
-    tracer.keep(result)
-    return Trace(module, tuple(tracer.ops), tuple(tracer.calls), tracer.stored, tracer.read, tracer.retained)
+    tracer.keep(result, search=way is None)
+    root, reads = tracer.stack[0], tuple(tracer.reads)
+    return Trace(module, root, tuple(tracer.ops), tuple(tracer.calls), tracer.stored, reads, tracer.retained)
 
 
 def shared_memory(module: nn.Module) -> dict[str, str]:
@@ -153,14 +218,15 @@ def shared_memory(module: nn.Module) -> dict[str, str]:
 class _Tracer:
     """What is known while the module runs. Tensors that depend on the inputs are not kept alive."""
 
-    def __init__(self, module: nn.Module, retain: Collection[str]) -> None:
+    def __init__(self, module: nn.Module, retain: Collection[str], way: Way) -> None:
         self.retain = retain
+        self.way = way
         self.retained: dict[str, torch.Tensor] = {}
         self.values: Any = WeakTensorKeyDictionary()
         self.memories: dict[int, Memory] = {}
         self.ops: list[Op] = []
         self.calls: list[Call] = []
-        self.read: str | None = None
+        self.reads: list[Read] = []
         self.paths: dict[nn.Module, str] = {}
         for path, found in module.named_modules(remove_duplicate=False):
             self.paths.setdefault(found, path)
@@ -192,18 +258,22 @@ class _Tracer:
             stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
             torch.backends.mha.set_fastpath_enabled(False)
             stack.enter_context(_below_autograd())
-            stack.callback(nn.modules.module.register_module_forward_pre_hook(self._before).remove)
-            stack.callback(nn.modules.module.register_module_forward_hook(self._after).remove)
+            hooks = nn.modules.module
+            stack.callback(hooks.register_module_forward_pre_hook(self._before).remove)
+            after = hooks.register_module_forward_hook(self._after, with_kwargs=True, always_call=True)
+            stack.callback(after.remove)
+            # Its handle does not remove this.
+            stack.callback(hooks._global_forward_hooks_with_kwargs.pop, after.id, None)  # noqa: SLF001
             stack.enter_context(_Reads(self))
             stack.enter_context(_Operations(self))
             yield
 
-    def keep(self, result: Any) -> None:
+    def keep(self, result: Any, *, search: bool) -> None:
         """Note which values are seen from outside: the outputs, and whatever still lives now that the run is over."""
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor) and leaf in self.values:
                 self.values[leaf].kept = "is an output of the module"
-        if any(value.tensor is None and value.kept is None for value in self.values.values()):
+        if search and any(value.tensor is None and value.kept is None for value in self.values.values()):
             # Cycles that nobody holds may still hold tensors. To look for them takes as long as the rest of the run.
             gc.collect()
         for value in self.values.values():
@@ -218,8 +288,11 @@ class _Tracer:
         self.calls.append(call)
         self.stack.append(call)
 
-    def _after(self, _module: nn.Module, _arguments: Any, result: Any) -> None:
-        self.stack.pop().result = self._as_values(result)
+    def _after(self, _module: nn.Module, _arguments: Any, *rest: Any) -> None:
+        """``rest`` is the result, after the named arguments; where the call raised, PyTorch leaves those out."""
+        *named, result = rest
+        call = self.stack.pop()
+        call.named, call.result = self._as_values(dict(*named)), self._as_values(result)
 
     def _as_values(self, tree: Any) -> Any:
         """``tree`` with values for tensors and plain tuples for named ones, which may take tensors only."""
@@ -232,9 +305,12 @@ class _Tracer:
         return tree_map(replaced, tree, is_leaf=_is_named)
 
     def value(self, tensor: torch.Tensor) -> Value:
-        """What ``tensor`` holds now; one that nobody made during the run was there before, and is constant."""
+        """What ``tensor`` holds now; one that nobody made during the run was there before, and is constant.
+
+        Once Python has looked at values, it may also have made one of them.
+        """
         found: Value | None = self.values.get(tensor)
-        return found or self._register(tensor, "a tensor that is not in the module's state", constant=True)
+        return found or self._register(tensor, "a tensor that is not in the module's state", constant=not self.reads)
 
     def _register(self, tensor: torch.Tensor, name: str, op: Op | None = None, *, constant: bool = False) -> Value:
         key = _storage(tensor)
@@ -262,7 +338,8 @@ class _Tracer:
         inputs = op.inputs
         fixed = not changed and bool(inputs) and all(value.tensor is not None for value in inputs)
         fixed = fixed and torch.Tag.nondeterministic_seeded not in function.tags
-        self._check_read(op, result, fixed=fixed)
+        if not fixed and inputs:
+            result = self._looked_at(op, result, sized=_sized_by_values(function, given))
         written = [leaf for leaf in tree_leaves(changed) if isinstance(leaf, torch.Tensor)]
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         known = {id(tensor) for tensor in made}
@@ -279,6 +356,8 @@ class _Tracer:
         return result
 
     def _open(self, kind: str, arguments: Mapping[str, Any], *, inplace: bool) -> Op:
+        if len(self.ops) >= self.way.limit:
+            raise EndlessError
         kind = kind.removeprefix("aten::")
         kind = kind.removesuffix("_") if inplace and not kind.endswith("__") else kind
         call = self.stack[-1]
@@ -290,10 +369,14 @@ class _Tracer:
         call.items.append(op)
         return op
 
-    def _check_read(self, op: Op, result: Any, *, fixed: bool) -> None:
+    def _looked_at(self, op: Op, result: Any, *, sized: bool) -> Any:
+        """``result`` of ``op``, from which Python learns about values if it is no tensor, or one of unknown size."""
         plain = any(not isinstance(leaf, torch.Tensor | None) for leaf in tree_leaves(result))
-        if plain and op.inputs and not fixed and self.read is None:
-            self.read = f"{op.kind} in {op.call.path or 'the module'!r}"
+        if not plain and not sized:
+            return result
+        read = Read(op.kind, op.inputs, _place(), op.call, isinstance(result, bool))
+        self.reads.append(read)
+        return not result if read.binary and read.place in self.way.places else result
 
     def _spread(self, op: Op, tensor: torch.Tensor) -> None:
         """After ``op`` changed ``tensor`` in place: whatever shares its memory has changed, too."""
@@ -304,12 +387,11 @@ class _Tracer:
                 alias = self._open("alias", {"before": self.values[other], "written": value}, inplace=False)
                 alias.outputs = (self._register(other, alias.name, alias),)
 
-    def reads(self, method: str, tensor: torch.Tensor) -> None:
+    def handed_over(self, method: str, tensor: torch.Tensor) -> None:
         """Python looks at the elements of ``tensor``."""
         value = self.value(tensor)
         if value.tensor is None:
-            value.kept = f"is read by Python ({method})"
-            self.read = self.read or f"{method} in {self.stack[-1].path or 'the module'!r}"
+            self.reads.append(Read(method, (value,), _place(), self.stack[-1], binary=False))
 
 
 @contextmanager
@@ -348,8 +430,24 @@ class _Reads(TorchFunctionMode):
     ) -> Any:
         name = getattr(func, "__name__", "")
         if name in READERS and args and isinstance(args[0], torch.Tensor):
-            self._tracer.reads(name, args[0])
+            self._tracer.handed_over(name, args[0])
         return func(*args, **(kwargs or {}))
+
+
+def _sized_by_values(function: Any, given: Mapping[str, Any]) -> bool:
+    """Whether the sizes of what an operation makes depend on the elements that it reads."""
+    if "indices" in given and function._schema.name == "aten::index":  # noqa: SLF001
+        indices = (leaf for leaf in tree_leaves(given["indices"]) if isinstance(leaf, torch.Tensor))
+        return any(leaf.dtype in (torch.bool, torch.uint8) for leaf in indices)
+    return torch.Tag.dynamic_output_shape in function.tags or str(function) in SIZED_BY_VALUES
+
+
+def _place() -> Place:
+    """Where the module's own code is at the moment."""
+    frame = sys._getframe()  # noqa: SLF001 - what the standard library's warnings do as well
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(LIBRARY):
+        frame = frame.f_back
+    return frame.f_code.co_filename, frame.f_lineno, frame.f_lasti
 
 
 def _is_named(tree: Any) -> bool:

@@ -63,8 +63,8 @@ class ModuleTree:
 
     @cached_property
     def readers(self) -> dict[Value, list[Op]]:
-        """The operations that read each value."""
-        out: dict[Value, list[Op]] = {}
+        """The operations that read each value, in this run and for stored ones in others."""
+        out = {value: list(ops) for value, ops in self.trace.elsewhere.items()}
         for op in self.trace.ops:
             for value in op.inputs:
                 out.setdefault(value, []).append(op)

@@ -213,7 +213,8 @@ def is_private(graph: Graph, value: Value) -> bool:
 
 def not_output(place: Place[V]) -> str | None:
     """No value that changes is seen from outside of its graph."""
-    return next(filter(None, map(place.graph.escapes, place.changing)), None)
+    escape = next(filter(None, map(place.graph.escapes, place.changing)), None)
+    return None if escape is None else escape.because
 
 
 def same_scope(place: Place[V]) -> str | None:
@@ -232,7 +233,7 @@ def name_kept(place: Place[V]) -> str | None:
     if producer is None or not graph.same_scope(producer, place.view.node):
         return f"without {place.label}, an output of its graph would be a value from outside of it"
     escape = graph.escapes(source)
-    return None if escape is None else f"without {place.label}, two outputs would be one value: {escape}"
+    return None if escape is None else f"without {place.label}, two outputs would be one value: {escape.because}"
 
 
 def dropped(place: Place[V], rule: str) -> Plan:

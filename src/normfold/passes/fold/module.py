@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from normfold.backends.torch import Change, TorchGraph, shared_memory, stored, trace, write
+from normfold.backends.torch import Change, TorchGraph, explore, shared_memory, stored, write
 from normfold.core.size import size
 from normfold.models.module.example import Example
 from normfold.passes.fold.selection import Selection
@@ -39,7 +39,7 @@ def fold(
 ) -> Rewritten[FoldedModule]:
     """Fold a copy of ``module``; ``traced`` is another one, which is run on ``example``."""
     progress("tracing")
-    graph = TorchGraph(trace(traced, example.args, example.kwargs), shared_memory(module))
+    graph = TorchGraph(explore(traced, example.args, example.kwargs), shared_memory(module))
     progress("folding")
     before = size(graph, *stored(module))
     folding = selection.fold(graph, dropped)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import nn
 from torch.fx import GraphModule
 
-from normfold.backends.torch import ProgramGraph, rewrite, stored, trace
+from normfold.backends.torch import ProgramGraph, closed, rewrite, stored, trace
 from normfold.core.size import size
 from normfold.models.exporter.exporter import quiet
 from normfold.models.module.example import Example
@@ -21,7 +21,7 @@ def fold(
     program: GraphModule, tree: nn.Module, example: Example, selection: Selection, dropped: Mapping[str, Refusal]
 ) -> Rewritten[GraphModule]:
     """Fold a copy of ``program``, which ``prepare`` made of the export of ``tree``."""
-    graph = ProgramGraph(trace(program, example.args, example.kwargs), tree)
+    graph = ProgramGraph(closed(trace(program, example.args, example.kwargs)), tree)
     before = size(graph, *stored(program))
     folding = selection.fold(graph, dropped)
     with quiet():

@@ -1,0 +1,287 @@
+"""The other ways that a run of a module may take, and what that means for the one that is folded.
+
+Python takes another way where it looks at values, or at the size of the batch. Where it learns one of two answers, the
+module is run once more with the other one, and once on another batch. Operations are matched between the two runs, call
+by call. A value that exists in both may change only if the same operations read it in both; a stored tensor only if no
+other operation reads it there.
+
+Where Python learns more, its ways cannot be counted. Then nothing changes that the forwards around that place can see;
+what happens within a module that gets tensors and nothing else stays the same, however often it is called.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import SequenceMatcher
+from itertools import combinations, starmap
+from typing import Any, Final
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from normfold.backends.torch.tracer import Call, EndlessError, Op, Place, Read, Trace, Value, Way, trace
+from normfold.errors import UsageError
+
+MOST_PLACES: Final = 3
+"""Places at which Python looks at values, for which every combination of answers is tried."""
+ENDLESS: Final = 8
+"""A run that takes so many times the operations, and as many thousands more, as the first one is given up."""
+LONGEST: Final = 1000
+"""Items of a call, beyond those at its ends that are the same, that are matched."""
+
+
+def explore(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Trace:
+    """A run of ``module``, in which is noted where others of its runs part from it.
+
+    Raises:
+        UsageError: ``bad-input`` where the module does not run.
+    """
+    fresh = copy.deepcopy(module)
+    base = trace(module, args, kwargs)
+    paths = _Paths(base)
+    unknown = [read for read in base.reads if not read.binary]
+    binary = [read for read in base.reads if read.binary]
+    if binary and not _take_all(paths, fresh, (args, kwargs), binary):
+        unknown += binary
+    other = _other_batch(args, kwargs)
+    if other is not None:
+        run = _run(fresh, *other[0], Way())
+        if isinstance(run, Trace):
+            paths.compare(run, f"at a batch size of {other[1][1]}", other[1])
+    return paths.settled(unknown)
+
+
+def closed(run: Trace) -> Trace:
+    """``run``, in which nothing changes that Python could use otherwise: none of its other ways is looked at."""
+    return _Paths(run).settled(run.reads)
+
+
+def _take_all(paths: _Paths, module: nn.Module, inputs: tuple[Any, Mapping[str, Any]], reads: Sequence[Read]) -> bool:
+    """Take every way that the answers at ``reads`` lead to; whether they could be counted."""
+    places = {read.place: read for read in reads}
+    tried: set[frozenset[Place]] = {frozenset()}
+    while True:
+        if len(places) > MOST_PLACES:
+            return False
+        sets = (frozenset(some) for k in range(len(places)) for some in combinations(places, k + 1))
+        todo = next((some for some in sets if some not in tried), None)
+        if todo is None:
+            return True
+        tried.add(todo)
+        limit = ENDLESS * (len(paths.base.ops) + 1000)
+        run = _run(copy.deepcopy(module), *inputs, Way(todo, limit))
+        if run is None:
+            # It ends in an error, after the fold as before it.
+            continue
+        if isinstance(run, EndlessError) or any(not read.binary for read in run.reads):
+            return False
+        because = f"where {' and '.join(str(places[place]) for place in todo)} gives another answer"
+        if paths.compare(run, because):
+            paths.decide([read for read in reads if read.place in todo])
+        places |= {read.place: read for read in run.reads if read.place not in places}
+
+
+def _run(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], way: Way) -> Trace | EndlessError | None:
+    try:
+        return trace(module, args, kwargs, way=way)
+    except EndlessError as endless:
+        return endless
+    except UsageError:
+        return None
+
+
+def _other_batch(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[tuple[Any, ...], Mapping[str, Any]], tuple[int, int]] | None:
+    """The first sample of a batch, or a batch of one twice, and the two sizes; ``None`` where there is no batch."""
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    sizes = {tensor.shape[0] if tensor.ndim else 0 for tensor in tensors}
+    if len(sizes) != 1 or not min(sizes):
+        return None
+    size = min(sizes)
+
+    def resized(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        return leaf[:1] if size > 1 else torch.cat([leaf, leaf])
+
+    return torch.utils._pytree.tree_map(resized, (args, dict(kwargs))), (size, 1 if size > 1 else 2)  # noqa: SLF001
+
+
+@dataclass
+class _Paths:
+    """What is known of the ways that runs of one module take besides ``base``."""
+
+    base: Trace
+    elsewhere: dict[Value, list[Op]] = field(default_factory=dict)
+    fixed: dict[Op, str] = field(default_factory=dict)
+
+    def settled(self, unknown: Sequence[Read]) -> Trace:
+        """The first run with all that is noted; ``unknown`` are reads after which it may take any way."""
+        for read in unknown:
+            for value in _visible(read):
+                value.parted = value.parted or f"may be used otherwise, since {read} hands values to Python"
+        self.decide(unknown)
+        return replace(self.base, elsewhere=self.elsewhere, fixed=self.fixed)
+
+    def decide(self, reads: Sequence[Read]) -> None:
+        """Note the operations that the values come from on which the way depends."""
+        seen: set[Op] = set()
+        for read in reads:
+            todo = list(read.values)
+            while todo:
+                op = todo.pop().op
+                if op is not None and op not in seen:
+                    seen.add(op)
+                    self.fixed.setdefault(op, f"which way the module takes depends on what {op.kind} makes: {read}")
+                    todo += op.inputs
+
+    def compare(self, other: Trace, because: str, sizes: tuple[int, int] = (1, 1)) -> bool:
+        """Note where ``other`` parts from the first run, whose batch sizes are ``sizes``; whether it does."""
+        match = _Match(self.base, other, sizes)
+        for value in match.parted:
+            value.parted = value.parted or f"is used otherwise {because}"
+        for value, readers in match.elsewhere.items():
+            self.elsewhere.setdefault(value, []).extend(readers)
+        for op in match.changed:
+            self.fixed.setdefault(op, f"{op.kind} is another operation {because}")
+        return match.parts
+
+
+class _Match:
+    """Which operations and values of two runs are the same, and where the runs part.
+
+    ``parted`` are values of the first run that the other one reads otherwise, ``elsewhere`` its stored tensors that
+    others of the other one's operations read, and ``changed`` operations that do something else there.
+    """
+
+    def __init__(self, base: Trace, other: Trace, sizes: tuple[int, int]) -> None:
+        self.base = base
+        self.sizes = sizes
+        self.values: dict[Value, Value] = {}
+        self.parted: set[Value] = set()
+        self.elsewhere: dict[Value, list[Op]] = {}
+        self.changed: list[Op] = []
+        mates = dict(_aligned(other.root, base.root))
+        for op in other.ops:
+            mate = mates.get(op)
+            if mate is None:
+                self._read(op, op.inputs)
+            else:
+                self._join(op, mate)
+        there, known = set(self.values.values()), set(mates.values())
+        lonely = [op for op in base.ops if op not in known]
+        self.parted |= {value for op in lonely for value in op.inputs if value in there and not value.names}
+        outputs = (self.values[value] for value in self.values if value.kept is not None)
+        self.parted |= {value for value in outputs if value.kept is None and not value.names}
+        self.parts = bool(self.parted or self.changed or lonely or len(mates) < len(other.ops))
+
+    def _read(self, op: Op, values: Iterable[Value]) -> None:
+        """Note that ``op`` reads ``values`` of the other run, which its mate does not, if it has one."""
+        for value in values:
+            mine = self._mine(value)
+            if mine is not None and mine.names:
+                self.elsewhere.setdefault(mine, []).append(op)
+            elif mine is not None:
+                self.parted.add(mine)
+
+    def _join(self, op: Op, mate: Op) -> None:
+        """Note what ``op`` makes as what ``mate`` makes, and what it reads and does instead."""
+        here, there = tree_leaves(dict(op.arguments)), tree_leaves(dict(mate.arguments))
+        differing = [pair for pair in zip(here, there, strict=False) if not self._alike(*pair)]
+        ranks = ([len(value.shape) for value in outputs] for outputs in (op.outputs, mate.outputs))
+        if len(here) == len(there) and next(ranks) == next(ranks) and all(starmap(_is_data, differing)):
+            self._read(op, (value for value, _ in differing if value is not None))
+            self.parted |= {value for _, value in differing if value is not None}
+        else:
+            self._read(op, op.inputs)
+            self.changed.append(mate)
+            self.parted |= {value for value in (*mate.inputs, *mate.outputs) if not value.names}
+        self.values |= dict(zip(op.outputs, mate.outputs, strict=False))
+
+    def _mine(self, value: Value) -> Value | None:
+        """The value of the first run that is ``value`` of the other."""
+        if value.names:
+            return self.base.stored.get(value.names[0])
+        return self.values.get(value)
+
+    def _alike(self, here: Any, there: Any) -> bool:
+        if isinstance(here, Value) and isinstance(there, Value):
+            return self._one(here, there)
+        if isinstance(here, int) and isinstance(there, int):
+            mine, other = self.sizes
+            return here == there or here * mine == there * other
+        # As text, a float that is not a number is the same as another.
+        return type(here) is type(there) and repr(here) == repr(there)
+
+    def _one(self, here: Value, there: Value) -> bool:
+        if here.names or here.op is not None:
+            return self._mine(here) is there
+        if there.names or there.op is not None or here.name != there.name:
+            return False
+        # An input of the module, or a tensor that is neither stored nor made by an operation.
+        if here.tensor is not None and there.tensor is not None:
+            return torch.equal(here.tensor, there.tensor)
+        self.values[here] = there
+        return here.tensor is there.tensor
+
+
+def _is_data(here: Any, there: Any) -> bool:
+    """Whether both are values that depend on the inputs, or one is and the other is missing."""
+    given = [one for one in (here, there) if one is not None]
+    return all(isinstance(one, Value) and one.tensor is None for one in given)
+
+
+def _aligned(there: Call, here: Call) -> Iterator[tuple[Op, Op]]:
+    """Pairs of operations of two calls, and of the calls within them, that are done in the same order."""
+    for first, second in _in_order(there.items, here.items):
+        if isinstance(first, Op) and isinstance(second, Op):
+            yield first, second
+        elif isinstance(first, Call) and isinstance(second, Call):
+            yield from _aligned(first, second)
+
+
+def _in_order(there: Sequence[Op | Call], here: Sequence[Op | Call]) -> Iterator[tuple[Op | Call, Op | Call]]:
+    first, second = ([_key(item) for item in items] for items in (there, here))
+    shorter = min(len(first), len(second))
+    start = next((k for k in range(shorter) if first[k] != second[k]), shorter)
+    end = next((k for k in range(shorter - start) if first[-1 - k] != second[-1 - k]), shorter - start)
+    yield from zip(there[:start], here[:start], strict=True)
+    middle = (slice(start, len(first) - end), slice(start, len(second) - end))
+    if max(len(first), len(second)) - start - end <= LONGEST:
+        matcher = SequenceMatcher(None, first[middle[0]], second[middle[1]], autojunk=False)
+        for i, j, count in matcher.get_matching_blocks():
+            yield from ((there[start + i + k], here[start + j + k]) for k in range(count))
+    yield from ((there[-1 - k], here[-1 - k]) for k in reversed(range(end)))
+
+
+def _key(item: Op | Call) -> str:
+    return item.kind if isinstance(item, Op) else f"{item.path.partition('@')[0]}()"
+
+
+def _visible(read: Read) -> Iterator[Value]:
+    """Values that the forwards have in sight in which Python may take any way after ``read``."""
+    around: Call | None = read.call
+    opened: list[Call] = []
+    while around is not None:
+        opened.append(around)
+        around = around.parent
+    done: set[int] = set()
+    while opened:
+        call = opened.pop()
+        if id(call) in done:
+            continue
+        done.add(id(call))
+        for item in call.items:
+            seen = (item.arguments, item.named, item.result) if isinstance(item, Call) else (item.inputs, item.outputs)
+            yield from (leaf for leaf in tree_leaves(seen) if isinstance(leaf, Value) and not leaf.names)
+            if isinstance(item, Call) and not _gets_tensors_only(item):
+                opened.append(item)
+
+
+def _gets_tensors_only(call: Call) -> bool:
+    leaves = tree_leaves((call.arguments, dict(call.named)))
+    return bool(leaves) and all(isinstance(leaf, Value) for leaf in leaves)
