@@ -323,6 +323,28 @@ CARRIED: Mapping[str, Case] = {
         IMAGE,
         (FOLDED,),
     ),
+    "scores-scale": Case(
+        net(
+            lambda self, x: self.scale(self.query(x) @ self.key(x).mT).softmax(-1),
+            query=nn.Linear(4, 4),
+            key=nn.Linear(4, 4, bias=False),
+            scale=Scale(1, values=[0.5]),
+        ),
+        TOKENS,
+        (FOLDED,),
+    ),
+    "scores-bn": Case(
+        net(
+            lambda self, x: self.bn(self.query(x) @ self.key(x).mT).softmax(-1),
+            query=nn.Linear(4, 4),
+            key=nn.Linear(4, 4),
+            bn=nn.BatchNorm1d(5),
+        ),
+        TOKENS,
+        (KEPT,),
+        "no-shift",
+    ),
+    "conv-relu-scale": Case(row(CONV(4, 4, 3), nn.ReLU(), Scale(1, values=[0.5]), nn.Sigmoid()), IMAGE, (FOLDED,)),
     "bn-gate": Case(
         net(lambda self, x: (self.bn(x.tanh()) * torch.sigmoid(self.gate(x))).tanh(), gate=POINT(), bn=BN(4)),
         IMAGE,

@@ -17,6 +17,8 @@ Progress = Callable[[str], None]
 """Told what is being done at the moment."""
 
 Outcome = Literal["folded", "part-folded", "lowered", "converted", "quantized", "kept"]
+Role = Literal["norm", "scale"]
+"""A norm, or another scale by constants (of attention scores, of a branch), which is told of only where it goes."""
 Status = Literal["equivalent", "within-budget", "different", "skipped", "unavailable"]
 Derivation = Literal["independent"]
 
@@ -59,7 +61,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What became of one norm, and why."""
+    """What became of one norm, or of a scale that is none, and why."""
 
     site: str
     norm: str
@@ -71,6 +73,7 @@ class Decision:
     refused_by: tuple[Refusal, ...] = ()
     error: float | None = None
     """Largest deviation seen at this norm's output, relative to that output's range."""
+    role: Role = "norm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +144,12 @@ def silent(_doing: str) -> None:
 
 
 def counts(decisions: Iterable[Decision]) -> dict[str, int]:
-    """Number of norms: key ``norms``, then each `Outcome` with underscores."""
-    tally = {"norms": 0} | {outcome.replace("-", "_"): 0 for outcome in get_args(Outcome)}
+    """Number of norms: key ``norms``, then each `Outcome` with underscores; ``scales`` that went are counted apart."""
+    tally = {"norms": 0} | {outcome.replace("-", "_"): 0 for outcome in get_args(Outcome)} | {"scales": 0}
     for decision in decisions:
+        if decision.role == "scale":
+            tally["scales"] += decision.outcome != "kept"
+            continue
         tally["norms"] += 1
         tally[decision.outcome.replace("-", "_")] += 1
     return tally
@@ -185,6 +191,7 @@ def decision_record(decision: Decision) -> dict[str, Any]:
     return {
         "site": decision.site,
         "norm": decision.norm,
+        "role": decision.role,
         "outcome": decision.outcome,
         "into": list(decision.into),
         "rules": list(decision.rules),

@@ -568,6 +568,29 @@ def twice(b: Builder, x: Val) -> list[Val]:
     return [b.one(b.pick(["Add", "Mul"]), [x, x])]
 
 
+def matrix_product(b: Builder, x: Val) -> list[Val]:
+    """A matrix product with another value, with one that was turned round, or of two scaled ones: an attention's."""
+    b.need(x.rank >= 2)
+    y = b.pick([v for v in b.pool if v.rank >= 2])
+    if b.chance(0.6):
+        order = [*range(y.rank - 2), y.rank - 1, y.rank - 2]
+        y = b.one("Transpose", [y], perm=order)
+    factors = [x, y] if b.chance(0.5) else [y, x]
+    if b.chance(0.4):
+        (scaled,) = affine_link(b, factors[0])
+        factors = [scaled, factors[1]] if b.chance(0.5) else [factors[1], scaled]
+    b.need(factors[0].shape[-1] == factors[1].shape[-2])
+    product = b.one("MatMul", factors)
+    return affine_link(b, product) if b.chance(0.5) else [product]
+
+
+def activated_scale(b: Builder, x: Val) -> list[Val]:
+    """A scale that stands next to nothing linear: behind an activation, a clip, a pad or a pool."""
+    (y,) = b.pick([linear, batch_norm, affine_link])(b, x)
+    (y,) = b.pick([activation, clip, pad, max_pool, average_pool])(b, y)
+    return affine_link(b, y)
+
+
 def _broadcasts(small: Sequence[int], large: Sequence[int]) -> bool:
     if len(small) > len(large):
         return False
@@ -778,6 +801,8 @@ OPERATIONS: tuple[tuple[Operation, float], ...] = (
     (concat, 3),
     (parallel, 3),
     (gate, 0.8),
+    (matrix_product, 2),
+    (activated_scale, 2),
     (shared_weight, 0.7),
     (shape_reader, 0.8),
     (routed, 10),

@@ -55,6 +55,7 @@ def test_fold_document() -> None:
         "converted": 0,
         "quantized": 0,
         "kept": 1,
+        "scales": 0,
     }
     assert parsed["result"]["decisions"][0]["into"] == ["conv1"]
     assert parsed["result"]["verification"]["max_rel"] is None

@@ -30,7 +30,7 @@ from normfold.core.costs import CostTable, cost_table
 from normfold.core.graph import Graph, Site, maker
 from normfold.core.origins import BIASES, SHUFFLES, Origin, Use
 from normfold.core.plan import Move, Plan
-from normfold.core.premises import DOES_NOT_PAY, SELECTED
+from normfold.core.premises import DOES_NOT_PAY, SELECTED, VERIFICATION_FAILED
 from normfold.core.rules import IDENTITIES, MOVES, REWRITES, Rewrite
 from normfold.core.search import Search
 from normfold.core.statistics import Known, commit, known_statistics, surviving
@@ -79,6 +79,12 @@ class _SiteState:
         if self.excluded is not None or self.site.refusals:
             return []
         return [*self.left, *(node for node in self.beside if node not in self.gone)]
+
+    def telling(self, *, original: bool) -> bool:
+        """Whether there is a decision where nothing has gone: a scale is told of only where it is at fault."""
+        if self.site.role == "norm":
+            return original
+        return self.excluded is not None and self.excluded.premise == VERIFICATION_FAILED
 
 
 @dataclass
@@ -150,8 +156,8 @@ def fold(
             progress = _relocate(run)
         if not progress and table.moves_biases:
             progress = _send(run, BIASES, [node for node in graph.nodes() if node not in owner])
-    # What only the folds made a norm is no norm of the model's where it stays.
-    states = [state for k, state in enumerate(states) if k < stated or state.gone]
+    # What only the folds made a norm is no norm of the model's where it stays, and neither is a scale.
+    states = [state for k, state in enumerate(states) if state.gone or state.telling(original=k < stated)]
     decisions = tuple(_decide(graph, state) for state in states)
     return Folding(decisions, tuple(_pairs(graph, states, set(before) & set(graph.values()))), _kept(run))
 
@@ -162,7 +168,8 @@ def inspect(graph: Graph) -> tuple[tuple[SiteReport, ...], tuple[StatisticsRecor
     _tidy(_Run(graph))
     sites = graph.sites()
     decisions = {decision.site: decision for decision in fold(graph).decisions}
-    reports = tuple(SiteReport(s.name, s.norm, s.shape, s.health, decisions[s.name]) for s in sites)
+    norms = [site for site in sites if site.role == "norm"]
+    reports = tuple(SiteReport(s.name, s.norm, s.shape, s.health, decisions[s.name]) for s in norms)
     return reports, records
 
 
@@ -176,8 +183,13 @@ def _kept(run: _Run) -> tuple[StatisticsRecord, ...]:
 
 def _tidy(run: _Run) -> None:
     """Take out what changes nothing and is no norm, so that it hides none."""
-    while _rewrite(run, IDENTITIES, spared={node for site in run.graph.sites() for node in site.nodes}):
+    while _rewrite(run, IDENTITIES, spared=_norms(run.graph)):
         pass
+
+
+def _norms(graph: Graph) -> set[Node]:
+    """What makes up norms: each has a decision, even where it changes nothing."""
+    return {node for site in graph.sites() if site.role == "norm" for node in site.nodes}
 
 
 def _excluded(name: str, only: Sequence[str], skip: Sequence[str], exclude: Mapping[str, Refusal]) -> Refusal | None:
@@ -190,7 +202,7 @@ def _excluded(name: str, only: Sequence[str], skip: Sequence[str], exclude: Mapp
 
 
 def _try(run: _Run, node: Node, table: CostTable) -> bool:
-    search = Search(run.graph, run.excluded)
+    search = Search(run.graph, run.excluded, undoes=run.owner[node].site.role == "norm")
     plan = _best(run.graph, node, search, table)
     if plan is None:
         run.owner[node].refusals[node] = search.refusals
@@ -218,7 +230,7 @@ def _relocate(run: _Run) -> bool:
     """Move norms that stay to where they cost less."""
     progress = False
     for rule in MOVES:
-        for node in [node for node in reversed(list(run.owner)) if node in run.owner[node].open]:
+        for node in [node for node in reversed(list(run.owner)) if _may_move(run.owner[node], node)]:
             plan = _next_plan(run, rule, node)
             if plan is not None:
                 run.commit(plan)
@@ -252,6 +264,10 @@ def _worth(run: _Run, search: Search, use: Use, origin: Origin) -> Plan | None:
         elif use.worth(run.graph, plan):
             return plan
     return None
+
+
+def _may_move(holder: _SiteState, node: Node) -> bool:
+    return holder.site.role == "norm" and node in holder.open
 
 
 def _next_plan(run: _Run, rule: Rewrite[Any, Any], node: Node) -> Plan | None:
@@ -322,7 +338,13 @@ def _decide(graph: Graph, state: _SiteState) -> Decision:
     outcome = _outcome(graph, state)
     into = tuple(graph.name(node) for node in dict.fromkeys(state.into))
     return Decision(
-        site.name, site.norm, outcome, into, tuple(dict.fromkeys(state.rules)), () if outcome == "folded" else refused
+        site.name,
+        site.norm,
+        outcome,
+        into,
+        tuple(dict.fromkeys(state.rules)),
+        () if outcome == "folded" else refused,
+        role=site.role,
     )
 
 

@@ -9,12 +9,12 @@ from typing import Protocol
 from normfold.core.algebra.moves import Dim
 from normfold.core.plan import Plan
 from normfold.core.views import Node, Value, View
-from normfold.records import Refusal, StatisticsRecord
+from normfold.records import Refusal, Role, StatisticsRecord
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A norm and where it stands.
+    """A norm, or a scale that is none, and where it stands.
 
     ``nodes`` are the operations that make it up, in the order in which they are tried: one for a normalisation
     operation, several for a decomposed one or a chain of constants.
@@ -29,6 +29,8 @@ class Site:
     health: tuple[str, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     """Why it stays, where that is known without looking for a way out."""
+    role: Role = "norm"
+    """A scale that is no norm takes any way out that costs nothing, and nobody asks why it stays."""
 
 
 class Graph(Protocol):

@@ -138,6 +138,9 @@ NOT_OVERWRITTEN: Final = Premise(
 )
 NOT_PADDED_AXIS: Final = Premise("not-padded-axis", "The map does not vary along an axis that a Pad pads.")
 NOT_POOLED_AXIS: Final = Premise("not-pooled-axis", "The map does not vary along an axis that is pooled or resampled.")
+NOT_SUMMED_AXIS: Final = Premise(
+    "not-summed-axis", "A scale does not vary along the axis that a product of two values sums over."
+)
 ONE_GROUP: Final = Premise(
     "one-group", "The channels that a mean is taken over are outputs of one matrix, not of groups."
 )

@@ -46,6 +46,8 @@ class Search:
 
     graph: Graph
     kept: Collection[Node] = ()
+    undoes: bool = True
+    """Whether other readers of a value that the map changes may be given its inverse."""
     refusals: list[Refusal] = field(default_factory=list)
     effort: int = 0
     cancellation: float = 0.0
@@ -119,7 +121,7 @@ class Search:
 
     def _undone_by(self, others: Sequence[Node], target: Target) -> bool:
         """Whether the other readers may be given the inverse of the map, so that they see what they saw."""
-        if len(others) > FANOUT or not target.map.invertible:
+        if not self.undoes or len(others) > FANOUT or not target.map.invertible:
             return False
         if self.cancellation <= MOST_CANCELLED:
             return True

@@ -291,3 +291,13 @@ class Product(View):
     """``y = x0 * x1`` of two values that are not constant, of which one may broadcast: a gate."""
 
     shapes: tuple[tuple[Dim, ...] | None, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MatrixProduct(View):
+    """``y = x0 @ x1``, a matrix product over the last two axes of two values that are not constant: linear in each.
+
+    ``shapes`` are the dimensions of each factor, of which there are two or more, as far as they are known.
+    """
+
+    shapes: tuple[tuple[Dim, ...], tuple[Dim, ...]]

@@ -44,11 +44,12 @@ def shape_words(shape: tuple[int | str | None, ...] | None) -> str:
 
 
 def counts_sentence(decisions: Iterable[Decision]) -> str:
-    """``19 norms: 17 folded, 2 kept``."""
+    """``19 norms: 17 folded, 2 kept``, and ``; 3 scales folded`` where other scales went."""
     tally = counts(decisions)
-    total = tally.pop("norms")
+    total, scales = tally.pop("norms"), tally.pop("scales")
     parts = [f"{count} {outcome.replace('_', '-')}" for outcome, count in tally.items() if count]
-    return f"{plural(total, 'norm')}{': ' if parts else ''}{', '.join(parts)}"
+    others = f"; {plural(scales, 'scale')} folded" if scales else ""
+    return f"{plural(total, 'norm')}{': ' if parts else ''}{', '.join(parts)}{others}"
 
 
 def plural(count: int, noun: str) -> str:

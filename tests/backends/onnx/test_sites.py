@@ -8,6 +8,8 @@ import pytest
 
 from folding import array, model, norm, only_fold, proven_fold, statistics
 from normfold.backends.onnx import OnnxGraph
+from normfold.core.driver import inspect
+from normfold.records import counts
 from normfold.runtime import CHECKER
 
 TOKENS = "float[2, 5, 4] x"
@@ -41,8 +43,10 @@ RMS_NORMS = {
 }
 
 
-def sites(source: object) -> dict[str, str]:
-    return {site.name: site.norm for site in OnnxGraph(ir.from_proto(source), CHECKER.infer).sites()}
+def sites(source: object, role: str = "norm") -> dict[str, str]:
+    return {
+        site.name: site.norm for site in OnnxGraph(ir.from_proto(source), CHECKER.infer).sites() if site.role == role
+    }
 
 
 def used(lines: list[str], held: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -202,7 +206,80 @@ CONSTANTS = EPS | {
 def test_what_is_no_norm(case: str) -> None:
     source = model(TOKENS, NO_NORMS[case], used(NO_NORMS[case], CONSTANTS))
     assert sites(source) == {}
+    assert {decision.role for decision in only_fold(source).decisions.values()} <= {"scale"}
+
+
+@pytest.mark.parametrize("case", [case for case in NO_NORMS if "gelu" in case])
+def test_the_constants_of_a_gelu_stay(case: str) -> None:
+    """ONNX Runtime makes one operation of a GELU, but not of one that has lost a constant."""
+    source = model(TOKENS, NO_NORMS[case], used(NO_NORMS[case], CONSTANTS))
     assert only_fold(source).decisions == {}
+
+
+SCALES = {
+    "behind-an-activation": (["h = MatMul(x, w)", "r = Relu(h)", "[s1] t = Mul(r, half)"], "s1"),
+    "behind-a-clip": (["h = MatMul(x, w)", "r = Clip(h, zero, six)", "[s1] t = Mul(r, half)"], "s1"),
+    "behind-a-pad": (["h = MatMul(x, w)", "r = Pad(h, ends)", "[s1] t = Mul(r, half)"], "s1"),
+    "behind-a-pool": (["h = Conv(x, taps)", "r = MaxPool<kernel_shape = [2]>(h)", "[s1] t = Mul(r, half)"], "s1"),
+    "before-another": (["r = Sinh(x)", "[s1] t0 = Mul(r, half)", "t = MatMul(t0, w)"], "s1"),
+    "far-behind": (["h = MatMul(x, w)", "r = Relu(h)", "f = Flatten(r)", "[s1] t = Div(f, six)"], "s1"),
+    "two-in-a-row": (["h = MatMul(x, w)", "r = Relu(h)", "[s1] u0 = Mul(r, half)", "[s2] t = Div(u0, six)"], "s1"),
+    "of-a-hard-swish": (
+        [*NO_NORMS["hard-swish"][:3], "[s1] d = Div(c, six)", "q = Mul(h, d)", "t = MatMul(q, u)"],
+        "s1",
+    ),
+}
+MORE = CONSTANTS | {"ends": np.array([0, 0, 0, 0, 1, 1]), "taps": array(3, 5, 2)}
+
+
+@pytest.mark.parametrize("case", SCALES)
+def test_a_scale_that_is_no_norm_folds_and_is_counted_apart(case: str) -> None:
+    lines, name = SCALES[case]
+    source = model(TOKENS, [*lines, "y = Softmax(t)"], used(lines, MORE))
+    assert sites(source) == {}
+    assert set(sites(source, "scale")) == {name}
+    decision = proven_fold(source).decision
+    assert (decision.site, decision.role, decision.outcome) == (name, "scale", "folded")
+    tally = counts([decision])
+    assert (tally.pop("scales"), set(tally.values())) == (1, {0})
+
+
+def test_a_scale_that_stays_is_not_told_of() -> None:
+    source = model(TOKENS, ["r = Sigmoid(x)", "[s1] t = Mul(r, half)", "y = Tanh(t)"], used(["half"], EPS))
+    assert sites(source, "scale") == {"s1": "Mul"}
+    assert only_fold(source).decisions == {}
+    assert only_fold(source, skip=["s1"]).decisions == {}
+
+
+def test_a_scale_that_is_left_out_stays() -> None:
+    lines, name = SCALES["behind-an-activation"]
+    source = model(TOKENS, [*lines, "y = Softmax(t)"], used(lines, MORE))
+    folded = only_fold(source, skip=[name])
+    assert folded.decisions == {}
+    assert "Mul" in folded.operators
+
+
+def test_a_scale_is_not_undone_for_other_readers() -> None:
+    """For a norm, the other reader would get the inverse; what a scale costs is not worth it."""
+    body = ["h = Conv(x, w)", "r = Relu(h)", "[s1] t = Mul(r, half)", "y = Tanh(t)", "z = Conv(r, w)"]
+    held = {"w": array(4, 4, 1, 1), **used(["half"], EPS)}
+    source = model("float[1, 4, 5, 5] x", body, held, outputs="float[] y, float[] z")
+    assert only_fold(source).decisions == {}
+
+
+def test_a_scale_stays_before_a_pool_that_it_does_not_pass() -> None:
+    """Norms that stay go behind the pools that read them; others gain nothing."""
+    body = ["r = Sigmoid(x)", "[s1] t = Mul(r, half)", "p = AveragePool<kernel_shape = [2, 2]>(t)", "y = Tanh(p)"]
+    folded = only_fold(model("float[1, 4, 6, 6] x", body, used(["half"], EPS)))
+    assert folded.operators == ["Sigmoid", "Mul", "AveragePool", "Tanh"]
+    assert folded.decisions == {}
+
+
+def test_what_is_inspected_are_norms() -> None:
+    lines, _ = SCALES["behind-an-activation"]
+    source = model(TOKENS, [*lines, "y = Softmax(t)"], used(lines, MORE))
+    reports, _ = inspect(OnnxGraph(ir.from_proto(source), CHECKER.infer))
+    assert reports == ()
 
 
 CHAINS = {

@@ -23,6 +23,7 @@ from normfold.core.rules import (
     carry_centring_through_sum,
     carry_offset_through_move,
     carry_scale_through_activation,
+    carry_scale_through_matrix_product,
     carry_scale_through_product,
     carry_shuffle_through_affine,
     carry_shuffle_through_move,
@@ -74,6 +75,7 @@ CARRIES: tuple[Rule[Any, Any], ...] = (
     carry_affine_through_clip.RULE,
     carry_scale_through_activation.RULE,
     carry_scale_through_product.RULE,
+    carry_scale_through_matrix_product.RULE,
     # of shuffles
     fold_shuffle_into_consumer.RULE,
     carry_shuffle_through_affine.RULE,

@@ -9,12 +9,12 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.backends.onnx.lift.context import Context, all_equal, check_window, data, window
-from normfold.backends.onnx.reading.constants import WeightTensor, exact, largest, step
+from normfold.backends.onnx.reading.constants import OVERRIDABLE, WeightTensor, exact, largest, step
 from normfold.core.algebra import Weight, trim
 from normfold.core.algebra.affine import Array
 from normfold.core.algebra.weight import split_shape
 from normfold.core.premises import MATRIX, ROOM, WELL_FORMED
-from normfold.core.views import Linear, NotLifted, View
+from normfold.core.views import Linear, MatrixProduct, NotLifted, View
 
 Order = Literal["goi", "gio"]
 
@@ -122,6 +122,8 @@ def _gemm(context: Context, node: ir.Node) -> View:
 def _matmul(context: Context, node: ir.Node) -> View:
     if context.opset < 7:
         raise NotLifted(ROOM, f"{context.label(node)} has no bias, and before opset 7 an Add does not broadcast")
+    if _of_values(context, node):
+        return _matrix_product(context, node)
     side, tensor = _constant_side(context, node)
     native, x = tuple(tensor.shape.numpy()), data(node, 1 - side)
     rank = context.rank(x)
@@ -147,6 +149,20 @@ def _matmul(context: Context, node: ir.Node) -> View:
         largest=largest(tensor.dtype),
         step=step(tensor.dtype),
     )
+
+
+def _of_values(context: Context, node: ir.Node) -> bool:
+    """Whether both operands are computed at run time; one that a caller may override is a weight all the same."""
+    found = [context.constants.find(data(node, side)) for side in (0, 1)]
+    return all(isinstance(why, str) and not why.endswith(OVERRIDABLE) for why in found)
+
+
+def _matrix_product(context: Context, node: ir.Node) -> View:
+    factors = (data(node, 0), data(node, 1))
+    left, right = (context.shape(factor) for factor in factors)
+    if left is None or right is None or len(left) < 2 or len(right) < 2:
+        raise NotLifted(MATRIX, f"an operand of {context.label(node)} is a vector, or its rank is not known")
+    return MatrixProduct(node=node, op=node.op_type, inputs=factors, outputs=tuple(node.outputs), shapes=(left, right))
 
 
 def bias_vector(view: Linear) -> Array:

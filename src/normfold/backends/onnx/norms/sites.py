@@ -19,7 +19,8 @@ from normfold.core.algebra import Permute
 from normfold.core.algebra.affine import Array
 from normfold.core.graph import Site, maker
 from normfold.core.health import findings
-from normfold.core.views import AffineOp, Embedding, Linear, Moving, QuantizedLinear, Recurrent, Value, View
+from normfold.core.views import AffineOp, Embedding, Linear, Moving, Product, QuantizedLinear, Recurrent, Value, View
+from normfold.records import Role
 
 if TYPE_CHECKING:
     from normfold.backends.onnx.graph import OnnxGraph
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 BATCH_NORMALIZATION = ("", "BatchNormalization")
 SCALER = ("ai.onnx.ml", "Scaler")
 NORM_OPERATORS = KINDS.keys() | {BATCH_NORMALIZATION, SCALER}
+GATES = frozenset({"Erf", "Tanh"})
+"""What makes the gate of a GELU."""
 LINEAR_OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
@@ -139,11 +142,12 @@ class _Finder:
         *,
         named: ir.Node | None = None,
         health: Iterable[str] = (),
+        role: Role = "norm",
     ) -> Site:
-        """The norm made up of ``nodes``."""
+        """The norm, or another scale, made up of ``nodes``."""
         name = self.labels.name(named or nodes[0])
         output = nodes[-1].outputs[0]
-        return Site(name, norm, tuple(nodes), self.graph.shape(output), output.name or "", tuple(health))
+        return Site(name, norm, tuple(nodes), self.graph.shape(output), output.name or "", tuple(health), role=role)
 
     def _constant_map(self, node: ir.Node) -> AffineOp | None:
         """``node`` as arithmetic of a value by constants: no BatchNormalization, no constant expression."""
@@ -171,12 +175,38 @@ class _Finder:
             _per_channel(view.affine.shift) for view in views.values()
         )
         if before is None and not whole and not (after and (not scalar or at_input)):
+            yield from self._scale([node for node in scaling if not self._in_gelu(node)])
             return
         # A shift between a matrix product and the first scale is the product's bias, not part of the norm.
         bare = before is not None and not _takes_shift(before)
         biased = bare and not self._scaled_before(run[0])
         nodes = run[run.index(scaling[0]) :] if biased else run
         yield self.site(nodes, "+".join(node.op_type for node in nodes if node in views), named=scaling[0])
+
+    def _scale(self, nodes: Sequence[ir.Node]) -> Iterator[Site]:
+        """What scales but stands next to nothing linear, and is no norm: that of attention scores, of a branch."""
+        if nodes:
+            yield self.site(nodes, "+".join(node.op_type for node in nodes), role="scale")
+
+    def _in_gelu(self, node: ir.Node) -> bool:
+        """Whether a scale belongs to a GELU written out, ``x (1 + erf(x / sqrt(2))) / 2``.
+
+        ONNX Runtime makes one operation of that, as long as it finds all of its constants.
+        """
+        view = self.graph.view(node)
+        beside = [self.graph.view(reader) for reader, _ in self.graph.consumers(view.outputs[0])]
+        beside += [before for before in [maker(self.graph, view.inputs[0])] if before is not None]
+        return any(
+            self._is_gate(value) for product in beside if isinstance(product, Product) for value in product.inputs
+        )
+
+    def _is_gate(self, value: Value) -> bool:
+        """Whether ``value`` is what Erf or Tanh makes, with constants added."""
+        shifted, view = False, maker(self.graph, value)
+        while isinstance(view, AffineOp):
+            shifted |= view.affine.shifts
+            view = maker(self.graph, view.inputs[0])
+        return shifted and view is not None and view.op in GATES
 
     def _is_input(self, value: Value) -> bool:
         """Whether ``value`` is an input of the model, or what a preprocessing made of it."""

@@ -1,4 +1,4 @@
-"""Activations, Clip, Pad, Concat, and arithmetic on values."""
+"""Activations, Clip, Pad, Concat, arithmetic on values, and their matrix products."""
 
 from __future__ import annotations
 
@@ -9,8 +9,20 @@ from normfold.backends.torch.lift.moving import Lift, data
 from normfold.backends.torch.tracer import Op, Value
 from normfold.backends.torch.tree import ModuleTree
 from normfold.core.algebra import Affine, Permute, trim
-from normfold.core.premises import CONSTANT, KNOWN_PARTS, LINEAR_CONSUMER, NEEDS_STRUCTURE, SAME_SHAPE
-from normfold.core.views import AffineOp, Clip, Concat, Moving, NotLifted, Pad, PositiveHomogeneous, Product, Sum, View
+from normfold.core.premises import CONSTANT, KNOWN_PARTS, LINEAR_CONSUMER, MATRIX, NEEDS_STRUCTURE, SAME_SHAPE
+from normfold.core.views import (
+    AffineOp,
+    Clip,
+    Concat,
+    MatrixProduct,
+    Moving,
+    NotLifted,
+    Pad,
+    PositiveHomogeneous,
+    Product,
+    Sum,
+    View,
+)
 from normfold.records import Refusal
 
 RELU6 = (0.0, 6.0)
@@ -133,6 +145,14 @@ def _product(tree: ModuleTree, op: Op) -> View:
     return Product(node=op, op=op.kind, inputs=terms, outputs=op.outputs, shapes=shapes)
 
 
+def _matrix_product(tree: ModuleTree, op: Op) -> View:
+    factors = (op.arguments["self"], op.arguments["mat2" if op.kind == "bmm" else "other"])
+    left, right = (factor.shape for factor in factors)
+    if any(factor.tensor is not None for factor in factors) or len(left) < 2 or len(right) < 2:
+        raise NotLifted(MATRIX, f"an operand of {tree.label(op)} is stored, or a vector")
+    return MatrixProduct(node=op, op="MatMul", inputs=factors, outputs=op.outputs, shapes=(left, right))
+
+
 LIFTS: dict[str, Lift] = {
     **dict.fromkeys(("relu", "leaky_relu", "prelu", "abs"), _homogeneous),
     **dict.fromkeys(("hardtanh", "relu6", "clamp", "clamp_min", "clamp_max", "clip"), _clip),
@@ -141,4 +161,5 @@ LIFTS: dict[str, Lift] = {
     **dict.fromkeys(("cat", "concat", "concatenate"), _concat),
     **dict.fromkeys(("add", "sub"), _sum),
     "mul": _product,
+    **dict.fromkeys(("matmul", "bmm"), _matrix_product),
 }
