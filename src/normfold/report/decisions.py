@@ -66,9 +66,10 @@ def norm_blocks(norms: Sequence[SiteReport], detail: Detail) -> Blocks:
 
 def size_blocks(decisions: Sequence[Decision], before: Size, after: Size) -> Blocks:
     """What a model has before and after."""
-    left = sum(decision.outcome in STAYING for decision in decisions)
+    norms = [decision for decision in decisions if decision.role == "norm"]
+    left = sum(decision.outcome in STAYING for decision in norms)
     rows = [
-        ("norms", str(len(decisions)), str(left)),
+        ("norms", str(len(norms)), str(left)),
         ("nodes", str(before.nodes), str(after.nodes)),
         ("parameters", count_words(before.parameters), count_words(after.parameters)),
         ("weights", bytes_words(before.nbytes), bytes_words(after.nbytes)),
