@@ -75,6 +75,11 @@ class Decision:
     """Largest deviation seen at this norm's output, relative to that output's range."""
     role: Role = "norm"
 
+    def __post_init__(self) -> None:
+        """Whoever decides that something of a norm stays says why."""
+        if self.outcome in ("kept", "part-folded") and not self.refused_by:
+            raise ValueError(f"the norm {self.site!r} is {self.outcome} without a reason")
+
 
 @dataclass(frozen=True, slots=True)
 class SiteReport:

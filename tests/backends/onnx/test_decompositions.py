@@ -539,6 +539,27 @@ def test_statistics_that_come_back_along_another_axis_are_no_norm(back: str) -> 
     assert not proven_fold(decomposed("float[4, 4, 4] x", lines, held)).decisions
 
 
+@pytest.mark.parametrize("opset", [16, 17])
+@pytest.mark.parametrize("form", ["torch", "tensorflow", "moments"])
+def test_what_stands_before_a_norm_may_go(form: str, opset: int) -> None:
+    """The norm then reads another value than when it was found."""
+    moved = [line.replace("(x", "(h").replace("x)", "h)").replace("xh", "xx") for line in FORMS[form]]
+    lines = ["[bn] h = Mul(a, k9)", *moved, "[product] z = MatMul(y, w)", "o = Add(z, cc)"]
+    lines = ["a = MatMul(x, w2)", *(line.replace("(hh)", "(xx)") for line in lines)]
+    held = {**PRODUCT, "k9": array(8, seed=9), "w2": array(8, 8, seed=5, low=0.05, high=0.3)}
+    folded = proven_fold(decomposed(TOKENS, lines, held, opset=opset, outputs="float[2, 5, 6] o"))
+    assert folded.decisions["bn"].outcome == "folded"
+    assert folded.operators.count("LayerNormalization") == (opset == 17)
+    assert {"product"} <= {node for decision in folded.decisions.values() for node in decision.into}
+
+
+def test_a_scale_that_takes_that_of_a_norm_is_asked_in_its_turn() -> None:
+    lines = [*RMS, "n = Div(x, sd)", "[norm] s1 = Mul(n, g)", "s2 = Mul(s1, k)", "r = Relu(s2)", "y = MatMul(r, w)"]
+    held = {"k": np.abs(array(8)), "g": np.abs(array(8)), "w": PRODUCT["w"]}
+    folded = proven_fold(decomposed(TOKENS, lines, held, opset=22))
+    assert folded.operators[-3:] == ["Div", "Relu", "MatMul"]
+
+
 def grouped(back: Sequence[int], tail: list[str], shape: Sequence[int] = (0, 2, -1)) -> Folded:
     lines = [
         "r = Reshape(x, groups)",

@@ -75,10 +75,9 @@ class OnnxGraph:
             model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1)),
             self.label,
         )
-        self._decompositions = tuple(find_decompositions(self.nodes(), self._context))
         self._written: dict[ir.Node, Decomposition] = {}
         self._spelled: dict[ir.Node, tuple[Decomposition, Refusal]] = {}
-        for found in self._decompositions:
+        for found in find_decompositions(self.nodes(), self._context):
             self._claim(found)
         self._views: dict[ir.Node, View] = {}
         self._writer = Writer(model, self._constants, self._context.opset, self._shapes, self.fresh_name)
@@ -92,7 +91,9 @@ class OnnxGraph:
 
     def sites(self) -> Sequence[Site]:
         """Every norm of the model, in topological order."""
-        return find_sites(self, self._labels, self._context, self._decompositions)
+        spelled = [found.as_it_is() for found, _ in dict.fromkeys(self._spelled.values())]
+        written = dict.fromkeys(self._written.values())
+        return find_sites(self, self._labels, self._context, (*written, *spelled))
 
     def view(self, node: Node) -> View:
         """``node`` as a view, lifted once until a commit touches it."""

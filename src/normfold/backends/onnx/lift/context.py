@@ -37,7 +37,7 @@ class Context:
 
     def tensor(self, node: ir.Node, index: int, role: str) -> ir.TensorProtocol:
         """The constant floating tensor that is input ``index`` of ``node``."""
-        value = node.inputs[index]
+        value = node.inputs[index] if index < len(node.inputs) else None
         found = f"{role} is missing" if value is None else self.constants.find(value)
         if isinstance(found, str):
             premise = NOT_OVERRIDABLE if found.endswith(OVERRIDABLE) else CONSTANT

@@ -38,15 +38,17 @@ class Decomposition:
 
     ``operator`` is what it amounts to, over ``axes`` (negative where the rank of ``input`` is known). ``nodes`` make up
     the norm, in topological order, with the constants ``inner`` that are applied on the way; ``trailing`` apply further
-    ones behind it, and ``tail`` is all of them. ``named`` is the node that the norm is named after. ``dtype`` is the
-    type of ``input``, as far as that is known. ``grows`` says that something on the way may be broadcast beyond it.
+    ones behind it, and ``tail`` is all of them. ``named`` is the node that the norm is named after, and ``entry`` the
+    first that reads its input, at ``slot``. ``dtype`` is the input's type, as far as that is known. ``grows`` says that
+    something on the way may be broadcast beyond its shape.
     """
 
     operator: str
     nodes: tuple[ir.Node, ...]
     trailing: tuple[ir.Node, ...]
     named: ir.Node
-    input: ir.Value
+    entry: ir.Node
+    slot: int
     axes: tuple[int, ...]
     epsilon: float
     inner: Affine
@@ -60,6 +62,14 @@ class Decomposition:
     def norm(self) -> str:
         """What reports call it."""
         return f"{self.operator} (decomposed)"
+
+    @property
+    def input(self) -> ir.Value:
+        """What it normalises: whatever folds put there."""
+        value = self.entry.inputs[self.slot]
+        if value is None:
+            raise ValueError("a norm without an input")
+        return value
 
     @property
     def core(self) -> ir.Node:
@@ -88,10 +98,16 @@ class Decomposition:
                 return node
         return None
 
+    def as_it_is(self) -> Decomposition:
+        """This norm with what follows it now, where folds have taken out what did."""
+        reading = replace(self.reading, x=self.input)
+        trailing, tail = _trailing(reading, self.core, self.inner, _operator(reading, self.inner, self.core)[1])
+        return replace(self, trailing=trailing, tail=tail)
+
     def applying(self) -> tuple[ir.Node, ...]:
         """The nodes inside that apply the constants of ``inner``, without which they are not; none if not known."""
         found = [node for node in self.nodes[:-1] if self._applies(node)]
-        reading = replace(self.reading, skipped=frozenset(found), known={})
+        reading = replace(self.reading, x=self.input, skipped=frozenset(found), known={})
         left = reading.normal(reading.value(self.named.outputs[0]))
         return tuple(found) if left is not None and left.identity else ()
 
@@ -241,19 +257,16 @@ def _finished(candidate: _Candidate, order: Mapping[ir.Node, int]) -> Decomposit
     operator, room = _operator(reading, inner, core)
     if not _within(inner, room):
         return None
-    tail, trailing = inner, list[ir.Node]()
-    for op in ("Mul", "Add") if variance.centred else ("Mul",):
-        reader, constant = _by_constant(reading, (trailing or [core])[-1], op)
-        then = None if constant is None else Affine.of(constant) if op == "Mul" else Affine.of(shift=constant)
-        if reader is not None and then is not None and _within(then, room):
-            tail = then.after(tail)
-            trailing.append(reader)
+    trailing, tail = _trailing(reading, core, inner, room)
+    nodes = tuple(sorted(candidate.nodes | {core}, key=order.__getitem__))
+    entry = next(node for node in nodes if reading.x in node.inputs)
     return Decomposition(
         operator=operator,
-        nodes=tuple(sorted(candidate.nodes | {core}, key=order.__getitem__)),
-        trailing=tuple(trailing),
+        nodes=nodes,
+        trailing=trailing,
         named=candidate.named,
-        input=reading.x,
+        entry=entry,
+        slot=list(entry.inputs).index(reading.x),
         axes=reading.axes,
         epsilon=variance.epsilon,
         inner=inner,
@@ -263,6 +276,21 @@ def _finished(candidate: _Candidate, order: Mapping[ir.Node, int]) -> Decomposit
         grows=reading.grows,
         reading=reading,
     )
+
+
+def _trailing(
+    reading: Reading, core: ir.Node, inner: Affine, room: Sequence[int]
+) -> tuple[tuple[ir.Node, ...], Affine]:
+    """What follows ``core`` and belongs to the norm, and all of the norm's constants."""
+    centred = reading.variance is not None and reading.variance.centred
+    tail, trailing = inner, list[ir.Node]()
+    for op in ("Mul", "Add") if centred else ("Mul",):
+        reader, constant = _by_constant(reading, (trailing or [core])[-1], op)
+        then = None if constant is None else Affine.of(constant) if op == "Mul" else Affine.of(shift=constant)
+        if reader is not None and then is not None and _within(then, room):
+            tail = then.after(tail)
+            trailing.append(reader)
+    return tuple(trailing), tail
 
 
 def _left_float32(candidate: _Candidate) -> ir.Node | None:

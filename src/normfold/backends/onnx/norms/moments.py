@@ -148,8 +148,9 @@ class Reading:
 
     def _read(self, value: ir.Value, depth: int) -> Polynomial | None:
         node = value.producer()
-        first = self.x.producer()
-        inside = node is not None and node in self.order and (first is None or self.order[node] > self.order[first])
+        before = self.x.producer()
+        first = -1 if before is None else self.order.get(before, -1)
+        inside = node is not None and self.order.get(node, -1) > first
         if node is not None and inside and self.context.domain(node) == "" and node.op_type in READERS:
             if not isinstance(self.context.constants.find(value), str):
                 return self._constant(value)
