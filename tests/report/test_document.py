@@ -66,7 +66,7 @@ def test_fold_document() -> None:
 
 @pytest.mark.parametrize("outcome", get_args(Outcome))
 def test_every_outcome_is_in_the_schema(outcome: Outcome) -> None:
-    record = FoldResult(None, (replace(FOLDED, outcome=outcome),), PROOF).document()
+    record = FoldResult(None, (replace(KEPT, outcome=outcome),), PROOF).document()
     assert whole(CommandResult("fold", record))["result"]["counts"][outcome.replace("-", "_")] == 1
 
 
