@@ -11,14 +11,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import pytest
 
-SECONDS = 120.0
-"""What a run may take on top of ten times the usual: a mutant that searches for ever is found out, too."""
+SECONDS = 20.0
+"""What a test may take on top of ten times the usual: a mutant that searches for ever is found out, too."""
 
 bitten: set[int] = set()
 """The guards that have bitten since this was last asked."""
@@ -59,9 +59,9 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
     for number in guards:
         while len(waiting) >= int(os.environ.get("WORKERS", "2")):
             reap(waiting)
-        items, usual = needing(number, session.items, found)
-        if items:
-            waiting[forked(partial(judge, pipe, number, items), SECONDS + 10 * usual)] = (pipe, number)
+        tests = needing(number, session.items, [seconds for seconds, _ in found], [bites for _, bites in found])
+        if tests:
+            waiting[forked(partial(judge, pipe, number, tests))] = (pipe, number)
         else:
             say(pipe, [number, None])
     while waiting:
@@ -70,23 +70,21 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
 
 
 def needing(
-    number: int, items: Sequence[pytest.Item], found: Sequence[tuple[float, list[int]]]
-) -> tuple[list[pytest.Item], float]:
-    """The tests in which a guard bites, the fastest first, and what shares a file with them; how long all take."""
-    taking = {item: seconds for item, (seconds, _) in zip(items, found, strict=True)}
-    biting = {item for item, (_, numbers) in zip(items, found, strict=True) if number in numbers}
+    number: int, items: Sequence[pytest.Item], seconds: Sequence[float], bites: Sequence[Collection[int]]
+) -> dict[pytest.Item, float]:
+    """The tests in which a guard bites, the fastest first, and what shares a file with them, each with its time."""
+    taking = dict(zip(items, seconds, strict=True))
+    biting = {item for item, numbers in zip(items, bites, strict=True) if number in numbers}
     files = {item.path for item in biting}
     near = [item for item in items if item.path in files and item not in biting]
-    tests = [*sorted(biting, key=taking.__getitem__), *near]
-    return tests, sum(map(taking.__getitem__, tests))
+    return {item: taking[item] for item in (*sorted(biting, key=taking.__getitem__), *near)}
 
 
-def forked(work: Callable[[], object], limit: float = 0.0) -> int:
-    """A child process that does ``work``, in ``limit`` seconds at most where that is not zero."""
+def forked(work: Callable[[], object]) -> int:
+    """A child process that does ``work``."""
     sys.stdout.flush()
     child = os.fork()
     if not child:
-        signal.setitimer(signal.ITIMER_REAL, limit)
         try:
             work()
         finally:
@@ -127,12 +125,21 @@ def noted(items: Sequence[pytest.Item]) -> object:
     return notes
 
 
-def judge(pipe: int, number: int, items: Sequence[pytest.Item]) -> None:
-    """Say which test fails first with a guard off."""
+def judge(pipe: int, number: int, tests: Mapping[pytest.Item, float]) -> None:
+    """Say which test fails first with a guard off. One that goes on for too long ends this process."""
     global off  # noqa: PLW0603 - one process, one guard
     off = number
     os.environ["NORMFOLD_GUARD_OFF"] = str(number)
-    for _ in run(items):
+    usual = iter(tests.values())
+    limit(next(usual))
+    for _ in run(list(tests)):
         if failed:
             break
+        limit(next(usual, 0.0))
     say(pipe, [number, failed[0] if failed else ""])
+
+
+def limit(usual: float) -> None:
+    """From now on, so much processor time, and a multiple of it on the clock of a busy machine."""
+    signal.setitimer(signal.ITIMER_PROF, SECONDS + 10 * usual)
+    signal.setitimer(signal.ITIMER_REAL, 10 * (SECONDS + 10 * usual))

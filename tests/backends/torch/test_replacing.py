@@ -157,3 +157,11 @@ def test_an_epsilon_that_is_no_number() -> None:
     refusal = graph.unable(Plan((Replace(norm_of(view, "layer", holds_shift=True)),)))
     assert refusal is not None
     assert refusal.premise == "needs-structure"
+
+
+def test_a_norm_that_has_no_scale() -> None:
+    graph, view = replaced(nn.Sequential(nn.LayerNorm(4, elementwise_affine=False)), TOKENS)
+    assert isinstance(view, Norm)
+    refusal = graph.unable(Plan((Replace(replace(view, kind="rms", tail=Affine.of(2.0))),)))
+    assert refusal is not None
+    assert refusal.premise == "room"

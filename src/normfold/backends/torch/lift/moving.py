@@ -7,7 +7,7 @@ from collections.abc import Callable
 from normfold.backends.torch.tracer import Op, Value
 from normfold.backends.torch.tree import ModuleTree
 from normfold.core.algebra import Chain, Move, Permute, Regroup, Take
-from normfold.core.premises import CONSTANT, EVAL_MODE, EVERY_TAP
+from normfold.core.premises import EVAL_MODE, EVERY_TAP
 from normfold.core.views import Moving, NotLifted, Pool, Resample, View
 
 Lift = Callable[[ModuleTree, Op], View]
@@ -17,7 +17,7 @@ def data(op: Op) -> Value:
     """The value that ``op`` works on."""
     value = op.arguments["input"] if "input" in op.arguments else op.arguments["self"]
     if not isinstance(value, Value):
-        raise NotLifted(CONSTANT, f"the input of {op.kind} is no tensor")
+        raise TypeError(f"the input of {op.kind} is no tensor")
     return value
 
 

@@ -1,0 +1,176 @@
+"""What an operation must be like to be lifted: where it is not, the premise that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import normfold
+from normfold.backends.torch import TorchGraph, trace
+from normfold.core.views import Opaque, View
+from torch_nets import Forward, live, picture, premises
+
+PICTURE = torch.zeros(2, 4, 6, 6)
+
+
+class Held(nn.Module):
+    """Tensors for a forward to read."""
+
+    def __init__(self, **tensors: torch.Tensor) -> None:
+        super().__init__()
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor)
+
+
+class Scaled(nn.Module):
+    """One affine map by stored constants."""
+
+    def __init__(self, *scale: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(scale).reshape(-1, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight
+
+
+class Logged(torch.Tensor):
+    """A tensor of another class, as quantised or distributed ones are."""
+
+
+def lifted(net: nn.Module, kind: str, *inputs: torch.Tensor) -> View:
+    """The view of the one operation of ``kind``."""
+    graph = TorchGraph(trace(net.eval(), inputs, {}))
+    (found,) = (op for op in graph.nodes() if op.kind == kind)
+    return graph.view(found)
+
+
+def computed(self: Any, x: torch.Tensor) -> torch.Tensor:
+    bn = self.bn
+    return functional.batch_norm(x, x.mean((0, 2, 3)), bn.running_var, bn.weight, bn.bias)
+
+
+def changed(self: Any, x: torch.Tensor) -> torch.Tensor:
+    bn = self.bn
+    bn.running_mean.mul_(1.0)
+    return functional.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias)
+
+
+def enlarged(self: Any, x: torch.Tensor) -> torch.Tensor:
+    return torch.maximum(x[:, :1], self.held.k)
+
+
+VECTOR = torch.ones(4)
+CASES: dict[str, tuple[str, str, Callable[..., Any], Mapping[str, nn.Module], torch.Tensor]] = {
+    # What is different, the premise and the kind of the operation, the forward, what it reads, and the input.
+    "a product with a factor": (
+        "linear-consumer",
+        "addmm",
+        lambda self, x: torch.addmm(self.held.c, x, self.held.k, alpha=2.0),
+        {"held": Held(c=VECTOR, k=torch.ones(4, 4))},
+        torch.zeros(2, 4),
+    ),
+    "a bias with a factor": (
+        "linear-consumer",
+        "addmm",
+        lambda self, x: torch.addmm(self.held.c, x, self.held.k, beta=2.0),
+        {"held": Held(c=VECTOR, k=torch.ones(4, 4))},
+        torch.zeros(2, 4),
+    ),
+    "a product with a vector": (
+        "matrix",
+        "linear",
+        lambda self, x: functional.linear(x, self.held.k),
+        {"held": Held(k=VECTOR)},
+        torch.zeros(2, 4),
+    ),
+    "a bias of one element": (
+        "per-output-channel",
+        "addmm",
+        lambda self, x: torch.addmm(self.held.c, x, self.held.k),
+        {"held": Held(c=torch.ones(1), k=torch.ones(4, 4))},
+        torch.zeros(2, 4),
+    ),
+    "whole numbers": (
+        "floating-point",
+        "linear",
+        lambda self, x: functional.linear(x, self.held.k),
+        {"held": Held(k=torch.ones(4, 4, dtype=torch.int64))},
+        torch.zeros(2, 4, dtype=torch.int64),
+    ),
+    "a weight of another class": (
+        "constant",
+        "conv2d",
+        lambda self, x: functional.conv2d(x, self.held.k),
+        {"held": Held(k=torch.ones(4, 4, 1, 1).as_subclass(Logged))},
+        PICTURE,
+    ),
+    "a dropout at work": ("eval-mode", "dropout", lambda _, x: functional.dropout(x, training=True), {}, PICTURE),
+    "an average by a divisor of its own": (
+        "every-tap",
+        "avg_pool2d",
+        lambda _, x: functional.avg_pool2d(x, 2, divisor_override=3),
+        {},
+        PICTURE,
+    ),
+    "computed statistics": ("constant", "batch_norm", computed, {"bn": nn.BatchNorm2d(4)}, PICTURE),
+    "changed statistics": ("constant", "batch_norm", changed, {"bn": nn.BatchNorm2d(4)}, PICTURE),
+    "a variance of zero": ("finite", "batch_norm", lambda self, x: self.bn(x), {"bn": nn.BatchNorm2d(4)}, PICTURE),
+    "a scale that is no number": (
+        "finite",
+        "affine",
+        lambda self, x: self.scaled(x),
+        {"scaled": Scaled(1.0, float("nan"), 1.0, 1.0)},
+        PICTURE,
+    ),
+    "bounds that are tensors": (
+        "constant",
+        "clamp",
+        lambda self, x: torch.clamp(x, min=self.held.k),
+        {"held": Held(k=torch.zeros(4, 1, 1))},
+        PICTURE,
+    ),
+    "the larger of two values": ("constant", "maximum", lambda _, x: torch.maximum(x, x + x), {}, PICTURE),
+    "a bound that enlarges the value": (
+        "same-shape",
+        "maximum",
+        enlarged,
+        {"held": Held(k=torch.zeros(4, 1, 1))},
+        PICTURE,
+    ),
+    "a bound that is no number": (
+        "same-shape",
+        "minimum",
+        lambda self, x: torch.minimum(x, self.held.k),
+        {"held": Held(k=torch.tensor([1.0, float("inf"), 1.0, 1.0]).reshape(4, 1, 1))},
+        PICTURE,
+    ),
+    "an empty part of another rank": (
+        "known-parts",
+        "cat",
+        lambda self, x: torch.cat([self.held.k, x], 1),
+        {"held": Held(k=torch.zeros(0))},
+        PICTURE,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_not_lifted(case: str) -> None:
+    premise, kind, forward, modules, x = CASES[case]
+    net = Forward(forward, **modules)
+    if case == "a variance of zero":
+        net.bn.eps, net.bn.running_var[2] = 0.0, 0.0
+    view = lifted(net, kind, x)
+    assert isinstance(view, Opaque)
+    assert {refusal.premise for refusal in view.refusals} == {premise}
+
+
+def test_nothing_is_put_into_a_program() -> None:
+    """A padded convolution takes the norm behind an addition only."""
+    net = live(nn.Sequential(nn.GELU(), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3, padding=1)))
+    assert "needs-structure" in premises(normfold.fold_program(net, (picture(),)), "1")
