@@ -10,7 +10,7 @@ import onnx_ir as ir
 from normfold.backends.onnx import OnnxGraph
 from normfold.core.graph import Graph
 from normfold.core.plan import Plan
-from normfold.core.views import AffineOp, Linear, Norm, View
+from normfold.core.views import AffineOp, Linear, Norm, Value, View
 from normfold.runtime import CHECKER
 
 
@@ -37,9 +37,10 @@ class Descending(OnnxGraph):
         super().__init__(model, CHECKER.infer)
         self.rules: set[str] = set()
 
-    def commit(self, plan: Plan) -> None:
+    def commit(self, plan: Plan) -> dict[Value, str]:
         """Carry out ``plan``."""
         before = remaining(self)
-        super().commit(plan)
+        names = super().commit(plan)
         assert remaining(self) < before, f"{plan.rules}: {before} became {remaining(self)}"
         self.rules.update(plan.rules)
+        return names

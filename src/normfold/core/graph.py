@@ -104,8 +104,11 @@ class Graph(Protocol):
         """Why this kind of model has no place for the edits of ``plan``, or ``None`` where it has."""
         ...
 
-    def commit(self, plan: Plan) -> None:
-        """Carry out every edit of ``plan``; the only mutation."""
+    def commit(self, plan: Plan) -> Mapping[Value, str]:
+        """Carry out every edit of ``plan``; the only mutation.
+
+        The new names of the values that have changed, but for those that the writer has put to another use.
+        """
         ...
 
 

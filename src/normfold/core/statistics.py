@@ -75,11 +75,11 @@ def surviving(known: Mapping[str, Known], origins: Mapping[str, str]) -> tuple[S
 def commit(graph: Graph, plan: Plan, known: MutableMapping[str, Known]) -> None:
     """Carry out ``plan`` on ``graph``, and let ``known`` follow the values that change."""
     before = [(change, known.pop(graph.value_name(change.value), None)) for change in plan.changed]
-    graph.commit(plan)
+    names = graph.commit(plan)
     for change, one in before:
-        after = None if one is None else one.after(change)
-        if after is not None:
-            known.setdefault(graph.value_name(change.value), after)
+        name, after = names.get(change.value), None if one is None else one.after(change)
+        if name is not None and after is not None:
+            known[name] = after
 
 
 def _measured(graph: Graph, view: View, found: dict[Value, Known], *, ask: bool) -> None:

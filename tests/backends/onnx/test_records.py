@@ -23,6 +23,8 @@ HELD = {
     "k1": array(4, seed=7),
     "k2": array(4, seed=8),
     "two": np.abs(array(4, 1, 1, seed=10)) + 0.5,
+    "square": array(6, 4, seed=11),
+    "rows": np.array([-1, 4]),
     "order": np.array([2, 0, 3, 1]),
     **statistics(4),
     **statistics(4, "n", seed=20),
@@ -59,6 +61,10 @@ NETWORKS: dict[str, tuple[list[str], dict[str, tuple[str, ...]]]] = {
         ],
         {"z_folded": ("z_norm",)},
     ),
+    "a product that becomes a matrix": (
+        ["h = MatMul(x, square)", "f = Reshape(h, rows)", norm("f", "n"), "y = Relu(n)"],
+        {"n": ("n_norm",)},
+    ),
     "bias before an instance norm": (
         [CONV, norm("h", "z"), "y = InstanceNormalization(z, k1, k2)"],
         {"z_folded": ("z_norm",)},
@@ -83,7 +89,8 @@ def calibrated(source: onnx.ModelProto, feeds: Arrays) -> onnx.ModelProto:
     for node in source.graph.node:
         if node.op_type == "BatchNormalization":
             x = (feeds | run(watched(source, [node.input[0]]), feeds, reference=True))[node.input[0]]
-            for name, values in zip(node.input[3:], (x.mean((0, 2, 3)), x.var((0, 2, 3))), strict=True):
+            across = (0, *range(2, x.ndim))
+            for name, values in zip(node.input[3:], (x.mean(across), x.var(across)), strict=True):
                 held[name].CopyFrom(numpy_helper.from_array(values.astype(np.float32), name))
     return source
 

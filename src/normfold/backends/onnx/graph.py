@@ -223,7 +223,7 @@ class OnnxGraph:
             return Refusal(MATRIX, f"the input of {label} is not known to be a matrix, as that of a Gemm is")
         return None
 
-    def commit(self, plan: Plan) -> None:
+    def commit(self, plan: Plan) -> dict[Value, str]:
         """Carry out ``plan`` on the model."""
         self.committed = True
         # Other views stay as they are cached only where every edge that changes is next to a node that the plan names.
@@ -235,8 +235,9 @@ class OnnxGraph:
         for edit in plan.each(SetView):
             self._write(edit.view)
         # New constants are named after values, so those change their names afterwards.
+        names: dict[Value, str] = {}
         for value in (_value(change.value) for change in plan.changed):
-            value.name = self.fresh_name(f"{value.name}_folded")
+            names[value] = value.name = self.fresh_name(f"{value.name}_folded")
         for step in steps:
             step()
         self._constants.forget_expressions()
@@ -245,6 +246,7 @@ class OnnxGraph:
         for node in stale or ():
             self._views.pop(node, None)
         self._nodes = ()
+        return {value: name for value, name in names.items() if _value(value).name == name}
 
     def _reaches(self, plan: Plan) -> bool:
         """Whether norms are still to become operators, or one that is written out gives its constants away."""

@@ -241,11 +241,12 @@ class TorchGraph:
         sharing = [other for other in value.memory.values if other not in self._moved]
         return all(len(self.consumers(other)) <= 1 and self.escapes(other) is None for other in sharing)
 
-    def commit(self, plan: Plan) -> None:
+    def commit(self, plan: Plan) -> dict[AnyValue, str]:
         """Carry out ``plan`` on this graph."""
         self.committed = True
+        names: dict[AnyValue, str] = {}
         for value in (_value(change.value) for change in plan.changed):
-            self._names[value] = f"{self.value_name(value)}_folded"
+            names[value] = self._names[value] = f"{self.value_name(value)}_folded"
         for edit in plan.edits:
             match edit:
                 case SetView(view) | Replace(view):
@@ -259,6 +260,7 @@ class TorchGraph:
                     self._leave(_op(node))
                 case Insert() | Move():
                     raise TypeError(f"a run of a module has no place for {edit}")
+        return {value: name for value, name in names.items() if self.value_name(value) == name}
 
     def _leave(self, op: Op) -> None:
         """Take ``op`` out: it reads nothing any more."""
