@@ -11,6 +11,7 @@ import pytest
 from folding import array, model
 from normfold.backends.onnx import OnnxGraph
 from normfold.core.views import Opaque
+from normfold.runtime import CHECKER
 
 IMAGE, SEQUENCE = "float[2, 4, 6, 6] x", "float[5, 2, 4] x"
 RNN = "y, last = RNN <hidden_size = 3> (x, w, r, z)"
@@ -28,7 +29,7 @@ CASES: dict[str, tuple[str, str, str, Mapping[str, np.ndarray]]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_not_lifted(case: str) -> None:
     premise, inputs, node, held = CASES[case]
-    graph = OnnxGraph(ir.from_proto(model(inputs, [node], dict(held))))
+    graph = OnnxGraph(ir.from_proto(model(inputs, [node], dict(held))), CHECKER.infer)
     view = graph.view(graph.nodes()[-1])
     assert isinstance(view, Opaque)
     assert {refusal.premise for refusal in view.refusals} == {premise}

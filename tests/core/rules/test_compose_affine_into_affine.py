@@ -10,6 +10,7 @@ from normfold.backends.onnx import OnnxGraph
 from normfold.core.algebra import Affine
 from normfold.core.rules.shared import constants_fit
 from normfold.core.views import AffineOp
+from normfold.runtime import CHECKER
 
 IMAGE = "float[1, 4, 5, 5] x"
 START = ["r = Sigmoid(x)", "[first] n = BatchNormalization <epsilon = 0.001> (r, s, b, m, v)"]
@@ -74,7 +75,7 @@ def test_two_that_cancel_go() -> None:
 def test_refused_because_a_float16_scale_vanishes() -> None:
     held = {"k": np.full((4, 1, 1), 1e-4, np.float16), "q": np.full((4, 1, 1), 2e-4, np.float16)}
     body = ["r = Sigmoid(x)", "[first] n = Mul(r, k)", "[second] u = Mul(n, q)", "y = Relu(u)"]
-    graph = OnnxGraph(ir.from_proto(model("float16[1, 4, 5, 5] x", body, held, outputs="float16[] y")))
+    graph = OnnxGraph(ir.from_proto(model("float16[1, 4, 5, 5] x", body, held, outputs="float16[] y")), CHECKER.infer)
     views = [view for node in graph.nodes() if isinstance(view := graph.view(node), AffineOp)]
     because = constants_fit(views[0], Affine.of(np.full((4, 1, 1), 2e-8)), "Mul 'first'")
     assert because is not None
