@@ -9,7 +9,7 @@ import base64
 import json
 import math
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Self, get_args
 
@@ -183,6 +183,19 @@ class StatisticsRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Cleaning:
+    """Nodes that were taken out because no output depends on them, or because others compute the same.
+
+    Nodes of subgraphs and functions are counted, too.
+    """
+
+    before: int
+    after: int
+    removed: Mapping[str, int]
+    """Operator to the number of its nodes that went."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
     """A value of the source and the value of the result that must agree with it, and the norms they stand for."""
 
@@ -203,6 +216,11 @@ def decision_record(decision: Decision) -> dict[str, Any]:
         "refused_by": [refusal_record(refusal) for refusal in decision.refused_by],
         "error": finite(decision.error),
     }
+
+
+def cleaning_record(cleaning: Cleaning) -> dict[str, Any]:
+    """Nodes of the folded model, those left of them, and by operator those taken out."""
+    return {"before": cleaning.before, "after": cleaning.after, "removed": dict(cleaning.removed)}
 
 
 def refusal_record(refusal: Refusal) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import nets
 import normfold
 from normfold.core import driver
 from normfold.core.premises import VERIFICATION_FAILED
+from normfold.passes import clean
 from normfold.verbs.fold_result import FoldResult
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
@@ -70,6 +71,69 @@ def test_an_unchanged_file_is_handed_over_without_running_it(tmp_path: Path) -> 
     assert (result.verification.status, result.verification.because) == ("equivalent", "nothing was changed")
     assert result.model.graph == source.graph
     assert onnx.load(tmp_path / "out.onnx").graph.node == source.graph.node
+
+
+def with_a_constant(source: onnx.ModelProto) -> onnx.ModelProto:
+    """``source`` with its first initializer as a node, and a dead node."""
+    tensor = source.graph.initializer[0]
+    source.graph.node.insert(0, onnx.helper.make_node("Constant", [], [tensor.name], value=tensor))
+    source.graph.node.append(onnx.helper.make_node("Neg", ["x"], ["dead"]))
+    del source.graph.initializer[0]
+    return source
+
+
+def test_what_computes_nothing_goes_and_the_result_is_proven() -> None:
+    source = with_a_constant(nets.conv_bn())
+    result = normfold.fold(source)
+    assert result.verification.status == "equivalent"
+    assert result.verification.because != "nothing was changed"
+    assert {"Constant", "Neg"}.isdisjoint(node.op_type for node in result.model.graph.node)
+    assert result.document()["cleaning"]["removed"]["Neg"] == 1
+    kept = normfold.fold(source, clean=False)
+    assert "Neg" in {node.op_type for node in kept.model.graph.node}
+    assert "cleaning" not in kept.document()
+
+
+def test_what_is_dead_goes_where_the_rest_cannot_be_run() -> None:
+    source = with_a_custom_operator(onnx.helper.make_node("Neg", ["x"], ["dead"]))
+    result = normfold.fold(source)
+    assert result.verification.status == "equivalent"
+    assert [node.op_type for node in result.model.graph.node] == ["Mystery"]
+
+
+def test_what_cannot_be_compared_is_not_cleaned() -> None:
+    """Without a fold there is nothing to prove then: it is handed over as it came."""
+    source = with_a_custom_operator(onnx.helper.make_node("Mystery", ["first"], ["y"], domain="custom.domain"))
+    source.graph.node[0].output[0] = "first"
+    source.graph.node[0].input[0] = "same"
+    source.graph.node.insert(0, onnx.helper.make_node("Cast", ["x"], ["same"], to=onnx.TensorProto.FLOAT))
+    result = normfold.fold(source)
+    assert (result.verification.because, result.cleaning) == ("nothing was changed", None)
+    assert result.model.graph == source.graph
+
+
+def with_a_custom_operator(last: onnx.NodeProto) -> onnx.ModelProto:
+    """A model that nothing here can run, with a node at its end."""
+    source = nets.no_norm()
+    source.graph.node[0].domain, source.graph.node[0].op_type = "custom.domain", "Mystery"
+    del source.graph.node[0].attribute[:]
+    source.opset_import.append(onnx.helper.make_opsetid("custom.domain", 1))
+    source.graph.node.append(last)
+    return source
+
+
+def test_a_clean_that_spoils_the_result_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = clean.remove_dead_weight
+
+    def wrong(model: onnx_ir.Model, inference: object) -> object:
+        model.graph.outputs[0].producer().op_type = "Neg"
+        return right(model, inference)
+
+    monkeypatch.setattr(clean, "remove_dead_weight", wrong)
+    result = normfold.fold(with_a_constant(nets.conv_bn()))
+    assert outcomes(result) == {"bn1": "folded", "bn2": "folded"}
+    assert (result.verification.status, result.cleaning) == ("equivalent", None)
+    assert result.model.graph.node[-2].op_type == "Relu"
 
 
 class Reads(nn.Module):

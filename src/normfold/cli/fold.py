@@ -45,6 +45,7 @@ ONNX_ONLY: Final = {
     "preprocess": "--preprocess",
     "custom_ops": "--custom-ops",
     "allow_inserted": "--allow-inserted",
+    "uncleaned": "--no-clean",
 }
 """Options for ONNX models only."""
 
@@ -76,6 +77,7 @@ ONNX_ONLY: Final = {
     is_flag=True,
     help="Insert operations for a fold even where the cost table says that it does not pay.",
 )
+@click.option("--no-clean", "uncleaned", is_flag=True, help="Leave dead nodes, copies and duplicates in.")
 @EP
 @verb("fold")
 def command(
@@ -112,7 +114,8 @@ def _fold_file(model: str, options: dict[str, Any]) -> FoldResult[Any]:
     from normfold.verbs import fold as folding
 
     preprocess = Preprocess.parse(options.pop("preprocess"))
-    return folding.fold(model, verify=not options.pop("unverified"), preprocess=preprocess, **options)
+    options |= {"verify": not options.pop("unverified"), "clean": not options.pop("uncleaned")}
+    return folding.fold(model, preprocess=preprocess, **options)
 
 
 @dataclass(frozen=True, slots=True)

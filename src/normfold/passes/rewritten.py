@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from normfold.records import Decision, Pair, Size
+from normfold.records import Cleaning, Decision, Pair, Size
 
 T = TypeVar("T")
 
@@ -22,3 +22,5 @@ class Rewritten(Generic[T]):
     """Whether the pass changed anything at all."""
     sizes: tuple[Size, Size] | None = None
     """Of the source and of the result."""
+    cleaning: Cleaning | None = None
+    """What was taken out besides; None where that was not looked for."""

@@ -19,11 +19,12 @@ from normfold.core.preprocess import Preprocess
 from normfold.errors import ModelFileError
 from normfold.models import onnxfile
 from normfold.models.source import OnnxSource, runnable, scratch_path
+from normfold.passes.clean import clean
 from normfold.passes.fold import onnx_model
 from normfold.passes.fold.selection import Selection
 from normfold.passes.preprocess import bound, preprocess
 from normfold.passes.rewritten import Rewritten
-from normfold.pipeline.prove import Proven, prove, unproven
+from normfold.pipeline.prove import CLEANING, Proven, prove, unproven
 from normfold.proof.comparison import Comparison, Setup
 from normfold.proof.files import about, compare_part
 from normfold.records import Decision, Progress, Refusal, Verification, decision_record, silent
@@ -53,6 +54,8 @@ class Request:
     selection: Selection = field(default_factory=Selection)
     preprocess: Preprocess | None = None
     target: Target = field(default_factory=Target)
+    clean: bool = True
+    """Whether to take out what no output depends on, too."""
     progress: Progress = silent
 
 
@@ -124,7 +127,8 @@ class _Fold:
         model = attempt.model if changed else self._source.fresh()
         model.metadata_props.update(attempt.model.metadata_props)
         self._stamp(model, attempt.decisions)
-        return replace(attempt, model=model, changed=changed)
+        attempt = replace(attempt, model=model, changed=changed)
+        return clean(attempt, CHECKER.infer) if self._request.clean and CLEANING not in dropped else attempt
 
     def compared(self, attempt: Rewritten[onnx_ir.Model]) -> Verification:
         """Write ``attempt``, check the file, and run it beside the source."""

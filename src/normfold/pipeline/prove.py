@@ -15,7 +15,7 @@ from typing import Final, Generic, Protocol, TypeVar
 from normfold.core.premises import VERIFICATION_FAILED
 from normfold.errors import NormfoldError
 from normfold.passes.rewritten import Rewritten
-from normfold.records import Decision, Refusal, Size, Verification
+from normfold.records import Cleaning, Decision, Refusal, Size, Verification
 
 T = TypeVar("T")
 
@@ -25,6 +25,8 @@ UNCHANGED: Final = Verification("equivalent", because="nothing was changed", max
 """A model that nothing was done to needs no proof."""
 HOLDS: Final = frozenset({"equivalent", "within-budget"})
 """Verdicts with which a result is handed over."""
+CLEANING: Final = ""
+"""What is dropped, beside the names of sites, where nothing is to be cleaned."""
 SUSPECT: Final = Refusal(VERIFICATION_FAILED, "left out to find the site at fault")
 
 
@@ -74,13 +76,19 @@ class Proven(Generic[T]):
     verification: Verification
     changed: bool
     sizes: tuple[Size, Size] | None = None
+    cleaning: Cleaning | None = None
 
 
 def unproven(source: Source[T], because: str) -> Proven[T]:
     """The result of the pass, without a comparison."""
     attempt = source.rewritten({})
     return Proven(
-        attempt.model, attempt.decisions, Verification("skipped", because=because), attempt.changed, attempt.sizes
+        attempt.model,
+        attempt.decisions,
+        Verification("skipped", because=because),
+        attempt.changed,
+        attempt.sizes,
+        attempt.cleaning,
     )
 
 
@@ -99,7 +107,7 @@ def prove(source: Source[T], refusal: Refused | None = None) -> Proven[T]:
         proof = search.proof_of(attempt)
         if proof.status in HOLDS:
             decisions = tuple(replace(one, error=proof.errors.get(one.site)) for one in attempt.decisions)
-            return Proven(attempt.model, decisions, proof, attempt.changed, attempt.sizes)
+            return Proven(attempt.model, decisions, proof, attempt.changed, attempt.sizes, attempt.cleaning)
         site = search.at_fault(attempt, proof)
         if site is None:
             raise (refusal or refused)(attempt.decisions, proof)
@@ -133,8 +141,11 @@ class _Search(Generic[T]):
     def at_fault(self, attempt: Rewritten[T], proof: Verification) -> str | None:
         """The site to drop next: where the two first diverge, that which an exception names, or one found by halves.
 
-        None where leaving out a site cannot help.
+        Before any site, the cleaning goes: it is no reason to keep a norm, or to refuse a model. None where leaving out
+        a site cannot help.
         """
+        if attempt.cleaning is not None and attempt.cleaning.before > attempt.cleaning.after:
+            return CLEANING
         if proof.status != "different" and not proof.failure:
             return None
         changed = [one for one in attempt.decisions if one.outcome != "kept" and one.site not in self.dropped]

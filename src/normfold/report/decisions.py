@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from normfold.records import Decision, Outcome, SiteReport, Size, Status, Verification
+from normfold.records import Cleaning, Decision, Outcome, SiteReport, Size, Status, Verification
 from normfold.report.blocks import Block, Blocks, Column, Detail, Names, Paragraph, Row, Table, Tone, Verdict
 from normfold.report.words import (
     bytes_words,
@@ -50,6 +50,17 @@ def decision_blocks(decisions: Sequence[Decision], detail: Detail) -> Blocks:
     if detail == Detail.SUMMARY:
         return (counts,)
     return (*_grouped(decisions, {}, detail), counts)
+
+
+def cleaning_blocks(cleaning: Cleaning | None) -> Blocks:
+    """How many nodes were taken out besides, and of which operators the most."""
+    if cleaning is None or cleaning.before == cleaning.after:
+        return ()
+    most = sorted(cleaning.removed.items(), key=lambda item: (-item[1], item[0]))
+    named = [f"{count} {operator}" for operator, count in most[:NAMED]]
+    more = f" and {sum(count for _, count in most[NAMED:])} more" if len(most) > NAMED else ""
+    nodes = f"{cleaning.before} to {plural(cleaning.after, 'node')}"
+    return (Paragraph(f"cleaned from {nodes}: {', '.join(named)}{more} removed"),)
 
 
 def norm_blocks(norms: Sequence[SiteReport], detail: Detail) -> Blocks:

@@ -25,7 +25,7 @@ from normfold.pipeline.export import compare_export, evaluation_module, exported
 from normfold.pipeline.fold_onnx import External, Request, fold_proven, fold_unproven
 from normfold.pipeline.prove import Proven
 from normfold.proof.comparison import Setup
-from normfold.records import Decision, Progress, Size, Verification, silent
+from normfold.records import Cleaning, Decision, Progress, Size, Verification, silent
 from normfold.runtime import Evaluator
 from normfold.verbs.fold_result import FoldResult
 
@@ -86,10 +86,12 @@ def export(
     model = exported_model(source, what, opset)
     decisions: tuple[Decision, ...] = ()
     sizes: tuple[Size, Size] | None = None
+    cleaning: Cleaning | None = None
     if fold:
         request = Request(cost_table(), chosen, progress=progress)
         folded = _folded(model, what, request, seed, verify=verify)
-        model, decisions, sizes = folded.model, folded.decisions, folded.sizes
+        model, decisions = folded.model, folded.decisions
+        sizes, cleaning = folded.sizes, folded.cleaning
     model.metadata_props["normfold.version"] = __version__
     model.metadata_props["normfold.module"] = f"{type(source).__module__}.{type(source).__qualname__}"
     with ExitStack() as stack:
@@ -111,6 +113,7 @@ def export(
         output=name_of(output),
         sizes=sizes,
         unmatched=chosen.unmatched(decision.site for decision in decisions),
+        cleaning=cleaning,
         write=lambda path: onnxfile.write(model, path, external=external_data),
     )
 

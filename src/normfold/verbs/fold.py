@@ -56,6 +56,7 @@ class OnnxOptions(ModuleOptions, total=False):
     preprocess: Preprocess | None
     allow_inserted: bool
     ep: str
+    clean: bool
 
 
 @overload
@@ -92,6 +93,7 @@ def fold(
     preprocess: Preprocess | None = None,
     allow_inserted: bool = False,
     ep: str = DEFAULT,
+    clean: bool = True,
     progress: Progress = silent,
 ) -> FoldResult[Any]:
     """Fold the norms of ``model`` and, if ``output`` is given, write the result there in one step.
@@ -117,6 +119,8 @@ def fold(
         preprocess: what is done to an image before ``model`` sees it; the result does it itself. Shapes and arrays
             of that input are then those of the raw image; ONNX only.
         allow_inserted: insert operations for a fold also where the cost table says that it does not pay; ONNX only.
+        clean: take out, too, what changes no bit of an output: dead nodes, copies, duplicates, computed constants; ONNX
+            only, and not where the result could not be proven with it.
         ep: the execution provider whose cost table decides; ONNX only.
         progress: called with what is being done.
 
@@ -130,8 +134,10 @@ def fold(
     target = None if output is None or dry_run else Path(output)
     module = module_of(model)
     if module is not None:
-        if shapes or inputs or custom_ops or preprocess or allow_inserted:
-            raise UsageError("usage", "shapes, inputs, custom_ops, preprocess and allow_inserted are for ONNX models.")
+        if shapes or inputs or custom_ops or preprocess or allow_inserted or not clean:
+            raise UsageError(
+                "usage", "shapes, inputs, custom_ops, preprocess, allow_inserted and clean are for ONNX models."
+            )
         from normfold.models.module.example import Example
         from normfold.models.module.untouched import untouched
         from normfold.pipeline.fold_module import ModuleFold
@@ -143,7 +149,9 @@ def fold(
         hint = "ONNX models take inputs={name: array}, and output=PATH."
         raise UsageError("usage", "example_inputs are for modules.", hint)
     costs = replace(cost_table(ep), allow_inserted=allow_inserted)
-    request = Request(costs, selection, preprocess, Target(target, external_data, in_place), progress)
+    request = Request(
+        costs, selection, preprocess, Target(target, external_data, in_place), clean=clean, progress=progress
+    )
     # The imports of the workers overlap with the reading.
     CHECKER.start()
     if skipped:
@@ -165,6 +173,7 @@ def fold(
         output=name_of(target),
         sizes=done.sizes,
         unmatched=selection.unmatched(decision.site for decision in done.decisions),
+        cleaning=done.cleaning,
         write=lambda path: onnxfile.write(done.model, path, external=external_data, source=source.file),
     )
 

@@ -10,10 +10,12 @@ from typing import Any, Final, Generic, TypeVar
 
 from normfold.models.carried import carried_records
 from normfold.records import (
+    Cleaning,
     Decision,
     Size,
     StatisticsRecord,
     Verification,
+    cleaning_record,
     counts,
     decision_record,
     size_record,
@@ -21,7 +23,7 @@ from normfold.records import (
     verification_record,
 )
 from normfold.report.blocks import Blocks, Detail, Heading, Paragraph
-from normfold.report.decisions import decision_blocks, size_blocks, verification_blocks
+from normfold.report.decisions import cleaning_blocks, decision_blocks, size_blocks, verification_blocks
 from normfold.report.result import Result
 
 T = TypeVar("T")
@@ -49,6 +51,8 @@ class FoldResult(Result, Generic[T]):
     """How large source and result are; None for a result that was refused."""
     unmatched: tuple[str, ...] = ()
     """Patterns of ``only`` and ``skip`` that match no norm."""
+    cleaning: Cleaning | None = None
+    """What was taken out of an ONNX model besides."""
     write: Callable[[Path], None] | None = field(default=None, compare=False)
     """How `save` writes the model."""
 
@@ -76,6 +80,7 @@ class FoldResult(Result, Generic[T]):
             *decision_blocks(self.decisions, detail),
             *(() if self.sizes is None or detail == Detail.SUMMARY else size_blocks(self.decisions, *self.sizes)),
             *(Paragraph(self._unmatched(pattern), "caution") for pattern in self.unmatched),
+            *cleaning_blocks(self.cleaning),
             *verification_blocks(self.verification, min(detail, Detail.NORMAL)),
         )
 
@@ -85,7 +90,8 @@ class FoldResult(Result, Generic[T]):
 
     def document(self) -> dict[str, Any]:
         """Decisions, counts and proof; ``output`` is None where nothing was written."""
-        names = {"removed": list(self.removed), "added": list(self.added)}
+        names: dict[str, Any] = {"removed": list(self.removed), "added": list(self.added)}
+        names["cleaning"] = cleaning_record(self.cleaning) if self.cleaning else None
         return {
             "source": self.source,
             "output": self.output,

@@ -1,5 +1,6 @@
 """ONNX models over onnx_ir: lift nodes to views, find the norms, commit plans."""
 
+from normfold.backends.onnx.clean import clean as remove_dead_weight
 from normfold.backends.onnx.graph import OnnxGraph
 from normfold.backends.onnx.norms.sites import may_hold_norm
 from normfold.backends.onnx.reading.inference import Inference
@@ -7,4 +8,4 @@ from normfold.backends.onnx.reading.inline import inline_norms
 from normfold.backends.onnx.reading.stored import stored
 from normfold.backends.onnx.write.preprocessing import bind, insert
 
-__all__ = ["Inference", "OnnxGraph", "bind", "inline_norms", "insert", "may_hold_norm", "stored"]
+__all__ = ["Inference", "OnnxGraph", "bind", "inline_norms", "insert", "may_hold_norm", "remove_dead_weight", "stored"]
