@@ -226,7 +226,8 @@ def test_where_no_size_runs_the_user_is_told_how_to_state_it(evaluator, save):
     source = save("a", nodes, constants={"w": np.ones((3 * 17 * 19, 2), np.float32)})
     found = verify(evaluator, source, source, Setup([IMAGE]))
     assert found.status == "unavailable"
-    assert "--shape x=1x3x224x224" in found.because
+    assert "tried: 2x3x64x64, 2x3x224x224" in found.because
+    assert "--shape x=2x3x64x64" in found.because
     given = UserInputs(shapes={"x": (1, 3, 17, 19)})
     assert verify(evaluator, source, source, Setup([IMAGE], given=given)).status == "equivalent"
     with pytest.raises(UsageError) as caught:

@@ -35,6 +35,7 @@ from normfold.proof.probes import (
     make_feed,
     nudged,
     raw_spec,
+    too_large,
     unmakeable,
 )
 from normfold.proof.runner import Queue, Runner
@@ -50,6 +51,8 @@ NOISE_FACTOR: Final = 4.0
 NOISE_CAP: Final = 1e-2
 """Relative deviation above which noise is no excuse, except in a model that differs from itself."""
 NOISE_DRAWS: Final = 2
+NAMED: Final = 4
+"""Sets of shapes named in a message."""
 DIVERGENCE: Final = 10.0
 """A site diverges from its source where its deviation exceeds that of every earlier one by this factor."""
 CHAOTIC: Final = (
@@ -60,8 +63,8 @@ ROUNDING: Final = (
     "which the source's own rounding explains: inputs moved by one unit of rounding, or another order of computation, "
     "change it as much"
 )
-ATTEMPT_SECONDS: Final = 60.0
-"""Time after which no further sizes are guessed."""
+ATTEMPT_SECONDS: Final = 5.0
+"""Time after which no further inputs are guessed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,18 +213,24 @@ class Comparison(Generic[M]):
         return replace(feed, arrays=dict(self._setup.prepare(feed.arrays)))
 
     def _first_run(self, runner: Runner[M]) -> tuple[Layout, Feed, Ran] | Failed:
-        """The first layout on which the model runs; else the first failure, with the way out."""
-        failure: Failed | None = None
+        """The first layout on which the model runs; else the first failure, with what was tried and the way out."""
+        failure, tried = None, []
         until = time.monotonic() + ATTEMPT_SECONDS
         for layout in layouts(self._setup.inputs, self._setup.given):
+            large = too_large(self._setup.inputs, layout)
+            if large:
+                failure = failure or Failed("run", f"{large}, which is too large to be made")
+                continue
             feed = make_feed(self._setup.inputs, self._setup.given, layout, KINDS[0], self._setup.seed)
             ran = runner.run(self._for_source(feed).arrays)
             if isinstance(ran, Ran):
                 return layout, feed, ran
-            failure = failure or replace(ran, message=ran.message + _way_out(layout))
+            failure = failure or ran
+            tried.append(layout)
             if ran.kind != "run" or time.monotonic() > until:
                 break
-        return failure or Failed("run", "no inputs to try")
+        failure = failure or Failed("run", "no inputs to try")
+        return replace(failure, message=failure.message + _way_out(tried))
 
     def _compare(self, runner: Runner[M], source: M, answers: SourceAnswers, result: M) -> tuple[Verification, int]:
         """The verdict, and the probe at which the two differ most."""
@@ -368,11 +377,18 @@ def verify(queue: Queue[M], source: M, result: M, setup: Setup, pairs: Sequence[
     return comparison.finish(result, pairs)
 
 
-def _way_out(layout: Layout) -> str:
-    if not layout.guessed:
+def _way_out(tried: Sequence[Layout]) -> str:
+    """What was tried, and how the user can say better."""
+    guessed = tried[0].guessed if tried else ()
+    if not guessed:
         return ""
-    names = " ".join(f"--shape {name}=1x3x224x224" for name in layout.guessed)
-    return f"; sizes were guessed for {_listed(layout.guessed)}: state them, as in {names}"
+    names = " ".join(f"--shape {name}={'x'.join(map(str, tried[0].shapes[name]))}" for name in guessed)
+    shapes = dict.fromkeys(" ".join("x".join(map(str, layout.shapes[name])) for name in guessed) for layout in tried)
+    listed = ", ".join(list(shapes)[:NAMED]) + (", ..." if len(shapes) > NAMED else "")
+    return (
+        f"; sizes were guessed for {_listed(guessed)} ({len(shapes)} tried: {listed}): "
+        f"state them, as in {names}, or give arrays with --inputs"
+    )
 
 
 def _notes(evaluator: str, dropped: Sequence[str], *, differs_from_itself: bool) -> tuple[str, ...]:

@@ -8,8 +8,9 @@ open are guessed, and guessed again where the model does not run on them.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from normfold.core.preprocess import Stage
 from normfold.errors import UsageError
 from normfold.models.data import UserInputs
+from normfold.proof.hints import Role, Size, hint_of, symbol
 from normfold.records import Probe
 
 if TYPE_CHECKING:
@@ -30,10 +32,16 @@ Integers = Literal["range", "binary", "zeros"]
 BATCH: Final = (2, 1)
 SPATIAL: Final = (64, 224, 32, 128, 256, 299, 512, 16, 8, 1)
 CHANNELS: Final = (3, 1, 2, 4)
-LENGTHS: Final = (16, 8, 32, 64, 128, 1, 2, 224)
+LENGTHS: Final = (16, 8, 32, 64, 128, 1, 2, 224, 1024, 16000)
 """Sizes to try for dimensions left open, the likeliest first."""
 
-MAX_ATTEMPTS: Final = 40
+MAX_ATTEMPTS: Final = 120
+LIKELY: Final = 1 << 24
+"""Elements of an input up to which sizes are tried, unless all of them make more: many open dimensions multiply."""
+FEW: Final = 16
+"""Floating-point numbers up to which an operand is a setting rather than data."""
+LARGEST: Final = 1 << 31
+"""Bytes of an input above which it is not made."""
 TIME_BUDGET: Final = 0.4
 """Seconds that all the probes of one model may take together, where more than two are made."""
 INDICES: Final = 100
@@ -52,6 +60,10 @@ class InputSpec:
     dtype: np.dtype[Any] | None
     shape: tuple[Dim, ...] | None
     image: bool = False
+    role: Role | None = None
+    """What the operators that read it take there."""
+    sizes: Mapping[int, Size] = field(default_factory=dict)
+    """Sizes of open dimensions, by axis, that follow from the constants behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +74,8 @@ class Layout:
     integers: Integers
     guessed: tuple[str, ...] = ()
     """Names of the inputs in whose shape a size was guessed."""
+    symbols: Mapping[str, int] = field(default_factory=dict)
+    """The sizes of the symbols of dimensions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +93,14 @@ def input_specs(model: ir.Model) -> tuple[InputSpec, ...]:
 
 
 def _spec(value: ir.Value) -> InputSpec:
-    is_tensor = type(value.type).__name__ == "TensorType"
-    dtype = np.dtype(value.dtype.numpy()) if is_tensor and value.dtype is not None else None
+    # A tensor will do for what may be left out.
+    kind: Any = value.type
+    if type(kind).__name__ == "OptionalType":
+        kind = kind.elem_type
+    dtype = np.dtype(kind.dtype.numpy()) if type(kind).__name__ == "TensorType" else None
     shape = None if value.shape is None else tuple(d if isinstance(d, int) else d.value for d in value.shape)
-    return InputSpec(value.name or "", dtype, shape)
+    hint = hint_of(value)
+    return InputSpec(value.name or "", dtype, shape, role=hint.role, sizes=hint.sizes)
 
 
 def raw_spec(spec: InputSpec, stage: Stage) -> InputSpec:
@@ -159,33 +177,72 @@ def layouts(specs: Sequence[InputSpec], given: UserInputs) -> Iterator[Layout]:
 
     Equal symbols get equal sizes, also where the user's shapes fix them.
     """
-    drawn = any(_is_index(spec) and spec.name not in given.arrays for spec in specs)
+    drawn = any(_is_index(spec) and spec.role is None and spec.name not in given.arrays for spec in specs)
     modes: tuple[Integers, ...] = ("range", "binary", "zeros") if drawn else ("range",)
-    every = (Layout(shapes, mode, guessed) for shapes, guessed in _shape_attempts(specs, given) for mode in modes)
+    every = (replace(layout, integers=mode) for layout in _shape_attempts(specs, given) for mode in modes)
     yield from itertools.islice(every, MAX_ATTEMPTS)
+
+
+def too_large(specs: Sequence[InputSpec], layout: Layout) -> str:
+    """Which input of ``layout`` is too large to be made, and how large it is; empty where there is none."""
+    for spec in specs:
+        shape = layout.shapes[spec.name]
+        size = math.prod(shape) * (spec.dtype.itemsize if spec.dtype is not None else 0)
+        if size > LARGEST:
+            return f"input {spec.name!r} of shape {_text(shape)} takes {size >> 30} GiB"
+    return ""
 
 
 Sizes = dict[str, int]
 
 
-Shapes = dict[str, tuple[int, ...]]
+def _shape_attempts(specs: Sequence[InputSpec], given: UserInputs) -> Iterator[Layout]:
+    """Layouts with shapes that no other has, those of likely sizes only where there are any."""
+    seen: list[Layout] = []
+    for sizes in _sizes():
+        layout = _layout(specs, given, sizes)
+        if all(layout.shapes != other.shapes for other in seen):
+            seen.append(layout)
+    elements = [max((math.prod(shape) for shape in layout.shapes.values()), default=1) for layout in seen]
+    most = max(LIKELY, min(elements))
+    yield from (layout for layout, count in zip(seen, elements, strict=True) if count <= most)
 
 
-def _shape_attempts(specs: Sequence[InputSpec], given: UserInputs) -> Iterator[tuple[Shapes, tuple[str, ...]]]:
+def _layout(specs: Sequence[InputSpec], given: UserInputs, sizes: Sizes) -> Layout:
+    """The layout in which what is neither given, implied nor said is of ``sizes``, by its role in a shape."""
     fixed = dict(given.shapes) | {name: array.shape for name, array in given.arrays.items()}
-    bound = {
+    symbols = {
         _symbol(spec, axis): size
         for spec in specs
         if spec.name in fixed and spec.shape is not None
         for axis, size in enumerate(fixed[spec.name])
     }
-    guessed = tuple(spec.name for spec in specs if spec.name not in fixed and _is_open(spec))
-    seen: list[Shapes] = []
-    for sizes in _sizes():
-        shapes = {spec.name: _resolve(spec, bound, sizes) for spec in specs} | fixed
-        if shapes not in seen:
-            seen.append(shapes)
-            yield shapes, guessed
+    dims = [(spec, axis) for spec in specs if spec.name not in fixed for axis in _open(spec)]
+    likely = {_symbol(spec, axis): sizes[_role(axis, _dims(spec))] for spec, axis in dims}
+    implied = {_symbol(spec, axis): spec.sizes[axis] for spec, axis in dims if axis in spec.sizes}
+    for name, size in implied.items():
+        if isinstance(size, int):
+            symbols.setdefault(name, size)
+    for name, size in likely.items():
+        if name not in implied and _sum_of(name, likely) is None:
+            symbols.setdefault(name, size)
+    for name, size in implied.items():
+        # Two open dimensions that must be equal: the one that is filled first decides.
+        symbols.setdefault(name, symbols.setdefault(str(size), likely[name]))
+    for name, size in likely.items():
+        symbols.setdefault(name, _sum_of(name, symbols) or size)
+    shapes = {
+        spec.name: tuple(
+            dim if isinstance(dim, int) else symbols.get(_symbol(spec, axis), 1) for axis, dim in enumerate(_dims(spec))
+        )
+        for spec in specs
+    }
+    guessed = tuple(dict.fromkeys(spec.name for spec, _ in dims))
+    return Layout(shapes | fixed, "range", guessed, symbols)
+
+
+def _open(spec: InputSpec) -> list[int]:
+    return [axis for axis, dim in enumerate(_dims(spec)) if not isinstance(dim, int)]
 
 
 def _sizes() -> Iterator[Sizes]:
@@ -198,17 +255,24 @@ def _sizes() -> Iterator[Sizes]:
 def _symbol(spec: InputSpec, axis: int) -> str:
     """What must be equal wherever it occurs: a symbol, the unnamed batch, else this one dimension."""
     dim = spec.shape[axis] if spec.shape else None
-    if isinstance(dim, str) and dim:
-        return dim
-    return "" if axis == 0 else f"{spec.name}\0{axis}"
+    return dim if isinstance(dim, str) and dim else symbol(spec.name, axis)
 
 
-def _resolve(spec: InputSpec, bound: Mapping[str, int], sizes: Sizes) -> tuple[int, ...]:
-    shape: tuple[Dim, ...] = (None, None, None, None) if spec.shape is None else spec.shape
-    return tuple(
-        dim if isinstance(dim, int) else bound.get(_symbol(spec, axis), sizes[_role(axis, shape)])
-        for axis, dim in enumerate(shape)
-    )
+def _sum_of(name: str, symbols: Mapping[str, int]) -> int | None:
+    """The size of a symbol that is spelt as a sum or product of others; None where it is not."""
+    total, terms = 0, [term.strip() for term in name.split("+")]
+    if len(terms) == 1 and "*" not in name:
+        return None
+    for term in terms:
+        factors = [factor.strip() for factor in term.split("*")]
+        if not all(factor.isdigit() or factor in symbols for factor in factors):
+            return None
+        total += math.prod(int(factor) if factor.isdigit() else symbols[factor] for factor in factors)
+    return total
+
+
+def _dims(spec: InputSpec) -> tuple[Dim, ...]:
+    return (None, None, None, None) if spec.shape is None else spec.shape
 
 
 def _role(axis: int, shape: Sequence[Dim]) -> str:
@@ -219,10 +283,6 @@ def _role(axis: int, shape: Sequence[Dim]) -> str:
     last = shape[-1]
     channels_last = isinstance(last, int) and last in CHANNELS
     return "channels" if axis == 1 and not channels_last else "spatial"
-
-
-def _is_open(spec: InputSpec) -> bool:
-    return spec.shape is None or not all(isinstance(dim, int) for dim in spec.shape)
 
 
 def is_float(dtype: np.dtype[Any] | None) -> bool:
@@ -317,13 +377,36 @@ def _make(spec: InputSpec, given: UserInputs, layout: Layout, kind: Kind, rng: R
     if spec.name in given.arrays and (kind is KINDS[0] or not (spec.image or is_float(dtype))):
         return given.arrays[spec.name].astype(dtype), "given"
     guessed = "; sizes guessed" if spec.name in layout.guessed else ""
+    if spec.role is not None and not spec.image:
+        played = _played(spec.role, dtype, shape, layout, rng)
+        if played is not None:
+            return played[0], played[1] + guessed
     if is_float(dtype):
-        return _floats(kind, dtype, shape, rng), f"{kind.name}: {kind.made}{guessed}"
+        values = _floats(kind, dtype, shape, rng)
+        positive = spec.role is not None and spec.role.positive
+        return abs(values) if positive else values, f"{kind.name}: {kind.made}{guessed}"
     if _has_levels(spec):
         array, made = _levels(kind.level or "all", dtype, shape, rng)
     else:
         array, made = _discrete(spec.name, dtype, shape, layout.integers, rng)
     return array, made + guessed
+
+
+def _played(
+    role: Role, dtype: np.dtype[Any], shape: tuple[int, ...], layout: Layout, rng: Random
+) -> tuple[Array, str] | None:
+    """Elements that ``role`` asks for; None where it leaves them to be drawn."""
+    if role.values and (dtype.kind in "iub" or math.prod(shape) <= FEW):
+        numbers = [layout.symbols.get(value, 1) if isinstance(value, str) else value for value in role.values]
+        limits = None if dtype.kind not in "iu" else np.iinfo(dtype)
+        if limits is not None:
+            numbers = [min(max(number, limits.min), limits.max) for number in numbers]
+        return np.resize(np.asarray(numbers), shape).astype(dtype), "what the operator that reads it takes"
+    below = layout.symbols.get(role.below) if isinstance(role.below, str) else role.below
+    if dtype.kind not in "iu" or (below is None and not role.least):
+        return None
+    top = max(role.least + 1, min(INDICES if below is None else below, np.iinfo(dtype).max))
+    return rng.integers(role.least, top, shape).astype(dtype), f"integers {role.least} to {top - 1}"
 
 
 def _floats(kind: Kind, dtype: np.dtype[Any], shape: tuple[int, ...], rng: Random) -> Array:

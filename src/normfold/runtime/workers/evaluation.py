@@ -35,6 +35,11 @@ LACKS_KERNEL: Final = (
 )
 """Messages with which ONNX Runtime says that the model may be right but is beyond it."""
 
+PACKED_TYPES: Final = frozenset(
+    {"tensor(int4)", "tensor(uint4)", "tensor(int2)", "tensor(uint2)", "tensor(float4e2m1)"}
+)
+"""Types of less than a byte, which its Python interface neither takes nor gives."""
+
 
 class Session(Protocol):
     """A loaded model."""
@@ -56,6 +61,9 @@ class RuntimeSession:
         self._session = onnxruntime.InferenceSession(_source(request), _options(request), providers=[CPU])
         self.evaluator = f"onnxruntime {onnxruntime.__version__}"
         types = {output.name: output.type for output in self._session.get_outputs()}
+        packed = {value.type for value in (*self._session.get_inputs(), *self._session.get_outputs())} & PACKED_TYPES
+        if packed:
+            raise NotImplementedError(f"NOT_IMPLEMENTED : Python cannot exchange {min(packed)} with ONNX Runtime")
         self.outputs = tuple(types)
         self._extended = any(kind in EXTENDED_TYPES for kind in types.values())
 
