@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from folding import Folded, array, model, only_fold, proven_fold
+from normfold.backends.onnx import OnnxGraph
+from normfold.runtime import CHECKER
 
 TOKENS = "float[2, 5, 8] x"
 IMAGE = "float[2, 4, 5, 6] x"
@@ -593,19 +596,12 @@ HIDDEN = {"g": array(8), "b": array(8, seed=2), "w": array(8, 6), "k": array(8, 
 
 
 def skip_layer_norm(*readers: str, bias: str = "") -> onnx.ModelProto:
-    """The norm of a sum, whose shape is stated: inference does not know the operator."""
+    """The norm of a sum; onnx's inference does not know the operator."""
     line = f"[norm] n, , , z = com.microsoft.SkipLayerNormalization <epsilon = 0.001> (x, u, g, b{bias})"
     inputs, outputs = f"{TOKENS}, float[2, 5, 8] u", "float[2, 5, 6] y, float[2, 5, 8] z"
     words = " ".join((line, *readers)).replace("(", " ").replace(")", " ").replace(",", " ").split()
     held = {name: values for name, values in (HIDDEN | {"c": array(6)}).items() if name in words}
-    source = model(inputs, [line, *readers], held, outputs=outputs, imports=MICROSOFT)
-    return stated(source)
-
-
-def stated(source: onnx.ModelProto) -> onnx.ModelProto:
-    """``source`` with the shape of what its norm makes."""
-    source.graph.value_info.append(onnx.helper.make_tensor_value_info("n", onnx.TensorProto.FLOAT, [2, 5, 8]))
-    return source
+    return model(inputs, [line, *readers], held, outputs=outputs, imports=MICROSOFT)
 
 
 @pytest.mark.parametrize("bias", ["", ", k"])
@@ -653,7 +649,7 @@ def test_the_tail_of_an_embedding_norm_goes_into_its_consumer() -> None:
     held = HIDDEN | {"zero": np.float32(0), "we": array(9, 8), "pe": array(5, 8), "c": array(6)}
     del held["k"]
     source = model("float[2, 5] x", lines, held, outputs="float[2, 5, 6] y", imports=MICROSOFT)
-    folded = proven_fold(stated(source))
+    folded = proven_fold(source)
     assert folded.decision.outcome == "part-folded"
     assert (folded.constant("g") == 1).all()
 
@@ -672,6 +668,51 @@ def test_the_tail_of_a_group_norm_with_channels_anywhere(last: int) -> None:
     assert (folded.constant("g4") == 1).all()
     assert not folded.constant("b4").any()
     np.testing.assert_allclose(folded.constant("u"), held["u"] * held["g4"][:, None, None], rtol=1e-6)
+
+
+def test_the_tail_of_a_group_norm_of_a_sum_does_not_concern_the_sum() -> None:
+    lines = [
+        "[norm] n, z = com.microsoft.SkipGroupNorm <groups = 2, activation = 0> (x, g4, b4, p)",
+        "h = MatMul(n, u)", "y = Add(h, c)",
+    ]  # fmt: skip
+    held = {"g4": array(4), "b4": array(4, seed=1), "u": array(4, 3), "c": array(3)}
+    inputs, outputs = "float[2, 5, 6, 4] x, float[2, 5, 6, 4] p", "float[2, 5, 6, 3] y, float[2, 5, 6, 4] z"
+    folded = only_fold(model(inputs, lines, held, outputs=outputs, imports=MICROSOFT))
+    assert folded.decision.outcome == "part-folded"
+    assert (folded.constant("g4") == 1).all()
+    np.testing.assert_allclose(folded.constant("u"), held["u"] * held["g4"][:, None], rtol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["", "BiasGelu"])
+def test_shapes_behind_norms_of_the_runtime(activation: str) -> None:
+    """Two norms in a row: what follows them is known although nothing states it."""
+    lines = ["[first] n, , , z = com.microsoft.SkipLayerNormalization <epsilon = 0.001> (x, u, g, b)"]
+    lines += [f"a = com.microsoft.{activation}(n, k)"] if activation else ["a = Sigmoid(n)"]
+    lines += [
+        "[second] m = com.microsoft.SkipSimplifiedLayerNormalization <epsilon = 0.001> (a, z, g)",
+        "t = Transpose <perm = [0, 2, 1]> (m)", "[conv] c = Conv(t, w)", "r = Flatten(c)", "y = Sigmoid(r)",
+    ]  # fmt: skip
+    held = {"g": array(8), "b": array(8, seed=2), "w": array(3, 8, 1)} | ({"k": array(8)} if activation else {})
+    inputs = f"{TOKENS}, float[2, 5, 8] u"
+    folded = proven_fold(model(inputs, lines, held, outputs="float[2, 15] y", imports=MICROSOFT))
+    assert folded.decisions["second"].into == ("conv",)
+    assert {"fixed-statistics", "linear-consumer"} <= {r.premise for r in folded.decisions["first"].refused_by}
+
+
+def test_shapes_of_other_operators_of_the_runtime() -> None:
+    lines = [
+        "i = Greater(ids, zero)", "k = Cast <to = 6> (i)",
+        "n, m, s = com.microsoft.EmbedLayerNormalization (k, \"\", we, pe, \"\", g, b)",
+        "h = com.microsoft.BiasSplitGelu(s, b)", "q = com.microsoft.QuickGelu(h)", "y = Add(n, s)", "z = Sigmoid(q)",
+    ]  # fmt: skip
+    held = {"we": array(9, 8), "pe": array(5, 8), "g": array(8), "b": array(8), "zero": np.float32(0)}
+    source = model("float[2, 5] ids", lines, held, outputs="float[] y, float[] z", imports=MICROSOFT)
+    for opset in (17, 18):
+        source.opset_import[0].version = opset
+        graph = OnnxGraph(ir.from_proto(source), CHECKER.infer)
+        shapes = {output.name: graph.shape(output) for node in graph.nodes() for output in node.outputs}
+        assert {shapes["n"], shapes["s"], shapes["y"]} == {(2, 5, 8)}
+        assert {shapes["h"], shapes["q"], shapes["z"]} == {(2, 5, 4)}
 
 
 def test_a_group_norm_that_ends_in_an_activation_keeps_its_tail() -> None:

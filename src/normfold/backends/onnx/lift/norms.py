@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -59,14 +59,14 @@ def _norm(context: Context, node: ir.Node) -> View:
 
 
 def _view(
-    context: Context, node: ir.Node, tail: Affine | None, groups: Groups | None = None, *, terms: int = 1
+    context: Context, node: ir.Node, tail: Affine | None, groups: Groups | None = None, *, terms: Sequence[int] = (0,)
 ) -> Norm:
     slots = tail_slots(node)
     kind = KINDS[context.domain(node), node.op_type]
     return Norm(
         node=node,
         op=node.op_type,
-        inputs=tuple(data(node, k) for k in range(terms)),
+        inputs=tuple(data(node, k) for k in terms),
         outputs=(node.outputs[0],),
         kind=kind,
         axes=_axes(context, node, kind),
@@ -123,7 +123,7 @@ def _skip(context: Context, node: ir.Node) -> View:
     """The norm of a sum. The other outputs, statistics and the sum, do not know the scale and bias."""
     tail = _tail(context, node)
     context.within(node, data(node), tail.shape)
-    return _view(context, node, tail, terms=2)
+    return _view(context, node, tail, terms=(0, 1))
 
 
 def _embed(context: Context, node: ir.Node) -> View:
@@ -149,8 +149,11 @@ def _channels(context: Context, node: ir.Node) -> View:
 
 
 def _group_norm(context: Context, node: ir.Node) -> View:
-    """com.microsoft's GroupNorm, whose channels come last by default, and which may end in an activation."""
-    label = context.label(node)
+    """com.microsoft's GroupNorm, whose channels come last by default, and which may end in an activation.
+
+    SkipGroupNorm is that of a sum, which is its other output and does not know the scale and bias.
+    """
+    label, terms = context.label(node), (0, 3) if node.op_type == "SkipGroupNorm" else (0,)
     if node.attributes.get_int("activation", 0):
         because = f"{label} ends in an activation, which cannot take a scale and a shift"
         return replace(_view(context, node, None), refusals=(Refusal(LINEAR_CONSUMER, because),))
@@ -164,7 +167,7 @@ def _group_norm(context: Context, node: ir.Node) -> View:
     spread = (-1, *[1] * (-1 - axis))
     tail = _tail(context, node)
     tail = Affine.of(tail.scale.reshape(spread), tail.shift.reshape(spread))
-    return _view(context, node, tail, Groups(axis, count))
+    return _view(context, node, tail, Groups(axis, count), terms=terms)
 
 
 SLOTS: dict[str, tuple[int, ...]] = {
@@ -186,4 +189,5 @@ LIFTS: dict[tuple[str, str], Callable[[Context, ir.Node], View]] = {
     (MICROSOFT, "SkipSimplifiedLayerNormalization"): _skip,
     (MICROSOFT, "EmbedLayerNormalization"): _embed,
     (MICROSOFT, "GroupNorm"): _group_norm,
+    (MICROSOFT, "SkipGroupNorm"): _group_norm,
 }

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 import onnx_ir as ir
 
+from normfold.backends.onnx.reading.contributed import stand_in
 from normfold.core.algebra.moves import Dim
 
 Sizes = Mapping[ir.Value, ir.TensorProtocol]
@@ -57,6 +58,8 @@ def infer(model: ir.Model, sizes: Sizes, inference: Inference) -> Future[Found |
         _spell_out(mine, theirs, sizes)
     for graph in _graphs(copy.graph):
         _lighten(graph)
+    for graph in list(_graphs(copy.graph)):
+        stand_in(graph, model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1)))
     for node in copy.graph.all_nodes():
         _say_more(node)
     for function in copy.functions.values():
