@@ -16,8 +16,9 @@ from onnx import numpy_helper
 from onnxruntime.quantization import QuantType, quantize_static
 
 import normfold
-from folding import array, model, norm, only_fold, proven_fold, run, statistics
+from folding import array, model, norm, only_fold, proven_fold, run, statistics, watched
 from normfold.backends.onnx import OnnxGraph
+from normfold.backends.onnx.quantizers import quantizes_activations
 from normfold.pipeline.fold_onnx import UNQUANTIZED
 from normfold.runtime import CHECKER
 from normfold.verbs.demo import network as demo
@@ -226,9 +227,10 @@ def test_a_quantised_bias_along_another_axis_is_refused() -> None:
 
 
 def test_a_weight_that_is_quantised_at_run_time_stays() -> None:
-    held = {"w0": array(3, 4, 1, 1), "ws": scales(3), "wz": np.zeros(3, np.int8), **statistics(3)}
+    held = {"ws": scales(3), "wz": np.zeros(3, np.int8), **statistics(3)}
     body = ["q = QuantizeLinear <axis = 0> (w0, ws, wz)", "w = DequantizeLinear <axis = 0> (q, ws, wz)"]
-    folded = only_fold(model("float[2, 4, 5, 5] x", [*body, "h = Conv (x, w)", norm("h", "y")], held))
+    inputs = "float[2, 4, 5, 5] x, float[3, 4, 1, 1] w0"
+    folded = only_fold(model(inputs, [*body, "h = Conv (x, w)", norm("h", "y")], held))
     assert folded.refused == {"constant", "not-output"}
 
 
@@ -332,3 +334,129 @@ def test_a_fold_is_compared_without_the_steps_of_activations() -> None:
     assert [node.op_type for node in folded.model.graph.node].count("QuantizeLinear") == 2
     assert behind(folded.model, "Conv", 2).codes.dtype == np.int32
     assert (folded.verification.max_rel or 0) < 1e-6
+
+
+MOVED = {
+    "matmul": ((3, 4), 0, ["w = Transpose <perm = [1, 0]> (w0)", "[linear] h = MatMul (x, w)"], "2, 5, 4"),
+    "gemm": ((4, 3), 1, ["w = Transpose <perm = [1, 0]> (w0)", "[linear] h = Gemm <transB = 1> (x, w)"], "5, 4"),
+    "reshaped": ((3, 1, 2, 2), 0, ["w1 = Reshape(w0, to)", "w = Transpose(w1)", "[linear] h = MatMul (x, w)"], "5, 4"),
+    "unsqueezed": ((3, 4), 0, ["w = Unsqueeze(w0, ends)", "[linear] h = Conv (x, w)"], "2, 4, 5"),
+}
+SHAPES = {"to": np.array([3, 4]), "ends": np.array([-1])}
+
+
+def moved(case: str, *, single: bool = False) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    native, axis, lines, shape = MOVED[case]
+    made, held = weight(*native, axis=axis, single=single)
+    scale = array(*((3, 1) if case == "unsqueezed" else (3,)), seed=3)
+    body = [made.replace(" w =", " w0 ="), *lines, "[scale] t = Mul(h, k)", "y = Softmax(t)"]
+    held |= {name: values for name, values in SHAPES.items() if name in " ".join(lines)}
+    return model(f"float[{shape}] x", body, {**held, "k": scale}), held
+
+
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("case", MOVED)
+def test_a_weight_that_is_moved_behind_its_dequantization(case: str, single: bool) -> None:
+    source, held = moved(case, single=single)
+    folded = proven_fold(source)
+    assert folded.decision.into == ("linear",)
+    assert "Mul" not in folded.operators
+    (name,) = (node.input[0] for node in folded.result.graph.node if node.op_type == "DequantizeLinear")
+    (codes,) = (numpy_helper.to_array(t) for t in folded.result.graph.initializer if t.name == name)
+    axis = MOVED[case][1]
+    (scale,) = (numpy_helper.to_array(t) for t in source.graph.initializer if t.name == "k")
+    sign = np.sign(scale).astype(np.int8)
+    assert np.array_equal(codes, held["q"] * sign.reshape([-1 if k == axis else 1 for k in range(codes.ndim)]))
+
+
+def test_a_moved_weight_that_others_read_is_copied() -> None:
+    made, held = weight(4, 4, axis=0)
+    body = [made.replace(" w =", " w0 ="), "w = Transpose(w0)", "h = MatMul (x, w)", "t = Mul(h, k)", "z = Softmax(t)"]
+    folded = proven_fold(
+        model("float[2, 4] x", [*body, "y = MatMul(x, w)"], {**held, "k": array(4)}, outputs="float[] y, float[] z")
+    )
+    assert sorted(folded.operators) == sorted(["DequantizeLinear", "Transpose", "MatMul"] * 2 + ["Softmax"])
+
+
+def test_a_moved_weight_whose_outputs_cannot_be_followed() -> None:
+    made, held = weight(2, 3, 2, axis=0, single=True)
+    body = [made.replace(" w =", " w0 ="), "w = Reshape(w0, to)", "[linear] h = MatMul (x, w)", norm("h", "y")]
+    source = model("float[5, 2] x", body, {**held, **statistics(6), "to": np.array([2, 6])})
+    folded = proven_fold(source)
+    assert "scale-axis" in folded.refused
+    assert "cannot be followed through Reshape" in folded.because("scale-axis")
+
+
+STORED = {
+    "int8": (np.int8, 0, (3, 1, 1, 1)),
+    "uint8": (np.uint8, 128, (3, 1, 1, 1)),
+    "int16": (np.int16, 0, (3, 1, 1, 1)),
+}
+
+
+def paired(kind: str, *, single: bool, opset: int = 21) -> onnx.ModelProto:
+    """A weight in float32 that is quantised and dequantised at every run, and a norm."""
+    dtype, zero, _ = STORED[kind]
+    count = () if single else (3,)
+    held = {"w0": array(3, 4, 3, 3), "qs": np.full(count, 2.0**-6, "f"), "qz": np.full(count, zero, dtype)}
+    held["w0"].flat[:3] = 0.5 * held["qs"].flat[0], 1.5 * held["qs"].flat[0], 99  # ties, and out of range
+    body = [
+        "[quantize] c = QuantizeLinear <axis = 0> (w0, qs, qz)",
+        "[dequantize] w = DequantizeLinear <axis = 0> (c, qs, qz)",
+        "[linear] h = Conv (x, w)",
+        norm("h", "y"),
+    ]
+    return model("float[2, 4, 5, 5] x", body, {**held, **statistics(3)}, opset=opset)
+
+
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("kind", STORED)
+def test_a_weight_behind_its_own_pair(kind: str, single: bool) -> None:
+    source = paired(kind, single=single)
+    folded = proven_fold(source)
+    assert folded.decision.outcome == "folded"
+    assert folded.operators == ["DequantizeLinear", "Conv"]
+    codes = run(watched(source, ["c"]), {"x": np.zeros((2, 4, 5, 5), "f")})["c"]
+    name = folded.result.graph.node[0].input[0]
+    (stored,) = (numpy_helper.to_array(t) for t in folded.result.graph.initializer if t.name == name)
+    sign = np.sign(factors(statistics(3))).reshape(-1, 1, 1, 1)
+    zero = STORED[kind][1]
+    assert np.array_equal(stored, zero + sign * (codes.astype(np.int64) - zero))
+
+
+def test_a_weight_whose_pair_stays_is_not_stored_anew() -> None:
+    source = paired("int8", single=False)
+    assert only_fold(source, skip=["*"]).operators == [
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "Conv",
+        "BatchNormalization",
+    ]
+
+
+@pytest.mark.parametrize("case", ["float8", "blocks", "not-a-number"])
+def test_codes_that_are_not_computed(case: str) -> None:
+    """Nothing is folded into what cannot be told to the last code."""
+    source = paired("int8", single=True)
+    node = source.graph.node[0]
+    if case == "float8":
+        for held in source.graph.initializer:
+            if held.name == "qz":
+                held.CopyFrom(onnx.helper.make_tensor("qz", onnx.TensorProto.FLOAT8E4M3FN, [], [0.0]))
+    elif case == "blocks":
+        node.attribute.append(onnx.helper.make_attribute("block_size", 2))
+    else:
+        (weights,) = (t for t in source.graph.initializer if t.name == "w0")
+        weights.CopyFrom(numpy_helper.from_array(np.full((3, 4, 3, 3), np.nan, "f"), "w0"))
+    folded = only_fold(source)
+    assert folded.decision.outcome == "kept"
+
+
+def test_stored_weights_are_no_activations() -> None:
+    """They keep their steps where two models are compared without those of their activations."""
+    held = {"w0": array(3, 4, 1, 1), "s": np.float32(0.02), "z": np.int8(0)}
+    constant = "w1 = Identity(w0)"
+    body = [constant, "c = QuantizeLinear (w1, s, z)", "w = DequantizeLinear (c, s, z)", "y = Conv (x, w)"]
+    assert not quantizes_activations(ir.from_proto(model("float[2, 4, 5, 5] x", body, held)))
+    at_run_time = [body[0].replace("w0", "x"), *body[1:3], "y = Relu(w)"]
+    assert quantizes_activations(ir.from_proto(model("float[2, 4, 5, 5] x", at_run_time, {k: held[k] for k in "sz"})))

@@ -41,7 +41,15 @@ def _quantized(node: ir.Node) -> ir.Value | None:
     if quantizer is None or quantizer.op_type != "QuantizeLinear" or quantizer.domain not in DOMAINS:
         return None
     value = quantizer.inputs[0]
-    return None if value is None or value.is_initializer() else value
+    return None if value is None or _is_stored(value) else value
+
+
+def _is_stored(value: ir.Value) -> bool:
+    """Whether ``value`` is an initializer, or computed from nothing else."""
+    node = value.producer()
+    if node is None:
+        return value.is_initializer()
+    return all(_is_stored(operand) for operand in node.inputs if operand is not None)
 
 
 def _unrounded(node: ir.Node) -> ir.Value | None:

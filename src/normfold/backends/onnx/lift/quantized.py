@@ -4,31 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from normfold.backends.onnx.lift import linear
 from normfold.backends.onnx.lift.context import Context, data
-from normfold.backends.onnx.reading.constants import Constants, ExactTensor, code_limits, exact, largest, least_normal
+from normfold.backends.onnx.lift.moving import LIFTS as MOVERS
+from normfold.backends.onnx.reading.constants import (
+    CODES,
+    Constants,
+    ExactTensor,
+    code_limits,
+    exact,
+    largest,
+    least_normal,
+)
+from normfold.backends.onnx.reading.expressions import EXPRESSIONS, MOVES
 from normfold.core.algebra import Codes
 from normfold.core.algebra.affine import Array
+from normfold.core.algebra.moves import followed
 from normfold.core.premises import CONSTANT, PER_OUTPUT_CHANNEL, SCALE_AXIS, WELL_FORMED, WHOLE_CODES
-from normfold.core.views import Linear, NotLifted, QuantizedLinear, View
+from normfold.core.views import Linear, Moving, NotLifted, QuantizedLinear, View
 
 DOMAINS = ("", "ai.onnx", "com.microsoft")
 """Where there is a DequantizeLinear; the last one has 16 bits and scales along an axis in any opset."""
-TYPES = frozenset(
-    {
-        ir.DataType.INT4,
-        ir.DataType.UINT4,
-        ir.DataType.INT8,
-        ir.DataType.UINT8,
-        ir.DataType.INT16,
-        ir.DataType.UINT16,
-    }
-)
-"""What the codes of a weight may be."""
 
 
 class _Seen(Constants):
@@ -49,10 +50,19 @@ def weight_slot(context: Context, node: ir.Node) -> int | None:
         value = data(node, slot)
         if not isinstance(context.constants.find(value), str):
             return None
-        dequantizer = dequantizer_of(value)
+        dequantizer, _ = dequantized(value)
         if dequantizer is not None and not isinstance(context.constants.find(data(dequantizer)), str):
             return slot
     return None
+
+
+def dequantized(value: ir.Value | None) -> tuple[ir.Node | None, list[ir.Node]]:
+    """The DequantizeLinear that makes ``value``, and the operations that only move what it makes, in their order."""
+    moves: list[ir.Node] = []
+    while (node := None if value is None else value.producer()) is not None and node.op_type in MOVES:
+        moves.append(node)
+        value = node.inputs[0] if node.inputs else None
+    return dequantizer_of(value), moves[::-1]
 
 
 def dequantizer_of(value: ir.Value | None) -> ir.Node | None:
@@ -73,8 +83,11 @@ def _or_quantized(lift: Callable[[Context, ir.Node], View]) -> Callable[[Context
 
 def _quantized(context: Context, node: ir.Node, slot: int, lift: Callable[[Context, ir.Node], View]) -> View:
     weight = data(node, slot)
-    codes, dtype = _codes(context, node, slot)
-    seen: dict[ir.Value, ir.TensorProtocol] = {weight: _dequantized(codes, dtype)}
+    dequantizer, moves = dequantized(weight)
+    if dequantizer is None:
+        raise TypeError("not a weight of codes")
+    codes, dtype = _codes(context, node, slot, dequantizer, moves)
+    seen: dict[ir.Value, ir.TensorProtocol] = {weight: _moved(context, _dequantized(codes, dtype), moves)}
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     step = None
     if bias is not None and dequantizer_of(bias) is not None:
@@ -93,18 +106,18 @@ def _quantized(context: Context, node: ir.Node, slot: int, lift: Callable[[Conte
     )
 
 
-def _codes(context: Context, node: ir.Node, slot: int) -> tuple[Codes, ir.DataType]:
+def _codes(
+    context: Context, node: ir.Node, slot: int, dequantizer: ir.Node, moves: Sequence[ir.Node]
+) -> tuple[Codes, ir.DataType]:
     """The codes behind operand ``slot`` of ``node``, and the type of what they stand for."""
-    label, dequantizer = context.label(node), dequantizer_of(node.inputs[slot])
-    if dequantizer is None:
-        raise TypeError("not a weight of codes")
+    label = context.label(node)
     stored = context.constants.find(data(dequantizer))
-    if isinstance(stored, str) or stored.dtype not in TYPES:
+    if isinstance(stored, str) or stored.dtype not in CODES:
         raise NotLifted(WHOLE_CODES, f"the quantised weight of {label} is not made of integers of 4, 8 or 16 bits")
     tensor = context.tensor(dequantizer, 1, "the scale")
     scale, zero_point = exact(tensor), _zero_point(context, dequantizer)
     native = stored.shape.numpy()
-    axis = _output_axis(node, slot, len(native))
+    axis = _stored_axis(context, node, slot, moves, len(native))
     if not _follow(dequantizer, scale, zero_point, axis, native):
         raise NotLifted(SCALE_AXIS, f"the scales of the quantised weight of {label} do not follow its outputs")
     if not bool((np.isfinite(scale) & (scale > 0)).all()):
@@ -147,6 +160,44 @@ def _output_axis(node: ir.Node, slot: int, rank: int) -> int:
         return 0 if node.op_type == "Conv" else 1
     flipped = node.attributes.get_int("transB" if slot else "transA", 0) if node.op_type == "Gemm" else 0
     return rank - 2 if bool(slot) == bool(flipped) else rank - 1
+
+
+def _stored_axis(context: Context, node: ir.Node, slot: int, moves: Sequence[ir.Node], rank: int) -> int:
+    """Where the output channels of ``node`` stand in the weight as it is stored, before the ``moves``."""
+    if not moves:
+        return _output_axis(node, slot, rank)
+    shape = context.shape(moves[-1].outputs[0])
+    axis = None if shape is None else _output_axis(node, slot, len(shape))
+    size = None if shape is None or axis is None or not 0 <= axis < len(shape) else shape[axis]
+    place = None if shape is None or axis is None else axis - len(shape)
+    for move in reversed(moves):
+        view = MOVERS[move.op_type](context, move)
+        if place is None or not isinstance(size, int) or not isinstance(view, Moving):
+            break
+        place = followed(view.moves[0], place, size, backward=True)
+    if place is None or not isinstance(size, int):
+        because = f"the outputs of {context.label(node)} cannot be followed through {context.label(moves[-1])}"
+        raise NotLifted(SCALE_AXIS, because)
+    return rank + place
+
+
+def _moved(context: Context, tensor: ir.TensorProtocol, moves: Sequence[ir.Node]) -> ir.TensorProtocol:
+    """``tensor`` behind the operations that only move its elements, computed when it is read."""
+    if not moves:
+        return tensor
+    shape = context.shape(moves[-1].outputs[0]) or ()
+
+    def whole() -> ir.Tensor[Any]:
+        found: ir.TensorProtocol | None = tensor
+        for move in moves:
+            operands = [None if k is None else context.constants.find(k) for k in move.inputs[1:]]
+            known = [operand for operand in operands if not isinstance(operand, str)]
+            found = EXPRESSIONS[move.op_type](move, [found, *known])
+        if found is None:
+            raise ValueError(f"{context.label(moves[-1])} was lifted and cannot be evaluated")
+        return ir.Tensor(found.numpy(), dtype=tensor.dtype)
+
+    return ir.LazyTensor(whole, tensor.dtype, ir.Shape(shape))
 
 
 def _dequantized(codes: Codes, dtype: ir.DataType) -> ir.TensorProtocol:

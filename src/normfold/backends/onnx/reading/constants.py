@@ -19,6 +19,17 @@ from normfold.core.algebra.affine import Array
 
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
 """Types whose constants are folded."""
+CODES = frozenset(
+    {
+        ir.DataType.INT4,
+        ir.DataType.UINT4,
+        ir.DataType.INT8,
+        ir.DataType.UINT8,
+        ir.DataType.INT16,
+        ir.DataType.UINT16,
+    }
+)
+"""What the codes of a weight may be."""
 
 
 class WeightTensor(ir.LazyTensor):

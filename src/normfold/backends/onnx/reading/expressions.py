@@ -14,7 +14,15 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from normfold.backends.onnx.reading.constants import FLOATS, Arguments, ExactTensor, Expression, exact
+from normfold.backends.onnx.reading.constants import (
+    CODES,
+    FLOATS,
+    Arguments,
+    ExactTensor,
+    Expression,
+    code_limits,
+    exact,
+)
 from normfold.core.algebra.affine import Array
 from normfold.core.laws.collapse import inference_norm
 
@@ -239,6 +247,31 @@ def _matrix_product(_: ir.Node, arguments: Arguments) -> ir.TensorProtocol | Non
     return ExactTensor(np.matmul(exact(left), exact(right)), left.dtype)
 
 
+def _quantize(node: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
+    """The codes of a stored weight, rounded as runtimes do: in float32, halves to even, cut off where the type ends."""
+    tensor, scale, zero = (*arguments, None)[:3]
+    kind = _code_type(node, zero)
+    if tensor is None or scale is None or tensor.dtype not in FLOATS or kind not in CODES:
+        return None
+    if zero is None and len(node.inputs) > 2 and node.inputs[2] is not None:
+        return None
+    if {"block_size", "precision"} & node.attributes.keys() or len(scale.shape) > 1:
+        return None
+    spread = (-1, *[1] * (len(tensor.shape) - 1 - node.attributes.get_int("axis", 1) % max(1, len(tensor.shape))))
+    steps = scale.numpy().astype(np.float32).reshape(spread if scale.size > 1 else ())
+    zeros = np.zeros(()) if zero is None else zero.numpy().astype(np.float32).reshape(spread if zero.size > 1 else ())
+    with np.errstate(all="ignore"):
+        codes = np.clip(np.rint(tensor.numpy().astype(np.float32) / steps) + zeros, *code_limits(kind))
+    return ir.Tensor(codes.astype(kind.numpy()), dtype=kind) if np.isfinite(codes).all() else None
+
+
+def _code_type(node: ir.Node, zero: ir.TensorProtocol | None) -> ir.DataType:
+    """The type of the codes that a QuantizeLinear makes: its zero point's, or what it says itself."""
+    stated = ir.DataType(node.attributes.get_int("output_dtype", 0))
+    default = ir.DataType.UINT8 if stated == ir.DataType.UNDEFINED else stated
+    return default if zero is None else zero.dtype
+
+
 STATISTICS = frozenset({"BatchNormalization", "ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare"})
 """Operators by which a weight normalises itself: weight norm, spectral norm, weight standardisation."""
 
@@ -297,4 +330,5 @@ EXPRESSIONS: dict[str, Expression] = {
     "ReduceSumSquare": _reduction(lambda values, **axes: np.square(values).sum(**axes)),
     "MatMul": _matrix_product,
     "BatchNormalization": _batch_normalization,
+    "QuantizeLinear": _quantize,
 }

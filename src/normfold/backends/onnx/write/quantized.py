@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.backends.onnx.lift.linear import bias_vector, gemm_bias
-from normfold.backends.onnx.lift.quantized import dequantizer_of
+from normfold.backends.onnx.lift.quantized import dequantized
 from normfold.backends.onnx.reading.constants import Constants, ExactTensor
 from normfold.core.algebra.affine import Array
 from normfold.core.laws.quantized import bias_step, mirror, rescale
@@ -42,14 +42,28 @@ class QuantizedWriter:
             self._write_bias(view, dequantizer, scale, dtype)
 
     def _own(self, node: ir.Node, slot: int) -> ir.Node:
-        """The DequantizeLinear that makes input ``slot`` for ``node`` alone."""
-        value = node.inputs[slot]
-        dequantizer = dequantizer_of(value)
-        if value is None or dequantizer is None:
+        """The DequantizeLinear that makes input ``slot`` for ``node`` alone, past operations that only move it."""
+        dequantizer, moves = dequantized(node.inputs[slot])
+        if dequantizer is None:
             raise TypeError("not a dequantised operand")
-        if len(value.uses()) == 1 and not value.is_graph_output():
+        made = [one.outputs[0] for one in (dequantizer, *moves)]
+        if all(len(value.uses()) == 1 and not value.is_graph_output() for value in made):
             return dequantizer
-        return self._dequantizer_before(node, slot, dequantizer, dequantizer.inputs)
+        own = self._dequantizer_before(node, slot, dequantizer, dequantizer.inputs)
+        for move in moves:
+            self._move_before(node, slot, move)
+        return own
+
+    def _move_before(self, node: ir.Node, slot: int, like: ir.Node) -> None:
+        """Another ``like``, which moves what ``node`` reads at ``slot`` for it alone."""
+        operand, old = node.inputs[slot], like.outputs[0]
+        if node.graph is None:
+            raise TypeError("the node stands in no graph")
+        output = ir.Value(name=self.fresh(f"{old.name}_moved"), shape=old.shape, type=old.type)
+        inputs = [operand, *like.inputs[1:]]
+        made = ir.Node(like.domain, like.op_type, inputs, like.attributes.values(), outputs=[output], name=output.name)
+        node.graph.insert_before(node, made)
+        node.replace_input_with(slot, output)
 
     def _dequantizer_before(
         self, node: ir.Node, slot: int, like: ir.Node, inputs: Sequence[ir.Value | None]
@@ -59,7 +73,8 @@ class QuantizedWriter:
         if node.graph is None or operand is None:
             raise TypeError("the node stands in no graph")
         name = self.fresh(f"{operand.name}_dequantized")
-        output = ir.Value(name=name, shape=operand.shape, type=like.outputs[0].type)
+        shape = operand.shape if inputs != like.inputs else like.outputs[0].shape
+        output = ir.Value(name=name, shape=shape, type=like.outputs[0].type)
         made = ir.Node(like.domain, like.op_type, inputs, like.attributes.values(), outputs=[output], name=name)
         node.graph.insert_before(node, made)
         node.replace_input_with(slot, output)
