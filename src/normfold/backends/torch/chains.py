@@ -1,4 +1,4 @@
-"""Modules that are one affine map by stored constants, seen as one operation: FrozenBatchNorm2d, LayerScale."""
+"""Several operations seen as one: those of an affine module (FrozenBatchNorm2d, LayerScale), or of a written norm."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import nn
 
 from normfold.backends.torch.constants import exact
 from normfold.backends.torch.tracer import Call, Op, Trace, Value
+from normfold.backends.torch.written import written_norms
 from normfold.core.algebra import Affine, trim
 
 AFFINE: Final = "affine"
@@ -15,8 +16,10 @@ AFFINE: Final = "affine"
 
 
 def collapse(trace: Trace) -> tuple[Op, ...]:
-    """The operations of ``trace`` that depend on its inputs, those of each affine module as one."""
+    """The operations of ``trace`` that depend on its inputs, those of each affine module and each norm as one."""
     stands_for: dict[Op, Op | None] = {}
+    for op in written_norms(trace):
+        stands_for |= dict.fromkeys(op.arguments["steps"][:-1]) | {op.arguments["steps"][-1]: op}
     for call in trace.calls:
         steps = _steps(call)
         if steps:

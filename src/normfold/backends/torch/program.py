@@ -53,6 +53,10 @@ class ProgramGraph(TorchGraph):
         self.rewired: list[tuple[Op, Value]] = []
         _place(self.nodes_of, tree)
         super().__init__(trace, shared_memory(program))
+        # One that stands for several is where the last of them is.
+        self.nodes_of |= {
+            op: self.nodes_of[op.arguments["steps"][-1]] for op in self.nodes() if "steps" in op.arguments
+        }
 
     def origins(self) -> dict[str, str]:
         """The name of the node that makes each value, by the value's name now."""
@@ -124,9 +128,10 @@ def _aligned(trace: Trace, program: GraphModule) -> dict[Op, Node]:
     """The node of each operation."""
     nodes = [node for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload)]  # noqa: SLF001
     kinds = [_kind(node.target) for node in nodes]
-    if kinds != [op.kind for op in trace.ops if op.kind != "alias"]:
+    ops = sorted((op for op in (*trace.ops, *trace.idle) if op.kind != "alias"), key=lambda op: op.index)
+    if kinds != [op.kind for op in ops]:
         raise UsageError("not-exportable", "The exported program runs other operations than it lists.")
-    return dict(zip((op for op in trace.ops if op.kind != "alias"), nodes, strict=True))
+    return dict(zip(ops, nodes, strict=True))
 
 
 def _kind(target: Any) -> str:

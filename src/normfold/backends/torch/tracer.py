@@ -95,7 +95,10 @@ class Call:
 
 @dataclass(eq=False, slots=True)
 class Op:
-    """One operation. ``arguments`` holds every argument by name, with values in the place of tensors."""
+    """One operation. ``arguments`` holds every argument by name, with values in the place of tensors.
+
+    One that is ``idle`` handed on the very tensor that it was given.
+    """
 
     kind: str
     name: str
@@ -103,6 +106,7 @@ class Op:
     call: Call
     arguments: Mapping[str, Any]
     outputs: tuple[Value, ...] = ()
+    idle: bool = False
     inputs: tuple[Value, ...] = field(init=False)
     """The values among the arguments."""
 
@@ -136,8 +140,9 @@ class Trace:
     """A run of ``module``: its operations, its calls, and the values of the tensors in its state, by name.
 
     ``root`` is where the outermost call was made, ``reads`` are where Python looked at values that depend on the
-    inputs. Where a run may take other ways, ``elsewhere`` holds the operations there that read a stored tensor, and
-    ``fixed`` the operations that must stay as they are, each with why.
+    inputs, ``idle`` the operations that are not among ``ops`` since they did nothing. Where a run may take other ways,
+    ``elsewhere`` holds the operations there that read a stored tensor, and ``fixed`` those that must stay as they are,
+    each with why.
     """
 
     module: nn.Module
@@ -147,6 +152,7 @@ class Trace:
     stored: Mapping[str, Value]
     reads: tuple[Read, ...]
     retained: Mapping[str, torch.Tensor]
+    idle: tuple[Op, ...] = ()
     elsewhere: Mapping[Value, Sequence[Op]] = field(default_factory=dict)
     fixed: Mapping[Op, str] = field(default_factory=dict)
 
@@ -201,7 +207,8 @@ def trace(
     del arguments, named
     tracer.keep(result, search=way is None)
     root, reads = tracer.stack[0], tuple(tracer.reads)
-    return Trace(module, root, tuple(tracer.ops), tuple(tracer.calls), tracer.stored, reads, tracer.retained)
+    ops, idle = (tuple(op for op in tracer.ops if op.idle is kind) for kind in (False, True))
+    return Trace(module, root, ops, tuple(tracer.calls), tracer.stored, reads, tracer.retained, idle)
 
 
 def shared_memory(module: nn.Module) -> dict[str, str]:
@@ -334,7 +341,10 @@ class _Tracer:
         arguments = {roles.get(name, name): self._as_values(value) for name, value in given.items() if name != looks}
         changed = [given[a.name] for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
         result = function(*args, **kwargs)
-        op = self._open(schema.name, arguments, inplace=bool(changed))
+        idle = not changed and any(result is leaf for leaf in tree_leaves(given) if isinstance(leaf, torch.Tensor))
+        op = self._open(schema.name, arguments, inplace=bool(changed), idle=idle)
+        if idle:
+            return result
         inputs = op.inputs
         fixed = not changed and bool(inputs) and all(value.tensor is not None for value in inputs)
         fixed = fixed and torch.Tag.nondeterministic_seeded not in function.tags
@@ -355,7 +365,7 @@ class _Tracer:
                 self.retained[value.name] = tensor.clone()
         return result
 
-    def _open(self, kind: str, arguments: Mapping[str, Any], *, inplace: bool) -> Op:
+    def _open(self, kind: str, arguments: Mapping[str, Any], *, inplace: bool, idle: bool = False) -> Op:
         if len(self.ops) >= self.way.limit:
             raise EndlessError
         kind = kind.removeprefix("aten::")
@@ -364,9 +374,9 @@ class _Tracer:
         name = f"{call.path}:{kind}" if call.path else kind
         self.counts[name] += 1
         name = name if self.counts[name] == 1 else f"{name}@{self.counts[name]}"
-        op = Op(kind, name, len(self.ops), call, arguments)
+        op = Op(kind, name, len(self.ops), call, arguments, idle=idle)
         self.ops.append(op)
-        call.items.append(op)
+        call.items += () if idle else (op,)
         return op
 
     def _looked_at(self, op: Op, result: Any, *, sized: bool) -> Any:

@@ -103,7 +103,7 @@ def _affine(op: Op, view: AffineOp) -> Iterator[tuple[str, Array]]:
 def _tail(op: Op, view: Norm) -> Iterator[tuple[str, Array]]:
     if view.tail is None:  # one without constants that has become another
         return
-    yield "weight", _flat(op, view.tail.scale)
+    yield "weight", _flat(op, view.tail.scale) - op.arguments.get("offset", 0.0)
     if view.holds_shift:
         yield "bias", _flat(op, view.tail.shift)
 

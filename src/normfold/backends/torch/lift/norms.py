@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from normfold.backends.torch.chains import AFFINE, affine_of
 from normfold.backends.torch.constants import exact, largest
 from normfold.backends.torch.tracer import Op, Value
 from normfold.backends.torch.tree import ModuleTree
+from normfold.backends.torch.written import WRITTEN
 from normfold.core.algebra import Affine
 from normfold.core.algebra.affine import Array
 from normfold.core.laws.collapse import inference_norm
@@ -148,6 +150,12 @@ def _live(tree: ModuleTree, op: Op, kind: NormKind, axes: tuple[int, ...], group
     )
 
 
+def _written(tree: ModuleTree, op: Op) -> Norm:
+    """A norm that a forward writes out. Its scale may be a stored tensor plus a number."""
+    view = _live(tree, op, op.arguments["norm"], op.arguments["axes"], None)
+    return replace(view, tail=None if view.tail is None else op.arguments.get("tail"))
+
+
 def _tensor(op: Op, argument: str) -> torch.Tensor | None:
     value = op.arguments.get(argument)
     return None if value is None else value.tensor
@@ -160,5 +168,6 @@ NORMS: dict[str, Callable[[ModuleTree, Op], View]] = {
     "group_norm": _group_norm,
     "rms_norm": _layer_norm,
     AFFINE: _affine,
+    WRITTEN: _written,
 }
 """Kinds of operations that are norms, each with what lifts it."""
