@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import onnx
 import onnx_ir
 
+from normfold.backends.onnx import drop_empty_biases
 from normfold.errors import UsageError
 from normfold.models import onnxfile
 from normfold.runtime import Runnable
@@ -42,6 +43,8 @@ class OnnxSource:
     file: onnxfile.ModelFile | None = None
     proto: bool = False
     """Whether it came as an ``onnx.ModelProto``, and its result leaves as one."""
+    mended: bool = False
+    """Whether biases of zeros that do not fit were taken out, without which nothing runs it."""
 
     @property
     def nbytes(self) -> int:
@@ -51,7 +54,7 @@ class OnnxSource:
     @contextmanager
     def runnable(self) -> Iterator[Runnable]:
         """The model's own file, or one written for the occasion."""
-        if self.file is not None:
+        if self.file is not None and not self.mended:
             yield Runnable(self.file.file, self.file.data_folder)
             return
         with runnable(self.fresh()) as written:
@@ -69,6 +72,20 @@ def onnx_source(model: object) -> OnnxSource:
         UsageError: it is none of these.
         ModelFileError: it cannot be read.
     """
+    source = _as_it_came(model)
+    first = source.fresh()
+    if drop_empty_biases(first):
+        return replace(source, fresh=lambda: _without_empty_biases(source.fresh()), mended=True)
+    firsts = iter([first])
+    return replace(source, fresh=lambda: next(firsts, None) or source.fresh())
+
+
+def _without_empty_biases(model: onnx_ir.Model) -> onnx_ir.Model:
+    drop_empty_biases(model)
+    return model
+
+
+def _as_it_came(model: object) -> OnnxSource:
     if isinstance(model, onnx.ModelProto):
         onnxfile.check_structure(model)
         digest = sha256(model.SerializeToString(deterministic=True)).hexdigest()

@@ -35,6 +35,7 @@ External = Literal["auto", "always", "never"]
 MEASURED_BELOW: Final = 32 << 20
 """Bytes of a model up to which the deviation at each norm is measured: it costs a second run of both."""
 UNQUANTIZED: Final = "compared without the quantisers of activations and before biases are rounded to their steps"
+MENDED: Final = "compared with the source without the biases of zeros that do not fit their convolutions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,7 @@ class _Fold:
         if self._stage is not None:
             preprocess(copy, self._stage)
         attempt = onnx_model.fold(copy, CHECKER.infer, self._request.selection, self._request.costs, dropped)
-        changed = attempt.changed or self._stage is not None
+        changed = attempt.changed or self._stage is not None or self._source.mended
         # What is handed over without a proof is the source itself: folding inlines functions where nothing goes, too.
         model = attempt.model if changed else self._source.fresh()
         model.metadata_props.update(attempt.model.metadata_props)
@@ -149,7 +150,8 @@ class _Fold:
         problem = self._problem(rejection.result())
         if problem is not None:
             return Verification("different", because=f"result: not valid ONNX: {problem}", failure=problem)
-        return replace(proof, because="; ".join(filter(None, [proof.because, UNQUANTIZED]))) if quantized else proof
+        notes = [proof.because, UNQUANTIZED if quantized else "", MENDED if self._source.mended else ""]
+        return replace(proof, because="; ".join(filter(None, notes)))
 
     def _compared_part(self, attempt: Rewritten[onnx_ir.Model], whole: Verification) -> Verification:
         """The comparison of what was changed alone, where the source as a whole cannot be run."""

@@ -30,7 +30,9 @@ def changed_part(source: ir.Model, result: ir.Model) -> tuple[ir.Model, ir.Model
     None where the two cannot be cut: a value before the change has no known type or rank, or is no tensor.
     """
     inline_norms(source, may_hold_norm)
-    if source.opset_imports != result.opset_imports or len(source.graph.outputs) != len(result.graph.outputs):
+    there = result.opset_imports
+    same_opsets = all(there.get(domain, version) == version for domain, version in source.opset_imports.items())
+    if not same_opsets or len(source.graph.outputs) != len(result.graph.outputs):
         return None
     numbering = _Numbering()
     ours, theirs = numbering.of(source), numbering.of(result)

@@ -6,6 +6,17 @@ from normfold.backends.onnx.norms.sites import may_hold_norm
 from normfold.backends.onnx.reading.inference import Inference
 from normfold.backends.onnx.reading.inline import inline_norms
 from normfold.backends.onnx.reading.stored import stored
+from normfold.backends.onnx.write.mending import drop_empty_biases
 from normfold.backends.onnx.write.preprocessing import bind, insert
 
-__all__ = ["Inference", "OnnxGraph", "bind", "inline_norms", "insert", "may_hold_norm", "remove_dead_weight", "stored"]
+__all__ = [
+    "Inference",
+    "OnnxGraph",
+    "bind",
+    "drop_empty_biases",
+    "inline_norms",
+    "insert",
+    "may_hold_norm",
+    "remove_dead_weight",
+    "stored",
+]

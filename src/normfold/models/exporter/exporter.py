@@ -14,6 +14,7 @@ import onnx_ir
 import torch
 from torch import nn
 
+from normfold.backends.onnx import drop_empty_biases
 from normfold.errors import UsageError
 from normfold.models.exporter.interface import SMALLEST, Flat, Interface
 
@@ -70,6 +71,7 @@ def raw_model(module: nn.Module, what: Interface, opset: int | None) -> onnx_ir.
     optimizer.fold_constants(model, onnx_shape_inference=True)
     optimizer.remove_unused_nodes(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    drop_empty_biases(model)
     common.DeduplicateInitializersPass()(model)
     return model
 
