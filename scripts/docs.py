@@ -312,6 +312,7 @@ folded module leaves no more norms than folding the export. `torch.export` takes
 are deviations from the source, of its output's range, in float32 by ONNX Runtime with nothing optimised but for the
 first. Sites with another difference: {parting}."""
 CODES_ONLY: Final = "not applicable: the weights of a module are no quantised codes with scales beside them"
+NO_CODES: Final = "covered by cases of its own: the exporter writes no quantised weights"
 SHUFFLING: Final = tuple(rule.name for rule in RULES if isinstance(rule, Rule) and rule.map is Shuffle)
 CENTRING: Final = tuple(rule.name for rule in RULES if isinstance(rule, Rule) and rule.map in (Centring, Offset))
 UNUSED: Final = "covered by cases of its own: no fold sends this map out yet"
@@ -319,6 +320,8 @@ GAP: Final = "**no case yet**"
 NOT_ON_MODULES: Final = {
     "fold_affine_into_quantized_producer": CODES_ONLY,
     "fold_scale_into_quantized_consumer": CODES_ONLY,
+    "fold_affine_into_block_producer": CODES_ONLY,
+    "fold_affine_into_block_consumer": CODES_ONLY,
     "emit_norm": "not applicable: operations in a module's own forward stay as they are",
     "bake_normalised_weight": "not applicable: a parametrised weight is not a stored one (`constant`); bake it first",
     "fold_shift_into_producer": "not applicable: an addition in a module's own forward stays (`needs-structure`)",
@@ -327,8 +330,10 @@ NOT_ON_MODULES: Final = {
 }
 """Why no case shows a rule on a module."""
 NOT_EXPORTED: Final = {
-    "fold_affine_into_quantized_producer": "covered by cases of its own: the exporter writes no quantised weights",
-    "fold_scale_into_quantized_consumer": "covered by cases of its own: the exporter writes no quantised weights",
+    "fold_affine_into_quantized_producer": NO_CODES,
+    "fold_scale_into_quantized_consumer": NO_CODES,
+    "fold_affine_into_block_producer": NO_CODES,
+    "fold_affine_into_block_consumer": NO_CODES,
     "bake_normalised_weight": "covered by cases of its own: the export bakes such weights already",
     "drop_identity_move": "covered by cases of its own: the export leaves such operations out already",
     **dict.fromkeys(SHUFFLING, "covered by cases of its own"),

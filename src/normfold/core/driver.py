@@ -34,7 +34,7 @@ from normfold.core.premises import DOES_NOT_PAY, SELECTED, VERIFICATION_FAILED
 from normfold.core.rules import IDENTITIES, MOVES, REWRITES, Rewrite
 from normfold.core.search import Search
 from normfold.core.statistics import Known, commit, known_statistics, surviving
-from normfold.core.views import AffineOp, Linear, Moving, Node, Norm, QuantizedLinear, View
+from normfold.core.views import AffineOp, Linear, Moving, Node, Norm, View, unquantized
 from normfold.records import Decision, Outcome, Pair, Refusal, SiteReport, StatisticsRecord
 
 ALTERNATIVES = 32
@@ -371,7 +371,7 @@ def _only_shifts(graph: Graph, node: Node) -> bool:
     before: View | None = view
     while isinstance(before, AffineOp | Moving):
         before = maker(graph, before.inputs[0])
-    return isinstance(before, Linear | QuantizedLinear)
+    return before is not None and isinstance(unquantized(before), Linear)
 
 
 def _pairs(graph: Graph, states: Sequence[_SiteState], shared: Collection[str]) -> list[Pair]:

@@ -246,6 +246,9 @@ UNIFORM_BOUNDS: Final = Premise(
 )
 UNIFORM_PADDING: Final = Premise("uniform-padding", "A Pad gets the same new padding value for every channel.")
 UNIFORM_SCALE: Final = Premise("uniform-scale", "A mean over channels passes a scale that is the same for all of them.")
+UNROUNDED_INPUT: Final = Premise(
+    "unrounded-input", "The input of a product with a quantised weight is not rounded to integers on the way in."
+)
 VERIFICATION_FAILED: Final = Premise(
     "verification-failed",
     "The folded model agreed with its source when this norm was folded.",

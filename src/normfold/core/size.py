@@ -6,7 +6,7 @@ from math import prod
 
 from normfold.core.algebra.moves import Dim
 from normfold.core.graph import Graph
-from normfold.core.views import Linear, QuantizedLinear
+from normfold.core.views import Linear, unquantized
 from normfold.records import Size
 
 
@@ -20,7 +20,7 @@ def _macs(graph: Graph) -> int | None:
     total = 0
     for node in graph.nodes():
         view = graph.view(node)
-        linear = view.linear if isinstance(view, QuantizedLinear) else view
+        linear = unquantized(view)
         if isinstance(linear, Linear):
             positions = _positions(graph, linear)
             if positions is None:

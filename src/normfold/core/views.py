@@ -95,6 +95,27 @@ class QuantizedLinear(View):
     unit: Array | None
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BlockLinear(View):
+    """A matrix product whose weight is stored as integers, in blocks of ``size`` inputs of one output.
+
+    ``linear`` is the same operation with the values that they stand for; the scales pending in its weight are those
+    that ``scales``, ``[out, blocks]``, have not taken yet. They may be negative. ``normal`` are the least and the
+    greatest normal number of their type. ``rounds_input`` says whether the input is rounded to integers as well.
+    """
+
+    linear: Linear
+    size: int
+    scales: Array
+    normal: tuple[float, float]
+    rounds_input: bool
+
+
+def unquantized(view: View) -> View:
+    """``view`` as the operation with the weight that its codes stand for; others as they are."""
+    return view.linear if isinstance(view, QuantizedLinear | BlockLinear) else view
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class RunningStatistics:
     """Mean and variance of a value by channel, right-aligned with it, and the epsilon of the norm that reads it."""

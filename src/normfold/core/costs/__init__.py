@@ -18,7 +18,7 @@ from typing import Final
 
 from normfold.core.graph import Graph, maker
 from normfold.core.plan import Bypass, Insert, Plan
-from normfold.core.views import Linear, Norm, QuantizedLinear, View
+from normfold.core.views import Linear, Norm, View, unquantized
 from normfold.errors import UsageError
 
 DEFAULT: Final = "cpu"
@@ -118,8 +118,8 @@ def cost_key(graph: Graph, insert: Insert) -> str:
 def _beside(graph: Graph, insert: Insert) -> Linear | None:
     """The linear operation that ``insert`` stands before or behind."""
     view = maker(graph, insert.value) if insert.reader is None else graph.view(insert.reader)
-    view = view.linear if isinstance(view, QuantizedLinear) else view
-    return view if isinstance(view, Linear) else None
+    linear = None if view is None else unquantized(view)
+    return linear if isinstance(linear, Linear) else None
 
 
 def _words(graph: Graph, insert: Insert, key: str) -> str:

@@ -10,10 +10,11 @@ from normfold.core.algebra.moves import Dim
 from normfold.core.graph import Graph
 from normfold.core.health import TINY
 from normfold.core.laws.backward import channel_vector
+from normfold.core.laws.blocks import rescale_blocks
 from normfold.core.laws.quantized import BIAS_LIMIT, bias_step, mirror, rescale
 from normfold.core.plan import Bypass, Plan
 from normfold.core.rules.rule import BACKWARD, Carry, M, Place, Step, Target, V
-from normfold.core.views import AffineOp, Linear, QuantizedLinear, Value, View
+from normfold.core.views import AffineOp, BlockLinear, Linear, QuantizedLinear, Value, View
 
 UNSEEN = 1e30
 """No trained weight is as large as this: one need not be read to see that it stays below a far larger number."""
@@ -102,9 +103,23 @@ def per_input_channel(carry: Carry[Linear, Affine]) -> str | None:
     return f"its constants do not follow the {carry.view.weight.in_channels} input channels of {carry.label}"
 
 
-def floating(carry: Carry[QuantizedLinear, M]) -> Carry[Linear, M]:
+def floating(carry: Carry[QuantizedLinear, M] | Carry[BlockLinear, M]) -> Carry[Linear, M]:
     """The map at the same operation with the weight that its codes stand for."""
     return Carry(carry.graph, carry.view.linear, carry.direction, carry.map, carry.port)
+
+
+def rescaled(view: BlockLinear) -> Array | None:
+    """The scales of blocks that have taken those pending in the weight; ``None`` where inputs of a block differ."""
+    return rescale_blocks(view.scales, view.size, view.linear.weight.rows, view.linear.weight.columns)
+
+
+def normal_scales_of_blocks(view: BlockLinear, label: str) -> str | None:
+    """The new scales of a weight in blocks are normal numbers of their type, or zero."""
+    scales, (least, greatest) = rescaled(view), view.normal
+    magnitudes = np.zeros(1) if scales is None else np.abs(scales)
+    if bool((((magnitudes >= least) & (magnitudes <= greatest)) | (magnitudes == 0)).all()):
+        return None
+    return f"a new scale of the quantised weight of {label} is not within {least:.3g} and {greatest:.3g}"
 
 
 def factors_of_codes(view: QuantizedLinear) -> Array | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
-from normfold.backends.onnx.lift import affine, moving, norms, pointwise, pooling, quantized, recurrent, tables
+from normfold.backends.onnx.lift import affine, blocks, moving, norms, pointwise, pooling, quantized, recurrent, tables
 from normfold.backends.onnx.lift.context import Context, opaque
 from normfold.core.views import NotLifted, View
 
@@ -19,6 +19,7 @@ LIFTS: Mapping[tuple[str, str], Callable[[Context, ir.Node], View]] = {
     **{("", op): lift for op, lift in recurrent.LIFTS.items()},
     **{("", op): lift for op, lift in tables.LIFTS.items()},
     **norms.LIFTS,
+    **blocks.LIFTS,
     ("ai.onnx.ml", "Scaler"): affine.scaler,
 }
 

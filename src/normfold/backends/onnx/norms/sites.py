@@ -19,7 +19,7 @@ from normfold.core.algebra import Permute
 from normfold.core.algebra.affine import Array
 from normfold.core.graph import Site, maker
 from normfold.core.health import findings
-from normfold.core.views import AffineOp, Embedding, Linear, Moving, Product, QuantizedLinear, Recurrent, Value, View
+from normfold.core.views import AffineOp, Embedding, Linear, Moving, Product, Recurrent, Value, View, unquantized
 from normfold.records import Role
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ class _Finder:
         while (producer := self.graph.producer(value)) is not None:
             if sole and len(self.graph.consumers(value)) != 1:
                 return None
-            view = _unquantized(self.graph.view(producer))
+            view = unquantized(self.graph.view(producer))
             if isinstance(view, Linear | Embedding):
                 return view
             if producer.op_type in ("Conv", "ConvTranspose"):
@@ -260,7 +260,7 @@ class _Finder:
         if sole and len(readers) != 1:
             return False
         for reader, _ in readers:
-            view = _unquantized(self.graph.view(reader))
+            view = unquantized(self.graph.view(reader))
             if isinstance(view, Linear | Recurrent):
                 return view.inputs[0] is node.outputs[0]
             if (isinstance(view, AffineOp) or _is_identity(view)) and self._linear_after(reader, sole=sole):
@@ -275,10 +275,6 @@ def _takes_shift(view: View) -> bool:
 def _per_channel(constant: Array) -> bool:
     """Whether a constant varies along one axis."""
     return len([size for size in constant.shape if size > 1]) == 1
-
-
-def _unquantized(view: View) -> View:
-    return view.linear if isinstance(view, QuantizedLinear) else view
 
 
 def _is_identity(view: View) -> bool:

@@ -35,12 +35,26 @@ def _half(node: ir.Node, opset: int) -> ir.Node | None:
     return None if source is None else ir.Node("", "Split", [source], halves, num_outputs=2)
 
 
+def _product(node: ir.Node, _: int) -> ir.Node | None:
+    """A matrix product with a weight of the size that the node states, which no more than its dimensions is read of."""
+    source, scales = (*node.inputs, None, None, None)[0:3:2]
+    sizes = [node.attributes.get_int(name, 0) for name in ("K", "N")]
+    if source is None or scales is None or scales.dtype is None or node.graph is None:
+        return None
+    shape, kind = ir.AttrInt64s("shape", sizes), ir.AttrInt64("dtype", scales.dtype)
+    weight = ir.Node("", "RandomNormal", [], [shape, kind], name=f"{node.outputs[0].name}_weight")
+    weight.outputs[0].name = weight.name
+    node.graph.insert_before(node, weight)
+    return ir.Node("", "MatMul", [source, weight.outputs[0]])
+
+
 STAND_INS: Final[Mapping[tuple[str, str], Mapping[int, StandIn]]] = {
     **{(MICROSOFT, op): {0: _like(0)} for op in ("BiasAdd", "BiasGelu", "FastGelu", "Gelu", "GroupNorm", "QuickGelu")},
     **{(domain, "SimplifiedLayerNormalization"): {0: _like(0)} for domain in ("", MICROSOFT)},
     **{(MICROSOFT, f"Skip{op}LayerNormalization"): {0: _like(0), 3: _like(0)} for op in ("", "Simplified")},
     (MICROSOFT, "BiasSplitGelu"): {0: _half},
     (MICROSOFT, "EmbedLayerNormalization"): {0: _embedded, 2: _embedded},
+    (MICROSOFT, "MatMulNBits"): {0: _product},
     (MICROSOFT, "SkipGroupNorm"): {0: _like(0), 1: _like(0)},
 }
 """For outputs of each operator, what makes a value as large and of the same type."""

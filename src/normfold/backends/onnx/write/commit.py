@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from normfold.backends.onnx.lift import recurrent
+from normfold.backends.onnx.lift import blocks, recurrent
 from normfold.backends.onnx.lift.linear import bias_vector, gemm_bias
 from normfold.backends.onnx.lift.norms import tail_slots
 from normfold.backends.onnx.reading.constants import Constants, ExactTensor, TableTensor, WeightTensor, exact
@@ -17,8 +17,20 @@ from normfold.backends.onnx.write import gemm
 from normfold.backends.onnx.write.quantized import QuantizedWriter
 from normfold.core.algebra import Affine
 from normfold.core.algebra.affine import Array
+from normfold.core.laws.blocks import rescale_blocks
 from normfold.core.laws.collapse import norm_constants
-from normfold.core.views import AffineOp, Clip, Embedding, Linear, Norm, Pad, QuantizedLinear, Recurrent, View
+from normfold.core.views import (
+    AffineOp,
+    BlockLinear,
+    Clip,
+    Embedding,
+    Linear,
+    Norm,
+    Pad,
+    QuantizedLinear,
+    Recurrent,
+    View,
+)
 
 
 @dataclass(frozen=True)
@@ -35,8 +47,8 @@ class Writer:
         """Write the constants of a changed ``view`` into its node."""
         if isinstance(view, Linear):
             self._linear(view)
-        elif isinstance(view, QuantizedLinear):
-            QuantizedWriter(self.constants, self.set_constant, self.fresh).write(view)
+        elif isinstance(view, QuantizedLinear | BlockLinear):
+            self._quantized(view)
         elif isinstance(view, Embedding):
             self._table(view)
         elif isinstance(view, Recurrent):
@@ -91,6 +103,22 @@ class Writer:
         node.resize_inputs(2)
         if old is not None:
             sweep(old)
+
+    def _quantized(self, view: QuantizedLinear | BlockLinear) -> None:
+        """The scales and the bias; codes in blocks stay as they are stored."""
+        if isinstance(view, QuantizedLinear):
+            QuantizedWriter(self.constants, self.set_constant, self.fresh).write(view)
+            return
+        node, weight = _native(view), view.linear.weight
+        old = self._tensor(node, blocks.SCALES)
+        scales = rescale_blocks(view.scales, view.size, weight.rows, weight.columns)
+        if scales is None:
+            raise TypeError("the scales of a block differ")
+        tensor = ExactTensor(scales.reshape(old.shape.numpy()), old.dtype)
+        self.set_constant(node, blocks.SCALES, tensor, _operand(node, blocks.SCALES).name or "scales")
+        if view.linear.bias is not None:
+            bias = ExactTensor(np.ascontiguousarray(bias_vector(view.linear)), self._tensor(node, blocks.BIAS).dtype)
+            self.set_constant(node, blocks.BIAS, bias, _operand(node, blocks.BIAS).name or "bias")
 
     def _table(self, view: Embedding) -> None:
         node = _native(view)
