@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from normfold.errors import EnvironmentUnavailableError
+from normfold.errors import EnvironmentUnavailableError, UsageError
 
 STATM: Final = Path("/proc/self/statm")
 PAGE: Final = 4096
+USUAL_SECONDS: Final = 900.0
+"""Time limit of verbs that measure nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,23 @@ _LIMITS: ContextVar[Limits] = ContextVar("normfold_limits", default=Limits())  #
 
 
 @contextmanager
-def limited(time_limit: float | None = None, memory_limit: int | None = None) -> Iterator[None]:
-    """Limit what is done in the ``with`` block to so many seconds and bytes; an outer limit that is closer holds."""
+def limited(
+    time_limit: float | None = None, memory_limit: int | None = None, usual: float | None = USUAL_SECONDS
+) -> Iterator[None]:
+    """Limit what is done in the ``with`` block to so many seconds and bytes; an outer limit that is closer holds.
+
+    ``usual`` is the time limit where there is neither one here nor an outer one.
+
+    Raises:
+        UsageError: a limit is not above zero.
+    """
     outer = _LIMITS.get()
+    for name, limit in (("time_limit", time_limit), ("memory_limit", memory_limit)):
+        if limit is not None and not limit > 0:
+            raise UsageError("usage", f"{name} is {limit!r}; it has to be more than zero.")
     until, seconds = outer.until, outer.seconds
+    if time_limit is None and until is None:
+        time_limit = usual
     if time_limit is not None and (until is None or time.monotonic() + time_limit < until):
         until, seconds = time.monotonic() + time_limit, time_limit
     memory, memory_from = outer.memory, outer.memory_from

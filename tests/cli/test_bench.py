@@ -11,12 +11,19 @@ import pytest
 
 import timed
 from normfold.cli.application import run
+from normfold.measure.processes import Measurement
 from normfold.report import schema
 from normfold.runtime import session_profile
 
 Ask = Callable[..., tuple[int, dict]]
-SHORT = ("--time-limit", "500ms", "--processes", "2")
+SHORT = ("--processes", "2", "--half-width", "50")
 BRIEF = (*SHORT, "--no-details")
+
+
+@pytest.fixture(autouse=True)
+def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time little in each process."""
+    monkeypatch.setattr(Measurement, "_per_process", 0.1)
 
 
 @pytest.fixture
@@ -126,13 +133,13 @@ def test_settings_from_a_file(ask: Ask, net: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_regression_is_exit_1(net: Path, tmp_path: Path, ask: Ask, capfd: pytest.CaptureFixture[str]) -> None:
     double = timed.products(tmp_path, 100, "double")
-    code, parsed = ask("compare", net, double, "--time-limit", "1s", "--processes", 3)
+    code, parsed = ask("compare", net, double, *SHORT)
     assert code == 1
     assert parsed["error"] is None
     (one,) = parsed["result"]["comparisons"]
     assert one["verdict"] == "slower"
     assert one["ratio"]["low"] > 1.5
-    assert run(["compare", str(double), str(net), "--time-limit", "1s", "--processes", "3"]) == 0
+    assert run(["compare", str(double), str(net), *SHORT]) == 0
     assert capfd.readouterr().out.endswith(": faster\n")
 
 

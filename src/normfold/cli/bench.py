@@ -9,7 +9,7 @@ import click
 
 from normfold.cli.command import CommandResult, verb
 from normfold.cli.measuring import arguments, measuring
-from normfold.cli.options import CUSTOM_OPS, INPUTS, SEED, SHAPES
+from normfold.cli.options import CUSTOM_OPS, INPUTS, SEED, SHAPES, refuse_overwriting
 from normfold.cli.param_types import file_name
 from normfold.records import Progress
 from normfold.report.blocks import Detail
@@ -27,7 +27,7 @@ from normfold.report.blocks import Detail
 @INPUTS
 @SEED
 @CUSTOM_OPS
-@verb("bench")
+@verb("bench", "60s")
 def command(
     *,
     models: tuple[str, ...],
@@ -47,6 +47,7 @@ def command(
     from normfold.verbs.bench import bench
 
     if output is not None:
+        refuse_overwriting(output, *models, options["session"], options["inputs"], *options["custom_ops"])
         writable(output)
     given = arguments(options)
     effort = replace(given.pop("effort"), details=not plain)

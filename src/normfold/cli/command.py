@@ -16,6 +16,7 @@ from typing import Any, Final
 import click
 
 from normfold._version import __version__
+from normfold.cli.bounds import MEMORY_LIMIT, bounded, time_limit
 from normfold.errors import EnvironmentUnavailableError, NormfoldError
 from normfold.records import Progress, silent
 from normfold.report.blocks import Blocks, Detail
@@ -43,20 +44,25 @@ class CommandResult:
         return json.dumps(whole, allow_nan=False)
 
 
-def verb(name: str) -> Callable[[Callable[..., CommandResult]], Callable[..., CommandResult]]:
+def verb(name: str, limit: str = "15m") -> Callable[[Callable[..., CommandResult]], Callable[..., CommandResult]]:
     """Add the options every verb has and run it guarded; it is called with ``progress`` and ``detail``.
 
-    ``progress`` reports on stderr. ``detail`` is what --quiet and --verbose ask for.
+    ``progress`` reports on stderr. ``detail`` is what --quiet and --verbose ask for. ``limit`` is the time that it may
+    take by default.
     """
 
     def decorate(job: Callable[..., CommandResult]) -> Callable[..., CommandResult]:
+        @time_limit(limit)
+        @MEMORY_LIMIT
         @click.option("--json", is_flag=True, expose_value=False, help="Print one JSON document instead of text.")
         @click.option("-q", "--quiet", is_flag=True, help="Print the summary only, and no progress.")
         @click.option("-v", "--verbose", is_flag=True, help="Print every row, however many there are.")
         @functools.wraps(job)
-        def wrapped(*, quiet: bool, verbose: bool, **options: Any) -> CommandResult:
+        def wrapped(
+            *, quiet: bool, verbose: bool, time_limit: float, memory_limit: int | None, **options: Any
+        ) -> CommandResult:
             def work() -> CommandResult:
-                with _progress(quiet=quiet) as progress:
+                with bounded(time_limit, memory_limit), _progress(quiet=quiet) as progress:
                     return job(progress=progress, detail=Detail(verbose - quiet), **options)
 
             return guarded(name, work)

@@ -32,7 +32,7 @@ from normfold.report.blocks import Detail
 @INPUTS
 @SEED
 @CUSTOM_OPS
-@verb("compare")
+@verb("compare", "60s")
 def command(
     *, a: str, b: str, force: bool, threshold: float, progress: Progress, detail: Detail, **options: Any
 ) -> CommandResult:

@@ -8,8 +8,8 @@ import click
 
 from normfold.cli.command import CommandResult, verb
 from normfold.cli.fold_result import fold_result
-from normfold.cli.modules import DYNAMIC, WEIGHTS, dynamic_axes, load_module, refuse_overwriting
-from normfold.cli.options import INPUTS, NO_VERIFY, ONLY, SEED, SHAPES, SKIP, external_data
+from normfold.cli.modules import DYNAMIC, WEIGHTS, dynamic_axes, load_module
+from normfold.cli.options import INPUTS, NO_VERIFY, ONLY, SEED, SHAPES, SKIP, external_data, refuse_overwriting
 from normfold.cli.param_types import ShapedInput, file_name
 from normfold.records import Progress
 from normfold.report.blocks import Detail
@@ -58,7 +58,7 @@ def command(
 
     FACTORY is called without arguments and returns the module, or is the module itself.
     """
-    refuse_overwriting(output, weights)
+    refuse_overwriting(output, weights, inputs)
     progress("loading")
     called = load_module(model, shapes, inputs, weights, seed)
 

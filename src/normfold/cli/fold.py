@@ -17,7 +17,6 @@ from normfold.cli.modules import (
     dynamic_axes,
     is_reference,
     load_module,
-    refuse_overwriting,
 )
 from normfold.cli.options import (
     CUSTOM_OPS,
@@ -29,6 +28,7 @@ from normfold.cli.options import (
     SHAPES,
     SKIP,
     external_data,
+    refuse_overwriting,
     sizes_by_name,
 )
 from normfold.cli.param_types import ShapedInput, file_name
@@ -101,6 +101,7 @@ def command(
     if target is None and not dry_run:
         raise UsageError("usage", "No output path given.", "Add -o FILE, --in-place or --dry-run.")
     written = None if dry_run else target
+    refuse_overwriting(written, weights, options["inputs"], *options["custom_ops"])
     if is_reference(model):
         job = _ModuleJob(model, written, shapes, dynamic, weights, progress, options)
         return fold_result("fold", model, written, job.run, detail)
@@ -133,7 +134,6 @@ class _ModuleJob:
     def run(self) -> FoldResult[Any]:
         """Load, fold, write."""
         self._check()
-        refuse_overwriting(self.target, self.weights)
         self.progress("loading")
         called = load_module(self.model, self.shapes, self.options["inputs"], self.weights, self.options["seed"])
         choice: dict[str, Any] = {key: self.options[key] for key in ("only", "skip", "seed")}

@@ -18,7 +18,6 @@ from normfold.cli.options import (
     THREADS,
     USE,
     sizes_by_name,
-    time_limit,
 )
 from normfold.cli.param_types import duration
 
@@ -31,7 +30,6 @@ OPTIONS = (
     CPUS,
     RTOL,
     ALLOW_FALLBACK,
-    time_limit("60s"),
     click.option(
         "--processes",
         type=click.IntRange(2, 1000),
@@ -70,15 +68,12 @@ def arguments(options: dict[str, Any]) -> dict[str, Any]:
     """Keywords of `normfold.bench` from the values of `OPTIONS` and of the shared ones."""
     from normfold.measure.candidate import Effort
 
-    usual, limit, processes = Effort(), options.pop("time_limit"), options.pop("processes")
+    usual, processes = Effort(), options.pop("processes")
     effort = replace(
         usual,
         half_width=options.pop("half_width") / 100,
         first=processes,
         most=max(usual.most, processes),
-        time_limit=limit,
-        # Half of the time for the first stage.
-        per_process=min(usual.per_process, limit / (2 * processes)),
         worker_timeout=options.pop("worker_timeout"),
     )
     return {**model_arguments(options), "effort": effort}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from normfold.cli.param_types import ShapedInput, dynamic_axis, file_name
-from normfold.errors import OutputError, UsageError
+from normfold.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,12 +64,6 @@ def load_module(
         hint = "Add --shape x=1x3x224x224, or --inputs FILE.npz."
         raise UsageError("usage", "A PyTorch module needs example inputs to be traced.", hint)
     return LoadedModule(module, *loading.called_with(module, tensors))
-
-
-def refuse_overwriting(target: str | None, weights: str | None) -> None:
-    """Raise `OutputError` ``output-is-input`` where ``target`` is the file of weights."""
-    if target and weights and Path(target).exists() and Path(weights).exists() and Path(target).samefile(weights):
-        raise OutputError("output-is-input", f"{target} is the file given with --weights.", "Choose another name.")
 
 
 def dynamic_axes(given: Iterable[tuple[str, int, str]]) -> dict[str, dict[int, str]]:

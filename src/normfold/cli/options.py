@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
 from normfold.cli import param_types as types
-from normfold.errors import UsageError
+from normfold.errors import OutputError, UsageError
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -110,16 +111,11 @@ def external_data(automatic: str) -> Callable[[_Command], _Command]:
     )
 
 
-def time_limit(default: str) -> Callable[[_Command], _Command]:
-    """``--time-limit``, about how long the whole job may take, with a job's own default such as ``3m``."""
-    return click.option(
-        "--time-limit",
-        type=types.duration,
-        default=default,
-        show_default=True,
-        metavar="DURATION",
-        help="About how long the whole job may take, such as 90s or 15m.",
-    )
+def refuse_overwriting(target: str | None, *read: str | None) -> None:
+    """Raise `OutputError` ``output-is-input`` where ``target`` is one of the files that the command reads."""
+    for file in filter(None, read) if target and Path(target).exists() else ():
+        if Path(file).exists() and Path(str(target)).samefile(file):
+            raise OutputError("output-is-input", f"{target} is an input of this command.", "Choose another name.")
 
 
 def sizes_by_name(shapes: Iterable[types.ShapedInput], **for_modules: object) -> dict[str, tuple[int, ...]]:

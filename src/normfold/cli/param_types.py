@@ -8,6 +8,8 @@ from typing import Final
 
 import click
 
+BYTES: Final = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+LEAST_BYTES: Final = 64 << 20
 SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 """Units of durations."""
 FLOATS: Final = ("float32", "float16", "bfloat16", "float64")
@@ -73,6 +75,17 @@ def duration(text: str) -> float:
     if found is None or found[2] not in SECONDS or not float(found[1]):
         raise click.BadParameter(f"{text!r} is not a duration such as 500ms, 90s or 15m.")
     return float(found[1]) * SECONDS[found[2]]
+
+
+def memory(text: str) -> int:
+    """``512MiB`` or ``2GiB`` to bytes; 64MiB at the least."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([A-Za-z]+)", text, re.ASCII)
+    if found is None or found[2] not in BYTES or not float(found[1]):
+        raise click.BadParameter(f"{text!r} is not a size such as 512MiB or 2GiB.")
+    size = int(float(found[1]) * BYTES[found[2]])
+    if size < LEAST_BYTES:
+        raise click.BadParameter(f"{text!r} is less than the {LEAST_BYTES >> 20}MiB that normfold needs for itself.")
+    return size
 
 
 def indices(text: str) -> tuple[int, ...]:

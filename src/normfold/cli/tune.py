@@ -18,11 +18,13 @@ from normfold.cli.options import (
     SEED,
     SHAPES,
     USE,
-    time_limit,
+    refuse_overwriting,
 )
 from normfold.cli.param_types import file_name
 from normfold.records import Progress
 from normfold.report.blocks import Detail
+
+MINUTES = "3m"
 
 
 @click.command("tune")
@@ -34,7 +36,6 @@ from normfold.report.blocks import Detail
 )
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Batch size.")
 @USE
-@time_limit("3m")
 @CPUS
 @RTOL
 @ALLOW_FALLBACK
@@ -42,7 +43,7 @@ from normfold.report.blocks import Detail
 @INPUTS
 @SEED
 @CUSTOM_OPS
-@verb("tune")
+@verb("tune", MINUTES)
 def command(*, model: str, output: str | None, progress: Progress, detail: Detail, **options: Any) -> CommandResult:
     """Search for session settings that make MODEL faster.
 
@@ -52,6 +53,7 @@ def command(*, model: str, output: str | None, progress: Progress, detail: Detai
     from normfold.verbs.tune import tune
 
     if output is not None:
+        refuse_overwriting(output, model, options["inputs"], *options["custom_ops"])
         writable(output)
     done = tune(model, progress=progress, **model_arguments(options))
     if output is not None:

@@ -25,6 +25,7 @@ from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Any
 
+from normfold import limits
 from normfold.core.algebra import Shuffle
 from normfold.core.costs import CostTable, cost_table
 from normfold.core.graph import Graph, Site, maker
@@ -202,6 +203,7 @@ def _excluded(name: str, only: Sequence[str], skip: Sequence[str], exclude: Mapp
 
 
 def _try(run: _Run, node: Node, table: CostTable) -> bool:
+    limits.check()
     search = Search(run.graph, run.excluded, undoes=run.owner[node].site.role == "norm")
     plan = _best(run.graph, node, search, table)
     if plan is None:
@@ -257,6 +259,7 @@ def _send(run: _Run, use: Use, nodes: Iterable[Node]) -> bool:
 
 def _worth(run: _Run, search: Search, use: Use, origin: Origin) -> Plan | None:
     """The first plan for a map from ``origin`` that can be carried out and serves its ``use``."""
+    limits.check()
     for plan in search.route(origin):
         refused = run.graph.unable(plan) or _left_out(run, plan)
         if refused is not None:
@@ -272,6 +275,7 @@ def _may_move(holder: _SiteState, node: Node) -> bool:
 
 def _next_plan(run: _Run, rule: Rewrite[Any, Any], node: Node) -> Plan | None:
     """The first plan of ``rule`` around ``node``. Why other places have none is noted for the norms that take part."""
+    limits.check()
     graph, owner = run.graph, run.owner
     view = graph.view(node)
     for place, answer in rule.answers(graph, view) if isinstance(view, rule.view) else ():

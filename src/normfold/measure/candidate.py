@@ -72,9 +72,9 @@ class Effort:
     most: int = 15
     """Processes of both stages together."""
     time_limit: float = 60.0
-    """Seconds after which no further process is started; the first stage is always completed."""
+    """Seconds for the processes of one experiment; none is started for which no time is left."""
     per_process: float = 2.0
-    """Seconds of timed runs in each process."""
+    """Seconds of timed runs in each process, at most."""
     warm_up: float = 0.1
     """Seconds that each model runs in each process before it is timed."""
     worker_timeout: float = 300.0

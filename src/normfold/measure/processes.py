@@ -9,6 +9,8 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
+from normfold import limits
+from normfold.errors import EnvironmentUnavailableError
 from normfold.measure import checks, statistics
 from normfold.measure.candidate import Candidate
 from normfold.measure.experiment import Experiment
@@ -24,6 +26,8 @@ T = TypeVar("T")
 EXPECTED: Final = "(expected)"
 PLAIN: Final = SessionProfile(options={"graph_optimization_level": "ORT_DISABLE_ALL"})
 """Settings with which the expected outputs are computed: on the CPU, without optimisations."""
+FEWEST: Final = 2
+"""Processes without which there is no interval."""
 PILOT_RUNS: Final = 3
 PROFILED_RUNS: Final = 20
 COARSE_COUNTER: Final = "a GPU's energy counter is too coarse for blocks of milliseconds"
@@ -46,13 +50,36 @@ class Measurement:
         return self._inputs
 
     def samples(self) -> tuple[Sample, ...]:
-        """First as many processes as the first stage has, then as many more as their spread asks for."""
-        effort, started = self._experiment.effort, time.monotonic()
-        samples = [self._sample(index, effort.first) for index in range(min(effort.first, effort.most))]
-        wanted = min(effort.most, self._wanted(samples))
-        while len(samples) < wanted and time.monotonic() - started < effort.time_limit:
-            samples.append(self._sample(len(samples), wanted))
+        """First as many processes as the first stage has, then as many more as their spread asks for.
+
+        Fewer where there is no time for another, but two at the least.
+
+        Raises:
+            NormfoldError: a model cannot be timed; ``timed-out``, the job's own time is up before that.
+        """
+        effort, samples, longest = self._experiment.effort, list[Sample](), 0.0
+        until = time.monotonic() + effort.time_limit
+        wanted = min(effort.first, effort.most)
+        while len(samples) < wanted:
+            began = time.monotonic()
+            if len(samples) >= FEWEST and began + longest > until:
+                break
+            try:
+                samples.append(self._sample(len(samples), wanted))
+            except EnvironmentUnavailableError:
+                if len(samples) < FEWEST or limits.remaining() != 0:
+                    raise
+                break
+            longest = max(longest, time.monotonic() - began)
+            if len(samples) == effort.first:
+                wanted = min(effort.most, self._wanted(samples))
         return tuple(samples)
+
+    @property
+    def _per_process(self) -> float:
+        """Seconds of timed runs in each process: half of the time is for the first stage."""
+        effort = self._experiment.effort
+        return min(effort.per_process, effort.time_limit / (2 * effort.first))
 
     def _client(self) -> TimingClient:
         return TimingClient(time_limit=self._experiment.effort.worker_timeout, command=self._experiment.command)
@@ -78,7 +105,7 @@ class Measurement:
             bound = {turn: client.bind(turn.session, self.inputs.entries) for turn in turns}
             deviations = [(turn.name, self._check(client, turn)) for turn in turns]
             seconds = [(turn.name, _pilot(client, turn.session, experiment.effort.warm_up)) for turn in turns]
-            plan = schedule(_by_name(seconds, max), experiment.effort.per_process, seed, experiment.copies)
+            plan = schedule(_by_name(seconds, max), self._per_process, seed, experiment.copies)
             before = gpu.look() if experiment.on_gpu else ""
             timed = client.time(plan.blocks())
             after = gpu.look() if experiment.on_gpu else ""
@@ -131,6 +158,15 @@ class Measurement:
             client.outputs(turn.session),
             self._experiment.rtol,
         )
+
+    def all_details(self) -> tuple[Details, ...]:
+        """Those of every candidate, where they are asked for and there is time for all of them."""
+        try:
+            return tuple(map(self.details, self._experiment.candidates)) if self._experiment.effort.details else ()
+        except EnvironmentUnavailableError:
+            if limits.remaining() != 0:
+                raise
+            return ()
 
     def details(self, candidate: Candidate) -> Details:
         """Memory and node times, from a process that holds this model alone."""

@@ -38,7 +38,7 @@ def _measure(experiment: Experiment, progress: Progress) -> Cell:
     with ArrayFolder() as folder:
         work = Measurement(experiment, folder, progress)
         samples = work.samples()
-        details = tuple(work.details(one) for one in experiment.candidates) if experiment.effort.details else ()
+        details = work.all_details()
     return _assemble(experiment, samples, work.inputs, details, load)
 
 
@@ -64,6 +64,7 @@ def _assemble(
         warnings=(
             *_about_the_machine(experiment.conditions, load),
             *_about_the_processes(samples, control),
+            *_about_the_time(effort, samples, details),
             *_about_the_models(experiment, samples, inputs),
         ),
     )
@@ -87,6 +88,13 @@ def _about_the_processes(samples: Sequence[Sample], control: statistics.Interval
         yield f"{unsteady} of {len(samples)} processes never reached a steady state: all their rounds are used"
     if control is not None and not control.low <= 0.0 <= control.high:
         yield "two copies of the reference measure as different: the machine is noisy, or it is chance"
+
+
+def _about_the_time(effort: Effort, samples: Sequence[Sample], details: Sequence[Details]) -> Iterator[str]:
+    if len(samples) < effort.first:
+        yield f"there was time for {len(samples)} of {effort.first} processes: --time-limit allows more"
+    if effort.details and not details:
+        yield "there was no time to measure memory and nodes: --time-limit allows more, --no-details leaves them out"
 
 
 def _about_the_models(experiment: Experiment, samples: Sequence[Sample], inputs: PreparedInputs) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 import torch
 from torch import nn
 
+from normfold import limits
 from normfold.backends.torch import trace
 from normfold.models.module.example import Example, call, tensor_like, tensors_in, to_array
 from normfold.proof.probes import Array
@@ -99,6 +100,7 @@ class ModuleRunner:
         """Run the module; its tensors are numbered in the order in which its result holds them."""
         if self._model is None:
             raise ValueError("run before load")
+        limits.check()
         started = time.monotonic()
         result = call(self._model.module, _doubled(example) if self._exactly else example)
         if isinstance(result, Failed):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from normfold import limits
 from normfold.core.preprocess import Stage
 from normfold.errors import UsageError
 from normfold.models.data import UserInputs
@@ -363,6 +364,7 @@ def make_feed(specs: Sequence[InputSpec], given: UserInputs, layout: Layout, kin
     """
     arrays, probes = {}, []
     for position, spec in enumerate(specs):
+        limits.check()
         rng = np.random.default_rng([seed, KINDS.index(kind), position])
         array, made = _make(spec, given, layout, kind, rng)
         arrays[spec.name] = array

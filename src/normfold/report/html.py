@@ -61,7 +61,7 @@ def _parts(block: Block) -> Iterator[str]:
         case Names():
             yield _names(block)
         case Code():
-            yield f'<pre style="margin:.3em 0 .3em 1em;{MONOSPACE}">{_escaped(chr(10).join(block.lines))}</pre>'
+            yield f'<pre style="margin:.3em 0 .3em 1em;{MONOSPACE}">{chr(10).join(map(_escaped, block.lines))}</pre>'
         case _:
             assert_never(block)
 

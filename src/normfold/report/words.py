@@ -9,8 +9,8 @@ from normfold.records import Decision, SiteReport, Verification, counts
 
 
 def printable(text: str) -> str:
-    """Escape what a terminal would obey: names in a model file are somebody else's bytes."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
+    """Escape what a terminal would obey, and line breaks: names in a model file are somebody else's bytes."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def number(value: float | None) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +43,27 @@ def limit_this_process(limit: int | None = None) -> None:
         bound = min(bound, hard)
     resource.setrlimit(resource.RLIMIT_AS, (bound, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+@contextmanager
+def data_limit(limit: int) -> Iterator[None]:
+    """Let allocations fail that would give this process ``limit`` bytes of data more than it has now.
+
+    Libraries that are loaded and files that are mapped do not count. Does nothing where the system has no such limit.
+    """
+    used = _kilobytes("/proc/self/status", "VmData")
+    if used is None:
+        yield
+        return
+    import resource
+
+    before, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    bound = used + limit
+    resource.setrlimit(resource.RLIMIT_DATA, (bound if hard == resource.RLIM_INFINITY else min(bound, hard), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (before, hard))
 
 
 def _machine() -> int | None:

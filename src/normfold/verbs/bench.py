@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from normfold import limits
 from normfold.errors import NormfoldError
+from normfold.limits import limited
 from normfold.measure.candidate import Candidate, Conditions, Effort
 from normfold.measure.documents import bench_record
 from normfold.measure.experiment import Experiment
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from normfold.verbs.timing import Model, Session
 
 DEFAULT_EFFORT: Final = Effort()
+SHARE: Final = 0.9
+"""Part of the time that is left for measuring; the rest is for what the figures come to."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -82,6 +86,8 @@ def bench(
     custom_ops: Sequence[str] = (),
     allow_fallback: bool = False,
     effort: Effort = DEFAULT_EFFORT,
+    time_limit: float | None = None,
+    memory_limit: int | None = None,
     progress: Progress = silent,
 ) -> BenchResult:
     """Time models beside one another; the first is what the others are compared with.
@@ -106,38 +112,45 @@ def bench(
         custom_ops: libraries of custom operators.
         allow_fallback: accept nodes that run on another execution provider than ``ep``.
         effort: how long to measure, and the precision aimed at.
+        time_limit: seconds for the whole call; by default one minute.
+        memory_limit: bytes that each process may take; by default 90 % of what is free.
         progress: told what is being done.
 
     Raises:
         ModelFileError: a model cannot be read.
         UsageError: options or settings are invalid.
     """
-    check_cpus(cpus)
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    progress("reading")
-    with open_candidates(models, example_inputs, session_settings(session, ep)) as candidates:
-        first = Experiment(
-            candidates,
-            Conditions(use=use, cpus=tuple(cpus)),
-            effort,
-            user_inputs(shapes, inputs),
-            seed=seed,
-            rtol=rtol,
-            allow_fallback=allow_fallback,
-            custom_ops=tuple(custom_ops),
-        )
-        cells = tuple(
-            _cell(first, size, count, progress) for size, count in itertools.product(_each(batch), _each(threads))
-        )
-    return BenchResult(candidates, cells, effort, seed, started, environment())
+    with limited(time_limit, memory_limit, effort.time_limit):
+        check_cpus(cpus)
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        progress("reading")
+        with open_candidates(models, example_inputs, session_settings(session, ep)) as candidates:
+            first = Experiment(
+                candidates,
+                Conditions(use=use, cpus=tuple(cpus)),
+                effort,
+                user_inputs(shapes, inputs),
+                seed=seed,
+                rtol=rtol,
+                allow_fallback=allow_fallback,
+                custom_ops=tuple(custom_ops),
+            )
+            pairs = list(itertools.product(_each(batch), _each(threads)))
+            cells = tuple(
+                _cell(first, size, count, len(pairs) - done, progress) for done, (size, count) in enumerate(pairs)
+            )
+        return BenchResult(candidates, cells, effort, seed, started, environment())
 
 
 def _each(values: int | Sequence[int] | None) -> Sequence[int | None]:
     return values if isinstance(values, Sequence) else (values,)
 
 
-def _cell(experiment: Experiment, batch: int | None, threads: int | None, progress: Progress) -> Cell:
-    """The figures for one batch size and number of threads."""
+def _cell(experiment: Experiment, batch: int | None, threads: int | None, left: int, progress: Progress) -> Cell:
+    """The figures for one batch size and number of threads, in its share of the time: ``left`` cells need theirs."""
+    effort = replace(experiment.effort, time_limit=SHARE * (limits.remaining() or 0.0) / left)
     where = f"threads {threads}" + ("" if batch is None else f", batch {batch}")
     conditions = replace(experiment.conditions, batch=batch, threads=threads or 1)
-    return measure(replace(experiment, conditions=conditions), lambda doing: progress(f"{where}: {doing}"))
+    return measure(
+        replace(experiment, conditions=conditions, effort=effort), lambda doing: progress(f"{where}: {doing}")
+    )

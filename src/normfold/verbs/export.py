@@ -12,6 +12,7 @@ from torch import nn
 
 from normfold._version import __version__
 from normfold.core.costs import cost_table
+from normfold.limits import limited
 from normfold.models import onnxfile
 from normfold.models.data import UserInputs
 from normfold.models.exporter.interface import Interface, interface
@@ -46,6 +47,8 @@ def export(
     seed: int = 0,
     verify: bool = True,
     external_data: External = "auto",
+    time_limit: float | None = None,
+    memory_limit: int | None = None,
     progress: Progress = silent,
 ) -> FoldResult[onnx_ir.Model]:
     """Export ``module`` to ONNX, fold its norms there, and, if ``output`` is given, write the result in one step.
@@ -68,6 +71,9 @@ def export(
         seed: for the random test inputs.
         verify: compare the result with the module.
         external_data: whether weights go into a file of their own; "auto" does so from 1.8 GB on.
+        time_limit: seconds for the whole call; by default 15 minutes. For a module both limits hold between
+            its forward passes.
+        memory_limit: bytes that each process may take; by default 90 % of what is free.
         progress: called with what is being done.
 
     Returns:
@@ -78,44 +84,45 @@ def export(
         UnprovenError: nothing here can run the result.
         NormfoldError: any other reason, with its code; ``not-exportable`` carries the exporter's.
     """
-    needs("onnxscript")
-    chosen = Selection(tuple(only), tuple(skip))
-    progress("exporting")
-    source = duplicate(evaluation_module(module))
-    what = interface(source, Example.of(example_inputs), dynamic or {}, input_names, output_names)
-    model = exported_model(source, what, opset)
-    decisions: tuple[Decision, ...] = ()
-    sizes: tuple[Size, Size] | None = None
-    cleaning: Cleaning | None = None
-    if fold:
-        request = Request(cost_table(), chosen, progress=progress)
-        folded = _folded(model, what, request, seed, verify=verify)
-        model, decisions = folded.model, folded.decisions
-        sizes, cleaning = folded.sizes, folded.cleaning
-    model.metadata_props["normfold.version"] = __version__
-    model.metadata_props["normfold.module"] = f"{type(source).__module__}.{type(source).__qualname__}"
-    with ExitStack() as stack:
-        progress("writing")
-        path = stack.enter_context(scratch_path()) if output is None else Path(output)
-        staged = stack.enter_context(onnxfile.stage(model, path, external=external_data))
-        proof = Verification("skipped", because="not asked for")
-        if verify:
-            progress("comparing with the module")
-            proof = compare_export(source, staged, what, Setup((), seed=seed, random=is_random(model)))
-            if proof.status != "equivalent":
-                raise not_equivalent(decisions, proof)
-        if output is not None:
-            staged.commit()
-    return FoldResult(
-        model,
-        decisions,
-        proof,
-        output=name_of(output),
-        sizes=sizes,
-        unmatched=chosen.unmatched(decision.site for decision in decisions),
-        cleaning=cleaning,
-        write=lambda path: onnxfile.write(model, path, external=external_data),
-    )
+    with limited(time_limit, memory_limit):
+        needs("onnxscript")
+        chosen = Selection(tuple(only), tuple(skip))
+        progress("exporting")
+        source = duplicate(evaluation_module(module))
+        what = interface(source, Example.of(example_inputs), dynamic or {}, input_names, output_names)
+        model = exported_model(source, what, opset)
+        decisions: tuple[Decision, ...] = ()
+        sizes: tuple[Size, Size] | None = None
+        cleaning: Cleaning | None = None
+        if fold:
+            request = Request(cost_table(), chosen, progress=progress)
+            folded = _folded(model, what, request, seed, verify=verify)
+            model, decisions = folded.model, folded.decisions
+            sizes, cleaning = folded.sizes, folded.cleaning
+        model.metadata_props["normfold.version"] = __version__
+        model.metadata_props["normfold.module"] = f"{type(source).__module__}.{type(source).__qualname__}"
+        with ExitStack() as stack:
+            progress("writing")
+            path = stack.enter_context(scratch_path()) if output is None else Path(output)
+            staged = stack.enter_context(onnxfile.stage(model, path, external=external_data))
+            proof = Verification("skipped", because="not asked for")
+            if verify:
+                progress("comparing with the module")
+                proof = compare_export(source, staged, what, Setup((), seed=seed, random=is_random(model)))
+                if proof.status != "equivalent":
+                    raise not_equivalent(decisions, proof)
+            if output is not None:
+                staged.commit()
+        return FoldResult(
+            model,
+            decisions,
+            proof,
+            output=name_of(output),
+            sizes=sizes,
+            unmatched=chosen.unmatched(decision.site for decision in decisions),
+            cleaning=cleaning,
+            write=lambda path: onnxfile.write(model, path, external=external_data),
+        )
 
 
 def _folded(

@@ -12,6 +12,7 @@ import onnx
 from normfold.core.costs import DEFAULT, cost_table
 from normfold.core.preprocess import Preprocess
 from normfold.errors import UsageError
+from normfold.limits import limited
 from normfold.models import onnxfile
 from normfold.models.data import Arrays, Shapes, user_inputs
 from normfold.models.source import File, OnnxModel, module_of, name_of, onnx_source
@@ -43,6 +44,8 @@ class ModuleOptions(TypedDict, total=False):
     verify: bool
     in_place: bool
     dry_run: bool
+    time_limit: float | None
+    memory_limit: int | None
     progress: Progress
 
 
@@ -94,6 +97,8 @@ def fold(
     allow_inserted: bool = False,
     ep: str = DEFAULT,
     clean: bool = True,
+    time_limit: float | None = None,
+    memory_limit: int | None = None,
     progress: Progress = silent,
 ) -> FoldResult[Any]:
     """Fold the norms of ``model`` and, if ``output`` is given, write the result there in one step.
@@ -122,6 +127,9 @@ def fold(
         clean: take out, too, what changes no bit of an output: dead nodes, copies, duplicates, computed constants; ONNX
             only, and not where the result could not be proven with it.
         ep: the execution provider whose cost table decides; ONNX only.
+        time_limit: seconds for the whole call; by default 15 minutes. For a module both limits hold between
+            its forward passes.
+        memory_limit: bytes that each process may take; by default 90 % of what is free.
         progress: called with what is being done.
 
     Raises:
@@ -129,53 +137,54 @@ def fold(
         UnprovenError: nothing here can run the two.
         NormfoldError: any other reason, with its code.
     """
-    selection = Selection(tuple(only), tuple(skip))
-    skipped = DRY_RUN if dry_run else "" if verify else NOT_ASKED_FOR
-    target = None if output is None or dry_run else Path(output)
-    module = module_of(model)
-    if module is not None:
-        if shapes or inputs or custom_ops or preprocess or allow_inserted or not clean:
-            raise UsageError(
-                "usage", "shapes, inputs, custom_ops, preprocess, allow_inserted and clean are for ONNX models."
-            )
-        from normfold.models.module.example import Example
-        from normfold.models.module.untouched import untouched
-        from normfold.pipeline.fold_module import ModuleFold
+    with limited(time_limit, memory_limit):
+        selection = Selection(tuple(only), tuple(skip))
+        skipped = DRY_RUN if dry_run else "" if verify else NOT_ASKED_FOR
+        target = None if output is None or dry_run else Path(output)
+        module = module_of(model)
+        if module is not None:
+            if shapes or inputs or custom_ops or preprocess or allow_inserted or not clean:
+                raise UsageError(
+                    "usage", "shapes, inputs, custom_ops, preprocess, allow_inserted and clean are for ONNX models."
+                )
+            from normfold.models.module.example import Example
+            from normfold.models.module.untouched import untouched
+            from normfold.pipeline.fold_module import ModuleFold
 
-        job = ModuleFold(module, Example.of(example_inputs), selection, seed, progress)
-        with untouched():
-            return _fold_module(job, target, skipped, in_place=in_place and not dry_run)
-    if example_inputs is not None:
-        hint = "ONNX models take inputs={name: array}, and output=PATH."
-        raise UsageError("usage", "example_inputs are for modules.", hint)
-    costs = replace(cost_table(ep), allow_inserted=allow_inserted)
-    request = Request(
-        costs, selection, preprocess, Target(target, external_data, in_place), clean=clean, progress=progress
-    )
-    # The imports of the workers overlap with the reading.
-    CHECKER.start()
-    if skipped:
-        progress("reading")
-        source = onnx_source(model)
-        done = fold_unproven(source, request, skipped)
-    else:
-        with Evaluator() as evaluator:
-            evaluator.start()
+            job = ModuleFold(module, Example.of(example_inputs), selection, seed, progress)
+            with untouched():
+                return _fold_module(job, target, skipped, in_place=in_place and not dry_run)
+        if example_inputs is not None:
+            hint = "ONNX models take inputs={name: array}, and output=PATH."
+            raise UsageError("usage", "example_inputs are for modules.", hint)
+        costs = replace(cost_table(ep), allow_inserted=allow_inserted)
+        request = Request(
+            costs, selection, preprocess, Target(target, external_data, in_place), clean=clean, progress=progress
+        )
+        # The imports of the workers overlap with the reading.
+        CHECKER.start()
+        if skipped:
             progress("reading")
             source = onnx_source(model)
-            setup = Setup((), user_inputs(shapes, inputs), seed=seed, custom_ops=custom_ops)
-            done = fold_proven(evaluator, source, request, setup)
-    return FoldResult(
-        source.like_source(done.model),
-        done.decisions,
-        done.verification,
-        source=name_of(model),
-        output=name_of(target),
-        sizes=done.sizes,
-        unmatched=selection.unmatched(decision.site for decision in done.decisions),
-        cleaning=done.cleaning,
-        write=lambda path: onnxfile.write(done.model, path, external=external_data, source=source.file),
-    )
+            done = fold_unproven(source, request, skipped)
+        else:
+            with Evaluator() as evaluator:
+                evaluator.start()
+                progress("reading")
+                source = onnx_source(model)
+                setup = Setup((), user_inputs(shapes, inputs), seed=seed, custom_ops=custom_ops)
+                done = fold_proven(evaluator, source, request, setup)
+        return FoldResult(
+            source.like_source(done.model),
+            done.decisions,
+            done.verification,
+            source=name_of(model),
+            output=name_of(target),
+            sizes=done.sizes,
+            unmatched=selection.unmatched(decision.site for decision in done.decisions),
+            cleaning=done.cleaning,
+            write=lambda path: onnxfile.write(done.model, path, external=external_data, source=source.file),
+        )
 
 
 def _fold_module(job: ModuleFold, target: Path | None, skipped: str, *, in_place: bool) -> FoldResult[nn.Module]:

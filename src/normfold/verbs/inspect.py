@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from normfold.limits import limited
 from normfold.models.source import OnnxModel, module_of, name_of, onnx_source
 from normfold.passes.fold import onnx_model
 from normfold.records import (
@@ -55,25 +56,36 @@ class InspectResult(Result):
         }
 
 
-def inspect(model: OnnxModel | nn.Module, example_inputs: Any = None, *, progress: Progress = silent) -> InspectResult:
+def inspect(
+    model: OnnxModel | nn.Module,
+    example_inputs: Any = None,
+    *,
+    time_limit: float | None = None,
+    memory_limit: int | None = None,
+    progress: Progress = silent,
+) -> InspectResult:
     """The norms of ``model``, the health of their statistics, and what `fold` would decide.
 
     Args:
         model: a path, a ``ModelProto``, an ``onnx_ir.Model`` or an ``nn.Module``; left as it is.
         example_inputs: what an ``nn.Module`` is traced with, as for `fold`; ONNX models need none.
+        time_limit: seconds for the whole call; by default 15 minutes. For a module both limits hold between
+            its forward passes.
+        memory_limit: bytes that each process may take; by default 90 % of what is free.
         progress: called with what is being done.
 
     Raises:
         NormfoldError: the model cannot be read.
     """
-    module = module_of(model)
-    if module is not None:
-        from normfold.models.module.example import Example
-        from normfold.pipeline import fold_module
+    with limited(time_limit, memory_limit):
+        module = module_of(model)
+        if module is not None:
+            from normfold.models.module.example import Example
+            from normfold.pipeline import fold_module
 
-        return InspectResult(*fold_module.inspect(module, Example.of(example_inputs), progress))
-    CHECKER.start()
-    progress("reading")
-    copy = onnx_source(model).fresh()
-    progress("inspecting")
-    return InspectResult(*onnx_model.inspect(copy, CHECKER.infer), name_of(model))
+            return InspectResult(*fold_module.inspect(module, Example.of(example_inputs), progress))
+        CHECKER.start()
+        progress("reading")
+        copy = onnx_source(model).fresh()
+        progress("inspecting")
+        return InspectResult(*onnx_model.inspect(copy, CHECKER.infer), name_of(model))

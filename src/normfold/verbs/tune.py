@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from normfold import limits
+from normfold.limits import limited
 from normfold.measure import Candidate, Conditions, Effort, Experiment, SessionProfile
 from normfold.measure.documents import comparison_record, model_record
 from normfold.measure.tune.changes import OFF, Changes, applied, possible_changes
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 
 STAGES: Final = {"each": "each by itself", "together": "together", "confirmed": "confirmed in new processes"}
 EFFORT: Final = Effort(details=False)
+LATE: Final = "the time limit was reached before everything was tried and confirmed: --time-limit allows more"
+SECONDS: Final = 180.0
+"""Time limit where none is given."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -133,7 +138,8 @@ def tune(
     threads: int | None = None,
     batch: int | None = None,
     use: Use = "server",
-    time_limit: float = 180.0,
+    time_limit: float | None = None,
+    memory_limit: int | None = None,
     cpus: Sequence[int] = (),
     shapes: Shapes | None = None,
     inputs: Arrays | str | os.PathLike[str] | None = None,
@@ -157,7 +163,8 @@ def tune(
         threads: threads within an operation; None starts from one for each core and searches.
         batch: size of the inputs' free first dimension; None leaves it as given, or 1.
         use: "server" lets threads spin between operations, "edge" lets them sleep.
-        time_limit: about how many seconds it may take; models of which a run takes longer than 0.05 s need more.
+        time_limit: seconds for the whole call; by default three minutes. What is chosen by then is the result.
+        memory_limit: bytes that each process may take; by default 90 % of what is free.
         cpus: processors to run on; by default all that are available.
         shapes: by input name, for inputs with free sizes.
         inputs: arrays by input name, or the path of an ``.npz`` of them.
@@ -173,38 +180,41 @@ def tune(
         UsageError: options are invalid, or the model does not run.
         EnvironmentUnavailableError: the provider, or the memory or time to run the model with default settings.
     """
-    default = session_settings(None, ep)
-    check_cpus(cpus)
-    found = processors.usable(cpus)
-    conditions = Conditions(batch, threads or processors.cores(found), use, tuple(cpus))
-    with open_candidates([model], example_inputs, default) as opened:
-        experiment = Experiment(
-            opened,
-            conditions,
-            replace(effort, details=False),
-            user_inputs(shapes, inputs),
-            seed=seed,
-            rtol=rtol,
-            allow_fallback=allow_fallback,
-            custom_ops=tuple(custom_ops),
-        )
-        search = Search(experiment, time_limit, progress)
-        search.check()
-        optimizers = search.optimizers()
-        counts = () if threads else _counts(len(found))
-        trials = _searched(search, possible_changes(ep, use, conditions.threads, counts, len(found), optimizers))
-    last = trials[-1]
-    changes: Changes = last.changes if last.stage == "confirmed" and last.better else ()
-    profile = _final(applied(default, changes), threads, use)
-    return TuneResult(opened[0], conditions, optimizers, tuple(trials), profile, search.warnings, environment())
+    with limited(time_limit, memory_limit, SECONDS):
+        default = session_settings(None, ep)
+        check_cpus(cpus)
+        found = processors.usable(cpus)
+        conditions = Conditions(batch, threads or processors.cores(found), use, tuple(cpus))
+        with open_candidates([model], example_inputs, default) as opened:
+            experiment = Experiment(
+                opened,
+                conditions,
+                replace(effort, details=False),
+                user_inputs(shapes, inputs),
+                seed=seed,
+                rtol=rtol,
+                allow_fallback=allow_fallback,
+                custom_ops=tuple(custom_ops),
+            )
+            search = Search(experiment, limits.remaining() or SECONDS, progress)
+            search.check()
+            optimizers = search.optimizers()
+            counts = () if threads else _counts(len(found))
+            trials = _searched(search, possible_changes(ep, use, conditions.threads, counts, len(found), optimizers))
+        last = trials[-1] if trials else None
+        changes: Changes = last.changes if last is not None and last.stage == "confirmed" and last.better else ()
+        profile = _final(applied(default, changes), threads, use)
+        warnings = (*search.warnings, *((LATE,) if limits.remaining() == 0 else ()))
+        return TuneResult(opened[0], conditions, optimizers, tuple(trials), profile, warnings, environment())
 
 
 def _searched(search: Search, changes: Changes) -> list[Trial]:
     trials = search.each(changes)
     chosen = promising(trials)
     if len(chosen) > 1:
-        trials += search.together(chosen)
-        chosen = winner([trial for trial in trials if trial.stage == "together"])
+        together = search.together(chosen) if search.has_time_for("together") else []
+        trials += together
+        chosen = winner(together) if together else chosen[:1]
     return [*trials, search.confirm(chosen)] if chosen else trials
 
 

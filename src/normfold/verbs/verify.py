@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from normfold.errors import UsageError
+from normfold.limits import limited
 from normfold.models.data import Arrays, Shapes, user_inputs
 from normfold.models.source import File, OnnxModel, module_of, name_of, onnx_source
 from normfold.proof.comparison import Comparison, Setup
@@ -51,6 +52,8 @@ def verify(
     rtol: float | None = None,
     seed: int = 0,
     custom_ops: Sequence[str] = (),
+    time_limit: float | None = None,
+    memory_limit: int | None = None,
     progress: Progress = silent,
 ) -> VerifyResult:
     """Compare ``b`` with ``a`` on random and adversarial inputs.
@@ -66,24 +69,28 @@ def verify(
         rtol: tolerance: the largest deviation allowed, relative to each output's range; by default the type decides.
         seed: for the random test inputs.
         custom_ops: libraries of custom operators, loaded to run the models.
+        time_limit: seconds for the whole call; by default 15 minutes. For a module both limits hold between
+            its forward passes.
+        memory_limit: bytes that each process may take; by default 90 % of what is free.
         progress: called with what is being done.
 
     Raises:
         NormfoldError: a model cannot be read, or an input given does not fit.
     """
-    given = user_inputs(shapes, inputs)
-    setup = Setup((), given, rtol=rtol, seed=seed, custom_ops=custom_ops)
-    if module_of(a) is not None or module_of(b) is not None:
-        if given.names:
-            raise UsageError("usage", "shapes and inputs are for ONNX models.", "A module takes example_inputs=.")
-        from normfold.pipeline.compare_modules import compare_modules
+    with limited(time_limit, memory_limit):
+        given = user_inputs(shapes, inputs)
+        setup = Setup((), given, rtol=rtol, seed=seed, custom_ops=custom_ops)
+        if module_of(a) is not None or module_of(b) is not None:
+            if given.names:
+                raise UsageError("usage", "shapes and inputs are for ONNX models.", "A module takes example_inputs=.")
+            from normfold.pipeline.compare_modules import compare_modules
 
-        proof = compare_modules(a, b, example_inputs, setup, progress)
-    else:
-        if example_inputs is not None:
-            raise UsageError("usage", "example_inputs are for modules.", "ONNX models take inputs={name: array}.")
-        proof = _files(a, b, setup, progress)
-    return VerifyResult(proof, name_of(a), name_of(b))
+            proof = compare_modules(a, b, example_inputs, setup, progress)
+        else:
+            if example_inputs is not None:
+                raise UsageError("usage", "example_inputs are for modules.", "ONNX models take inputs={name: array}.")
+            proof = _files(a, b, setup, progress)
+        return VerifyResult(proof, name_of(a), name_of(b))
 
 
 def _files(a: object, b: object, setup: Setup, progress: Progress) -> Verification:

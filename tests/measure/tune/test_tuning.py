@@ -248,16 +248,18 @@ def test_a_session_that_cannot_be_opened(encoder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     net, out = timed.products(tmp_path, 5, "net"), tmp_path / "p.json"
-    assert run(["tune", str(net), "--threads", "1", "--time-limit", "120ms", "-o", str(out), "--json"]) == 0
+    monkeypatch.setattr("normfold.measure.tune.search.SHARES", dict.fromkeys(("each", "together", "confirmed"), 0.001))
+    monkeypatch.setattr("normfold.measure.tune.search.SHARE", 0.01)
+    assert run(["tune", str(net), "--threads", "1", "-o", str(out), "--json"]) == 0
     parsed = json.loads(capfd.readouterr().out)
     jsonschema.validate(parsed, schema.schema())
     assert parsed["result"]["profile"] == json.loads(out.read_text())
     assert from_json(parsed["result"]["profile"]).intra_threads == 1
     assert len(parsed["result"]["trials"]) >= 2
     assert all(trial["comparison"] for trial in parsed["result"]["trials"])
-    brief = ["--time-limit", "300ms", "--processes", "2", "--no-details"]
+    brief = ["--half-width", "50", "--processes", "2", "--no-details"]
     assert run(["bench", str(net), "--session", str(out), *brief, "-q"]) == 0
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from normfold import limits
 from normfold.errors import NormfoldError
 from normfold.measure import Candidate, Cell, Comparison, Effort, Experiment, Interval, SessionProfile, measure
 from normfold.measure.schedule import LEAST_ROUNDS, block_runs
@@ -31,7 +32,9 @@ NEAR: Final = 0.01
 MOST_TOGETHER: Final = 3
 """Changes that go on."""
 SHARES: Final = {"each": 0.5, "together": 0.2, "confirmed": 0.3}
-"""Of the time, by stage."""
+"""Of the time, by stage, in their order."""
+SHARE: Final = 0.9
+"""Part of what is left that goes into measuring at the end."""
 SHORT: Final = (2, 3)
 """Least and most processes of a stage that only chooses; the least where a run takes long."""
 
@@ -115,6 +118,8 @@ class Search:
         effort = self._short("each", [len(group) for group in groups])
         trials: list[Trial] = []
         for number, group in enumerate(groups, 1):
+            if not self.has_time_for("each"):
+                break
             alone = [(change,) for change in group]
             trials += self._compared("each", alone, effort, f"round {number} of {len(groups)}")
         return trials
@@ -131,9 +136,7 @@ class Search:
 
     def confirm(self, changes: Changes) -> Trial:
         """The chosen settings once more, in new processes, until the interval is narrow."""
-        seconds = self._seconds * SHARES["confirmed"]
-        usual = self._experiment.effort
-        effort = replace(usual, time_limit=seconds, per_process=min(usual.per_process, seconds / (2 * usual.first)))
+        effort = replace(self._experiment.effort, time_limit=SHARE * (limits.remaining() or 0.0))
         self._progress(f"confirming {name_of(changes)}")
         try:
             cell = self._measure((changes,), effort)
@@ -141,6 +144,13 @@ class Search:
             return Trial("confirmed", changes, refused=error)
         self.warnings = cell.warnings
         return Trial("confirmed", changes, cell.comparisons[name_of(changes)])
+
+    def has_time_for(self, stage: Stage) -> bool:
+        """Whether the share of ``stage`` is not used up: what is chosen has to be confirmed in what is left."""
+        stages = list(SHARES)
+        later = sum(SHARES[other] for other in stages[stages.index(stage) + 1 :])
+        left = limits.remaining()
+        return left is None or left > later * self._seconds
 
     def _at_once(self) -> int:
         held = HELD_BYTES // max(self.default.nbytes or 0, 1)
@@ -165,6 +175,8 @@ class Search:
         try:
             cell = self._measure(sets, effort)
         except NormfoldError as error:
+            if limits.remaining() == 0:
+                return []
             if len(sets) == 1:
                 return [Trial(stage, sets[0], refused=error)]
             half = len(sets) // 2

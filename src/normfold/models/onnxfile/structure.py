@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from normfold import limits
 from normfold.errors import ModelFileError
 from normfold.models.onnxfile.order import names_read, sort_nodes
 from normfold.models.onnxfile.schemas import Versions, check_node
@@ -177,6 +178,7 @@ class _Checker:
         self.body.nodes += len(nodes)
         self.bodies.append(nodes)
         for node in nodes:
+            limits.check()
             self.within.append(node)
             if not node.op_type:
                 raise _bad(f"{label(node)} names no operation.")

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from google.protobuf.message import EncodeError
 from onnx_ir import serde
 
+from normfold import limits
 from normfold.errors import ModelFileError, OutputError
 from normfold.models.onnxfile.datafile import DataWriter, cannot_write
 from normfold.models.onnxfile.external import MappedTensor
@@ -250,6 +251,7 @@ def _write_data(
     offsets: dict[_Identity, int] = {}
     with _created(temporary, mode) as handle, DataWriter(handle) as writer:
         for tensor in places.values():
+            limits.check()
             identity = _identity(tensor)
             if identity not in offsets:
                 offsets[identity] = writer.append(tensor)
@@ -322,8 +324,10 @@ def _serialize(model: ir.Model, held: list[Slot], moved: dict[int, ir.TensorProt
         for position, reference in moved.items():
             held[position].put(reference)
         data: bytes = to_proto(model).SerializeToString(deterministic=True)
-    except (EncodeError, MemoryError) as error:
+    except EncodeError as error:
         raise _too_large() from error
+    except MemoryError as error:
+        raise limits.out_of_memory() from error
     except (serde.SerdeError, TypeError, ValueError) as error:
         raise ModelFileError("invalid-model", f"The model cannot be serialised: {root_cause(error)}") from error
     else:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from normfold.limits import limited
 from normfold.measure.candidate import Effort
 from normfold.measure.figures import Cell, Sample
 from normfold.records import Progress, silent
@@ -63,20 +64,27 @@ class DemoResult(Result):
         return {**self.folded.document(), "accuracy": self.accuracy, "speed": self.speed}
 
 
-def demo(output: str | None = None, *, progress: Progress = silent) -> DemoResult:
+def demo(
+    output: str | None = None,
+    *,
+    time_limit: float | None = None,
+    memory_limit: int | None = None,
+    progress: Progress = silent,
+) -> DemoResult:
     """Fold the shipped network into ``output`` or a temporary folder, and compare the two.
 
     Raises what `normfold.fold` and `normfold.bench` raise.
     """
-    with network.network() as source, tempfile.TemporaryDirectory(prefix="normfold-") as folder:
-        target = Path(output or Path(folder) / "folded.onnx")
-        folded = fold(source, output=target, progress=progress)
-        progress("comparing predictions")
-        accuracy = _accuracy(source, target)
-        timed = bench(source, target, effort=EFFORT, progress=progress)
-    for error in timed.refused:
-        raise error
-    return DemoResult(replace(folded, source=network.FILE, output=output), accuracy, _speed(timed.cells[0]))
+    with limited(time_limit, memory_limit):
+        with network.network() as source, tempfile.TemporaryDirectory(prefix="normfold-") as folder:
+            target = Path(output or Path(folder) / "folded.onnx")
+            folded = fold(source, output=target, progress=progress)
+            progress("comparing predictions")
+            accuracy = _accuracy(source, target)
+            timed = bench(source, target, effort=EFFORT, progress=progress)
+        for error in timed.refused:
+            raise error
+        return DemoResult(replace(folded, source=network.FILE, output=output), accuracy, _speed(timed.cells[0]))
 
 
 def _accuracy(source: Path, target: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from normfold import limits
 from normfold.core.algebra import Table, Weight
 from normfold.core.algebra.affine import Array
 
@@ -234,6 +235,7 @@ class Constants:
             if isinstance(tensor, str):
                 return tensor
             arguments.append(tensor)
+        limits.check()
         if self._made > self._budget:
             return f"{value.name!r} is not computed: the constant expressions make over {self._budget} elements"
         try:
