@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from onnx import parser
 
-from folding import model, run
+from folding import model, run, tensor
 from normfold.backends.onnx import remove_dead_weight
 from normfold.runtime import CHECKER
 
@@ -131,7 +132,7 @@ CASES = (
     Case(
         "a reshape that copies a size from one",
         "a = Reshape(x, p)\nb = Reshape(a, q)\ny = Relu(b)",
-        "Reshape Reshape Relu",
+        "Reshape Relu",
         constants={"p": np.int64([6, 4]), "q": np.int64([0, 2, 2])},
     ),
     Case("a reshape to what it is", "a = Reshape(x, p)\ny = Relu(a)", "Relu", constants={"p": np.int64([2, -1, 4])}),
@@ -246,6 +247,124 @@ CASES = (
         "{ a = Identity(z) }, else_branch = e () => (float[] b) { b = Neg(z) }>\ny = Neg(x)",
         "Neg",
         inputs="float[2,3,4] x, int64 k",
+    ),
+    Case(
+        "a reshape that copies a free size of another axis",
+        "a = Reshape(x, p)\nb = Reshape(a, q)\ny = Relu(b)",
+        "Reshape Reshape Relu",
+        inputs="float[3,N,4] x",
+        constants={"p": np.int64([-1, 12]), "q": np.int64([0, 2, 6])},
+    ),
+    Case(
+        "a reshape that copies a free size through others",
+        f"{BATCH} r = Relu(x)\nc = Conv(r, w)\na = Flatten(c)\ng = Gemm(a, v)\nt = Concat <axis = 0> (n, e)\n"
+        "y = Reshape(g, t)",
+        "Relu Conv Flatten Gemm Reshape",
+        inputs="float[N,3,4] x",
+        constants={
+            "w": np.ones((2, 3, 1), np.float32),
+            "v": np.ones((8, 6), np.float32),
+            "e": np.int64([3, -1]),
+        },
+    ),
+    Case(
+        "a transposition of ones",
+        "a = Transpose <perm = [1, 2, 0]> (x)\nb = Reshape(a, p)\ny = Relu(b)",
+        "Reshape Relu",
+        inputs="float[1,N,4] x",
+        constants={"p": np.int64([-1, 2, 2])},
+    ),
+    Case(
+        "a transposition of more",
+        "a = Transpose <perm = [1, 2, 0]> (x)\nb = Reshape(a, p)\ny = Relu(b)",
+        "Transpose Reshape Relu",
+        constants={"p": np.int64([3, 8])},
+    ),
+    Case(
+        "an axis behind a reshape",
+        "a = Reshape(x, p)\nb = Unsqueeze(a, q)\ny = Relu(b)",
+        "Reshape Relu",
+        constants={"p": np.int64([0, 12]), "q": np.int64([-1, 1])},
+    ),
+    Case(
+        "an axis before what a reshape copies",
+        "a = Reshape(x, p)\nb = Unsqueeze(a, q)\ny = Relu(b)",
+        "Reshape Unsqueeze Relu",
+        inputs="float[N,3,4] x",
+        constants={"p": np.int64([0, 12]), "q": np.int64([0])},
+    ),
+    Case(
+        "an axis less behind a reshape",
+        "a = Reshape(x, p)\nb = Squeeze(a, q)\ny = Relu(b)",
+        "Reshape Relu",
+        constants={"p": np.int64([2, 1, 12]), "q": np.int64([1])},
+    ),
+    Case(
+        "concatenations",
+        "a = Concat <axis = 1> (x, x)\nb = Concat <axis = -2> (x, a, x)\ny = Relu(b)",
+        "Concat Relu",
+    ),
+    Case(
+        "concatenations along other axes",
+        "a = Concat <axis = 1> (x, x)\nb = Concat <axis = 0> (a)\nc = Concat <axis = 0> (b, b)\n"
+        "d = Concat <axis = 2> (c, c)\ny = Relu(d)",
+        "Concat Concat Concat Relu",
+    ),
+    Case(
+        "a weight that is cut and joined",
+        "a = Slice(w, zero, two)\nb = Slice(w, two, end)\nc = Concat <axis = 0> (b, a)\ny = MatMul(x, c)",
+        "MatMul",
+        constants={
+            "w": np.arange(1024, dtype=np.float32).reshape(4, 256),
+            "zero": np.int64([0]),
+            "two": np.int64([2]),
+            "end": np.int64([9]),
+        },
+    ),
+    Case(
+        "a weight that is cut and joined for one of two",
+        "a = Slice(w, zero, two)\nb = Slice(w, two, end)\nc = Concat <axis = 0> (b, a)\nd = MatMul(x, c)\n"
+        "e = MatMul(x, w)\ny = Add(d, e)",
+        "Slice Slice Concat MatMul MatMul Add",
+        constants={
+            "w": np.arange(1024, dtype=np.float32).reshape(4, 256),
+            "zero": np.int64([0]),
+            "two": np.int64([2]),
+            "end": np.int64([9]),
+        },
+    ),
+    Case(
+        "the number of axes",
+        "s = Shape(x)\nn = Size(s)\ny = Cast <to = 1> (n)",
+        "Cast",
+        inputs="float[N,3] x",
+    ),
+    Case(
+        "a branch that is always taken",
+        "r = Shape(x)\nn = Size(r)\nc = Equal(n, k)\nd = Relu(x)\n"
+        "y, z = If (c) <then_branch = t () => (float[] a, float[] b) "
+        "{ u = Constant <value = float {3.0}> ()\na = Mul(d, u)\nb = Neg(a) }, else_branch = e () => "
+        "(float[] f, float[] g) { f = Exp(d)\ng = Exp(x) }>",
+        "Relu Mul Neg",
+        inputs="float[N,3] x",
+        outputs="float[N,3] y, float[N,3] z",
+        constants={"k": np.int64(2)},
+    ),
+    Case(
+        "branches with values of the same names",
+        "a = Relu(x)\nb = If (c) <then_branch = t () => (float[] f) { v = Neg(a)\nf = Exp(v) }, "
+        "else_branch = e () => (float[] g) { g = Neg(a) }>\n"
+        "d = If (no) <then_branch = t2 () => (float[] h) { h = Neg(a) }, "
+        "else_branch = e2 () => (float[] f) { v = Abs(a)\nf = Sqrt(v) }>\ny = Add(b, d)",
+        "Relu Neg Exp Abs Sqrt Add",
+        constants={"c": np.bool_(True), "no": np.bool_(False)},
+    ),
+    Case(
+        "a branch that depends on the data",
+        "m = ReduceSum <keepdims = 0> (x)\nc = Cast <to = 9> (m)\ny = If (c) <then_branch = t () => (float[] a) "
+        "{ a = Neg(x) }, else_branch = e () => (float[] b) { b = Exp(x) }>",
+        "ReduceSum Cast Neg Exp If",
+        outputs="float[2,3,4] y",
     ),
     Case(
         "an initializer that callers may set",
@@ -391,3 +510,23 @@ def test_a_declared_shape_never_gets_weaker() -> None:
     remove_dead_weight(cleaned, CHECKER.infer)
     assert list(cleaned.graph.outputs[0].shape) == [5, 3]
     assert cleaned.graph.outputs[0].name == "y"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "a = Transpose <perm = [1, 0]> (x)\nb = Transpose <perm = [5, 7]> (a)\ny = Relu(b)",
+        "a = Slice(x, p, p, q)\nb = Slice(a, p, p, q)\ny = Relu(b)",
+        "a = Reshape(x, p)\nb = Unsqueeze(a, q)\ny = Relu(b)",
+        "a = Gather <axis = 9> (q, p)\ny = Add(x, a)",
+        "a = Div(p, z)\nb = Cast <to = 1> (a)\ny = Add(x, b)",
+        "a = Concat <axis = 7> (p, q)\ny = Expand(x, a)",
+    ],
+)
+def test_what_does_not_fit_its_operator_stays(body: str) -> None:
+    constants = {"p": np.int64([3]), "q": np.int64([-40]), "z": np.int64([0])}
+    proto = parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> m (float[2,3] x) => (float[] y) {{ {body} }}')
+    proto.graph.initializer.extend(tensor(name, values) for name, values in constants.items())
+    cleaned = ir.from_proto(proto)
+    remove_dead_weight(cleaned, CHECKER.infer)
+    assert sorted(operators(cleaned).split()) == sorted(node.op_type for node in proto.graph.node)

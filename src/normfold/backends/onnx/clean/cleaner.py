@@ -10,19 +10,21 @@ from typing import Final
 
 import onnx_ir as ir
 
-from normfold.backends.onnx.clean.computing import computed
+from normfold.backends.onnx.clean.branches import open_branch
+from normfold.backends.onnx.clean.cones import Cones
 from normfold.backends.onnx.clean.dead import remove_dead
 from normfold.backends.onnx.clean.duplicates import merge_constants, merge_nodes
 from normfold.backends.onnx.clean.editor import DEFAULT_DOMAIN, Editor
 from normfold.backends.onnx.clean.noops import Around, Late, joined, same_input, told, undone
 from normfold.backends.onnx.clean.sizes import Sizes
+from normfold.backends.onnx.reading.constants import UNEVALUATED
 from normfold.backends.onnx.reading.inference import Inference
 from normfold.backends.onnx.reading.names import Names
 
 ROUNDS: Final = 16
 """Most times that shapes are inferred anew: what is cleaned tells more of them."""
-NODE: Final = 64
-"""Bytes that a node takes in a file, about: the constant that replaces it may be so much larger than its operands."""
+PASSES: Final = 100
+"""Most times that every node is looked at in a round: each pass leaves fewer nodes or shorter chains."""
 GROWTH: Final = 1000
 """All constants together may make a file larger by one part in so many."""
 
@@ -69,6 +71,12 @@ def _names(model: ir.Model) -> set[str]:
     return made | {str(name) for graph in _graphs(model) for name in graph.initializers}
 
 
+def _made(graph: ir.Graph) -> list[str]:
+    """Names of the values that ``graph`` itself holds."""
+    outputs = [output.name for node in graph for output in node.outputs if output.name]
+    return [*outputs, *graph.initializers, *(str(value.name) for value in graph.inputs)]
+
+
 def _followed(moved: Mapping[str, str], name: str, left: set[str]) -> str | None:
     seen: set[str] = set()
     while name in moved and name not in left and name not in seen:
@@ -97,20 +105,28 @@ class _Cleaner:
         """Clean every graph until nothing more is found with the shapes that are known now."""
         shapes = Late(self.model, self.inference)
         found = False
-        while True:
+        for _ in range(PASSES):
             sizes = Sizes(self.editor, shapes.of)
-            around = Around(self.editor, sizes, self.opset, shapes, self.names.fresh)
+            around = Around(self.editor, sizes, self.opset, self.constants, shapes, self.names.fresh)
             graphs = _graphs(self.model)
-            once = [self._once(graph, around) for graph in graphs]
+            held = Counter(name for graph in graphs for name in _made(graph))
+            once = [self._once(graph, around, held) for graph in graphs]
+            if self.constants:
+                stored, self.spare = Cones(self.editor, self.functions).store(self.model, self.spare)
+                once.append(stored)
             once += [remove_dead(graph) for graph in reversed(_graphs(self.model))]
             if not any(once):
-                return found
+                break
             found = True
+        return found
 
-    def _once(self, graph: ir.Graph, around: Around) -> bool:
+    def _once(self, graph: ir.Graph, around: Around, held: Counter[str]) -> bool:
         found = False
         for node in graph:
-            found |= self._node(node, around)
+            try:
+                found |= self._node(node, around) or open_branch(self.editor, node, self.names.fresh, held)
+            except UNEVALUATED:
+                continue  # what does not fit its operator stays as it is
         if self.constants:
             found |= merge_constants(self.editor, graph)
         return merge_nodes(self.editor, graph, self.functions) or found
@@ -127,7 +143,7 @@ class _Cleaner:
         return joined(around, node) or (self.constants and told(around, node))
 
     def _constant(self, node: ir.Node, around: Around) -> bool:
-        """Store what ``node`` makes, if it is known before the model runs and takes little room."""
+        """Store what ``node`` makes, if it is a Constant, or computes a size that is known."""
         if len(node.outputs) != 1 or node.outputs[0].is_graph_output():
             return False
         if node.op_type == "Constant":
@@ -135,21 +151,7 @@ class _Cleaner:
             return tensor is not None and self.editor.to_constant(node, tensor)
         sizes = around.sizes.follow(node)
         tensor = None if sizes is None else sizes.tensor
-        read = [self.editor.tensor(value) for value in node.inputs]
-        if tensor is None and node.inputs and not any(one is None for one in read):
-            tensor = computed(node, read)
-        if tensor is None:
-            return False
-        spared = sum(
-            one.nbytes
-            for one, value in zip(read, node.inputs, strict=True)
-            if one is not None and value is not None and len(value.uses()) == 1
-        )
-        growth = tensor.nbytes - spared - NODE
-        if growth > self.spare or not self.editor.to_constant(node, tensor):
-            return False
-        self.spare -= max(growth, 0)
-        return True
+        return tensor is not None and self.editor.to_constant(node, tensor)
 
     def _overridable(self, value: ir.Value) -> bool:
         return (self.model.ir_version or 4) >= 4 and value.is_graph_input()

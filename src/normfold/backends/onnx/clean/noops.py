@@ -19,8 +19,8 @@ from normfold.core.algebra.moves import Dim
 
 END: Final = 2**31 - 1
 """From which on the end of a slice is the end of the axis."""
-RESHAPES: Final = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
-"""Operators that keep the order of the elements."""
+RESHAPES: Final = frozenset({"Reshape", "Flatten", "Squeeze", "Transpose", "Unsqueeze"})
+"""Operators that keep the order of the elements; a Transpose may."""
 
 
 @dataclass
@@ -50,6 +50,8 @@ class Around:
     editor: Editor
     sizes: Sizes
     opset: int
+    constants: bool
+    """Whether new ones may come in."""
     shapes: Late
     fresh: Callable[[str], str]
 
@@ -182,18 +184,30 @@ def undone(around: Around, node: ir.Node) -> ir.Value | None:
 
 def joined(around: Around, node: ir.Node) -> bool:
     """Let ``node`` do what the node before it does for it alone, too; that one is then dead."""
+    if node.op_type == "Concat":
+        parts = [value.producer() for value in node.inputs if value is not None]
+        return any(
+            one is not None and one.op_type == "Concat" and _alone(node, one) and _concatenated_once(around, node, one)
+            for one in parts
+        )
     before = _before(node)
-    if before is None or len(before.outputs[0].uses()) != 1 or before.outputs[0].is_graph_output():
-        return False
-    if before.graph is not node.graph:
+    if before is None or not _alone(node, before):
         return False
     if before.op_type == node.op_type == "Transpose":
         return _transposed_once(node, before)
     if node.op_type == "Reshape" and before.op_type in RESHAPES:
         return _reshaped_once(around, node, before)
+    if before.op_type == "Reshape" and node.op_type in ("Squeeze", "Unsqueeze"):
+        return around.constants and _one_reshape(around, node, before)
     if before.op_type == node.op_type == "Slice" and around.opset >= 10:
-        return _sliced_once(around, node, before)
+        return around.constants and _sliced_once(around, node, before)
     return False
+
+
+def _alone(node: ir.Node, before: ir.Node) -> bool:
+    """Whether ``node`` alone reads ``before``, which stands in the same graph."""
+    output = before.outputs[0]
+    return len(output.uses()) == 1 and not output.is_graph_output() and before.graph is node.graph
 
 
 def _before(node: ir.Node) -> ir.Node | None:
@@ -212,11 +226,91 @@ def _transposed_once(node: ir.Node, before: ir.Node) -> bool:
 
 
 def _reshaped_once(around: Around, node: ir.Node, before: ir.Node) -> bool:
-    target = listed(around.editor, node, 1, "shape")
-    # A zero copies a size of what it reads.
-    if target is None or 0 in target:
+    target, data, between = listed(around.editor, node, 1, "shape"), before.inputs[0], before.outputs[0]
+    if target is None or data is None or node.attributes.get_int("allowzero", 0) != 0:
         return False
+    if before.op_type == "Transpose" and not _moves_only_ones(around, before):
+        return False
+    if 0 in target:
+        # A zero copies a size of what it reads: that has to be a number, or the same in what is read from now on.
+        dims, rank = around.shapes.of(between), around.rank(data)
+        copied = [_copied(around, dims, (data, rank), (between, axis)) for axis, size in enumerate(target) if size == 0]
+        if None in copied:
+            return False
+        numbers = iter(copied)
+        told_target = [next(numbers) if size == 0 else size for size in target]
+        if told_target != target and not _retarget(around, node, [size for size in told_target if size is not None]):
+            return False
+    node.replace_input_with(0, data)
+    return True
+
+
+def _copied(
+    around: Around, dims: tuple[Dim, ...] | None, data: tuple[ir.Value, int | None], between: tuple[ir.Value, int]
+) -> int | None:
+    """What a zero that copies the size of ``between`` becomes where ``data`` is read: a number, or a zero again."""
+    axis, (value, rank) = between[1], data
+    size = None if dims is None or axis >= len(dims) else dims[axis]
+    if isinstance(size, int) and size:
+        return size
+    same = rank is not None and axis < rank and around.sizes.source(*between) == around.sizes.source(value, axis)
+    return 0 if same else None
+
+
+def _moves_only_ones(around: Around, node: ir.Node) -> bool:
+    """Whether a Transpose moves axes of size one only, so that the elements stay in order."""
+    order, dims = node.attributes.get_ints("perm", ()), around.shapes.of(node.inputs[0]) if node.inputs[0] else None
+    if dims is None or len(order) != len(dims):
+        return False
+    wide = [axis for axis in order if dims[axis] != 1]
+    return wide == sorted(wide)
+
+
+def _retarget(around: Around, node: ir.Node, target: Sequence[int]) -> bool:
+    """Let a Reshape read another constant shape."""
+    if not around.constants or not node.outputs[0].name or len(node.inputs) < 2:
+        return False
+    tensor = ir.tensor(np.asarray(target, dtype=np.int64))
+    around.editor.new_constant(node, 1, tensor, around.fresh(f"{node.outputs[0].name}_shape"))
+    return True
+
+
+def _one_reshape(around: Around, node: ir.Node, before: ir.Node) -> bool:
+    """Make a Squeeze or an Unsqueeze behind a Reshape the Reshape to what it gives."""
+    target, axes = listed(around.editor, before, 1, "shape"), axes_of(around.editor, node)
+    if target is None or not axes or around.opset < 5 or before.attributes.get_int("allowzero", 0) != 0:
+        return False
+    rank = len(target) + (len(axes) if node.op_type == "Unsqueeze" else 0)
+    places = sorted({axis % rank for axis in axes if -rank <= axis < rank})
+    if len(places) != len(axes):
+        return False
+    if node.op_type == "Squeeze" and any(target[place] != 1 for place in places):
+        return False
+    # A zero copies the size at its own place, which must not change.
+    if 0 in target and max(axis for axis, size in enumerate(target) if size == 0) >= places[0]:
+        return False
+    shape = [size for axis, size in enumerate(target) if node.op_type == "Unsqueeze" or axis not in places]
+    for place in places if node.op_type == "Unsqueeze" else ():
+        shape.insert(place, 1)
+    node.resize_inputs(2)
+    if not _retarget(around, node, shape):
+        return False
+    node.op_type = "Reshape"
+    node.attributes.clear()
     node.replace_input_with(0, before.inputs[0])
+    return True
+
+
+def _concatenated_once(around: Around, node: ir.Node, before: ir.Node) -> bool:
+    """Let a Concat read what the Concat that it reads joins along the same axis."""
+    rank = around.rank(node.outputs[0])
+    axes = [one.attributes.get_int("axis", 1) for one in (before, node)]
+    if axes[0] != axes[1] and (rank is None or axes[0] % rank != axes[1] % rank):
+        return False
+    inputs = [part for value in node.inputs for part in (before.inputs if value is before.outputs[0] else (value,))]
+    node.resize_inputs(len(inputs))
+    for slot, value in enumerate(inputs):
+        node.replace_input_with(slot, value)
     return True
 
 
@@ -245,9 +339,9 @@ def told(around: Around, node: ir.Node) -> bool:
     if found is None or found.scalar or data is None or found.dtype != ir.DataType.INT64 or not node.outputs[0].name:
         return False
     if node.op_type == "Expand":
-        target = _expanded_to(found.of, data, around.rank(data))
+        target = _expanded_to(around.sizes, found.of, data, around.rank(data))
     else:
-        target = None if node.attributes.get_int("allowzero", 0) else _reshaped_to(found.of, data)
+        target = None if node.attributes.get_int("allowzero", 0) else _reshaped_to(around.sizes, found.of, data)
     if target is None:
         return False
     tensor = ir.tensor(np.asarray(target, dtype=np.int64))
@@ -259,7 +353,7 @@ def _told_already(around: Around, node: ir.Node) -> bool:
     return around.editor.tensor(node.inputs[1]) is not None
 
 
-def _reshaped_to(sizes: Sequence[Element], data: ir.Value) -> list[int] | None:
+def _reshaped_to(sizes_of: Sizes, sizes: Sequence[Element], data: ir.Value) -> list[int] | None:
     """``sizes`` with 0 for what is copied from ``data``, or -1 for one size that is not known.
 
     A size that is left open can only be found where no other one is zero: none is left open beside a copied one that
@@ -269,7 +363,7 @@ def _reshaped_to(sizes: Sequence[Element], data: ir.Value) -> list[int] | None:
         return None
     unknown = [size for size in sizes if not isinstance(size, int)]
     copied = [
-        0 if isinstance(size, Along) and (size.value, size.axis) == (data, axis) else size
+        0 if isinstance(size, Along) and size == sizes_of.source(data, axis) else size
         for axis, size in enumerate(sizes)
     ]
     if all(isinstance(size, int) for size in copied):
@@ -277,14 +371,14 @@ def _reshaped_to(sizes: Sequence[Element], data: ir.Value) -> list[int] | None:
     return [size if isinstance(size, int) else -1 for size in sizes] if len(unknown) == 1 and -1 not in sizes else None
 
 
-def _expanded_to(sizes: Sequence[Element], data: ir.Value, rank: int | None) -> list[int] | None:
+def _expanded_to(sizes_of: Sizes, sizes: Sequence[Element], data: ir.Value, rank: int | None) -> list[int] | None:
     """``sizes`` with 1 for what ``data`` has anyhow."""
     if rank is None:
         return None
     target = []
     for k, size in enumerate(sizes):
         axis = k + rank - len(sizes)
-        if isinstance(size, Along) and (size.value, size.axis) == (data, axis):
+        if isinstance(size, Along) and axis >= 0 and size == sizes_of.source(data, axis):
             target.append(1)
         elif isinstance(size, int):
             target.append(size)

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import prod
 from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 
 from normfold.backends.onnx.clean.editor import DEFAULT_DOMAIN, Editor
-from normfold.backends.onnx.clean.operands import axes_of, slice_bounds
+from normfold.backends.onnx.clean.operands import axes_of, listed, slice_bounds
 from normfold.core.algebra.moves import Dim
 
 MOST: Final = 64
 """Elements of a value up to which they are followed."""
 INTEGERS: Final = frozenset({ir.DataType.INT32, ir.DataType.INT64})
+LONGEST: Final = 1 << 12
+"""Nodes that a size is followed back through."""
+KEEPING: Final = frozenset(
+    {
+        "Abs", "Cast", "Clip", "Elu", "Erf", "Exp", "Floor", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log",
+        "LogSoftmax", "Neg", "Reciprocal", "Relu", "Selu", "Sigmoid", "Softmax", "Softplus", "Sqrt", "Tanh",
+    }
+)  # fmt: skip
+"""Operators whose output has the shape of their only input."""
+BATCHED: Final = frozenset(
+    {"AveragePool", "BatchNormalization", "Conv", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"}
+)
+"""Operators whose output has the first size of their input."""
 INT32: Final = np.iinfo(np.int32)
 
 
@@ -68,6 +82,48 @@ class Sizes:
         numbers = tuple(int(number) for number in np.ravel(tensor.numpy()))
         return Elements(numbers, not len(tensor.shape), tensor.dtype)
 
+    def source(self, value: ir.Value, axis: int) -> Along:
+        """Where the size of ``value`` along an axis comes from: two that come from one place are the same."""
+        for _ in range(LONGEST):
+            node = value.producer()
+            if node is None or node.domain not in DEFAULT_DOMAIN or value is not node.outputs[0]:
+                break
+            step = self._back(node, axis)
+            if step is None:
+                break
+            value, axis = step
+        return Along(value, axis)
+
+    def _back(self, node: ir.Node, axis: int) -> tuple[ir.Value, int] | None:
+        """The input of ``node`` that has the size of its first output along an axis, and where."""
+        data = node.inputs[0] if node.inputs else None
+        if data is None:
+            return None
+        if node.op_type in KEEPING or (axis == 0 and node.op_type in BATCHED):
+            return data, axis
+        if node.op_type == "Flatten" and axis == 0 and node.attributes.get_int("axis", 1) == 1:
+            return data, 0
+        if node.op_type == "Gemm" and axis == 0 and not node.attributes.get_int("transA", 0):
+            return data, 0
+        if node.op_type == "Transpose":
+            order = node.attributes.get_ints("perm", ())
+            return (data, order[axis]) if axis < len(order) else None
+        return self._before_reshape(node, data, axis) if node.op_type == "Reshape" else None
+
+    def _before_reshape(self, node: ir.Node, data: ir.Value, axis: int) -> tuple[ir.Value, int] | None:
+        target, dims = listed(self.editor, node, 1, "shape"), self.shape(data)
+        if target is None or axis >= len(target) or node.attributes.get_int("allowzero", 0) != 0:
+            return None
+        if target[axis] == 0:
+            return data, axis
+        others = [size for k, size in enumerate(target) if k != axis]
+        unknown = [k for k, size in enumerate(dims or ()) if not isinstance(size, int)]
+        known = prod(size for size in dims or () if isinstance(size, int))
+        # The one size that is to be found is the one that is not known, where the rest is as much before as after.
+        if target[axis] == -1 and len(unknown) == 1 and 0 not in others and known == prod(others):
+            return data, unknown[0]
+        return None
+
     def follow(self, node: ir.Node) -> Elements | None:
         """What is known of what ``node`` makes, from now on to be looked up."""
         if node.domain not in DEFAULT_DOMAIN or len(node.outputs) != 1 or node.op_type not in STEPS:
@@ -87,9 +143,18 @@ def _shape(sizes: Sizes, node: ir.Node) -> Elements | None:
     dims = None if value is None else sizes.shape(value)
     if value is None or dims is None:
         return None
-    elements = tuple(size if isinstance(size, int) else Along(value, axis) for axis, size in enumerate(dims))
+    elements = tuple(size if isinstance(size, int) else sizes.source(value, axis) for axis, size in enumerate(dims))
     picked = slice(node.attributes.get_int("start", 0), node.attributes.get_int("end", len(dims)))
     return Elements(elements[picked], scalar=False, dtype=ir.DataType.INT64)
+
+
+def _size(sizes: Sizes, node: ir.Node) -> Elements | None:
+    value = node.inputs[0]
+    dims = None if value is None else sizes.shape(value)
+    numbers = [size for size in dims or () if isinstance(size, int)]
+    if dims is None or len(numbers) != len(dims):
+        return None
+    return Elements((prod(numbers),), scalar=True, dtype=ir.DataType.INT64)
 
 
 def _cast(sizes: Sizes, node: ir.Node) -> Elements | None:
@@ -126,7 +191,11 @@ def _slice(sizes: Sizes, node: ir.Node) -> Elements | None:
 def _concat(sizes: Sizes, node: ir.Node) -> Elements | None:
     parts = [sizes.of(value) for value in node.inputs]
     found = [part for part in parts if part is not None and not part.scalar]
-    if len(found) != len(parts) or len({part.dtype for part in found}) != 1:
+    if (
+        len(found) != len(parts)
+        or len({part.dtype for part in found}) != 1
+        or node.attributes.get_int("axis") not in (0, -1)
+    ):
         return None
     return Elements(tuple(one for part in found for one in part.of), scalar=False, dtype=found[0].dtype)
 
@@ -187,6 +256,7 @@ def _calculated(op: str, left: Element, right: Element, dtype: ir.DataType) -> E
 
 STEPS: Final[dict[str, Callable[[Sizes, ir.Node], Elements | None]]] = {
     "Shape": _shape,
+    "Size": _size,
     "Cast": _cast,
     "Gather": _gather,
     "Slice": _slice,
