@@ -86,7 +86,7 @@ class QuantizedLinear(View):
     """A linear operation whose weight is stored as integers.
 
     ``linear`` is the same operation with the values that ``codes`` stand for; the scales pending in its weight are
-    those that the codes have not taken yet. ``unit`` is set where the bias is quantised, or is to be: its step over
+    those that the codes have not taken yet. ``unit`` is set where the bias is quantised: its step over
     the weight's scale, which is the scale of the operation's input; ``[]`` or ``[out]``.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from folding import Example, array, model, norm, only_fold, proven_fold, statistics
 from quantized import activation, behind, check_payload, factors, weight
@@ -50,18 +51,14 @@ def test_a_scale_of_zero_makes_codes_that_stand_for_zero() -> None:
     )
 
 
-@pytest.mark.parametrize("biased", [False, True])
-def test_a_bias_of_steps_of_the_inputs_scale(biased: bool) -> None:
+def test_a_bias_of_steps_of_the_inputs_scale() -> None:
     declared, before, scales = activation("2, 4, 5, 5")
     made, held = weight(3, 4, 3, 3, axis=0)
     constants = {**held, **scales, **statistics(3)}
     step = scales["xs"].astype(np.float64) * held["ws"]
-    linear = "[linear] h = Conv (xd, w)"
-    bias = np.zeros(3)
-    if biased:
-        constants |= {"bq": np.int32([4000, -700, 0]), "bs": step.astype(np.float32)}
-        bias = constants["bq"] * constants["bs"].astype(np.float64)
-        made, linear = f"{made}\nc = DequantizeLinear <axis = 0> (bq, bs)", "[linear] h = Conv (xd, w, c)"
+    constants |= {"bq": np.int32([4000, -700, 0]), "bs": step.astype(np.float32)}
+    bias = constants["bq"] * constants["bs"].astype(np.float64)
+    made, linear = f"{made}\nc = DequantizeLinear <axis = 0> (bq, bs)", "[linear] h = Conv (xd, w, c)"
     folded = proven_fold(model(declared, [*before, made, linear, norm("h", "y")], constants), tolerance=1e-3)
     factor = factors(constants)
     check_payload(folded, "Conv", constants, factor, axis=0)
@@ -88,12 +85,17 @@ def test_many_folds_round_the_bias_once() -> None:
     made, held = weight(3, 4, 3, 3, axis=0)
     chain = {"k": array(3, 1, 1), "d": array(3, 1, 1, seed=4), "e": array(3, 1, 1, seed=5)}
     constants = {**held, **scales, **chain}
-    body = [*before, made, "h = Conv (xd, w)", "t = Mul(h, k)", "u = Add(t, d)", "v = Mul(u, k)", "y = Add(v, e)"]
-    folded = proven_fold(model(declared, body, constants), tolerance=1e-3)
+    constants |= {"bq": np.int32([4000, -700, 0]), "bs": scales["xs"] * held["ws"]}
+    bias = "c = DequantizeLinear <axis = 0> (bq, bs)"
+    after = ["t = Mul(h, k)", "u = Add(t, d)", "v = Mul(u, k)", "y = Add(v, e)"]
+    folded = proven_fold(
+        model(declared, [*before, made, bias, "h = Conv (xd, w, c)", *after], constants), tolerance=1e-3
+    )
     factor, shift, last = (chain[name].astype(np.float64).reshape(-1) for name in "kde")
-    step = scales["xs"].astype(np.float64) * held["ws"] * factor**2
+    step = scales["xs"].astype(np.float64) * held["ws"]
     stored = behind(folded.result, "Conv", 2)
-    assert np.array_equal(stored.codes, np.rint((factor * shift + last) / step))
+    wanted = (factor**2 * constants["bq"] * constants["bs"].astype(np.float64) + factor * shift + last) / factor**2
+    assert np.array_equal(stored.codes, np.rint(wanted / step))
     assert np.array_equal(behind(folded.result, "Conv", 1).codes, held["q"])
 
 
@@ -146,12 +148,24 @@ def test_needs_a_scale_that_its_type_holds(size: float) -> None:
 def test_needs_a_bias_within_its_steps() -> None:
     declared, before, scales = activation("2, 4, 5, 5")
     made, held = weight(3, 4, 3, 3, axis=0)
-    constants = {**held, **scales, **statistics(3)}
+    constants = {**held, **scales, **statistics(3), "bq": np.zeros(3, np.int32), "bs": scales["xs"] * held["ws"]}
     constants["s"][0] = 1e-7
-    body = [*before, made, "h = Conv (xd, w)", norm("h", "y")]
+    body = [*before, made, "c = DequantizeLinear <axis = 0> (bq, bs)", "h = Conv (xd, w, c)", norm("h", "y")]
     assert refused(body, constants, declared) == {"bias-range"}
     constants["s"][0] = 1e-4
     assert refused(body, constants, declared) == set()
+
+
+def test_a_bias_that_was_not_there_is_one_of_floating_numbers() -> None:
+    """Rounded to steps, as small as they are, it would move codes behind it."""
+    declared, before, scales = activation("2, 4, 5, 5")
+    made, held = weight(3, 4, 3, 3, axis=0)
+    constants = {**held, **scales, **statistics(3)}
+    constants["s"][0] = 1e-7
+    folded = proven_fold(model(declared, [*before, made, "h = Conv (xd, w)", norm("h", "y")], constants))
+    (bias,) = (t for t in folded.result.graph.initializer if t.name == folded.result.graph.node[-1].input[2])
+    wanted = constants["b"].astype(np.float64) - factors(constants) * constants["m"]
+    np.testing.assert_allclose(numpy_helper.to_array(bias), wanted.astype(np.float32))
 
 
 def test_needs_finite_constants() -> None:

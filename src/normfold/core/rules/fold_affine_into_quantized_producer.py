@@ -4,7 +4,7 @@ What it does:
     Multiplies the scales of a quantised weight by the magnitude of the map's scale, mirrors the codes of the channels
     whose scale is negative at their zero point, and puts the shift into the bias. The other codes do not change. A
     quantised bias is rounded to its new steps, with an error of at most half a step; a bias of floating numbers stays
-    one. Where there is none yet, it is quantised if the operation's input is.
+    one, and so does one that was not there before.
 
 When it holds:
     The map varies along the operation's output channels only, and no activation is quantised between the two. A weight

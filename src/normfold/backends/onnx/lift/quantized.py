@@ -224,22 +224,23 @@ def _bias(context: Context, node: ir.Node, bias: ir.Value) -> tuple[Array, Exact
 
 
 def _unit(context: Context, node: ir.Node, view: Linear, step: Array | None, scale: Array) -> Array | None:
-    """The step of the bias over the weight's scale: where the input is dequantised, that is the input's scale.
+    """The step of a quantised bias over the weight's scale: where the input is dequantised, that is the input's scale.
 
-    Integer kernels take the bias for whole multiples of both scales' product, whatever it says of itself.
+    Integer kernels take the bias for whole multiples of both scales' product, whatever it says of itself. One that is
+    not quantised stays so: rounded to such steps it moves one code in some thousands, and runtimes that need it in
+    steps round it themselves.
     """
-    vector = view.out_axes == (-1,) or node.op_type in ("Conv", "ConvTranspose")
-    if not (view.bias_slot and vector and (step is not None or view.bias is None)):
-        if step is not None:
-            because = f"the quantised bias of {context.label(node)} does not follow its output channels"
-            raise NotLifted(PER_OUTPUT_CHANNEL, because)
+    if step is None:
         return None
+    if view.out_axes != (-1,) and node.op_type not in ("Conv", "ConvTranspose"):
+        because = f"the quantised bias of {context.label(node)} does not follow its output channels"
+        raise NotLifted(PER_OUTPUT_CHANNEL, because)
     x = view.inputs[0]
     dequantizer = dequantizer_of(x) if isinstance(x, ir.Value) else None
     given = None if dequantizer is None else context.constant(dequantizer, 1)
     if given is not None and given.size == 1:
         return given.reshape(())
-    return None if step is None else step / np.tile(scale, view.weight.out_channels // scale.size)
+    return step / np.tile(scale, view.weight.out_channels // scale.size)
 
 
 LIFTS: dict[str, Callable[[Context, ir.Node], View]] = {op: _or_quantized(lift) for op, lift in linear.LIFTS.items()}
