@@ -19,6 +19,11 @@ matmul
     fold writes: the bias of a Gemm where the product's rows can be flattened first, else an addition after the product.
 pool
     Conv - Relu - norm - pooling - Conv. ``Behind`` is the norm behind the pooling.
+pointwise
+    Relu - Conv1x1 - average pooling - Relu. ``First`` is the pooling before the convolution; here, the unit is what
+    the two add as they were, ``Last``.
+
+``--place PLACE`` measures the cases of one place, and leaves the others in the table as they are.
 """
 
 from __future__ import annotations
@@ -47,6 +52,7 @@ from normfold.runtime.session_profile import SPINNING
 TABLES: Final = Path(__file__).resolve().parents[1] / "src" / "normfold" / "core" / "costs"
 EPS: Final = ("cpu", "cuda", "dml")
 NORM: Final = "BatchNormalization"
+LAST: Final = "Last"
 BARE: Final = "bare"
 BLOCK_SECONDS: Final = 0.002
 """Shortest time that a block of runs takes."""
@@ -59,13 +65,14 @@ DTYPES: Final = {"float32": "float", "float16": "float16"}
 
 @dataclass(frozen=True)
 class Case:
-    """One graph in several variants: ONNX text by operation, ``BARE`` and ``NORM`` among them."""
+    """One graph in several variants: ONNX text by operation, ``BARE`` and what ``unit`` names among them."""
 
     place: str
     about: Mapping[str, Any]
     header: str
     constants: Mapping[str, np.ndarray]
     variants: Mapping[str, str]
+    unit: str = NORM
 
     def model(self, variant: str) -> bytes:
         """The model of one variant, of the constants only those that it reads."""
@@ -175,6 +182,23 @@ def pooling(channels: int, side: int, pool: str, *, dtype: str = "float32") -> C
     return Case("pool", about, header((1, channels, side, side), 4, dtype), held, variants)
 
 
+def pointwise(inner: int, outer: int, side: int, pool: str, *, dtype: str = "float32") -> Case:
+    """A pooling behind a pointwise convolution, as between the blocks of a densenet."""
+    held = draw(dtype, norm=(outer,), w=(outer, inner, 1, 1))
+    call = {
+        "AveragePool": "AveragePool <kernel_shape = [2, 2], strides = [2, 2]>",
+        "AveragePool 3x3": "AveragePool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]>",
+        "GlobalAveragePool": "GlobalAveragePool",
+    }[pool]
+    variants = {
+        BARE: "y = Relu(x)",
+        LAST: f"r = Relu(x) c = Conv(r, w, b) p = {call}(c) y = Relu(p)",
+        "First": f"r = Relu(x) c = {call}(r) p = Conv(c, w, b) y = Relu(p)",
+    }
+    about = {"value": [1, inner, side, side], "channels": outer, "pooling": pool, "dtype": dtype}
+    return Case("pointwise", about, header((1, inner, side, side), 4, dtype), held, variants, unit=LAST)
+
+
 CASES: Final = (
     convolution(16, 112, depthwise=False),
     convolution(32, 56, depthwise=False),
@@ -200,6 +224,15 @@ CASES: Final = (
     pooling(32, 56, "AveragePool"),
     pooling(128, 28, "GlobalAveragePool"),
     pooling(64, 28, "MaxPool", dtype="float16"),
+    pointwise(256, 128, 56, "AveragePool"),
+    pointwise(1024, 512, 14, "AveragePool"),
+    pointwise(128, 16, 28, "AveragePool"),
+    pointwise(256, 4, 28, "AveragePool"),
+    pointwise(32, 128, 28, "AveragePool"),
+    pointwise(64, 64, 56, "AveragePool 3x3"),
+    pointwise(256, 64, 28, "AveragePool 3x3"),
+    pointwise(512, 256, 14, "GlobalAveragePool"),
+    pointwise(256, 128, 28, "AveragePool", dtype="float16"),
 )
 
 
@@ -225,7 +258,8 @@ def rounds(opened: Mapping[str, Any], feed: np.ndarray, wanted: int, clock: comm
 def measure(case: Case, ep: str, threads: int, wanted: int) -> dict[str, Any]:
     """A case's figures: microseconds of the bare graph and of what the norm adds, ratios by operation.
 
-    ``cost`` is in units of the norm, ``whole`` the time of the whole graph over that of the graph with the norm.
+    ``cost`` is in units of the norm, or of what stands for it in its place; ``whole`` the time of the whole graph over
+    that of the graph with it.
     """
     feed = np.random.default_rng(1).normal(0, 1, shape_of(case)).astype(case.about["dtype"])
     # With one thread on the processor, the time of the process leaves out what others take.
@@ -235,15 +269,16 @@ def measure(case: Case, ep: str, threads: int, wanted: int) -> dict[str, Any]:
     taken = taken[: max(1, int(len(taken) * QUIET))]
     bare = statistics.median(turn[BARE] for turn in taken)
     added = {name: statistics.median(turn[name] - turn[BARE] for turn in taken) for name in case.variants}
-    least = at_least([turn[NORM] - turn[BARE] for turn in taken])
-    whole = {name: statistics.median(turn[name] / turn[NORM] for turn in taken) for name in case.variants}
-    operations = [name for name in case.variants if name not in (BARE, NORM)]
+    unit = case.unit
+    least = at_least([turn[unit] - turn[BARE] for turn in taken])
+    whole = {name: statistics.median(turn[name] / turn[unit] for turn in taken) for name in case.variants}
+    operations = [name for name in case.variants if name not in (BARE, unit)]
     return {
         "place": case.place,
         **case.about,
         "bare_us": round(bare * 1e6, 1),
-        "norm_us": round(added[NORM] * 1e6, 1),
-        "cost": {name: round(max(0.0, added[name]) / added[NORM], 2) for name in operations} if least > 0 else None,
+        "norm_us": round(added[unit] * 1e6, 1),
+        "cost": {name: round(max(0.0, added[name]) / added[unit], 2) for name in operations} if least > 0 else None,
         "whole": {name: round(whole[name], 3) for name in operations},
     }
 
@@ -264,7 +299,7 @@ def entries(measured: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """``PLACE/OPERATION`` to its cost, the median over the cases in which the norm's own cost can be seen."""
     costs: dict[str, list[float]] = {}
     for case in measured:
-        costs.setdefault(f"{case['place']}/{NORM}", [1.0])
+        costs.setdefault(f"{case['place']}/{LAST if case['place'] == 'pointwise' else NORM}", [1.0])
         for name, cost in (case["cost"] or {}).items():
             costs.setdefault(f"{case['place']}/{name}", []).append(cost)
     return {name: round(statistics.median(found), 2) for name, found in costs.items()}
@@ -298,12 +333,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser_.add_argument("--threads", type=int, default=1, help="of one session (default: %(default)s)")
     parser_.add_argument("--rounds", type=int, default=400, help="turns of each variant (default: %(default)s)")
     parser_.add_argument("--json", type=Path, metavar="FILE", help="where to write, instead of the package's own table")
+    parser_.add_argument("--place", choices=sorted({case.place for case in CASES}), help="(default: all)")
     options = parser_.parse_args(arguments)
-    measured = []
+    measured, target = [], TABLES / f"{options.ep}.json"
+    if options.place is not None:
+        measured = [case for case in json.loads(target.read_text("utf-8"))["cases"] if case["place"] != options.place]
     for case in CASES:
-        measured.append(measure(case, options.ep, options.threads, options.rounds))
-        print(json.dumps(measured[-1]), file=sys.stderr, flush=True)
-    target = options.json or TABLES / f"{options.ep}.json"
+        if options.place in (None, case.place):
+            measured.append(measure(case, options.ep, options.threads, options.rounds))
+            print(json.dumps(measured[-1]), file=sys.stderr, flush=True)
+    target = options.json or target
     common.write_json(target, table(measured, options))
     for name, cost in entries(measured).items():
         print(f"{name:24} {cost:6.2f}")

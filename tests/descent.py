@@ -10,18 +10,19 @@ import onnx_ir as ir
 from normfold.backends.onnx import OnnxGraph
 from normfold.core.graph import Graph
 from normfold.core.plan import Plan
-from normfold.core.views import AffineOp, Linear, Norm, Value, View
+from normfold.core.views import AffineOp, Linear, Norm, Pool, Value, View
 from normfold.runtime import CHECKER
 
 
-def remaining(graph: Graph) -> tuple[int, int, int, int, int]:
-    """Maps that scale, operations, tails of norms, biases, and how far from the end the maps stand."""
+def remaining(graph: Graph) -> tuple[int, int, int, int, int, int]:
+    """Maps that scale, operations, tails, biases, how far poolings are from the start, and maps from the end."""
     views: list[View] = [graph.view(node) for node in graph.nodes()]
     return (
         sum(isinstance(view, AffineOp) and (view.holds_scale or view.affine.scales) for view in views),
         len(views),
         sum(isinstance(view, Norm) and view.tail is not None and _says_something(view) for view in views),
         sum(isinstance(view, Linear) and view.bias is not None and bool(view.bias.any()) for view in views),
+        sum(place for place, view in enumerate(views) if isinstance(view, Pool)),
         sum(len(views) - place for place, view in enumerate(views) if isinstance(view, AffineOp)),
     )
 

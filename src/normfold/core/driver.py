@@ -3,17 +3,19 @@
 The order of the rules does not matter; that of the phases does, and is this. What changes nothing goes first, so that
 it hides no norm. Then rounds, until one changes nothing: every norm, in topological order, looks for a way out, and
 every rewrite is carried out wherever it can be. Where a round changes nothing, norms that stay go behind the poolings
-that read them, and where that changes nothing either, biases of matrix products go into additions that are made anyway.
+that read them; where that changes nothing either, average poolings go before the pointwise convolutions that they
+follow, and at last biases of matrix products into additions that are made anyway.
 Of two norms in a row of which one can go into the other, the order decides which: the first one that is asked.
 
 It ends, since every plan that is committed makes this smaller, in the order of a dictionary: how many maps that scale
-there are, how many operations, how many norms with a scale or shift of their own, how many biases, and how far the maps
-stand from the end.
+there are, how many operations, how many norms with a scale or shift of their own, how many biases, how far poolings
+stand from the start, and how far the maps stand from the end.
 
 - A fold takes an operation out. One that inserts additions takes out a map that scales, or more than it inserts.
 - A rewrite takes operations out, or a bias.
 - The scale and shift of a norm's own go into what reads it, which may get biases from them.
 - A bias that goes elsewhere goes only where one is already.
+- A pooling that goes before a convolution comes nearer to the start.
 - A norm that goes behind a pooling comes nearer to the end than what it passes gets away from it.
 """
 
@@ -32,7 +34,7 @@ from normfold.core.graph import Graph, Site, maker
 from normfold.core.origins import BIASES, SHUFFLES, Origin, Use
 from normfold.core.plan import Move, Plan
 from normfold.core.premises import DOES_NOT_PAY, SELECTED, VERIFICATION_FAILED
-from normfold.core.rules import IDENTITIES, MOVES, REWRITES, Rewrite
+from normfold.core.rules import IDENTITIES, MOVES, POOLINGS, REWRITES, Rewrite
 from normfold.core.search import Search
 from normfold.core.statistics import Known, commit, known_statistics, surviving
 from normfold.core.views import AffineOp, Linear, Moving, Node, Norm, View, unquantized
@@ -153,10 +155,7 @@ def fold(
         known = len(owner)
         states += enlist()
         progress |= len(owner) > known
-        if not progress and table.moves_past_pools:
-            progress = _relocate(run)
-        if not progress and table.moves_biases:
-            progress = _send(run, BIASES, [node for node in graph.nodes() if node not in owner])
+        progress = progress or _at_last(run, table)
     # What only the folds made a norm is no norm of the model's where it stays, and neither is a scale.
     states = [state for k, state in enumerate(states) if state.gone or state.telling(original=k < stated)]
     decisions = tuple(_decide(graph, state) for state in states)
@@ -228,11 +227,32 @@ def _rewrite(run: _Run, rules: Sequence[Rewrite[Any, Any]], spared: Collection[N
     return progress
 
 
+def _at_last(run: _Run, table: CostTable) -> bool:
+    """What is done only where nothing else is left to do, as far as it pays: the first of it that does anything."""
+    return (
+        (table.moves_past_pools and _relocate(run))
+        or (table.pools_first and _pool_first(run))
+        or (table.moves_biases and _send(run, BIASES, [node for node in run.graph.nodes() if node not in run.owner]))
+    )
+
+
 def _relocate(run: _Run) -> bool:
     """Move norms that stay to where they cost less."""
     progress = False
     for rule in MOVES:
         for node in [node for node in reversed(list(run.owner)) if _may_move(run.owner[node], node)]:
+            plan = _next_plan(run, rule, node)
+            if plan is not None:
+                run.commit(plan)
+                progress = True
+    return progress
+
+
+def _pool_first(run: _Run) -> bool:
+    """Move poolings before what has fewer positions to see then; no norm takes part."""
+    progress = False
+    for rule in POOLINGS:
+        for node in run.graph.nodes():
             plan = _next_plan(run, rule, node)
             if plan is not None:
                 run.commit(plan)

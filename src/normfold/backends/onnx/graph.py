@@ -34,7 +34,7 @@ from normfold.core.premises import (
     SAME_OPSET,
     SINGLE_USE,
 )
-from normfold.core.views import Node, Norm, Value, View
+from normfold.core.views import AffineOp, Node, Norm, Value, View
 from normfold.records import RECORDS_KEY, Refusal, StatisticsRecord, packed, unpacked
 
 SIZED: Final = frozenset({"Expand", "Pad", "ReduceMean", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze"})
@@ -207,6 +207,10 @@ class OnnxGraph:
             settable = (value for value in node.inputs if value is not None and value.is_initializer())
             if any(self._overridable(value) for value in settable):
                 return Refusal(NOT_OVERRIDABLE, f"{self.label(node)} reads an input that a caller may set")
+        for node in (_node(edit.node) for edit in plan.each(Move)):
+            # Who reads the shape of what moves finds it at what it read, which is the same for norms alone.
+            if not isinstance(self.view(node), AffineOp) and len(node.outputs[0].uses()) > 1:
+                return Refusal(SINGLE_USE, f"the shape of {self.label(node.outputs[0])} is read as well")
         return next((no for edit in plan.each(Replace) if (no := self._irreplaceable(edit.view)) is not None), None)
 
     def _irreplaceable(self, view: View) -> Refusal | None:

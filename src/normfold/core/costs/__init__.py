@@ -64,6 +64,11 @@ class CostTable:
         return self.entries.get("pool/Behind", inf) < 1
 
     @property
+    def pools_first(self) -> bool:
+        """Whether a pointwise convolution and an average pooling cost less where the pooling is the first."""
+        return self.entries.get("pointwise/First", inf) < 1
+
+    @property
     def moves_biases(self) -> bool:
         """Whether a bias of a matrix product costs something, so that one less is worth having."""
         return self.entries.get("matmul/Add", 0.0) > 0

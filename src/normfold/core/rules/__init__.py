@@ -52,6 +52,7 @@ from normfold.core.rules import (
     merge_linear_sequence,
     merge_parallel_branches,
     move_norm_past_pool,
+    move_pool_before_convolution,
 )
 from normfold.core.rules.rule import BACKWARD, FORWARD, Carry, Direction, Rewrite, Rule, Step, Target
 from normfold.core.views import View
@@ -108,7 +109,9 @@ REWRITES: tuple[Rewrite[Any, Any], ...] = (
 )
 MOVES: tuple[Rewrite[Any, Any], ...] = (move_norm_past_pool.RULE,)
 """For norms that stay, once nothing else is left to do."""
-RULES: tuple[Rule[Any, Any] | Rewrite[Any, Any], ...] = (*CARRIES, *REWRITES, *MOVES)
+POOLINGS: tuple[Rewrite[Any, Any], ...] = (move_pool_before_convolution.RULE,)
+"""For the convolutions that are left then, where the cost table has it."""
+RULES: tuple[Rule[Any, Any] | Rewrite[Any, Any], ...] = (*CARRIES, *REWRITES, *MOVES, *POOLINGS)
 LAWS: tuple[Law, ...] = tuple(dict.fromkeys(rule.law for rule in RULES))
 """Every identity that a rule rests on."""
 
@@ -129,6 +132,7 @@ __all__ = [
     "IDENTITIES",
     "LAWS",
     "MOVES",
+    "POOLINGS",
     "REWRITES",
     "RULES",
     "Carry",

@@ -34,7 +34,7 @@ from normfold.core.laws.sequence import product
 from normfold.core.plan import Bypass, Change, Plan, SetView
 from normfold.core.premises import EVERY_TAP, NOT_OUTPUT, REPRESENTABLE, SAME_SCOPE, SINGLE_USE
 from normfold.core.rules.rule import Place, Rewrite
-from normfold.core.rules.shared import new_weight_in_range, not_output, same_scope, single_use
+from normfold.core.rules.shared import is_pointwise, new_weight_in_range, not_output, same_scope, single_use
 from normfold.core.views import Linear, Value, View
 
 
@@ -74,18 +74,10 @@ def _places(graph: Graph, second: Linear) -> Iterable[Neighbours]:
     first = None if second.window is None else maker(graph, second.inputs[0])
     if not isinstance(first, Linear) or first.window is None or first.weight.groups != second.weight.groups:
         return
-    if _is_pointwise(first) and first.weight.in_per_group <= first.weight.out_per_group:
+    if is_pointwise(first) and first.weight.in_per_group <= first.weight.out_per_group:
         yield Neighbours(graph, second, first, host=second)
-    elif _is_pointwise(second) and second.weight.out_per_group <= second.weight.in_per_group:
+    elif is_pointwise(second) and second.weight.out_per_group <= second.weight.in_per_group:
         yield Neighbours(graph, second, first, host=first)
-
-
-def _is_pointwise(view: Linear) -> bool:
-    window = view.window
-    return window is not None and not any(
-        (size, stride, begin, end) != (1, 1, 0, 0)
-        for size, stride, begin, end in zip(window.kernel, window.strides, window.begins, window.ends, strict=True)
-    )
 
 
 def _bias(second: Linear, first: Linear) -> Array:

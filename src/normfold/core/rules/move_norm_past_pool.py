@@ -30,7 +30,7 @@ from normfold.core.plan import Move, Plan
 from normfold.core.premises import DOES_NOT_PAY, NOT_OUTPUT, SINGLE_USE, STATIC_RESHAPE
 from normfold.core.rules.carry_affine_through_pool import RULE as PASSING
 from normfold.core.rules.rule import FORWARD, Carry, Place, Rewrite
-from normfold.core.rules.shared import not_output, single_use
+from normfold.core.rules.shared import not_output, shrinks, single_use
 from normfold.core.views import AffineOp, Blend, Value, View
 
 
@@ -70,16 +70,7 @@ def _static_reshape(place: Pooled) -> str | None:
 
 
 def _shrinks(place: Pooled) -> str | None:
-    """No pooled axis grows, and one is known to become smaller."""
-    pool, label = place.pool, place.graph.label(place.pool.node)
-    before, after = (place.graph.shape(value) for value in (pool.inputs[0], pool.outputs[0]))
-    if before is None or after is None:
-        return f"whether {label} makes the value smaller is not known"
-    pairs = [(before[axis], after[axis]) for axis in pool.axes]
-    known = [(old, new) for old, new in pairs if isinstance(old, int) and isinstance(new, int)]
-    if len(known) == len(pairs) and all(new <= old for old, new in known) and any(new < old for old, new in known):
-        return None
-    return f"{label} is not known to make the value smaller"
+    return shrinks(place.graph, place.pool)
 
 
 def _plan(place: Pooled) -> Plan:

@@ -14,7 +14,7 @@ from normfold.core.laws.blocks import rescale_blocks
 from normfold.core.laws.quantized import BIAS_LIMIT, bias_step, mirror, rescale
 from normfold.core.plan import Bypass, Plan
 from normfold.core.rules.rule import BACKWARD, Carry, M, Place, Step, Target, V
-from normfold.core.views import AffineOp, BlockLinear, Linear, QuantizedLinear, Value, View
+from normfold.core.views import AffineOp, Blend, BlockLinear, Linear, QuantizedLinear, Value, View
 
 UNSEEN = 1e30
 """No trained weight is as large as this: one need not be read to see that it stays below a far larger number."""
@@ -219,6 +219,28 @@ def single_use(place: Place[V]) -> str | None:
             who = ", ".join(graph.label(node) for node, _ in readers[:3]) or "nothing"
             return f"{graph.label(value)} is read by {who}"
     return None
+
+
+def is_pointwise(view: Linear) -> bool:
+    """Whether a convolution makes each position of one position of its input."""
+    window = view.window
+    return window is not None and not any(
+        (size, stride, begin, end) != (1, 1, 0, 0)
+        for size, stride, begin, end in zip(window.kernel, window.strides, window.begins, window.ends, strict=True)
+    )
+
+
+def shrinks(graph: Graph, pool: Blend) -> str | None:
+    """No pooled axis grows, and one is known to become smaller."""
+    label = graph.label(pool.node)
+    before, after = (graph.shape(value) for value in (pool.inputs[0], pool.outputs[0]))
+    if before is None or after is None:
+        return f"whether {label} makes the value smaller is not known"
+    pairs = [(before[axis], after[axis]) for axis in pool.axes]
+    known = [(old, new) for old, new in pairs if isinstance(old, int) and isinstance(new, int)]
+    if len(known) == len(pairs) and all(new <= old for old, new in known) and any(new < old for old, new in known):
+        return None
+    return f"{label} is not known to make the value smaller"
 
 
 def is_private(graph: Graph, value: Value) -> bool:

@@ -17,6 +17,7 @@ from normfold.backends.onnx.write import gemm
 from normfold.backends.onnx.write.quantized import QuantizedWriter
 from normfold.core.algebra import Affine
 from normfold.core.algebra.affine import Array
+from normfold.core.algebra.moves import Dim
 from normfold.core.laws.blocks import rescale_blocks
 from normfold.core.laws.collapse import norm_constants
 from normfold.core.views import (
@@ -31,6 +32,9 @@ from normfold.core.views import (
     Recurrent,
     View,
 )
+
+Dims = tuple[Dim, ...] | None
+"""Those of a value, as far as they are known."""
 
 
 @dataclass(frozen=True)
@@ -352,6 +356,7 @@ def move(node: ir.Node, slot: int, behind: ir.Node, shapes: Shapes, fresh: Calla
     x, graph = _operand(node, slot), node.graph
     if graph is None:
         raise TypeError("the node stands in no graph")
+    pooled = _without(shapes.of(x), shapes.of(between), shapes.of(after))
     shapes.tell(between, shapes.of(after))
     between.replace_all_uses_with(x)
     after.replace_all_uses_with(between, replace_graph_outputs=True)
@@ -359,7 +364,16 @@ def move(node: ir.Node, slot: int, behind: ir.Node, shapes: Shapes, fresh: Calla
     graph.remove(node)
     graph.insert_after(behind, node)
     between.shape, between.type = after.shape, after.type
+    after.shape = after.shape if pooled == shapes.of(after) else None
+    shapes.tell(after, pooled)
     between.name, after.name = after.name, fresh(f"{after.name}_before_{node.op_type.lower()}")
+
+
+def _without(x: Dims, made: Dims, after: Dims) -> Dims:
+    """The dimensions ``after`` something that took those ``made`` of ``x``, were it to take those of ``x`` instead."""
+    if x is None or made is None or after is None or not len(x) == len(made) == len(after):
+        return None
+    return tuple(dim if old == new else old for old, new, dim in zip(x, made, after, strict=True))
 
 
 def sweep(value: ir.Value) -> None:
