@@ -149,6 +149,13 @@ CASES: dict[str, tuple[str, str, Callable[..., Any], Mapping[str, nn.Module], to
         {"held": Held(k=torch.tensor([1.0, float("inf"), 1.0, 1.0]).reshape(4, 1, 1))},
         PICTURE,
     ),
+    "a product with a stored tensor": (
+        "needs-structure",
+        "mul",
+        lambda self, x: functional.relu(x) * self.held.k,
+        {"held": Held(k=torch.ones(4, 1, 1))},
+        PICTURE,
+    ),
     "an empty part of another rank": (
         "known-parts",
         "cat",
