@@ -170,7 +170,8 @@ class Constants:
             done = pending.pop()
             if done not in self._cache:
                 self._cache[done] = self._find(done)
-                if done.producer() is not None:
+                node = done.producer()
+                if node is not None and not _is_constant(node):
                     self._computed.append(done)
         return self._cache[value]
 
@@ -215,7 +216,7 @@ class Constants:
         node = value.producer()
         if node is None:
             return f"{value.name!r} is an input"
-        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+        if _is_constant(node):
             tensor = ir.convenience.get_const_tensor(value)
             return tensor if tensor is not None else f"{value.name!r} is not a tensor"
         return self._evaluate(node, value)
@@ -261,11 +262,13 @@ def budget(model: ir.Model) -> int:
     """Most elements that the constant expressions of ``model`` may make together: what its own constants allow for."""
     stored = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
     stored += [
-        ir.convenience.get_const_tensor(node.outputs[0])
-        for node in model.graph.all_nodes()
-        if node.op_type == "Constant" and node.domain in ("", "ai.onnx")
+        ir.convenience.get_const_tensor(node.outputs[0]) for node in model.graph.all_nodes() if _is_constant(node)
     ]
     return LEAST_BUDGET + COPIES * sum(tensor.size for tensor in stored if tensor is not None)
+
+
+def _is_constant(node: ir.Node) -> bool:
+    return node.op_type == "Constant" and node.domain in ("", "ai.onnx")
 
 
 def reads_elements(node: ir.Node, index: int) -> bool:
