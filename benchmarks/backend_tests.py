@@ -52,7 +52,7 @@ from normfold.runtime.workers.values import EXTENDED_TYPES, to_array, to_value
 
 KINDS: Final = ("node", "simple", "real", "pytorch-converted", "pytorch-operator")
 DATA: Final = Path(onnx.__file__).parent / "backend" / "test" / "data"
-CASE_SECONDS: Final = 120.0
+CASE_SECONDS: Final = 300.0
 FAULTS: Final = ("uncoded", "refused", "wrong")
 Values = dict[str, Any]
 Runs = Callable[[Values], list[Any]]
