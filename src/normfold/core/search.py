@@ -66,8 +66,14 @@ class Search:
 
     def route(self, origin: Origin) -> Iterator[Plan]:
         """Plans in which every branch of the way of the map from ``origin`` ends where the map is absorbed."""
-        if not origin.view.refusals:
-            yield from self._follow(origin.plan, origin.target, origin.view.node, DEPTH)
+        if origin.view.refusals:
+            return
+        for plan in self._follow(origin.plan, origin.target, origin.view.node, DEPTH):
+            if plan.into:
+                yield plan
+            else:
+                because = f"nothing reads what {self.graph.label(origin.view.node)} makes, but for its shape"
+                self.refuse(Refusal(LINEAR_CONSUMER, because))
 
     def _follow(self, plan: Plan, target: Target, origin: Node, depth: int) -> Iterator[Plan]:
         """``plan`` completed so that the map of ``target`` is absorbed beyond its value."""
@@ -135,14 +141,11 @@ class Search:
         if escape is not None:
             self.refuse(escape)
             return
-        readers = graph.consumers(value)
-        if not readers:
-            self.refuse(Refusal(LINEAR_CONSUMER, f"nothing reads the output of {graph.label(origin)}"))
-            return
         # Where the origin goes, so does its output, and no value of that name is left to be another one.
         if not plan.bypasses(origin):
             plan = replace(plan, changed=(*plan.changed, Change(value, target.map, undone=True)))
-        yield from self._into_all(plan, [node for node, _ in readers], target, depth)
+        # A branch of which nobody reads more than the shape has nothing to absorb.
+        yield from self._into_all(plan, [node for node, _ in graph.consumers(value)], target, depth)
 
     def _into_all(self, plan: Plan, readers: list[Node], target: Target, depth: int) -> Iterator[Plan]:
         if not readers:

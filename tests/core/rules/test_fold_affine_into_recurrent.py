@@ -152,6 +152,33 @@ def test_refused_because_the_weight_is_computed() -> None:
     assert "constant" in only_fold(source).refused
 
 
+def test_as_an_exporter_writes_one_whose_batch_comes_first() -> None:
+    """The shape of the states is that of a transpose, of which nobody reads the elements."""
+    body = [
+        "r = Sigmoid(x)",
+        norm("r", "n"),
+        "seq = Transpose <perm = [2, 0, 1]> (n)",
+        "first = Transpose <perm = [0, 2, 1]> (n)",
+        "shape = Shape(first)",
+        "batch = Gather(shape, zero)",
+        "sizes = Concat <axis = 0> (one, batch, hidden)",
+        "state = ConstantOfShape(sizes)",
+        "[lstm] y = LSTM <hidden_size = 3> (seq, w, k, , , state)",
+    ]
+    held = {"w": array(1, 12, 4), "k": array(1, 12, 3), **statistics(4)}
+    held |= {name: np.array([value]) for name, value in {"zero": 0, "one": 1, "hidden": 3}.items()}
+    folded = proven_fold(model("float[N, 4, 5] x", body, held))
+    assert folded.decision.outcome == "folded"
+    assert folded.decision.into == ("lstm",)
+
+
+def test_a_norm_of_which_only_the_shape_is_read() -> None:
+    body = ["r = Sigmoid(x)", norm("r", "n"), "t = Transpose(n)", "to = Shape(t)", "y = Reshape(r, to)"]
+    folded = proven_fold(model("float[2, 4, 5] x", body, statistics(4)))
+    assert folded.decision.outcome == "kept"
+    assert "but for its shape" in folded.because("linear-consumer")
+
+
 EXAMPLES = (Example(model(SEQUENCE, network("LSTM"), {**held("LSTM"), **statistics(FEATURES)})),)
 
 
