@@ -36,7 +36,10 @@ def random_model(seed: int) -> onnx.ModelProto:
     for _ in range(b.integer(4, 16)):
         grow(b)
     flags = [_branching(b) for _ in range(1) if b.chance(0.12)]
-    for _ in range(b.integer(0, 4) if flags else 0):
+    repeated = b.chance(0.12)
+    if repeated:
+        _repeating(b)
+    for _ in range(b.integer(0, 4) if flags or repeated else 0):
         grow(b)
     infos = [_info(v, dynamic=dynamic) for v in inputs]
     infos += [helper.make_tensor_value_info(flag, TensorProto.BOOL, []) for flag in flags]
@@ -84,9 +87,43 @@ def _branching(b: Builder) -> str:
     return flag
 
 
+def _repeating(b: Builder) -> None:
+    """A Loop over a state, or a Scan over the first axis; the sizes of the state, or of a row, may not be stated."""
+    x, y = b.pick(b.pool), b.fresh("repeated")
+    inner, loop = b.child(), x.rank < 2 or b.chance(0.5)
+    state = Val(b.fresh("state"), x.shape if loop else x.shape[1:])
+    result = _body_of(inner, state)
+    shape = state.shape if b.chance(0.6) else None
+    ports = [helper.make_tensor_value_info(v.name, TensorProto.FLOAT, shape) for v in (state, result)]
+    held = [inner.data[name] for name in inner.initializers]
+    if loop:
+        names = [b.fresh(stem) for stem in ("step", "go", "next")]
+        scalars = [
+            helper.make_tensor_value_info(name, kind, [])
+            for name, kind in zip(names, (TensorProto.INT64, TensorProto.BOOL, TensorProto.BOOL), strict=True)
+        ]
+        inner.nodes.append(helper.make_node("Identity", [names[1]], [names[2]]))
+        body = helper.make_graph(inner.nodes, b.fresh("body"), [*scalars[:2], ports[0]], [scalars[2], ports[1]], held)
+        inputs = [b.stored(np.asarray(2, np.int64), "times"), "", x.name]
+        node = helper.make_node("Loop", inputs, [y], name=b.fresh("loop"), body=body)
+    else:
+        body = helper.make_graph(inner.nodes, b.fresh("body"), ports[:1], ports[1:], held)
+        node = helper.make_node("Scan", [x.name], [y], name=b.fresh("scan"), body=body, num_scan_inputs=1)
+    b.nodes.append(node)
+    b.pool.append(Val(y, x.shape))
+
+
 def _body(b: Builder, x: Val) -> onnx.GraphProto:
     """A body of operations that end in the shape of ``x``."""
     inner = b.child()
+    result = _body_of(inner, x)
+    held = [inner.data[name] for name in inner.initializers]
+    info = helper.make_tensor_value_info(result.name, TensorProto.FLOAT, result.shape)
+    return helper.make_graph(inner.nodes, b.fresh("body"), [], [info], held)
+
+
+def _body_of(b: Builder, x: Val) -> Val:
+    """Operations in a body of which the last one's value has the shape of ``x``."""
     y = x
     for operation in (
         b.pick([conv, linear, batch_norm]),
@@ -96,16 +133,13 @@ def _body(b: Builder, x: Val) -> onnx.GraphProto:
         batch_norm,
     ):
         try:
-            with inner.attempt():
-                (made,) = operation(inner, y)
-                inner.need(made.shape == x.shape)
+            with b.attempt():
+                (made,) = operation(b, y)
+                b.need(made.shape == x.shape)
             y = made
         except NotPossibleError:
             continue
-    result = inner.one("Relu", [y])
-    held = [inner.data[name] for name in inner.initializers]
-    info = helper.make_tensor_value_info(result.name, TensorProto.FLOAT, result.shape)
-    return helper.make_graph(inner.nodes, b.fresh("body"), [], [info], held)
+    return b.one("Relu", [y])
 
 
 def _finish(b: Builder, inputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
