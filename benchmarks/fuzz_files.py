@@ -2,10 +2,12 @@
 
     python benchmarks/fuzz_files.py --seconds 300 --seed 0
     python benchmarks/fuzz_files.py --what side
+    python benchmarks/fuzz_files.py --what hostile --seconds 3600     # 300 files, every verb
     python benchmarks/fuzz_files.py --replay out/fuzz_files/01-internal/model.onnx
 
 *models* are small valid networks with one to three mutations each, or with damaged bytes; *sweep* is one model for
-every operator that onnx knows, its inputs without a type; *side* are files that stand beside a model or in its place.
+every operator that onnx knows, its inputs without a type; *side* are files that stand beside a model or in its place;
+*hostile* are `FILES` files, those and small models that ask for much and mutated ones, each given to every verb.
 Every case runs in a process of its own with 4 GiB and 30 s a command. What counts as wrong is defined in
 ``tests/fuzz/hostile.py``. Findings are grouped by the innermost frame of normfold; of each group the smallest case is
 cut down and saved in ``--keep`` with a snippet that builds it, and the exit is 1.
@@ -37,11 +39,14 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 import numpy as np  # noqa: E402 - before the limits of a case apply
 import onnx  # noqa: E402
 
-from fuzz.graphs import random_model  # noqa: E402 - found by the line above
+from fuzz.bombs import BOMBS  # noqa: E402 - found by the line above
+from fuzz.graphs import random_model  # noqa: E402
 from fuzz.hostile import Command, Finding, run_case  # noqa: E402
 from fuzz.mutations import SCHEMAS, Random, mutate, mutate_bytes  # noqa: E402
-from fuzz.side_files import SHORT, side_cases  # noqa: E402
+from fuzz.side_files import SHORT, good, in_place_of_a_model, side_cases  # noqa: E402
 
+FILES: Final = 300
+"""Hostile files, those beside a model included."""
 RANDOM_MODELS: Final = 60
 SHRINK_TRIES: Final = 120
 QUICK: Final[tuple[Command, ...]] = (
@@ -121,16 +126,36 @@ def seeds() -> tuple[bytes, ...]:
 def model_case(seed: int, number: int, slow: float) -> Result:
     """One mutated model."""
     rng = Random(f"{seed}/{number}")
-    data = rng.choice(seeds())
-    if rng.random() < 0.15:
-        data, done = mutate_bytes(data, rng), ["bytes"]
-    else:
-        model = onnx.ModelProto.FromString(data)
-        done = mutate(model, rng, rng.choice((1, 1, 1, 2, 3)))
-        data = model.SerializeToString()
+    data, done = mutated(rng)
     commands = (*QUICK, *SLOW) if rng.random() < slow else QUICK
     commands = (*commands, BENCH) if rng.random() < slow / 4 else commands
     return checked(f"{number}: {', '.join(done)}", data, commands)
+
+
+def mutated(rng: Random) -> tuple[bytes, list[str]]:
+    """A model with a few mutations, and what they are."""
+    data = rng.choice(seeds())
+    if rng.random() < 0.15:
+        return mutate_bytes(data, rng), ["bytes"]
+    model = onnx.ModelProto.FromString(data)
+    done = mutate(model, rng, rng.choice((1, 1, 1, 2, 3)))
+    return model.SerializeToString(), done
+
+
+def hostile_case(seed: int, number: int) -> Result:
+    """One hostile model, given to every verb."""
+    if number < len(BOMBS):
+        name = list(BOMBS)[number]
+        data = BOMBS[name]().SerializeToString()
+    else:
+        data, done = mutated(Random(f"hostile/{seed}/{number}"))
+        name = f"hostile {number}: {', '.join(done)}"
+
+    def write(folder: Path) -> None:
+        (folder / "model.onnx").write_bytes(data)
+        onnx.save(good(), folder / "m.onnx")
+
+    return Result(name, data, *_run(write, in_place_of_a_model("model.onnx")))
 
 
 def sweep_case(number: int, _slow: float) -> Result:
@@ -194,8 +219,11 @@ def side_case(number: int, _slow: float) -> Result:
 
 def jobs(options: argparse.Namespace) -> Iterator[tuple[Callable[..., Result], tuple[Any, ...]]]:
     """What is to be done, in order; without an end where models are mutated."""
-    if options.what in ("side", "all"):
-        yield from ((side_case, (number, options.slow)) for number in range(sum(1 for _ in side_cases())))
+    beside = sum(1 for _ in side_cases())
+    if options.what == "hostile":
+        yield from ((hostile_case, (options.seed, number)) for number in range(options.start, FILES - beside))
+    if options.what in ("side", "hostile", "all"):
+        yield from ((side_case, (number, options.slow)) for number in range(beside))
     if options.what in ("sweep", "all"):
         yield from ((sweep_case, (number, options.slow)) for number in range(len(SCHEMAS)))
     if options.what in ("models", "all"):
@@ -318,10 +346,10 @@ def table(groups: Sequence[Group]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; exits 1 where anything was found."""
     parser = argparse.ArgumentParser(description="Feed normfold hostile files.")
-    parser.add_argument("--what", choices=["all", "models", "sweep", "side"], default="all")
+    parser.add_argument("--what", choices=["all", "models", "sweep", "side", "hostile"], default="all")
     parser.add_argument("--seconds", type=float, default=300.0, help="nothing is begun later (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the mutations (default: %(default)s)")
-    parser.add_argument("--start", type=int, default=0, help="number of the first mutated model")
+    parser.add_argument("--start", type=int, default=0, help="number of the first model")
     parser.add_argument("--slow", type=float, default=0.03, help="part of the models that are also run")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     parser.add_argument("--keep", type=Path, default=Path("out/fuzz_files"), help="folder for what is found")

@@ -31,6 +31,8 @@ class Limits:
     """On the monotonic clock, in seconds; None: no limit."""
     seconds: float = 0.0
     """The time limit that ``until`` came from."""
+    given: bool = False
+    """Whether somebody asked for it."""
     memory: int | None = None
     """Bytes for each process; None: what the machine has."""
     memory_from: int = 0
@@ -55,7 +57,7 @@ def limited(
     for name, limit in (("time_limit", time_limit), ("memory_limit", memory_limit)):
         if limit is not None and not limit > 0:
             raise UsageError("usage", f"{name} is {limit!r}; it has to be more than zero.")
-    until, seconds = outer.until, outer.seconds
+    until, seconds, given = outer.until, outer.seconds, outer.given or time_limit is not None
     if time_limit is None and until is None:
         time_limit = usual
     if time_limit is not None and (until is None or time.monotonic() + time_limit < until):
@@ -63,7 +65,7 @@ def limited(
     memory, memory_from = outer.memory, outer.memory_from
     if memory_limit is not None and (memory is None or memory_limit < memory):
         memory, memory_from = memory_limit, _resident()
-    token = _LIMITS.set(Limits(until, seconds, memory, memory_from))
+    token = _LIMITS.set(Limits(until, seconds, given, memory, memory_from))
     try:
         yield
     finally:
@@ -74,6 +76,11 @@ def remaining() -> float | None:
     """Seconds that are left, at least 0; None where there is no limit."""
     until = _LIMITS.get().until
     return None if until is None else max(0.0, until - time.monotonic())
+
+
+def is_given() -> bool:
+    """Whether there is a time limit that somebody asked for, and not only the usual one."""
+    return _LIMITS.get().given
 
 
 def memory_limit() -> int | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from normfold.runtime.workers.process import Failed, WorkerProcess
+from normfold.limits import limited
+from normfold.runtime.workers.process import BYTES_PER_SECOND, COMPUTING_SECONDS, Failed, WorkerProcess
 
 READ = "import sys, json, os, time, subprocess\nline = sys.stdin.readline()\n"
 HOSTILE = {
@@ -58,6 +59,44 @@ def test_silence_is_a_timeout(code: str, started: list[WorkerProcess]) -> None:
     reply = started[0].ask("do", data="x" * (4 << 20))
     assert isinstance(reply, Failed)
     assert reply.kind == "time"
+
+
+def test_output_without_a_line_is_a_timeout(started: list[WorkerProcess]) -> None:
+    started.append(worker("import sys\nwhile sys.stdout.write('x' * 100): pass", time_limit=1.0))
+    reply = started[0].ask("do")
+    assert isinstance(reply, Failed)
+    assert reply.kind == "time"
+
+
+BUSY = READ + "\nwhile True: pass"
+ASLEEP = READ + "time.sleep(2); print(json.dumps({'ok': True}), flush=True)"
+
+
+def test_a_small_model_that_computes_for_long_is_ended(
+    started: list[WorkerProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("normfold.runtime.workers.process.COMPUTING_SECONDS", 0.5)
+    started.append(worker(BUSY))
+    started[0].expect(1000)
+    reply = started[0].ask("do")
+    assert isinstance(reply, Failed)
+    assert (reply.kind, "--time-limit allows more" in reply.message) == ("time", True)
+
+
+def test_waiting_is_no_computing(started: list[WorkerProcess], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("normfold.runtime.workers.process.COMPUTING_SECONDS", 1.0)
+    started.append(worker(ASLEEP))
+    started[0].expect(0)
+    assert started[0].ask("do") == {"ok": True}
+
+
+def test_a_time_limit_that_is_given_takes_the_place_of_the_usual_one(started: list[WorkerProcess]) -> None:
+    started.append(worker(BUSY))
+    with limited(1000.0):
+        started[0].expect(0)
+    assert started[0]._computing is None
+    started[0].expect(int(BYTES_PER_SECOND))
+    assert started[0]._computing == COMPUTING_SECONDS + 1
 
 
 def test_what_a_worker_started_ends_with_it(started: list[WorkerProcess], tmp_path: Path) -> None:

@@ -33,21 +33,21 @@ def time_limit(default: str) -> Callable[[_Command], _Command]:
     return click.option(
         "--time-limit",
         type=types.duration,
-        default=default,
-        show_default=True,
+        show_default=default,
         metavar="DURATION",
         help="Time for the whole command, such as 500ms, 90s or 15m.",
     )
 
 
 @contextmanager
-def bounded(seconds: float, memory: int | None) -> Iterator[None]:
-    """Do what is in the ``with`` block within so many seconds and bytes.
+def bounded(seconds: float | None, memory: int | None, usual: str) -> Iterator[None]:
+    """Do what is in the ``with`` block within so many seconds and bytes; within the ``usual`` time where none is given.
 
     Raises:
         EnvironmentUnavailableError: ``timed-out`` or ``out-of-memory``.
     """
-    with limits.limited(seconds, memory), _interrupted_after(seconds + GRACE), _allocating(memory):
+    limit = types.duration(usual)
+    with limits.limited(seconds, memory, limit), _interrupted_after((seconds or limit) + GRACE), _allocating(memory):
         try:
             yield
         except MemoryError as error:

@@ -59,10 +59,10 @@ def verb(name: str, limit: str = "15m") -> Callable[[Callable[..., CommandResult
         @click.option("-v", "--verbose", is_flag=True, help="Print every row, however many there are.")
         @functools.wraps(job)
         def wrapped(
-            *, quiet: bool, verbose: bool, time_limit: float, memory_limit: int | None, **options: Any
+            *, quiet: bool, verbose: bool, time_limit: float | None, memory_limit: int | None, **options: Any
         ) -> CommandResult:
             def work() -> CommandResult:
-                with bounded(time_limit, memory_limit), _progress(quiet=quiet) as progress:
+                with bounded(time_limit, memory_limit, limit), _progress(quiet=quiet) as progress:
                     return job(progress=progress, detail=Detail(verbose - quiet), **options)
 
             return guarded(name, work)

@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from normfold import limits
 from normfold.errors import UsageError
 from normfold.measure.checks import Values
 from normfold.models.data import UserInputs
@@ -64,6 +65,7 @@ def prepare_inputs(
     """The first inputs on which the model called ``name`` runs; free sizes are guessed.
 
     Raises:
+        EnvironmentUnavailableError: ``out-of-memory``, they are larger than the memory.
         UsageError: ``bad-input``, the given shapes or arrays do not fit; ``not-runnable``, no inputs tried fit.
     """
     check_given(specs, given)
@@ -72,7 +74,10 @@ def prepare_inputs(
         raise UsageError("bad-input", f"{name}: {missing}.")
     failure = Failed("run", "no inputs to try")
     for index, layout in enumerate(layouts(specs, given)):
-        feed = make_feed(specs, given, layout, KINDS[0], seed)
+        try:
+            feed = make_feed(specs, given, layout, KINDS[0], seed)
+        except (MemoryError, ValueError) as error:  # NumPy has two words for more than there is room for
+            raise limits.out_of_memory() from error
         inputs = PreparedInputs(folder.write(feed.arrays), feed.probes)
         reply = client.try_to_bind(name, inputs.entries)
         if not isinstance(reply, Failed):

@@ -172,6 +172,7 @@ def fold(
                 evaluator.start()
                 progress("reading")
                 source = onnx_source(model)
+                evaluator.expect(source.nbytes)
                 setup = Setup((), user_inputs(shapes, inputs), seed=seed, custom_ops=custom_ops)
                 done = fold_proven(evaluator, source, request, setup)
         return FoldResult(

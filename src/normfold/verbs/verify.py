@@ -98,6 +98,7 @@ def _files(a: object, b: object, setup: Setup, progress: Progress) -> Verificati
         evaluator.start()
         progress("reading")
         source, result = onnx_source(a), onnx_source(b)
+        evaluator.expect(max(source.nbytes, result.nbytes))
         comparison = Comparison(evaluator, about(source.fresh(), setup))
         progress("running both")
         comparison.begin(files.enter_context(source.runnable()))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 from onnx import parser
 
+import normfold
 from folding import array, model, norm, only_fold, statistics
 from normfold.backends.onnx import OnnxGraph
 from normfold.backends.onnx.reading.inference import Found
@@ -101,3 +103,14 @@ def test_weights_stay_where_they_are() -> None:
     source = model("float[1, 64, 4, 4] x", ["c = Conv(x, w)", "y = Relu(c)"], {"w": array(64, 64, 3, 3)})
     assert shapes(source, watched)["y"] == (1, 64, 2, 2)
     assert len(sent[0]) < 2000
+
+
+@pytest.mark.parametrize("line", ["y = Identity(c)", norm("c", "y"), "y = Mul(c, one)", "t = Relu(c)\ny = Identity(t)"])
+def test_a_declared_output_shape_never_gets_weaker(line: str) -> None:
+    held = {"w": array(3, 3, 1, 1), **statistics(3), "one": np.ones(1, np.float32)}
+    source = model("float[N, 3, H, 4] x", ["c = Conv(x, w)", line], held)
+    dims = source.graph.output[0].type.tensor_type.shape.dim
+    dims[0].dim_value, dims[2].dim_value = 2, 4
+    source.graph.value_info.append(onnx.helper.make_tensor_value_info("c", onnx.TensorProto.FLOAT, ["N", 3, "H", 4]))
+    done = normfold.fold(source, verify=False)
+    assert done.model.graph.output[0] == source.graph.output[0]

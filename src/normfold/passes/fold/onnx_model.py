@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx_ir
 
@@ -25,9 +25,19 @@ def fold(
     """Fold ``model``, which is used up; insert operations only where that pays by ``costs``."""
     graph = OnnxGraph(model, inference)
     before = size(graph, *stored(model))
+    declared = [value.shape for value in model.graph.outputs]
     folding = selection.fold(graph, dropped, costs)
+    _declare(model, declared)
     sizes = before, size(graph, *stored(model))
     return Rewritten(graph.model, folding.decisions, folding.pairs, graph.committed, sizes)
+
+
+def _declare(model: onnx_ir.Model, shapes: Sequence[onnx_ir.Shape | None]) -> None:
+    """Let the outputs of ``model`` state what they stated in its source, whatever value has become one."""
+    for output, shape in zip(model.graph.outputs, shapes, strict=True):
+        # An input that is handed on as it came states its own shape.
+        if shape is not None and output.producer() is not None:
+            output.shape = shape
 
 
 def inspect(model: onnx_ir.Model, inference: Inference) -> tuple[tuple[SiteReport, ...], tuple[StatisticsRecord, ...]]:

@@ -31,6 +31,10 @@ class Evaluator:
         """Start the process now, so that its imports overlap with what the caller does next."""
         self._tasks.submit(self._client.start)
 
+    def expect(self, nbytes: int) -> None:
+        """Let each task that follows compute no longer than models of so many bytes do, as `WorkerProcess.expect`."""
+        self.submit(lambda client: client.expect(nbytes))
+
     def submit(self, task: Callable[[WorkerClient], T]) -> Future[T]:
         """Queue ``task``, under the limits of the caller; its result, or what it raised, is the future's."""
         return self._tasks.submit(contextvars.copy_context().run, task, self._client)

@@ -39,6 +39,10 @@ PIECE: Final = 1 << 16
 LAST_BYTES: Final = 2000
 MOST_BYTES: Final = 256 << 20
 """Longest answer that is read."""
+COMPUTING_SECONDS: Final = 12.0
+"""Seconds of computing that any request may take where no time limit is set."""
+BYTES_PER_SECOND: Final = 20e6
+"""A second more for as many bytes of the model."""
 POLL_SECONDS: Final = 0.1
 """How often is looked whether a process that says nothing is still there."""
 ENDING_SECONDS: Final = 1.0
@@ -97,6 +101,7 @@ class WorkerProcess:
         self._time_limit = time_limit
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = threading.Event()
+        self._computing: float | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="normfold-", ignore_cleanup_errors=True) if scratch else None
         self._log: IO[bytes] | None = None
 
@@ -124,6 +129,14 @@ class WorkerProcess:
         )
         if self._closed.is_set():
             _kill(self._process)
+
+    def expect(self, nbytes: int | None) -> None:
+        """Give each request as much computing as a model of so many bytes may need, or with None no limit of it.
+
+        A few bytes can say: compute for ever. Who sets a time limit means that one and no other.
+        """
+        unlimited = nbytes is None or limits.is_given()
+        self._computing = None if unlimited else COMPUTING_SECONDS + (nbytes or 0) / BYTES_PER_SECOND
 
     def close(self) -> None:
         """End the process, whatever it is doing, and remove what it wrote."""
@@ -175,20 +188,24 @@ class WorkerProcess:
         left = limits.remaining()
         until = time.monotonic() + (self._time_limit if left is None else min(left, self._time_limit))
         asked = json.dumps({"verb": verb, "memory_limit": limits.memory_limit(), **request}).encode() + b"\n"
-        line = exchange(self._process, asked, until)
+        clock = Clock(self._process.pid, until, self._computing)
+        line = exchange(self._process, asked, clock)
         reply = _parsed(line)
         if reply is None:
-            return self._died(line, expired=time.monotonic() >= until)
+            return self._died(line, clock)
         return reply if reply["ok"] else Failed(reply["kind"], reply["message"])
 
-    def _died(self, line: bytes, *, expired: bool) -> Failed:
+    def _died(self, line: bytes, clock: Clock) -> Failed:
         """What became of a process that gave no answer, or one that cannot be read; there is none from here on."""
         process = cast("subprocess.Popen[bytes]", self._process)
+        late, computed = clock.is_late(), clock.has_computed_long()
         ended, said = process.poll(), self._last_words()
         self._dispose()
-        if expired:
+        if late:
             limits.check()
             return Failed("time", f"more than {self._time_limit:g} s")
+        if computed:
+            return Failed("time", f"more than {clock.computing:.0f} s of computing; --time-limit allows more")
         if ended is None or line.endswith(b"\n"):
             return Failed("crash", "its answer cannot be read")
         return Failed("crash", "; ".join([f"exit status {ended}", *said]))
@@ -200,7 +217,28 @@ class WorkerProcess:
         return log.read().decode(errors="replace").strip().splitlines()[-1:]
 
 
-def exchange(process: subprocess.Popen[bytes], line: bytes, until: float) -> bytes:
+class Clock:
+    """When a process has had its time: at ``until``, or after ``computing`` seconds in which it had a processor.
+
+    On a busy machine those take longer.
+    """
+
+    def __init__(self, pid: int, until: float, computing: float | None) -> None:
+        self.until, self.computing = until, computing
+        self._pid, self._began, self._spent = pid, time.monotonic(), computed(pid)
+
+    def is_late(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() >= self.until
+
+    def has_computed_long(self) -> bool:
+        """Whether it had its seconds of computing; threads that compute beside each other do not count twice."""
+        if self.computing is None:
+            return False
+        return min(computed(self._pid) - self._spent, time.monotonic() - self._began) > self.computing
+
+
+def exchange(process: subprocess.Popen[bytes], line: bytes, clock: Clock) -> bytes:
     """The line with which ``process`` answers ``line``; cut short where it ends, closes its pipe or takes too long.
 
     A process that it started may hold the pipe open: its own end counts, not the pipe's.
@@ -213,9 +251,8 @@ def exchange(process: subprocess.Popen[bytes], line: bytes, until: float) -> byt
         streams.register(stdout, selectors.EVENT_READ)
         streams.register(stdin, selectors.EVENT_WRITE)
         while not reply.endswith(b"\n"):
-            wait = min(until - time.monotonic(), POLL_SECONDS)
-            ready = {key.fd for key, _ in streams.select(wait)} if wait > 0 else set()
-            if not ready and (wait <= 0 or process.poll() is not None):
+            ready = {key.fd for key, _ in streams.select(POLL_SECONDS)}
+            if clock.is_late() or (not ready and (process.poll() is not None or clock.has_computed_long())):
                 break
             try:
                 if stdin in ready:
@@ -232,8 +269,17 @@ def exchange(process: subprocess.Popen[bytes], line: bytes, until: float) -> byt
                 break
     if not reply.endswith(b"\n"):
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(min(max(until - time.monotonic(), 0.0), ENDING_SECONDS))
+            process.wait(min(max(clock.until - time.monotonic(), 0.0), ENDING_SECONDS))
     return bytes(reply)
+
+
+def computed(pid: int) -> float:
+    """Seconds that the threads of a process had a processor, together; 0 where unknown."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except OSError:
+        return 0.0
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -46,6 +46,7 @@ class TimingClient:
 
     def open(self, name: str, model: Runnable, session: Mapping[str, Any]) -> dict[str, Any]:
         """Load a model under ``name``."""
+        self._process.expect(model.file.stat().st_size)
         return self._ask(model.file.name, "open", name=name, **_files(model), session=dict(session))
 
     def bind(self, name: str, feeds: Sequence[Entry]) -> dict[str, Any]:
@@ -58,6 +59,7 @@ class TimingClient:
 
     def time(self, blocks: Sequence[tuple[str, int]]) -> dict[str, Any]:
         """Run the blocks in turn."""
+        self._process.expect(None)
         names = " and ".join(dict.fromkeys(name for name, _runs in blocks))
         return self._ask(names, "time", blocks=[list(block) for block in blocks])
 
