@@ -97,11 +97,14 @@ class _Run:
     graph: Graph
     known: dict[str, Known] = field(default_factory=dict)
     owner: dict[Node, _SiteState] = field(default_factory=dict)
+    excluded: set[Node] = field(default_factory=set)
+    """The nodes of the sites that must stay."""
 
-    @property
-    def excluded(self) -> frozenset[Node]:
-        """The nodes of the sites that must stay."""
-        return frozenset(node for node, holder in self.owner.items() if holder.excluded is not None)
+    def assign(self, nodes: Collection[Node], holder: _SiteState) -> None:
+        """Let ``nodes`` belong to ``holder``."""
+        self.owner.update(dict.fromkeys(nodes, holder))
+        if holder.excluded is not None:
+            self.excluded.update(nodes)
 
     def commit(self, plan: Plan) -> None:
         """Carry out ``plan``."""
@@ -135,11 +138,11 @@ def fold(
             new = [node for node in site.nodes if node not in owner]
             if len(new) == len(site.nodes):
                 found.append(_SiteState(site, excluded=_excluded(site.name, only, skip, exclude or {})))
-                owner.update(dict.fromkeys(new, found[-1]))
+                run.assign(new, found[-1])
             elif new:
                 holder = next(owner[node] for node in site.nodes if node in owner)
                 holder.beside += new
-                owner.update(dict.fromkeys(new, holder))
+                run.assign(new, holder)
         return found
 
     states = enlist()
@@ -263,10 +266,9 @@ def _pool_first(run: _Run) -> bool:
 def _send(run: _Run, use: Use, nodes: Iterable[Node]) -> bool:
     """Send the maps of ``nodes`` out on their routes, for one ``use``, and carry out what is worth it."""
     progress = False
-    excluded = run.excluded
     for node in nodes:
         for origin in use.origins(run.graph.view(node)):
-            search = Search(run.graph, excluded)
+            search = Search(run.graph, run.excluded)
             plan = _worth(run, search, use, origin)
             if plan is not None:
                 run.commit(plan)
@@ -311,8 +313,8 @@ def _next_plan(run: _Run, rule: Rewrite[Any, Any], node: Node) -> Plan | None:
 
 def _left_out(run: _Run, plan: Plan) -> Refusal | None:
     """Why the plan may not be carried out: it touches what the user left out."""
-    excluded = run.excluded
-    left_out = next((node for node in (*plan.gone, *(view.node for view in plan.views)) if node in excluded), None)
+    touched = (*plan.gone, *(view.node for view in plan.views))
+    left_out = next((node for node in touched if node in run.excluded), None)
     if left_out is None:
         return None
     return Refusal(SELECTED, f"{run.graph.label(left_out)}, which was left out, would have to go with it")

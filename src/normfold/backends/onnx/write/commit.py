@@ -57,7 +57,7 @@ class Writer:
             self._table(view)
         elif isinstance(view, Recurrent):
             self._recurrent(view)
-        elif isinstance(view, AffineOp) and view.op == "BatchNormalization":
+        elif isinstance(view, AffineOp) and _native(view).op_type == "BatchNormalization":
             self._batch_normalization(view)
         elif isinstance(view, AffineOp):
             self._arithmetic(view)
