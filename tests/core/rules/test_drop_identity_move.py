@@ -43,6 +43,14 @@ def test_what_moves_nothing(step: str) -> None:
     assert operators(step, STEPS[step]) == ["Sigmoid", "Tanh"]
 
 
+def test_a_part_beside_the_whole_stays() -> None:
+    """An empty part is read as well: without the Split, nothing would make it."""
+    body = ["r = Sigmoid(x)", "m, e = Split <axis = 1> (r, part)", "y = Tanh(m)", "z = ReduceSum <keepdims = 0> (e)"]
+    held = {"part": np.asarray([4, 0])}
+    source = model(IMAGE, body, held, outputs="float[2, 4, 6, 6] y, float z")
+    assert proven_fold(source).operators == ["Sigmoid", "Split", "Tanh", "ReduceSum"]
+
+
 @pytest.mark.parametrize("step", STAYING)
 def test_what_moves_something(step: str) -> None:
     assert operators(step, STAYING[step]) == ["Sigmoid", re.match(r"\w+", step)[0], "Tanh"]
