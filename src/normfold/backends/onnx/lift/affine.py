@@ -138,7 +138,8 @@ def _meaning(label: str, op: str, k: Array, *, constant_first: bool) -> tuple[Af
         raise NotLifted(AFFINE, f"{label} divides a constant by its input, which is not an affine map")
     if not np.all(k):
         raise NotLifted(FINITE, f"{label} divides by zero")
-    return Affine.of(1 / k), False, False
+    with np.errstate(over="ignore"):  # below the normal numbers; `finite` says so
+        return Affine.of(1 / k), False, False
 
 
 def refuse_growth(context: Context, node: ir.Node, x: ir.Value, constant: Array) -> None:
