@@ -335,6 +335,7 @@ OTHER_SPELLINGS = {
         f"mu = {MEAN} (x)", "xx = Mul(x, x)", f"q = {MEAN} (xx)", "mm = Mul(mu, mu)", "d = Sub(q, mm)",
         "v0 = Clip(d, zero)", "v1 = Add(v0, eps)", DEVIATION, "c = Sub(x, mu)", "n = Div(c, sd)", *TAIL,
     ],
+    "copied-in-its-own-type": [*LAYER, DEVIATION, "n0 = Div(c, sd)", "n = Cast <to = 1> (n0)", *TAIL],
     "two-reciprocals": [*LAYER, DEVIATION, "r = Reciprocal(sd)", "s = Reciprocal(r)", "n = Div(c, s)", *TAIL],
 }  # fmt: skip
 SPELLED = {"two1": np.array([2], "f"), "eps1": np.array([1e-5], "f"), "eight": np.float32(8), "zero": np.float32(0)}

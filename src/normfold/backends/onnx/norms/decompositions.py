@@ -294,16 +294,15 @@ def _trailing(
 
 
 def _left_float32(candidate: _Candidate) -> ir.Node | None:
-    """The node that makes the norm, or where float32 was entered by a Cast the one that leaves it again."""
-    reading = candidate.reading
-    if reading.casts.isdisjoint(candidate.nodes):
-        return candidate.named
-    reader = _only_reader(candidate.named.outputs[0])
+    """The node that makes the norm in its input's type: a Cast, where float32 was entered or one changes nothing."""
+    reading, named = candidate.reading, candidate.named
+    reader, entered = _only_reader(named.outputs[0]), not reading.casts.isdisjoint(candidate.nodes)
     kind = reading.context.dtype(reading.x)
+    back = reader is not None and reader.op_type == "Cast" and reader.attributes.get_int("to", 0) == kind
+    if not entered:
+        return reader if back and reader is not None and reader.graph is named.graph else named
     # A scale inside was float32 and would lose digits.
-    if reader is None or reader.op_type != "Cast" or not candidate.inner.identity:
-        return None
-    return reader if reader.attributes.get_int("to", 0) == kind else None
+    return reader if back and candidate.inner.identity else None
 
 
 def _operator(reading: Reading, inner: Affine, core: ir.Node) -> tuple[str, tuple[int, ...]]:
