@@ -749,6 +749,54 @@ TAILS: Final = (
         counts="tails",
     ),
     Pattern(
+        "LayerNorm written out, opset 16 -> MatMul -> Add",
+        MEAN + SPREAD.format("c") + "t = Mul(h, g); n = Add(t, b); l = MatMul(n, w); y = Add(l, o)",
+        GAIN | MATRIX | {"eps": EPS, "o": (6,)},
+        TOKENS,
+        counts="tails",
+        opset=16,
+    ),
+    Pattern(
+        "LayerNorm of TensorFlow, opset 16 -> MatMul -> Add",
+        MEAN
+        + "s = Mul(c, c); v = ReduceMean <axes = [-1]> (s); e = Add(v, eps); d = Sqrt(e); i = Reciprocal(d); "
+        + "k = Mul(i, g); p = Mul(x, k); q = Mul(m, k); t = Sub(b, q); n = Add(p, t); l = MatMul(n, w); y = Add(l, o)",
+        GAIN | MATRIX | {"eps": EPS, "o": (6,)},
+        TOKENS,
+        counts="Mul+Sub",
+        least=4,
+        opset=16,
+    ),
+    Pattern(
+        "LayerNorm of JAX, opset 12 -> MatMul -> Add",
+        (
+            "a = ReduceSum <axes = [2], keepdims = 0> (x); xx = Mul(x, x); "
+            "z = ReduceSum <axes = [2], keepdims = 0> (xx); m = Mul(a, part); s = Mul(z, part); mm = Mul(m, m); "
+            "u = Sub(s, mm); v = Max(u, null); r = Reshape(v, kept); f = Expand(r, kept); e = Add(f, eps); "
+            "d = Sqrt(e); i = Reciprocal(d); k = Mul(i, g); j = Reshape(m, kept); c = Sub(x, j); t = Mul(c, k); "
+            "n = Add(t, b); l = MatMul(n, w); y = Add(l, o)"
+        ),
+        {"g": (1, 1, 4), "b": (1, 1, 4), "part": scalar(0.25), "null": scalar(0), "kept": ints(2, 5, 1)}
+        | MATRIX
+        | {"eps": EPS, "o": (6,)},
+        TOKENS,
+        counts="Mul+Add",
+        least=7,
+        opset=12,
+    ),
+    Pattern(
+        "SkipLayerNormalization -> BiasGelu -> SkipLayerNormalization -> MatMul -> Add",
+        (
+            "h = com.microsoft.SkipLayerNormalization(x, r, g, b); a = com.microsoft.BiasGelu(h, k); "
+            "n = com.microsoft.SkipLayerNormalization(a, r, g2, b2); l = MatMul(n, w); y = Add(l, c)"
+        ),
+        GAIN | MATRIX | {"c": (6,), "k": (4,), "g2": (4,), "b2": (4,)},
+        TOKENS + ", float[2, 5, 4] r",
+        "float[2, 5, 6] y",
+        counts="tails",
+        least=1,
+    ),
+    Pattern(
         "RMSNorm -> MatMul",
         "n = RMSNormalization(x, g); y = MatMul(n, w)",
         {"g": (4,)} | MATRIX,
