@@ -68,6 +68,7 @@ class Checker:
     def _infer(self, model: str, *, follow: bool) -> Found | None:
         for careful in (False, True):
             with self._lock:
+                self._held().expect(len(model))
                 reply = self._held().ask("infer", model=model, follow=follow, careful=careful)
             if not isinstance(reply, Failed):
                 return cast("Found", reply["graphs"])
@@ -77,6 +78,7 @@ class Checker:
 
     def _rejection(self, file: Path) -> str | None:
         with self._lock:
+            self._held().expect(file.stat().st_size)
             reply = self._held().ask("check", model=str(file.absolute()))
         if isinstance(reply, Failed):
             return f"the checker does not get through it: {reply}"
