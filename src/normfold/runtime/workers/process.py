@@ -39,7 +39,7 @@ PIECE: Final = 1 << 16
 LAST_BYTES: Final = 2000
 MOST_BYTES: Final = 256 << 20
 """Longest answer that is read."""
-COMPUTING_SECONDS: Final = 12.0
+COMPUTING_SECONDS: Final = 10.0
 """Seconds of computing that any request may take where no time limit is set."""
 BYTES_PER_SECOND: Final = 20e6
 """A second more for as many bytes of the model."""
