@@ -31,6 +31,8 @@ CODES: Final[dict[str, str]] = {
     "bad-module": "What package.module:factory names is not there, or does not make a module.",
     "bad-weights": "The weights file cannot be read, or does not fit the module.",
     "unsafe-weights": "The weights file holds more than tensors: unpickling it could run code.",
+    "not-repeatable": "The module gives other outputs for the same inputs, so no result can be compared with it.",
+    "not-traceable": "The module runs, but not while its operations are recorded, as where it takes gradients.",
     "not-exportable": "PyTorch cannot export the module.",
     "export-differs": "The exported model differs from the module, so it was not written.",
     "meta-tensors": "The module's tensors are on the meta device, which holds no data.",

@@ -3,26 +3,45 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from torch import nn
 
-from normfold.backends.torch import TorchGraph, explore, shared_memory
+from normfold.backends.torch import Snapshot, TorchGraph, explore, shared_memory
 from normfold.core import driver
-from normfold.models.data import UserInputs
-from normfold.models.module.duplicate import duplicate
-from normfold.models.module.example import Example, call, to_array
+from normfold.errors import UsageError
+from normfold.models.module.behaviour import not_running, seed_generators, unsteadiness
+from normfold.models.module.duplicate import duplicate, replica
+from normfold.models.module.example import Example, call
 from normfold.models.module.untouched import untouched
 from normfold.passes.fold import module as module_pass
 from normfold.passes.fold.module import FoldedModule
 from normfold.passes.fold.selection import Selection
 from normfold.passes.rewritten import Rewritten
-from normfold.proof.comparison import Setup, verify
-from normfold.proof.modules import InProcess, ModuleRunner, RunnableModule, precision
-from normfold.proof.probes import InputSpec
-from normfold.records import Pair, Progress, Refusal, SiteReport, StatisticsRecord, Verification, silent
+from normfold.pipeline.prove import HOLDS, Proven, UnprovenError
+from normfold.proof.agreement import agree, agreement
+from normfold.proof.comparison import verify
+from normfold.proof.modules import InProcess, ModuleRunner, RunnableModule, setup_of
+from normfold.records import Progress, Refusal, SiteReport, StatisticsRecord, Verification, silent
 from normfold.runtime import Failed
+
+
+@contextmanager
+def _traceable(module: nn.Module, example: Example) -> Iterator[None]:
+    """Where ``module`` does not run while it is traced, say why.
+
+    Raises:
+        UsageError: ``bad-input``; ``not-traceable`` where it runs otherwise.
+    """
+    try:
+        yield
+    except UsageError as error:
+        if error.code == "bad-input":
+            because = error.message.removeprefix("The module does not run on the example inputs: ")
+            raise not_running(duplicate(module), example, because) from error
+        raise
 
 
 @untouched()
@@ -31,53 +50,123 @@ def inspect(
 ) -> tuple[tuple[SiteReport, ...], tuple[StatisticsRecord, ...]]:
     """Every norm, its health, and what would be decided; what the norms know about values."""
     progress("tracing")
-    run = explore(duplicate(module), example.args, example.kwargs)
+    with _traceable(module, example):
+        run = explore(duplicate(module), example.args, example.kwargs)
     progress("inspecting")
     return driver.inspect(TorchGraph(run, shared_memory(module)))
 
 
 @dataclass(slots=True)
 class ModuleFold:
-    """One fold of ``module``, which is left as it is: a `Source` for the loop."""
+    """One fold of ``module``: a `Source` for the loop.
+
+    With ``in_place`` it goes into the module itself, once it holds for a copy, and is taken back unless it holds there,
+    too. Else the module is left as it is.
+    """
 
     module: nn.Module
     example: Example
     selection: Selection
     seed: int = 0
     progress: Progress = silent
+    in_place: bool = False
     source: nn.Module | None = None
     """The copy that was traced last, whose state is that of one run."""
+    _before: Snapshot | None = field(default=None, init=False)
+    """What the module was, while it is folded."""
 
     def rewritten(self, dropped: Mapping[str, Refusal]) -> Rewritten[FoldedModule]:
         """Trace a fresh copy, and fold another."""
+        self._put_back()
         self.source = duplicate(self.module)
-        return module_pass.fold(self.module, self.source, self.example, self.selection, dropped, self.progress)
+        seed_generators(self.seed)
+        with _traceable(self.module, self.example):
+            return module_pass.fold(self.module, self.source, self.example, self.selection, dropped, self.progress)
 
     def compared(self, attempt: Rewritten[FoldedModule]) -> Verification:
-        """Run ``attempt`` beside the source, on the example's sizes and on twice the batch."""
+        """Run ``attempt`` beside the source, on the example's sizes and on a larger batch."""
         if self.source is None:
             raise ValueError("compared before rewritten")
         self.progress("comparing with the source")
-        source, result = self.source, attempt.model.module
-        if attempt.model.graph.trace.stateful:
-            result = copy.deepcopy(result)
-        origins = attempt.model.graph.origins()
-        proof = self._compared(self.example, source, RunnableModule(result, origins), attempt.pairs)
+        trace, setup = attempt.model.graph.trace, setup_of(self.example, self.source, self.seed)
+        proof = agreement(trace.result, self.source, self._spare(attempt), self.example, setup)
+        proof = proof or self._closer(attempt)
+        if proof.status == "different":
+            self._check_that_it_repeats_itself(attempt)
+        return self._in_place(attempt, proof) if self.in_place and proof.status in HOLDS else proof
+
+    def handed_over(self, done: Proven[FoldedModule]) -> nn.Module:
+        """The folded copy, or the module itself, folded."""
+        if self.in_place and self._before is None:
+            self._write(done.model)
+        return self.module if self.in_place else done.model.module
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Where an exception ends the block, the module is what it was before."""
+        try:
+            yield
+        except BaseException:
+            self._put_back()
+            raise
+
+    def _closer(self, attempt: Rewritten[FoldedModule]) -> Verification:
+        """The comparison that tells rounding from a fault, and says where the two diverge."""
+        proof = self._compared(self.example, attempt)
         larger = self.example.twice()
-        if proof.status != "equivalent" or larger is None or isinstance(call(source, larger), Failed):
+        if proof.status != "equivalent" or larger is None or isinstance(call(duplicate(self.module), larger), Failed):
             return proof
-        second = self._compared(larger, source, RunnableModule(result, origins), attempt.pairs)
+        second = self._compared(larger, attempt)
         return proof if second.status == "equivalent" else second
 
-    def _compared(
-        self, example: Example, source: nn.Module, result: RunnableModule, pairs: Sequence[Pair]
-    ) -> Verification:
-        arrays = {f"input {k}": to_array(tensor) for k, tensor in enumerate(example.tensors())}
-        setup = Setup(
-            [InputSpec(name, array.dtype, array.shape) for name, array in arrays.items()],
-            UserInputs(arrays=arrays),
-            seed=self.seed,
-            precision=precision(source),
-            random=any(module.training for module in source.modules()),
-        )
-        return verify(InProcess(ModuleRunner(example)), RunnableModule(source), result, setup, pairs)
+    def _compared(self, example: Example, attempt: Rewritten[FoldedModule]) -> Verification:
+        source = duplicate(self.module)
+        result = RunnableModule(self._spare(attempt), attempt.model.graph.origins())
+        queue = InProcess(ModuleRunner(example, seed=self.seed))
+        return verify(queue, RunnableModule(source), result, setup_of(example, source, self.seed), attempt.pairs)
+
+    def _spare(self, attempt: Rewritten[FoldedModule]) -> nn.Module:
+        """A copy of the result to run: what is handed over has never been called."""
+        result = attempt.model.module
+        # What a run writes into parameters is seen in all that share them.
+        return copy.deepcopy(result) if attempt.model.graph.trace.stateful else replica(result)
+
+    def _check_that_it_repeats_itself(self, attempt: Rewritten[FoldedModule]) -> None:
+        """Raise `UnprovenError` ``not-repeatable`` where the module differs from itself: no fold is to blame then."""
+        why = unsteadiness(duplicate(self.module), self.example, seeded=True)
+        if why:
+            raise not_repeatable(why, attempt)
+
+    def _in_place(self, attempt: Rewritten[FoldedModule], proof: Verification) -> Verification:
+        """``proof``, if the module itself, folded, does what the copy does."""
+        setup = setup_of(self.example, self.module, self.seed)
+        self._write(attempt.model)
+        seed_generators(self.seed)
+        found = call(duplicate(self.module), self.example)
+        if agree(attempt.model.graph.trace.result, found, setup):
+            return proof
+        self._put_back()
+        # Where rounding excuses the copy, it excuses the module.
+        seed_generators(self.seed)
+        if agree(call(self._spare(attempt), self.example), found, setup):
+            self._write(attempt.model)
+            return proof
+        because = "folded in place, the module differs from its folded copy: something outside it holds a folded weight"
+        return Verification("different", because=because, inputs=proof.inputs)
+
+    def _write(self, folded: FoldedModule) -> None:
+        self._before = Snapshot(self.module)
+        with self.whole():
+            folded.write_into(self.module)
+
+    def _put_back(self) -> None:
+        before, self._before = self._before, None
+        if before is not None:
+            before.put_back()
+
+
+def not_repeatable(why: str, attempt: Rewritten[FoldedModule]) -> UnprovenError:
+    """The error that nothing can be compared with a module, since it differs from itself."""
+    message = f"The module gives other outputs for the same inputs, so no result can be compared with it: {why}."
+    hint = "Fold it with this switched off, or without the comparison: --no-verify, or verify=False."
+    return UnprovenError("not-repeatable", message, hint, attempt.decisions, Verification("unavailable", because=why))

@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 import torch
@@ -14,8 +14,12 @@ from torch import nn
 
 from normfold import limits
 from normfold.backends.torch import trace
+from normfold.models.data import UserInputs
+from normfold.models.module.behaviour import seed_generators
+from normfold.models.module.duplicate import replica
 from normfold.models.module.example import Example, call, tensor_like, tensors_in, to_array
-from normfold.proof.probes import Array
+from normfold.proof.comparison import Setup
+from normfold.proof.probes import Array, InputSpec
 from normfold.runtime import Failed, Loaded, Ran
 
 T = TypeVar("T")
@@ -49,9 +53,14 @@ class ModuleRunner:
     """Holds one module at a time; its inputs and outputs are numbered unless they are named."""
 
     def __init__(
-        self, example: Example, inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None
+        self,
+        example: Example,
+        inputs: Sequence[str] | None = None,
+        outputs: Sequence[str] | None = None,
+        seed: int | None = None,
     ) -> None:
-        self._example = example
+        """``seed`` is what the generators that modules draw from start at, in each run; None: they go on."""
+        self._example, self._seed = example, seed
         self._inputs = inputs or [f"input {k}" for k in range(len(example.tensors()))]
         self._outputs = outputs
         self._model: RunnableModule | None = None
@@ -74,7 +83,9 @@ class ModuleRunner:
         difference is the rounding error that the module itself accumulates.
         """
         self._exactly, self._extra = optimised, extra_outputs
-        self._model = RunnableModule(copy.deepcopy(model.module).double(), model.origins) if optimised else model
+        # Each starts from the state that it came in, and is left in it.
+        own = copy.deepcopy(model.module).double() if optimised else replica(model.module)
+        self._model = replace(model, module=own)
         ran = self._ran(self._example)
         if isinstance(ran, Failed):
             return ran
@@ -101,6 +112,8 @@ class ModuleRunner:
         if self._model is None:
             raise ValueError("run before load")
         limits.check()
+        if self._seed is not None:
+            seed_generators(self._seed)
         started = time.monotonic()
         result = call(self._model.module, _doubled(example) if self._exactly else example)
         if isinstance(result, Failed):
@@ -113,6 +126,13 @@ class ModuleRunner:
         if len(names) != len(tensors):
             return Failed("run", f"the module returns {len(tensors)} tensors on these inputs, {len(names)} on others")
         return Ran(dict(zip(names, map(to_array, tensors), strict=True)), time.monotonic() - started)
+
+
+def setup_of(example: Example, module: nn.Module, seed: int) -> Setup:
+    """What results are compared with ``module`` on: inputs like ``example``, which number theirs."""
+    arrays = {f"input {k}": to_array(tensor) for k, tensor in enumerate(example.tensors())}
+    specs = [InputSpec(name, array.dtype, array.shape) for name, array in arrays.items()]
+    return Setup(specs, UserInputs(arrays=arrays), seed=seed, precision=precision(module))
 
 
 def _doubled(example: Example) -> Example:

@@ -151,9 +151,10 @@ def fold(
             from normfold.models.module.untouched import untouched
             from normfold.pipeline.fold_module import ModuleFold
 
-            job = ModuleFold(module, Example.of(example_inputs), selection, seed, progress)
-            with untouched():
-                return _fold_module(job, target, skipped, in_place=in_place and not dry_run)
+            itself = in_place and not dry_run
+            job = ModuleFold(module, Example.of(example_inputs), selection, seed, progress, itself)
+            with untouched(), job.whole():
+                return _fold_module(job, target, skipped)
         if example_inputs is not None:
             hint = "ONNX models take inputs={name: array}, and output=PATH."
             raise UsageError("usage", "example_inputs are for modules.", hint)
@@ -188,18 +189,16 @@ def fold(
         )
 
 
-def _fold_module(job: ModuleFold, target: Path | None, skipped: str, *, in_place: bool) -> FoldResult[nn.Module]:
+def _fold_module(job: ModuleFold, target: Path | None, skipped: str) -> FoldResult[nn.Module]:
     from normfold.models.module.save import SUFFIX, Structure, save_state, taken_out
 
     if target is not None and target.suffix != SUFFIX:
         hint = "Write .onnx with normfold.export, and .pt2 with normfold.fold_program."
         raise UsageError("usage", f"The state of a module is written as {SUFFIX}, not as {target.name}.", hint)
     done = unproven(job, skipped) if skipped else prove(job)
-    folded, change = done.model.module, done.model.change
-    structure = Structure(change.removed, change.added, taken_out(job.module, folded))
-    if in_place:
-        done.model.write_into(job.module)
-        folded = job.module
+    change = done.model.change
+    structure = Structure(change.removed, change.added, taken_out(done.model.graph.trace.module, done.model.module))
+    folded = job.handed_over(done)
 
     def write(path: Path) -> None:
         job.progress("writing")

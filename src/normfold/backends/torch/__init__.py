@@ -5,11 +5,12 @@ from normfold.backends.torch.paths import closed, explore
 from normfold.backends.torch.program import ProgramGraph, prepare, rewrite
 from normfold.backends.torch.stored import stored
 from normfold.backends.torch.tracer import Trace, shared_memory, trace
-from normfold.backends.torch.write import Change, take_out, write
+from normfold.backends.torch.write import Change, Snapshot, take_out, write
 
 __all__ = [
     "Change",
     "ProgramGraph",
+    "Snapshot",
     "TorchGraph",
     "Trace",
     "closed",

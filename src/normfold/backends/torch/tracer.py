@@ -140,9 +140,9 @@ class Trace:
     """A run of ``module``: its operations, its calls, and the values of the tensors in its state, by name.
 
     ``root`` is where the outermost call was made, ``reads`` are where Python looked at values that depend on the
-    inputs, ``idle`` the operations that are not among ``ops`` since they did nothing. Where a run may take other ways,
-    ``elsewhere`` holds the operations there that read a stored tensor, and ``fixed`` those that must stay as they are,
-    each with why.
+    inputs, ``result`` is what the module returned, and ``idle`` are the operations that are not among ``ops`` since
+    they did nothing. Where a run may take other ways, ``elsewhere`` holds the operations there that read a stored
+    tensor, and ``fixed`` those that must stay as they are, each with why.
     """
 
     module: nn.Module
@@ -152,6 +152,7 @@ class Trace:
     stored: Mapping[str, Value]
     reads: tuple[Read, ...]
     retained: Mapping[str, torch.Tensor]
+    result: Any
     idle: tuple[Op, ...] = ()
     elsewhere: Mapping[Value, Sequence[Op]] = field(default_factory=dict)
     fixed: Mapping[Op, str] = field(default_factory=dict)
@@ -208,7 +209,7 @@ def trace(
     tracer.keep(result, search=way is None)
     root, reads = tracer.stack[0], tuple(tracer.reads)
     ops, idle = (tuple(op for op in tracer.ops if op.idle is kind) for kind in (False, True))
-    return Trace(module, root, ops, tuple(tracer.calls), tracer.stored, reads, tracer.retained, idle)
+    return Trace(module, root, ops, tuple(tracer.calls), tracer.stored, reads, tracer.retained, result, idle)
 
 
 def shared_memory(module: nn.Module) -> dict[str, str]:

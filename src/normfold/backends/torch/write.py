@@ -21,6 +21,32 @@ from normfold.backends.torch.tracer import Op, Value
 from normfold.core.algebra.affine import Array
 from normfold.core.laws.collapse import norm_constants
 from normfold.core.views import AffineOp, Embedding, Linear, Norm, Recurrent, View
+from normfold.records import RECORDS_ATTRIBUTE
+
+
+class Snapshot:
+    """What `write` may change in a module, to be put back."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._registers = [
+            (register, dict(register))
+            for inner in module.modules()
+            for register in (vars(inner)[name] for name in ("_parameters", "_buffers", "_modules"))
+        ]
+        self._memory = [(tensor, tensor.data) for tensor in (*module.parameters(), *module.buffers())]
+        self._attributes = vars(module)
+        self._records = {name: held for name, held in self._attributes.items() if name == RECORDS_ATTRIBUTE}
+
+    def put_back(self) -> None:
+        """Let the module be what it was: the same tensors, in the same memory."""
+        for register, before in self._registers:
+            register.clear()
+            register.update(before)
+        for tensor, memory in self._memory:
+            if not tensor.is_inference():
+                tensor.data = memory
+        self._attributes.pop(RECORDS_ATTRIBUTE, None)
+        self._attributes.update(self._records)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,17 +164,33 @@ def _set(module: nn.Module, op: Op, argument: str, values: Array) -> None:
     # A module that has taken another one's place has tensors that the run has not seen.
     name = held.names[0] if isinstance(held, Value) else _beside(op.arguments["weight"], argument)
     tensor = _stored(module, name)
+    owner = module.get_submodule(name.rpartition(".")[0])
     if tensor is not None:
         own = np.require(values, requirements=("C", "W"))
-        tensor.copy_(torch.from_numpy(own).reshape(tensor.shape if values.size > 1 else ()))
+        filled = torch.empty_like(tensor, requires_grad=False)
+        filled.copy_(torch.from_numpy(own).reshape(tensor.shape if values.size > 1 else ()))
+        _give(owner, name.rpartition(".")[2], tensor, filled)
         return
-    owner = module.get_submodule(name.rpartition(".")[0])
     weight = owner.get_parameter("weight")
     size = weight.shape[0]
     if op.kind.startswith("conv_transpose"):
         size = weight.shape[1] * int(op.arguments["groups"])
     bias = torch.from_numpy(np.array(np.broadcast_to(values, (size,)))).to(device=weight.device, dtype=weight.dtype)
     owner.register_parameter(argument, nn.Parameter(bias, requires_grad=weight.requires_grad))
+
+
+def _give(owner: nn.Module, name: str, tensor: torch.Tensor, filled: torch.Tensor) -> None:
+    """Let ``tensor``, which ``owner`` stores as ``name``, hold what ``filled`` does, in memory of its own.
+
+    What else looks at the memory that it had, such as a view in some attribute, keeps the values that it had.
+    """
+    if not tensor.is_inference():
+        tensor.data = filled
+    elif isinstance(tensor, nn.Parameter):
+        # One made in inference mode can never take other values.
+        setattr(owner, name, nn.Parameter(filled, requires_grad=tensor.requires_grad))
+    else:
+        setattr(owner, name, filled)
 
 
 def _beside(weight: Value, argument: str) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from normfold.errors import UsageError
+from normfold.models.module.behaviour import not_running
 from normfold.models.module.example import Example, call, named_tensors, tensors_in
 from normfold.runtime import Failed
 
@@ -69,13 +70,13 @@ def interface(
     none, ``output``. Parts of nested structures are joined with ``_``.
 
     Raises:
-        UsageError: ``bad-input`` where the module does not run, or names or axes do not fit; ``not-exportable`` where
-            it changes itself when it is called.
+        UsageError: ``bad-input`` where the module does not run, or names or axes do not fit; ``not-traceable`` where
+            it runs with gradients only; ``not-exportable`` where it changes itself when it is called.
     """
     before = _buffers(module)
     result = call(module, example)
     if isinstance(result, Failed):
-        raise UsageError("bad-input", f"The module does not run on the example inputs: {result.message}")
+        raise not_running(module, example, result.message)
     changed = [name for name, state in _buffers(module).items() if before.get(name) != state]
     if changed:
         hint = "Pass it in and return it instead."

@@ -27,6 +27,11 @@ def duplicate(module: nn.Module) -> nn.Module:
         raise UsageError("bad-input", f"The module cannot be copied: {error}", hint) from error
 
 
+def replica(module: nn.Module) -> nn.Module:
+    """A copy of ``module`` with a state of its own and the same parameters: what a run changes stays in the copy."""
+    return copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})
+
+
 def check(module: nn.Module) -> None:
     """Raise `UsageError` for modules that have no weights, or whose operations cannot be seen."""
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):

@@ -104,11 +104,11 @@ def tensor_like(array: Array, like: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(like, requires_grad=False).copy_(to_tensor(array))
 
 
-def call(module: nn.Module, example: Example) -> Any | Failed:
+def call(module: nn.Module, example: Example, *, gradients: bool = False) -> Any | Failed:
     """What ``module`` returns for ``example``, of which it gets copies; a `Failed` where it raises."""
     own = example.filled([tensor.detach().clone() for tensor in example.tensors()])
     try:
-        with torch.no_grad():
+        with torch.set_grad_enabled(gradients):
             return module(*own.args, **own.kwargs)
     except Exception as error:  # noqa: BLE001 - whatever a user's own code raises is an answer about these inputs
         return Failed("run", " ".join(str(error).split()) or type(error).__name__)
