@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from normfold.models.module.behaviour import seed_generators
 from normfold import limits
+from normfold.models.module.behaviour import seed_generators
 from normfold.models.module.example import Example, call, tensor_like, tensors_in, to_array
 from normfold.proof.comparison import Setup
 from normfold.proof.deviation import Deviation, compare, tolerance
