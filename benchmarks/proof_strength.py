@@ -3,9 +3,9 @@
     python benchmarks/proof_strength.py
     python benchmarks/proof_strength.py --json out/proof_strength.json
 
-Each network is folded, and the result spoiled before it is compared: another epsilon, channels in another order, another
-border of a padding, the sign of one channel, one channel off by a thousandth, and others. A fault is found if a norm is
-kept in the end because of it, or the fold refused.
+Each network is folded, and the result spoiled before it is compared: another epsilon, channels in another order,
+another border of a padding, the sign of one channel, one channel off by a thousandth, and others. A fault is found if a
+norm is kept in the end because of it, or the fold refused.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def plain() -> nn.Module:
 def residual() -> nn.Module:
     """Blocks with shortcuts, and a classifier."""
     blocks = [Block(16) for _ in range(4)]
-    return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+    return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), *blocks, *head)
 
 
 def dense() -> nn.Module:
