@@ -6,6 +6,8 @@ that is raised but not listed here is a bug that the constructor reports.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import ClassVar, Final
 
 CODES: Final[dict[str, str]] = {
@@ -53,6 +55,12 @@ CODES: Final[dict[str, str]] = {
     "internal": "A bug in normfold.",
 }
 """Error code to what it means, in the order in which the documentation lists them."""
+
+
+def suggestion(written: str, names: Iterable[str]) -> str:
+    """What may have been meant by ``written``, among ``names``; empty where nothing is near."""
+    near = get_close_matches(written, list(names), n=1)
+    return f"Did you mean {near[0]!r}?" if near else ""
 
 
 class NormfoldError(Exception):

@@ -84,6 +84,23 @@ def with_arguments(width, depth=3):
     return Net()
 
 
+class typed(nn.Module):
+    def __init__(self, width, depth=3, bias=True, kind="a"):
+        super().__init__()
+        self.given = [width, depth, bias, kind]
+
+
+class wrapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.module = nn.Linear(2, 2)
+
+
+class Named(nn.Module):
+    def forward(self, image, mask=None):
+        return image
+
+
 def fails():
     raise RuntimeError("no luck")
 
@@ -257,6 +274,57 @@ def test_weights(ask: Ask, tmp_path: Path, name: str) -> None:
     same(normfold.restore(made(), out), made())
 
 
+@pytest.mark.parametrize("key", ["model_state_dict", "state_dict", "model", ""])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_checkpoints_as_training_scripts_write_them(prefix: str, key: str, tmp_path: Path) -> None:
+    from normfold.models.module.load import load
+
+    net = load("nf_models:Net")
+    state = {f"{prefix}{name}": tensor for name, tensor in net.state_dict().items()}
+    torch.save({"epoch": 3, key: state} if key else state, tmp_path / "checkpoint.pt")
+    same(load("nf_models:fresh", str(tmp_path / "checkpoint.pt")), net)
+
+
+def test_a_child_that_is_called_module_keeps_its_name(tmp_path: Path) -> None:
+    from normfold.models.module.load import load
+
+    inner = load("nf_models:wrapped")
+    torch.save(inner.state_dict(), tmp_path / "plain.pt")
+    torch.save({f"module.{name}": tensor for name, tensor in inner.state_dict().items()}, tmp_path / "parallel.pt")
+    for name in ("plain.pt", "parallel.pt"):
+        loaded = load("nf_models:wrapped", str(tmp_path / name))
+        assert torch.equal(loaded.module.weight, inner.module.weight)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "made_with"),
+    [
+        ("width=4", [4, 3, True, "a"]),
+        ("width=4,depth=2.5,bias=false,kind=b", [4, 2.5, False, "b"]),
+        ("width=-1e3,bias=None,kind='8'", [-1000.0, 3, None, "8"]),
+    ],
+)
+def test_arguments_of_a_factory_have_types(arguments: str, made_with: list) -> None:
+    from normfold.models.module.load import load
+
+    given = load(f"nf_models:typed:{arguments}").given
+    assert given == made_with
+    assert [type(one) for one in given] == [type(one) for one in made_with]
+
+
+def test_a_factory_with_arguments(ask: Ask) -> None:
+    code, parsed = ask("inspect", "nf_models:with_arguments:width=3", *PICTURE)
+    assert (code, parsed["result"]["counts"]["norms"]) == (0, 2)
+
+
+@pytest.mark.parametrize("name", ["imgae", "mak"])
+def test_a_misspelt_input_is_an_error_with_a_suggestion(ask: Ask, name: str) -> None:
+    right = {"imgae": "image", "mak": "mask"}[name]
+    code, parsed = ask("inspect", "nf_models:Named", "--shape", f"{name}=1x3x8x8")
+    assert (code, parsed["error"]["code"]) == (2, "bad-input")
+    assert repr(right) in parsed["error"]["hint"]
+
+
 def test_meta_tensors_take_their_numbers_from_weights(ask: Ask, tmp_path: Path) -> None:
     code, parsed = ask("inspect", "nf_models:on_meta", *PICTURE)
     assert (code, parsed["error"]["code"]) == (2, "meta-tensors")
@@ -300,6 +368,8 @@ def test_weights_that_do_not_fit(ask: Ask, tmp_path: Path) -> None:
         ("nf_broken:Net", "nf_not_there"),
         ("nf_models:Nothing", "no 'Nothing'"),
         ("nf_models:with_arguments", "needs arguments: width"),
+        ("nf_models:with_arguments:widht=3", "no argument 'widht'"),
+        ("nf_models:with_arguments:width=3,4", "not of the form name=value"),
         ("nf_models:fails", "RuntimeError: no luck"),
         ("nf_models:leaves", "SystemExit"),
         ("nf_models:number", "of type int"),

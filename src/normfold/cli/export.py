@@ -56,7 +56,8 @@ def command(
 ) -> CommandResult:
     """Export a PyTorch module to ONNX, fold its norms and verify it.
 
-    FACTORY is called without arguments and returns the module, or is the module itself.
+    FACTORY is called and returns the module, or is the module itself. Its arguments
+    may follow, as in pkg.module:make:depth=18,bias=false.
     """
     refuse_overwriting(output, weights, inputs)
     progress("loading")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from normfold.models.module.example import Example
 
-REFERENCE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+REFERENCE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*=.*)?")
 
 WEIGHTS: Final = click.option(
     "--weights",
@@ -36,7 +36,7 @@ DYNAMIC: Final = click.option(
 
 
 def is_reference(model: str) -> bool:
-    """Whether ``model`` is of the form ``package.module:factory``, and no file."""
+    """Whether ``model`` is of the form ``package.module:factory``, with arguments or without, and no file."""
     return REFERENCE.fullmatch(model) is not None and not Path(model).exists()
 
 

@@ -65,6 +65,11 @@ class OnnxSource:
         return onnxfile.to_proto(model) if self.proto else model
 
 
+def is_onnx(model: object) -> bool:
+    """Whether ``model`` is an ONNX model, or the path of a file."""
+    return isinstance(model, onnx.ModelProto | onnx_ir.Model | str | os.PathLike)
+
+
 def onnx_source(model: object) -> OnnxSource:
     """Where ``model``, a path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``, comes from.
 
@@ -94,11 +99,32 @@ def _as_it_came(model: object) -> OnnxSource:
         return OnnxSource(model.clone, None)
     if not isinstance(model, str | os.PathLike):
         kind = type(model).__name__
-        raise UsageError("usage", f"A model is a path, an onnx.ModelProto or an onnx_ir.Model, not a {kind}.")
+        message = (
+            f"A model is a path, an onnx.ModelProto, an onnx_ir.Model or an nn.Module, not an object of type {kind}."
+        )
+        raise UsageError("usage", message, _way_to_a_module(model))
     file = onnxfile.read(model)
     # The first copy is the one that was read to check the file.
     copies = iter([file.model])
     return OnnxSource(lambda: next(copies, None) or onnxfile.read(model).model, file.sha256, file)
+
+
+def no_module(model: object, verb: str) -> UsageError:
+    """The error that ``verb`` takes a module, and ``model`` is none; with the way out."""
+    kind = type(model).__name__
+    return UsageError("usage", f"{verb} takes an nn.Module, not an object of type {kind}.", _way_to_a_module(model))
+
+
+def _way_to_a_module(model: object) -> str:
+    """What to do with ``model``, which is none."""
+    owner = getattr(model, "__self__", None)
+    if type(model).__name__ == "ExportedProgram":
+        return "normfold.fold_program takes it, and hands one back."
+    if module_of(owner) is not None:
+        return f"Pass the module whose method it is, a {type(owner).__name__}."
+    if callable(model):
+        return "Let a class with torch.nn.Module as its base call it in its forward, and pass an object of that."
+    return "Pass the path of an ONNX model, or an nn.Module."
 
 
 def name_of(model: object) -> str | None:

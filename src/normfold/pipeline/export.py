@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import onnx_ir
 from torch import nn
 
+from normfold.backends.torch import carried
 from normfold.errors import UsageError
 from normfold.models import onnxfile
-from normfold.models.exporter.exporter import lowered, raw_model
+from normfold.models.exporter.exporter import lowered, opset_for, raw_model
 from normfold.models.exporter.interface import Interface
 from normfold.models.exporter.tidying import tidy
-from normfold.models.source import module_of
+from normfold.models.module.behaviour import unsteadiness
+from normfold.models.source import module_of, no_module
 from normfold.pipeline.prove import DiffersError, UnprovenError
 from normfold.proof.comparison import Setup
 from normfold.proof.exported import FilesAndModules, compare
@@ -21,7 +24,7 @@ from normfold.records import Decision, Verification
 from normfold.runtime import CHECKER, Evaluator, Runnable
 
 
-def evaluation_module(module: Any) -> nn.Module:
+def evaluation_module(module: Any, verb: str = "export") -> nn.Module:
     """``module``, or the one of a learner, in evaluation mode.
 
     Raises:
@@ -29,21 +32,27 @@ def evaluation_module(module: Any) -> nn.Module:
     """
     found = module_of(module)
     if found is None:
-        raise UsageError("usage", f"export takes an nn.Module, not a {type(module).__name__}.")
+        raise no_module(module, verb)
     if found.training:
         raise UsageError("not-exportable", "The module is in training mode.", "Call module.eval() first.")
     return found
 
 
 def exported_model(module: nn.Module, what: Interface, opset: int | None) -> onnx_ir.Model:
-    """``module`` in ONNX, with the names of its own, in ``opset`` or by default the exporter's.
+    """``module`` in ONNX, with the names of its own and the records that it carries.
+
+    It is in ``opset``, or by default in one that has its types; in a later one where `lowered` cannot get there yet:
+    what stands in its way may be folded.
 
     Raises:
         UsageError: ``not-exportable``, with the exporter's reason.
     """
-    model = raw_model(module, what, opset)
-    tidy(model, what)
-    return lowered(model, opset)
+    model = raw_model(module, what, opset or opset_for(module, what))
+    tidy(model, what, carried(module))
+    try:
+        return lowered(model.clone(), opset)
+    except UsageError:
+        return model
 
 
 def compare_export(module: nn.Module, staged: onnxfile.Staged, what: Interface, setup: Setup) -> Verification:
@@ -60,6 +69,19 @@ def compare_export(module: nn.Module, staged: onnxfile.Staged, what: Interface, 
     with Evaluator() as evaluator:
         result = Runnable(staged.file, staged.data_folder)
         return compare(partial(FilesAndModules, evaluator), module, result, what, setup)
+
+
+def check_that_it_repeats_itself(
+    module: nn.Module, what: Interface, decisions: tuple[Decision, ...], proof: Verification
+) -> None:
+    """Raise `UnprovenError` ``not-repeatable`` where the two differ since the module differs from itself."""
+    why = unsteadiness(module, what.example, seeded=False) if proof.status == "different" else ""
+    if why:
+        message = f"The module gives other outputs for the same inputs, so no file can be compared with it: {why}."
+        hint = "Switch that off before the export, or export without the comparison: --no-verify, or verify=False."
+        raise UnprovenError(
+            "not-repeatable", message, hint, decisions, replace(proof, status="unavailable", because=why)
+        )
 
 
 def not_equivalent(decisions: tuple[Decision, ...], proof: Verification) -> UnprovenError:

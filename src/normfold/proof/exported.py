@@ -12,6 +12,7 @@ from torch import nn
 from normfold.errors import UsageError
 from normfold.models.data import UserInputs
 from normfold.models.exporter.interface import Interface
+from normfold.models.module.duplicate import replica
 from normfold.models.module.example import Example, call, to_array
 from normfold.proof.comparison import Setup, verify
 from normfold.proof.modules import ModuleRunner, RunnableModule, precision
@@ -60,7 +61,8 @@ def compare(
 def _either_way(queue: Queue[M], setup: Setup, source: M, result: M) -> Verification:
     """The comparison with ``source``; where the two differ, the other way round, with the rounding of ``result``."""
     proof = verify(queue, source, result, setup)
-    if proof.status != "different":
+    # One that does not run has no rounding of its own.
+    if proof.status != "different" or proof.failure:
         return proof
     turned = verify(queue, result, source, setup)
     return turned if turned.status == "equivalent" else proof
@@ -106,7 +108,7 @@ def _batch(size: int) -> int:
 
 
 def _runs(module: nn.Module, what: Interface, sizes: Sizes) -> bool:
-    return not isinstance(call(module, what.resized(sizes)), Failed)
+    return not isinstance(call(replica(module), what.resized(sizes)), Failed)
 
 
 def _about(setup: Setup, module: nn.Module, what: Interface, example: Example) -> Setup:

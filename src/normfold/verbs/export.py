@@ -15,6 +15,7 @@ from normfold.core.costs import cost_table
 from normfold.limits import limited
 from normfold.models import onnxfile
 from normfold.models.data import UserInputs
+from normfold.models.exporter.exporter import lowered
 from normfold.models.exporter.interface import Interface, interface
 from normfold.models.module.duplicate import duplicate
 from normfold.models.module.example import Example, to_array
@@ -22,7 +23,13 @@ from normfold.models.module.packages import needs
 from normfold.models.module.untouched import untouched
 from normfold.models.source import File, is_random, name_of, onnx_source, scratch_path
 from normfold.passes.fold.selection import Selection
-from normfold.pipeline.export import compare_export, evaluation_module, exported_model, not_equivalent
+from normfold.pipeline.export import (
+    check_that_it_repeats_itself,
+    compare_export,
+    evaluation_module,
+    exported_model,
+    not_equivalent,
+)
 from normfold.pipeline.fold_onnx import External, Request, fold_proven, fold_unproven
 from normfold.pipeline.prove import Proven
 from normfold.proof.comparison import Setup
@@ -99,6 +106,7 @@ def export(
             folded = _folded(model, what, request, seed, verify=verify)
             model, decisions = folded.model, folded.decisions
             sizes, cleaning = folded.sizes, folded.cleaning
+        model = lowered(model, opset)
         model.metadata_props["normfold.version"] = __version__
         model.metadata_props["normfold.module"] = f"{type(source).__module__}.{type(source).__qualname__}"
         with ExitStack() as stack:
@@ -110,6 +118,7 @@ def export(
                 progress("comparing with the module")
                 proof = compare_export(source, staged, what, Setup((), seed=seed, random=is_random(model)))
                 if proof.status != "equivalent":
+                    check_that_it_repeats_itself(source, what, decisions, proof)
                     raise not_equivalent(decisions, proof)
             if output is not None:
                 staged.commit()

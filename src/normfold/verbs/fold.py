@@ -15,7 +15,7 @@ from normfold.errors import UsageError
 from normfold.limits import limited
 from normfold.models import onnxfile
 from normfold.models.data import Arrays, Shapes, user_inputs
-from normfold.models.source import File, OnnxModel, module_of, name_of, onnx_source
+from normfold.models.source import File, OnnxModel, is_onnx, module_of, name_of, onnx_source
 from normfold.passes.fold.selection import Selection
 from normfold.pipeline.fold_onnx import External, Request, Target, fold_proven, fold_unproven
 from normfold.pipeline.prove import prove, unproven
@@ -155,7 +155,7 @@ def fold(
             job = ModuleFold(module, Example.of(example_inputs), selection, seed, progress, itself)
             with untouched(), job.whole():
                 return _fold_module(job, target, skipped)
-        if example_inputs is not None:
+        if example_inputs is not None and is_onnx(model):
             hint = "ONNX models take inputs={name: array}, and output=PATH."
             raise UsageError("usage", "example_inputs are for modules.", hint)
         costs = replace(cost_table(ep), allow_inserted=allow_inserted)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.fx import GraphModule
+from torch.export import ExportedProgram
 
+from normfold.backends.torch import prepare
+from normfold.errors import UsageError
 from normfold.limits import limited
-from normfold.models.exporter.exporter import exported_program, quiet
+from normfold.models.exporter.exporter import dynamic_sizes, exported_again, exported_program, quiet
 from normfold.models.exporter.interface import Dynamic, interface
 from normfold.models.module.duplicate import duplicate
 from normfold.models.module.example import Example
@@ -22,15 +25,17 @@ from normfold.passes.fold.selection import Selection
 from normfold.pipeline.export import evaluation_module, not_equivalent
 from normfold.pipeline.fold_module import ModuleFold
 from normfold.pipeline.fold_program import ProgramFold, export_program
-from normfold.pipeline.prove import prove, unproven
-from normfold.records import Progress, silent
+from normfold.pipeline.prove import Proven, Source, prove, unproven
+from normfold.records import Decision, Progress, Verification, silent
 from normfold.verbs.fold_result import FoldResult
+
+T = TypeVar("T")
 
 
 @untouched()
 def fold_program(
-    module: nn.Module,
-    example_inputs: Any,
+    module: nn.Module | ExportedProgram,
+    example_inputs: Any = None,
     *,
     output: File | None = None,
     dynamic: Dynamic | None = None,
@@ -41,7 +46,7 @@ def fold_program(
     time_limit: float | None = None,
     memory_limit: int | None = None,
     progress: Progress = silent,
-) -> FoldResult[GraphModule]:
+) -> FoldResult[Any]:
     """Fold ``module`` into a ``torch.fx.GraphModule``, in which operations can go that a module tree has to keep.
 
     What `fold` can do in the tree is done there; the rest, such as parallel branches that become one convolution, in
@@ -49,8 +54,9 @@ def fold_program(
     for those that are ``dynamic``, and its state has the names of the module's.
 
     Args:
-        module: in evaluation mode; left as it is.
-        example_inputs: as for `fold`.
+        module: in evaluation mode, or an ``ExportedProgram``, of which one comes back that is called as it is; left
+            as it is.
+        example_inputs: as for `fold`; by default those that a program was exported with.
         output: where to write the result, as ``.pt2``.
         dynamic: dynamic axes, as for `export`.
         only: glob patterns; norms whose site matches none of them are kept.
@@ -66,46 +72,108 @@ def fold_program(
         DiffersError: the result differs from the module.
         NormfoldError: any other reason; ``not-exportable`` carries that of ``torch.export``.
     """
+    selection = Selection(tuple(only), tuple(skip))
+    job = _Job(selection, seed, verify, progress)
     with limited(time_limit, memory_limit):
-        source, example = duplicate(evaluation_module(module)), Example.of(example_inputs)
-        selection = Selection(tuple(only), tuple(skip))
-        in_tree = ModuleFold(source, example, selection, seed, progress)
-        tree = prove(in_tree, not_equivalent) if verify else unproven(in_tree, "not asked for")
-        progress("tracing")
-        what = interface(tree.model.module, example, dynamic or {})
-        program = export_program(tree.model.module, what)
-        in_graph = ProgramFold(source, tree.model.module, tree.decisions, what, program, selection, seed, progress)
-        done = prove(in_graph, not_equivalent) if verify else unproven(in_graph, "not asked for")
-        before, after = list(source.state_dict()), list(done.model.state_dict())
+        if isinstance(module, ExportedProgram):
+            if dynamic:
+                raise UsageError(
+                    "usage", "dynamic is for modules.", "A program has the dynamic axes it was exported with."
+                )
+            found = _of_program(module, example_inputs, job)
+        else:
+            found = _of_module(
+                evaluation_module(module, "fold_program"), Example.of(example_inputs), dynamic or {}, job
+            )
 
-        def write(path: Path) -> None:
-            progress("writing")
-            save_program(done.model, example, dynamic or {}, path)
+    def write(path: Path) -> None:
+        progress("writing")
+        with replacing(path) as file, quiet():
+            torch.export.save(found.exported(), file)
 
-        if output is not None:
-            write(Path(output))
-        return FoldResult(
-            done.model,
-            done.decisions,
-            done.verification,
-            tuple(name for name in before if name not in after),
-            tuple(name for name in after if name not in before),
-            output=name_of(output),
-            sizes=(tree.sizes[0], done.sizes[1]) if tree.sizes and done.sizes else None,
-            unmatched=selection.unmatched(decision.site for decision in done.decisions),
-            write=write,
-        )
+    if output is not None:
+        write(Path(output))
+    return FoldResult(
+        found.model,
+        found.decisions,
+        found.verification,
+        tuple(name for name in found.before if name not in found.after),
+        tuple(name for name in found.after if name not in found.before),
+        output=name_of(output),
+        sizes=found.sizes,
+        unmatched=selection.unmatched(decision.site for decision in found.decisions),
+        write=write,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What is asked of a fold."""
+
+    selection: Selection
+    seed: int
+    verify: bool
+    progress: Progress
+
+    def done(self, source: Source[T]) -> Proven[T]:
+        return prove(source, not_equivalent) if self.verify else unproven(source, "not asked for")
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What folding has come to, the names in the state before and after, and how it becomes a program to save."""
+
+    model: Any
+    decisions: tuple[Decision, ...]
+    verification: Verification
+    before: Sequence[str]
+    after: Sequence[str]
+    sizes: Any
+    exported: Callable[[], ExportedProgram]
+
+
+def _of_module(module: nn.Module, example: Example, dynamic: Dynamic, job: _Job) -> _Found:
+    source = duplicate(module)
+    tree = job.done(ModuleFold(source, example, job.selection, job.seed, job.progress))
+    job.progress("tracing")
+    what = interface(tree.model.module, example, dynamic)
+    program = export_program(tree.model.module, what)
+    in_graph = ProgramFold(
+        source, tree.model.module, tree.decisions, what, program, job.selection, job.seed, job.progress
+    )
+    done = job.done(in_graph)
+    sizes = (tree.sizes[0], done.sizes[1]) if tree.sizes and done.sizes else None
+    before, after = list(source.state_dict()), list(done.model.state_dict())
+    return _Found(
+        done.model,
+        done.decisions,
+        done.verification,
+        before,
+        after,
+        sizes,
+        lambda: _exported(done.model, example, dynamic),
+    )
 
 
 @untouched()
-def save_program(module: nn.Module, example: Example, dynamic: Dynamic, target: Path) -> None:
-    """Write ``module`` to ``target``, a ``.pt2`` file, by way of ``torch.export``.
+def _exported(module: nn.Module, example: Example, dynamic: Dynamic) -> ExportedProgram:
+    found: ExportedProgram = exported_program(module, interface(module, example, dynamic))
+    return found
 
-    Raises:
-        UsageError: ``not-exportable``, with PyTorch's reason.
-        OutputError: ``output-not-writable``.
-    """
-    with replacing(target) as file:
-        program = exported_program(module, interface(module, example, dynamic))
-        with quiet():
-            torch.export.save(program, file)
+
+def _of_program(program: ExportedProgram, example_inputs: Any, job: _Job) -> _Found:
+    """A program folded, and exported again with the sizes that it is dynamic in."""
+    given = program.example_inputs if example_inputs is None else example_inputs
+    if given is None:
+        raise UsageError("usage", "The program has no example inputs of its own.", "Pass them as the second argument.")
+    example = Example(*given) if example_inputs is None else Example.of(given)
+    with quiet():
+        source: Any = program.module()
+        graph: Any = prepare(program.module())
+    names = interface(source, example, {}, mutable=True)
+    dynamic = {name: axes for name, axes in zip(names.inputs, dynamic_sizes(program), strict=True) if axes}
+    what = replace(names, dynamic=dynamic)
+    done = job.done(ProgramFold(source, source, (), what, graph, job.selection, job.seed, job.progress))
+    folded = exported_again(done.model, program, example)
+    before, after = list(program.state_dict), list(folded.state_dict)
+    return _Found(folded, done.decisions, done.verification, before, after, done.sizes, lambda: folded)

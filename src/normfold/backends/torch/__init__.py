@@ -1,5 +1,6 @@
 """PyTorch modules: run once, lift what ran to views, find the norms, write plans into a module tree."""
 
+from normfold.backends.torch.carried import carried
 from normfold.backends.torch.graph import TorchGraph
 from normfold.backends.torch.paths import closed, explore
 from normfold.backends.torch.program import ProgramGraph, prepare, rewrite
@@ -13,6 +14,7 @@ __all__ = [
     "Snapshot",
     "TorchGraph",
     "Trace",
+    "carried",
     "closed",
     "explore",
     "prepare",

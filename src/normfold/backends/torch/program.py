@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -23,6 +23,9 @@ from normfold.core.plan import Insert, Move, Plan, Replace
 from normfold.core.premises import NEEDS_STRUCTURE
 from normfold.errors import UsageError
 from normfold.records import Refusal, StatisticsRecord
+
+LAYOUTS: Final = frozenset({"contiguous", "clone"})
+"""Operations that change how values lie in memory, and nothing else."""
 
 
 class _Nodes(ModuleTree):
@@ -79,9 +82,11 @@ class ProgramGraph(TorchGraph):
             return Refusal(NEEDS_STRUCTURE, because)
         return super().unable(plan)
 
-    def _stuck(self, _op: Op) -> Refusal | None:
-        """Nothing stands in the way: any node can go."""
-        return None
+    def _stuck(self, op: Op) -> Refusal | None:
+        """What stands in the way of taking ``op`` out: nothing, unless it lays values out for a view of them."""
+        if op.kind not in LAYOUTS:
+            return None
+        return Refusal(NEEDS_STRUCTURE, f"{self.label(op)} lays its values out in memory as what reads them needs it")
 
     def _bypass(self, op: Op, before: Value, *, same: bool) -> None:
         self.rewired.append((op, before))

@@ -7,7 +7,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import onnx_ir
@@ -17,11 +17,24 @@ from torch import nn
 from normfold.backends.onnx import drop_empty_biases
 from normfold.errors import UsageError
 from normfold.models.exporter.interface import SMALLEST, Flat, Interface
+from normfold.models.module.example import Example
 
 OLDEST: Final = 18
 """Opset from which on PyTorch writes models; older ones are converted."""
+BFLOAT16: Final = 22
+"""Opset from which on convolutions and most others take bfloat16."""
+ADAPTER: Final = re.compile(r"No (?:Adapter (?:From|To) Version \$\d+ for|Previous Version of) (\w+)")
+"""What onnx's converter says about an operator that it knows no older form of."""
 LONGEST: Final = 400
 """Letters of the exporter's reason that are passed on."""
+ASIDE: Final = "normfold.aside"
+"""Domain in which a node is while it is hidden from onnx's converter."""
+UNCHANGED: Final = {"Relu": 6, "BatchNormalization": 9}
+"""Operators that compute the same, in inference, from this opset on; later ones take more types."""
+TRAINING_MODE: Final = 14
+"""Opset from which on BatchNormalization has this attribute."""
+NAMED: Final = 3
+"""Nodes given as examples in an error."""
 OVERLOAD: Final = re.compile(r"OpOverload\(op='([^']+)'")
 DATA_DEPENDENT: Final = """\
 The control flow depends on the values of a tensor. Write it with torch.where or torch.cond, or export the part \
@@ -76,6 +89,12 @@ def raw_model(module: nn.Module, what: Interface, opset: int | None) -> onnx_ir.
     return model
 
 
+def opset_for(module: nn.Module, what: Interface) -> int | None:
+    """The oldest opset that has the types of ``module`` and its inputs; None: the exporter's own has them."""
+    tensors = (*module.parameters(), *module.buffers(), *what.example.tensors())
+    return BFLOAT16 if any(tensor.dtype == torch.bfloat16 for tensor in tensors) else None
+
+
 def lowered(model: onnx_ir.Model, opset: int | None) -> onnx_ir.Model:
     """``model`` in ``opset``, where that is an older one.
 
@@ -86,16 +105,64 @@ def lowered(model: onnx_ir.Model, opset: int | None) -> onnx_ir.Model:
         return model
     from onnxscript import version_converter
 
-    reason = "the conversion to it stops on the way"
+    heard = _Heard()
+    log = logging.getLogger("onnxscript.version_converter")
+    spread = log.propagate
+    log.addHandler(heard)
+    log.propagate = False
     try:
-        with quiet():
-            version_converter.convert_version(model, opset, fallback=True)
+        _set_aside(model, opset)
+        version_converter.convert_version(model, opset, fallback=True)
     except Exception as error:  # noqa: BLE001 - onnx raises what it likes
-        reason = " ".join(str(error).split())[:LONGEST]
+        heard.reason = str(error)
+    finally:
+        _put_back(model)
+        log.removeHandler(heard)
+        log.propagate = spread
     if model.opset_imports.get("") != opset:
+        reason = _obstacle(model, heard.reason)
         hint = f"Leave the opset out, or ask for one from {OLDEST} on."
         raise UsageError("not-exportable", f"The module cannot be written in opset {opset}: {reason}.", hint)
     return model
+
+
+def _set_aside(model: onnx_ir.Model, opset: int) -> None:
+    """Hide nodes from the converter that are the same in ``opset``, and of which it knows no older form."""
+    for node in model.graph.all_nodes():
+        training = node.attributes.get("training_mode")
+        if node.domain or opset < UNCHANGED.get(node.op_type, opset + 1) or (training and training.as_int()):
+            continue
+        if opset < TRAINING_MODE:
+            node.attributes.pop("training_mode", None)
+        node.domain = ASIDE
+        model.opset_imports[ASIDE] = 1
+
+
+def _put_back(model: onnx_ir.Model) -> None:
+    for node in model.graph.all_nodes():
+        node.domain = "" if node.domain == ASIDE else node.domain
+    model.opset_imports.pop(ASIDE, None)
+
+
+class _Heard(logging.Handler):
+    """The last error that was logged."""
+
+    reason = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note the error of ``record``, if it has one."""
+        if record.exc_info and record.exc_info[1] is not None:
+            self.reason = str(record.exc_info[1])
+
+
+def _obstacle(model: onnx_ir.Model, reason: str) -> str:
+    """What keeps ``model`` from an older opset: the nodes by name, where the converter names their operator."""
+    found = ADAPTER.search(reason)
+    if found is None:
+        return " ".join(reason.split())[:LONGEST] or "the conversion to it stops on the way"
+    nodes = [str(node.name) for node in model.graph.all_nodes() if node.op_type == found[1]]
+    more = f" and {len(nodes) - NAMED} more" if len(nodes) > NAMED else ""
+    return f"{found[1]} has no older form that onnx knows: {', '.join(nodes[:NAMED])}{more}"
 
 
 def exported_program(module: nn.Module, what: Interface) -> Any:
@@ -125,6 +192,47 @@ def _traced_with(what: Interface) -> Any:
     dims = {symbol: torch.export.Dim(symbol) for symbol in sizes}
     free = [{axis: dims[symbol] for axis, symbol in what.dynamic.get(name, {}).items()} for name in what.inputs]
     return example, (tuple(free),) if sizes else None
+
+
+def dynamic_sizes(program: torch.export.ExportedProgram) -> list[dict[int, str]]:
+    """The axes of each input of ``program`` that may have any size, and names for these: equal where sizes are."""
+    return [{axis: str(size) for axis, size in sizes.items() if size.is_symbol} for sizes in _symbolic_sizes(program)]
+
+
+def _symbolic_sizes(program: torch.export.ExportedProgram) -> Iterator[dict[int, Any]]:
+    """The expression for each axis of each input of ``program`` that has no fixed size."""
+    inputs = set(program.graph_signature.user_inputs)
+    values = (node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in inputs)
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            shape: Sequence[Any] = value.shape
+            symbolic = {axis: size for axis, size in enumerate(shape) if isinstance(size, torch.SymInt)}
+            yield {axis: size.node.expr for axis, size in symbolic.items()}
+
+
+def exported_again(
+    folded: nn.Module, source: torch.export.ExportedProgram, example: Example
+) -> torch.export.ExportedProgram:
+    """``folded``, the folded graph of ``source``, as a program that is called as that one, with its dynamic sizes.
+
+    Raises:
+        UsageError: ``not-exportable``.
+    """
+    dims: dict[str, Any] = {}
+    for size, span in source.range_constraints.items():
+        most = int(span.upper) if getattr(span.upper, "is_Integer", False) else None
+        dims[str(size)] = torch.export.Dim(str(size), min=int(span.lower), max=most)
+    collection = torch.export.ShapesCollection()
+    for tensor, sizes in zip(example.tensors(), _symbolic_sizes(source), strict=True):
+        if sizes:
+            collection[tensor] = {axis: dims.get(str(size), torch.export.Dim.AUTO) for axis, size in sizes.items()}
+    kwargs = dict(example.kwargs)
+    try:
+        with quiet():
+            dynamic = collection.dynamic_shapes(folded, example.args, kwargs) if dims else None
+            return torch.export.export(folded, example.args, kwargs, dynamic_shapes=dynamic)
+    except Exception as error:
+        raise refusal(error) from error
 
 
 @contextlib.contextmanager

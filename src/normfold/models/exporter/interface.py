@@ -13,6 +13,7 @@ from torch import nn
 
 from normfold.errors import UsageError
 from normfold.models.module.behaviour import not_running
+from normfold.models.module.duplicate import replica
 from normfold.models.module.example import Example, call, named_tensors, tensors_in
 from normfold.runtime import Failed
 
@@ -63,18 +64,20 @@ def interface(
     dynamic: Dynamic,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
+    *,
+    mutable: bool = False,
 ) -> Interface:
     """Run ``module`` once, and name what goes in and out.
 
     Inputs are called as the arguments of ``forward``, outputs as the keys or fields of the result; where there are
-    none, ``output``. Parts of nested structures are joined with ``_``.
+    none, ``output``. Parts of nested structures are joined with ``_``. With ``mutable`` it may change its buffers.
 
     Raises:
         UsageError: ``bad-input`` where the module does not run, or names or axes do not fit; ``not-traceable`` where
             it runs with gradients only; ``not-exportable`` where it changes itself when it is called.
     """
     before = _buffers(module)
-    result = call(module, example)
+    result = call(replica(module) if mutable else module, example)
     if isinstance(result, Failed):
         raise not_running(module, example, result.message)
     changed = [name for name, state in _buffers(module).items() if before.get(name) != state]

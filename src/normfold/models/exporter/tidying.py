@@ -3,26 +3,58 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Final
 
 import onnx_ir
 
 from normfold.models.exporter.interface import Interface
+from normfold.records import RECORDS_KEY, StatisticsRecord, packed
 
 SCOPES: Final = "pkg.torch.onnx.name_scopes"
 WRAPPER: Final = "module."
 """What the wrapper around the user's module puts before every path."""
 
 
-def tidy(model: onnx_ir.Model, what: Interface) -> None:
-    """Name inputs and outputs as ``what`` does, nodes and weights after the modules that they come from."""
+def tidy(model: onnx_ir.Model, what: Interface, records: Sequence[StatisticsRecord] | None = None) -> None:
+    """Name inputs and outputs as ``what`` does, nodes and weights after the modules that they come from.
+
+    ``records`` are those that the module carries; the model carries those whose values it has, by its own names.
+    """
     _name_nodes(model)
+    values = [(record, value) for record in records or () if (value := _recorded(model.graph, record)) is not None]
     _strip(model)
     _name_weights(model.graph)
     _name_interface(model.graph, what)
+    if records is not None:
+        model.metadata_props[RECORDS_KEY] = packed(replace(one, value=str(value.name)) for one, value in values)
+
+
+def _recorded(graph: onnx_ir.Graph, record: StatisticsRecord) -> onnx_ir.Value | None:
+    """The value that ``record``, which names it by its module and its operation, is of; None where that is not clear.
+
+    The exporter names a value after its operation.
+    """
+    path, _, kind = record.value.rpartition(":")
+    named = re.compile(rf"{re.escape(kind)}(_\d+)?")
+    found = [
+        value
+        for node in graph
+        if path and (str(node.name) == path or str(node.name).startswith(f"{path}:"))
+        for value in node.outputs
+        if named.fullmatch(str(value.name)) and _has_channels(value, record)
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _has_channels(value: onnx_ir.Value, record: StatisticsRecord) -> bool:
+    if record.axis is None or value.shape is None or len(value.shape) < -record.axis:
+        return record.axis is None
+    return bool(value.shape[record.axis] == len(record.mean))
 
 
 def _name_nodes(model: onnx_ir.Model) -> None:

@@ -9,14 +9,15 @@ import pickle
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from normfold.errors import UsageError
+from normfold.errors import UsageError, suggestion
 from normfold.models.module.packages import needs
 
 if TYPE_CHECKING:
@@ -26,13 +27,21 @@ if TYPE_CHECKING:
     from normfold.models.module.example import Example
 
 Array = NDArray[Any]
-REFERENCE: Final = re.compile(r"(?P<package>[^\W\d]\w*(?:\.[^\W\d]\w*)*):(?P<factory>[^\W\d]\w*(?:\.[^\W\d]\w*)*)")
+REFERENCE: Final = re.compile(
+    r"(?P<package>[^\W\d]\w*(?:\.[^\W\d]\w*)*):(?P<factory>[^\W\d]\w*(?:\.[^\W\d]\w*)*)"
+    r"(?::(?P<arguments>[^\W\d]\w*=.*))?"
+)
+"""``package.module:factory``, and ``:name=value,name=value`` for its arguments."""
+WORDS: Final = {"true": True, "false": False, "none": None}
+"""Values of arguments that are no numbers and no text, in lower case."""
 PICKLED: Final = frozenset({".pth", ".pt", ".bin", ".ckpt"})
 RandomInput = tuple[str, tuple[int, ...], str, int]
 """An input to generate: its name, its shape, its type, and the end of the range of its integers."""
 
-WRAPPERS: Final = ("state_dict", "model")
+WRAPPERS: Final = ("state_dict", "model", "model_state_dict", "model_state", "module", "net", "weights")
 """Names under which training scripts put the state dict into a checkpoint."""
+PARALLEL, COMPILED = "module", "_orig_mod"
+"""What `torch.nn.DataParallel` and `torch.compile` put into the names of a state dict."""
 LISTED: Final = 3
 """Names of weights given as examples in an error."""
 
@@ -50,7 +59,8 @@ def load(reference: str, weights: str | None = None) -> nn.Module:
     found = REFERENCE.fullmatch(reference)
     if found is None:
         raise UsageError("bad-module", f"{reference!r} is not of the form package.module:factory.")
-    module = _made(reference, _attribute(_imported(found["package"]), found["factory"], reference))
+    factory = _attribute(_imported(found["package"]), found["factory"], reference)
+    module = _made(reference, factory, _arguments(found["arguments"] or ""))
     if weights is not None:
         _fill(module, weights)
     return module.eval()
@@ -77,12 +87,37 @@ def _attribute(module: Any, path: str, reference: str) -> Any:
     return module
 
 
-def _made(reference: str, factory: Any) -> nn.Module:
+def _arguments(text: str) -> dict[str, Any]:
+    """The arguments in ``text``, such as ``depth=18,pretrained=false``, with the types that their values look like."""
+    out: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        name, equals, value = part.partition("=")
+        if not equals or not name.isidentifier():
+            raise UsageError("bad-module", f"{part!r} is not of the form name=value.")
+        out[name] = _typed(value)
+    return out
+
+
+def _typed(value: str) -> Any:
+    """``value`` as an integer, a float, a truth value or None; else as text, which quotes make of anything."""
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        return value[1:-1]
+    if value.lower() in WORDS:
+        return WORDS[value.lower()]
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(value)
+    return value
+
+
+def _made(reference: str, factory: Any, arguments: Mapping[str, Any]) -> nn.Module:
     from torch import nn
 
     made = factory
     if not isinstance(factory, nn.Module):
-        made = _called(reference, factory)
+        made = _called(reference, factory, arguments)
+    elif arguments:
+        raise UsageError("bad-module", f"{reference} is a module, which takes no arguments.")
     if not isinstance(made, nn.Module):
         raise UsageError(
             "bad-module", f"{reference} returns an object of type {type(made).__name__}, not an nn.Module."
@@ -90,29 +125,37 @@ def _made(reference: str, factory: Any) -> nn.Module:
     return made
 
 
-def _called(reference: str, factory: Any) -> Any:
+def _called(reference: str, factory: Any, arguments: Mapping[str, Any]) -> Any:
     if not callable(factory):
         hint = "Name a function or class that returns the module, or the module itself."
         raise UsageError(
             "bad-module", f"{reference} is an object of type {type(factory).__name__}, not an nn.Module.", hint
         )
-    needed = _required(factory)
-    if needed:
-        hint = "Write a function without arguments that returns the module, and name that."
-        raise UsageError("bad-module", f"{reference} needs arguments: {', '.join(needed)}.", hint)
+    _check_arguments(reference, factory, arguments)
     try:
-        return factory()
+        return factory(**arguments)
     except (Exception, SystemExit) as error:
         raise UsageError("bad-module", f"{reference} fails: {_words(error)}") from error
 
 
-def _required(factory: Callable[..., Any]) -> list[str]:
+def _check_arguments(reference: str, factory: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Raise `UsageError` where ``factory`` needs more than what is ``given``, or has no argument of a name."""
     try:
         parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):
-        return []
+        return
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [one.name for one in parameters if one.default is one.empty and one.kind not in variadic]
+    known = [one.name for one in parameters if one.kind not in (*variadic, inspect.Parameter.POSITIONAL_ONLY)]
+    takes_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
+    for name in () if takes_any else given:
+        if name not in known:
+            hint = suggestion(name, known) or f"It takes {', '.join(known) or 'none'}."
+            raise UsageError("bad-module", f"{reference} has no argument {name!r}.", hint)
+    required = (one.name for one in parameters if one.default is one.empty and one.kind not in variadic)
+    needed = [name for name in required if name not in given]
+    if needed:
+        hint = f"Give them, as in {reference}:{needed[0]}=1, or name a function without arguments."
+        raise UsageError("bad-module", f"{reference} needs arguments: {', '.join(needed)}.", hint)
 
 
 def _fill(module: nn.Module, weights: str) -> None:
@@ -122,6 +165,7 @@ def _fill(module: nn.Module, weights: str) -> None:
     if TAKEN_OUT in metadata:
         restore(module, weights)
         return
+    state = _by_own_names(state, module.state_dict().keys())
     # Tensors without values have nothing that could be overwritten.
     assign = any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
     try:
@@ -131,6 +175,19 @@ def _fill(module: nn.Module, weights: str) -> None:
     wrong = [f"{_some(names)} {what}" for names, what in ((missing, "missing"), (unexpected, "unexpected")) if names]
     if wrong:
         raise UsageError("bad-weights", f"{weights} does not fit the module: {'; '.join(wrong)}.")
+
+
+def _by_own_names(state: Mapping[str, torch.Tensor], names: Collection[str]) -> Mapping[str, torch.Tensor]:
+    """``state`` without what wrappers have put into its names, where it then fits ``names`` better."""
+    ways = [{name: name for name in state}]
+    ways.append({name: ".".join(part for part in name.split(".") if part != COMPILED) for name in state})
+    ways.append({name: own.removeprefix(f"{PARALLEL}.") for name, own in ways[-1].items()})
+    best = max((way for way in ways if len({*way.values()}) == len(state)), key=lambda way: _fit(way, names))
+    return {own: state[name] for name, own in best.items()}
+
+
+def _fit(way: Mapping[str, str], names: Collection[str]) -> int:
+    return sum(own in names for own in way.values())
 
 
 def _some(names: Sequence[str]) -> str:
@@ -239,8 +296,9 @@ def called_with(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> tuple
     if not unknown or (takes_any and len(unknown) < len(tensors)):
         bound = signature.bind_partial(**tensors)
         return Example(bound.args, bound.kwargs), None
-    if len(unknown) < len(tensors):
-        hint = f"It takes {', '.join(signature.parameters)}."
+    near = next(filter(None, (suggestion(name, known - set(tensors)) for name in unknown)), "")
+    if near or len(unknown) < len(tensors):
+        hint = near or f"It takes {', '.join(signature.parameters)}."
         raise UsageError("bad-input", f"The module has no input named {', '.join(unknown)}.", hint)
     return Example(tuple(tensors.values())), tuple(tensors)
 

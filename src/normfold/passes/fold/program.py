@@ -21,11 +21,12 @@ def fold(
     program: GraphModule, tree: nn.Module, example: Example, selection: Selection, dropped: Mapping[str, Refusal]
 ) -> Rewritten[GraphModule]:
     """Fold a copy of ``program``, which ``prepare`` made of the export of ``tree``."""
-    graph = ProgramGraph(closed(trace(program, example.args, example.kwargs)), tree)
+    with quiet():
+        # The run may change its buffers.
+        result, ran = copy.deepcopy(program), copy.deepcopy(program)
+    graph = ProgramGraph(closed(trace(ran, example.args, example.kwargs)), tree)
     before = size(graph, *stored(program))
     folding = selection.fold(graph, dropped)
-    with quiet():
-        result = copy.deepcopy(program)
     rewrite(graph, result)
     sizes = before, size(graph, *stored(result))
     return Rewritten(result, folding.decisions, folding.pairs, graph.committed, sizes)
