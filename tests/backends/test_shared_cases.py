@@ -43,9 +43,9 @@ def watching(kind: type[TorchGraph | OnnxGraph]) -> Iterator[dict[str, set[str]]
     seen: dict[str, set[str]] = {"used": set(), "needs-structure": set()}
     commit, unable = kind.commit, kind.unable
 
-    def watched_commit(self: Any, plan: Plan) -> None:
+    def watched_commit(self: Any, plan: Plan) -> Any:
         seen["used"].update(plan.rules)
-        commit(self, plan)
+        return commit(self, plan)
 
     def watched_unable(self: Any, plan: Plan) -> Refusal | None:
         refusal = unable(self, plan)
