@@ -905,6 +905,70 @@ BAKED: Final = (
 QUANTISED: Final = {"q": codes(6, 4, 1, 1), "s": steps(6), "z": np.zeros(6, np.int8)}
 INPUT: Final = "a = QuantizeLinear(x, xs, xz); b = DequantizeLinear(a, xs, xz); "
 ACTIVATION: Final = {"xs": scalar(0.03), "xz": np.array(120, np.uint8)}
+HEADS: Final = (
+    "q0 = MatMul(x, w); q1 = Add(q0, c); q2 = Reshape(q1, heads); q = Transpose <perm = [0, 2, 1, 3]> (q2); "
+    "k0 = MatMul(x, v); k2 = Reshape(k0, heads); k = Transpose <perm = [0, 2, 3, 1]> (k2); "
+)
+ATTENTION: Final = {"w": (4, 4), "c": (4,), "v": (4, 4), "heads": ints(2, 5, 2, 2), "n": scalar(2)}
+HALF: Final = {"w": (6, 4, 3, 3), "n": scalar(0.5)}
+SCALES: Final = (
+    Pattern(
+        "Conv -> Relu -> Mul by a number -> Conv",
+        "h = Conv(x, w); r = Relu(h); t = Mul(r, n); y = Conv(t, u)",
+        HALF | {"u": (3, 6, 3, 3)},
+        counts="Mul",
+    ),
+    Pattern(
+        "Conv -> Clip -> Mul by a number -> Softmax",
+        "h = Conv(x, w); r = Clip(h, low, high); t = Mul(r, n); y = Softmax(t)",
+        HALF | SIX,
+        counts="Mul",
+    ),
+    Pattern(
+        "Conv -> MaxPool -> Mul by a number",
+        "h = Conv(x, w); r = MaxPool <kernel_shape = [2, 2]> (h); t = Mul(r, n); y = Softmax(t)",
+        HALF,
+        counts="Mul",
+    ),
+    Pattern(
+        "Conv -> Pad -> Mul by a number",
+        "h = Conv(x, w); r = Pad(h, p); t = Mul(r, n); y = Softmax(t)",
+        HALF | {"p": ints(0, 0, 1, 1, 0, 0, 1, 1)},
+        counts="Mul",
+    ),
+    Pattern(
+        "HardSwish written out, between MatMuls",
+        "h = MatMul(x, w); a = Add(h, n); r = Clip(a, low, high); t = Mul(h, r); d = Div(t, high); y = MatMul(d, v)",
+        {"w": (4, 4), "v": (4, 4), "n": scalar(3), "low": scalar(0), "high": scalar(6)},
+        TOKENS,
+        counts="Div",
+    ),
+    Pattern(
+        "scores of an attention over a number",
+        HEADS + "a = MatMul(q, k); d = Div(a, n); y = Softmax <axis = -1> (d)",
+        ATTENTION,
+        TOKENS,
+        counts="Div",
+    ),
+    Pattern(
+        "queries of an attention by a number",
+        HEADS + "d = Mul(q, n); a = MatMul(d, k); y = Softmax <axis = -1> (a)",
+        ATTENTION,
+        TOKENS,
+        counts="Mul",
+    ),
+    Pattern(
+        "scores of an attention, a scale for each query",
+        HEADS + "a = MatMul(q, k); t = Mul(a, s); y = Softmax <axis = -1> (t)",
+        ATTENTION | {"s": (2, 1, 1)},
+        TOKENS,
+        counts="Mul",
+    ),
+)
+"""Scales by constants that stand next to nothing linear."""
+
+NBITS: Final = "com.microsoft.MatMulNBits <K = 32, N = 6, bits = 4, block_size = 16>"
+BLOCKS: Final = {"q": np.arange(96, dtype=np.uint8).reshape(6, 2, 8) * 2, "s": steps(12).reshape(6, 2), "c": (6,)}
 INTEGERS: Final = (
     Pattern(
         "Conv with int8 weights -> BN",
@@ -952,6 +1016,32 @@ INTEGERS: Final = (
             "hd = DequantizeLinear(hq, xs, xz); y = BN[6](hd)"
         ),
         QUANTISED | ACTIVATION,
+    ),
+    Pattern(
+        "Gemm with int8 weights, transposed -> BN",
+        "w0 = DequantizeLinear <axis = 0> (q, s); w = Transpose(w0); h = Gemm(x, w, c); y = BN[6](h)",
+        {"q": codes(6, 4), "s": steps(6), "c": (6,)},
+        ROWS,
+    ),
+    Pattern(
+        "Conv with weights quantised on the way -> BN",
+        "q = QuantizeLinear <axis = 0> (v, s, z); w = DequantizeLinear <axis = 0> (q, s, z); h = Conv(x, w, c); "
+        "y = BN[6+](h)",
+        {"v": (6, 4, 3, 3), "s": steps(6), "z": np.zeros(6, np.int8), "c": (6,)},
+    ),
+    Pattern(
+        "MatMulNBits -> Mul -> Add",
+        f"h = {NBITS} (x, q, s, , , c); t = Mul(h, k); y = Add(t, d)",
+        BLOCKS | {"k": (6,), "d": (6,)},
+        "float[5, 32] x",
+        counts="Mul+Add",
+    ),
+    Pattern(
+        "Mul by a number -> MatMulNBits",
+        f"t = Mul(x, k); y = {NBITS} (t, q, s, , , c)",
+        BLOCKS | {"k": scalar(0.125)},
+        "float[5, 32] x",
+        counts="Mul",
     ),
 )
 """Into quantised weights."""
@@ -1173,6 +1263,7 @@ PATTERNS: Final[Mapping[str, tuple[Pattern, ...]]] = {
     "Into the operations after": CONSUMERS,
     "Through activations": ACTIVATIONS,
     "Through moves, joins and pools": ROUTES,
+    "Scales that are no norms": SCALES,
     "Branches that are added": BRANCHES,
     "Norms with live statistics": TAILS,
     "Weights normalised at each run": BAKED,
