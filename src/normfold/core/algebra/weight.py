@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normfold.core.algebra.affine import Array
+from normfold.core.algebra.steps import rounded_away
 
 CHUNK_BYTES = 1 << 20
 """Bytes of float64 held at once while a weight is written or summed: a core's second-level cache."""
@@ -160,7 +161,7 @@ class Weight:
         squares = np.zeros((2, self.groups, self.out_per_group))
         for start, block in self._blocks():
             stop = start + block.shape[1]
-            parts = np.stack((block - step * np.rint(block / step), block))
+            parts = np.stack((rounded_away(block, step), block))
             parts /= unit if unit.shape[1] == 1 else unit[:, start:stop]
             sums = np.square(parts).sum(axis=tuple(range(4, parts.ndim)))
             if self.order == "goi":

@@ -7,6 +7,7 @@ import numpy as np
 from normfold.core.algebra import Affine, Map
 from normfold.core.algebra.affine import Array
 from normfold.core.algebra.moves import Dim
+from normfold.core.algebra.steps import rounded_away
 from normfold.core.graph import Graph
 from normfold.core.health import TINY
 from normfold.core.laws.backward import channel_vector
@@ -52,7 +53,7 @@ def constants_fit(view: AffineOp, affine: Affine, label: str) -> str | None:
     if not view.step or not held_by(view, affine):
         return None
     scale = np.abs(affine.scale)
-    lost = np.abs(scale - view.step * np.rint(scale / view.step))
+    lost = np.abs(rounded_away(scale, view.step))
     return _lost(label, lost, scale, np.abs(affine.shift), view.step)
 
 
