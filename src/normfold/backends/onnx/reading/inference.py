@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import onnx_ir as ir
 
 from normfold.backends.onnx.reading.contributed import stand_in
+from normfold.backends.onnx.reading.solved import solve, substituted
 from normfold.core.algebra.moves import Dim
 
 Sizes = Mapping[ir.Value, ir.TensorProtocol]
@@ -75,7 +76,13 @@ def known(model: ir.Model, found: Found | None, mark: str) -> dict[ir.Value, Kno
             if value.name is not None and value.name in named:
                 kind, dims = named[value.name]
                 result[value] = Known(_dtype(kind), None if dims is None else tuple(_named(dim, mark) for dim in dims))
-    return result
+    numbers = solve(model.graph.all_nodes(), {value: one.dims for value, one in result.items()})
+    if not numbers:
+        return result
+    return {
+        value: one if one.dims is None else replace(one, dims=substituted(one.dims, numbers))
+        for value, one in result.items()
+    }
 
 
 def _named(dim: Dim, mark: str) -> Dim:
