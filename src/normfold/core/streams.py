@@ -126,7 +126,8 @@ class _Flood:
         """What was found, in topological ``order``."""
 
         def place(port: Port) -> int:
-            return -1 if port.node is None else order[port.node]
+            # What depends on no input may be no operation of the graph, and comes before all others.
+            return -1 if port.node is None else order.get(port.node, -1)
 
         writers, readers = sorted(self.writers, key=place), sorted(self.readers, key=place)
         stops = [*self._stops(writers, writing=True), *self._stops(readers, writing=False)]

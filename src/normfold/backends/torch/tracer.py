@@ -44,11 +44,11 @@ SHAPES: Final = {
 LIBRARY: Final = (str(Path(torch.__file__).parent), __file__)
 """Where code is that is not the module's own."""
 
-ROLES: Final = {"addmm": {"self": "bias", "mat1": "input", "mat2": "weight"}}
+ROLES: Final = {"addmm": {"self": "bias", "mat1": "input", "mat2": "weight"}, "expand": {"self": "weight"}}
 """Arguments by what they are, where their names do not say so."""
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, repr=False)
 class Memory:
     """What several values may share, and the index of the last operation that changed it in place."""
 
@@ -61,7 +61,7 @@ class Memory:
         return [tensor for holder in self.holders if (tensor := holder()) is not None]
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, repr=False)
 class Value:
     """A tensor at one moment of the run.
 
@@ -80,7 +80,7 @@ class Value:
     parted: str | None = None
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, repr=False)
 class Call:
     """One call of a module: what went in, by position and by name, what came out, and what was done on the way."""
 
@@ -93,7 +93,7 @@ class Call:
     items: list[Op | Call] = field(default_factory=list)
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, repr=False)
 class Op:
     """One operation. ``arguments`` holds every argument by name, with values in the place of tensors.
 
@@ -118,7 +118,7 @@ Place = tuple[str, int, int]
 """A file, a line of it, and the instruction there."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
 class Read:
     """Python looked at ``values`` that depend on the inputs, at ``place``, by ``how``, within ``call``.
 
@@ -135,7 +135,7 @@ class Read:
         return f"{self.how} in {self.call.path or 'the module'!r}"
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
 class Trace:
     """A run of ``module``: its operations, its calls, and the values of the tensors in its state, by name.
 
@@ -285,7 +285,8 @@ class _Tracer:
             # Cycles that nobody holds may still hold tensors. To look for them takes as long as the rest of the run.
             gc.collect()
         for value in self.values.values():
-            value.kept = value.kept or "is kept by somebody after the call"
+            # What is stored, or computed from that alone, lives as long as the trace itself.
+            value.kept = value.kept or ("is kept by somebody after the call" if value.tensor is None else None)
 
     def _before(self, module: nn.Module, arguments: Any) -> None:
         own = self.paths.get(module, f"<{type(module).__name__}>")

@@ -15,6 +15,7 @@ from normfold.backends.torch.carried import carry
 from normfold.backends.torch.chains import AFFINE
 from normfold.backends.torch.constants import exact
 from normfold.backends.torch.graph import TorchGraph
+from normfold.backends.torch.lift.pointwise import stored_term
 from normfold.backends.torch.lift.recurrent import first_layer
 from normfold.backends.torch.replacing import put, stand_in
 from normfold.backends.torch.tracer import Op, Value
@@ -118,6 +119,10 @@ def _recurrent(op: Op, view: Recurrent) -> Iterator[tuple[str, Array]]:
 
 
 def _affine(op: Op, view: AffineOp) -> Iterator[tuple[str, Array]]:
+    if op.kind == "add":
+        argument, stored = stored_term(op)
+        yield argument, np.broadcast_to(view.affine.shift, stored.shape)
+        return
     if op.kind != AFFINE:
         yield from _batch_norm(op, view)
         return

@@ -168,12 +168,14 @@ def _split(context: Context, node: ir.Node) -> View:
 
 
 def gather_elements(context: Context, node: ir.Node) -> View:
-    """A Gather that takes each element of an axis once; no other is a move that is followed."""
+    """A Gather that takes each element of an axis once, or one of them, such as a class token."""
     picked = context.constant(node, 1)
-    shape = None if picked is None or picked.ndim != 1 else context.shape(data(node))
-    if shape is None:
+    shape = None if picked is None or picked.ndim > 1 else context.shape(data(node))
+    if picked is None or shape is None:
         return opaque(node)
     (axis,) = context.axes(node, (node.attributes.get_int("axis", 0),), len(shape))
+    if picked.ndim == 0:
+        return _selected(node, axis, shape, int(picked))
     size, places = shape[axis], context.integers(node, "indices", 1) or []
     if not isinstance(size, int) or size != len(places) or not all(-size <= k < size for k in places):
         return opaque(node)
@@ -181,6 +183,16 @@ def gather_elements(context: Context, node: ir.Node) -> View:
     if len(set(order)) != size:
         return opaque(node)
     return _moving(node, Shuffle(axis, order))
+
+
+def _selected(node: ir.Node, axis: int, shape: Sequence[Dim], place: int) -> View:
+    size = shape[axis]
+    if not isinstance(size, int) or not -size <= place < size:
+        return opaque(node)
+    single = tuple(1 if k - len(shape) == axis else dim for k, dim in enumerate(shape))
+    rest = tuple(dim for k, dim in enumerate(shape) if k - len(shape) != axis)
+    take = Take(axis, size, range(place % size, place % size + 1), shared=False)
+    return _moving(node, Chain((take, Regroup.between(single, rest))))
 
 
 LIFTS: dict[str, Callable[[Context, ir.Node], View]] = {

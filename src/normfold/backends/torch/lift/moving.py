@@ -80,6 +80,14 @@ def _split(_: ModuleTree, op: Op) -> View:
     return _moving(op, *moves)
 
 
+def _select(_: ModuleTree, op: Op) -> View:
+    axis, shape = negative(op, op.arguments["dim"]), data(op).shape
+    single = tuple(1 if k - len(shape) == axis else size for k, size in enumerate(shape))
+    place = int(op.arguments["index"]) % shape[axis]
+    take = Take(axis, shape[axis], range(place, place + 1), shared=False)
+    return _moving(op, Chain((take, Regroup.between(single, op.outputs[0].shape))))
+
+
 def _unbind(_: ModuleTree, op: Op) -> View:
     axis, shape = negative(op, op.arguments["dim"]), data(op).shape
     single = tuple(1 if k - len(shape) == axis else size for k, size in enumerate(shape))
@@ -147,6 +155,7 @@ LIFTS: dict[str, Lift] = {
     **dict.fromkeys(("transpose", "swapaxes", "swapdims"), _transpose),
     **dict.fromkeys(("t", "numpy_T"), _t),
     "slice": _slice,
+    "select": _select,
     **dict.fromkeys(("split", "split_with_sizes", "chunk", "tensor_split"), _split),
     "unbind": _unbind,
     **{f"avg_pool{k}d": _average for k in (1, 2, 3)},

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from normfold.backends.torch.constants import exact
+from normfold.backends.torch.constants import exact, largest, step
 from normfold.backends.torch.lift.moving import Lift, data
 from normfold.backends.torch.tracer import Op, Value
 from normfold.backends.torch.tree import ModuleTree
@@ -104,10 +106,17 @@ def _own_constant(tree: ModuleTree, op: Op) -> str:
     return f"{tree.label(op)} works with a constant in its module's own forward"
 
 
+def stored_term(op: Op) -> tuple[str, Any]:
+    """Which argument of an addition is stored, if one is, and what it is."""
+    left = op.arguments["self"]
+    argument = "self" if isinstance(left, Value) and left.tensor is not None else "other"
+    return argument, op.arguments[argument]
+
+
 def _shift(tree: ModuleTree, op: Op) -> View | None:
-    """The addition of a stored tensor, as a positional table; it can be looked at, but has no place in the tree."""
-    left, right = (op.arguments[side] for side in ("self", "other"))
-    x, k = (right, left) if isinstance(left, Value) and left.tensor is not None else (left, right)
+    """The addition of a stored tensor, as a positional table: it can get other values, but not go."""
+    argument, k = stored_term(op)
+    x = op.arguments["other" if argument == "self" else "self"]
     stored = k.tensor if isinstance(k, Value) and isinstance(x, Value) and x.tensor is None else None
     if stored is None or not stored.is_floating_point() or op.outputs[0].shape != x.shape:
         return None
@@ -120,10 +129,18 @@ def _shift(tree: ModuleTree, op: Op) -> View | None:
         outputs=op.outputs,
         affine=Affine.of(shift=exact(stored)),
         holds_scale=False,
-        holds_shift=False,
-        largest=float("inf"),
-        refusals=(Refusal(NEEDS_STRUCTURE, _own_constant(tree, op)),),
+        holds_shift=_is_own(tree, op, argument),
+        largest=largest(stored),
+        step=step(stored),
     )
+
+
+def _is_own(tree: ModuleTree, op: Op, argument: str) -> bool:
+    try:
+        tree.own(op, "the constant", argument)
+    except NotLifted:
+        return False
+    return True
 
 
 def _sum(tree: ModuleTree, op: Op) -> View:
