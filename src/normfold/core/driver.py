@@ -137,7 +137,7 @@ def fold(
         for site in graph.sites():
             new = [node for node in site.nodes if node not in owner]
             if len(new) == len(site.nodes):
-                found.append(_SiteState(site, excluded=_excluded(site.name, only, skip, exclude or {})))
+                found.append(_SiteState(site, excluded=excluded(site.name, only, skip, exclude or {})))
                 run.assign(new, found[-1])
             elif new:
                 holder = next(owner[node] for node in site.nodes if node in owner)
@@ -195,7 +195,8 @@ def _norms(graph: Graph) -> set[Node]:
     return {node for site in graph.sites() if site.role == "norm" for node in site.nodes}
 
 
-def _excluded(name: str, only: Sequence[str], skip: Sequence[str], exclude: Mapping[str, Refusal]) -> Refusal | None:
+def excluded(name: str, only: Sequence[str], skip: Sequence[str], exclude: Mapping[str, Refusal]) -> Refusal | None:
+    """Why the norm at the site ``name`` must stay, if it must."""
     if name in exclude:
         return exclude[name]
     if only and not any(fnmatchcase(name, pattern) for pattern in only):

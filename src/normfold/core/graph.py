@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from normfold.core.algebra.affine import Array
 from normfold.core.algebra.moves import Dim
 from normfold.core.plan import Plan
 from normfold.core.views import Node, Value, View
@@ -54,6 +55,10 @@ class Graph(Protocol):
 
     def consumers(self, value: Value) -> Sequence[tuple[Node, int]]:
         """The nodes that read the elements of ``value``, each with the input's index; shape readers are left out."""
+        ...
+
+    def constant(self, value: Value) -> Array | None:
+        """What the model stores in ``value``, which one operation reads as data; ``None`` where it stores nothing."""
         ...
 
     def normalised_by(self, node: Node) -> Sequence[Node]:

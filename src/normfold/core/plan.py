@@ -8,6 +8,7 @@ from math import inf
 from typing import TypeVar
 
 from normfold.core.algebra import Affine, Map
+from normfold.core.algebra.affine import Array
 from normfold.core.views import AffineOp, Node, Value, View
 
 
@@ -16,6 +17,14 @@ class SetView:
     """The operation of ``view.node`` gets the constants of ``view``."""
 
     view: View
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SetConstant:
+    """``value``, which the model stores and operations read as data, holds ``array`` from now on."""
+
+    value: Value
+    array: Array
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,8 +95,8 @@ class Insert:
         return self.view.inputs[0]
 
 
-Edit = SetView | Replace | Bypass | Remove | Insert | Move
-E = TypeVar("E", SetView, Replace, Bypass, Remove, Insert, Move)
+Edit = SetView | SetConstant | Replace | Bypass | Remove | Insert | Move
+E = TypeVar("E", SetView, SetConstant, Replace, Bypass, Remove, Insert, Move)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

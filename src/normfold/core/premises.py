@@ -32,6 +32,7 @@ CONSTANT: Final = Premise(
     "Weights and constants are known before the model runs: stored, or arithmetic on stored ones.",
     "Export in evaluation mode with constants folded, so that weights are stored and not computed.",
 )
+CONVERTIBLE: Final = Premise("convertible", "There is a conversion from the norm's kind to the one asked for.")
 DOES_NOT_PAY: Final = Premise(
     "does-not-pay",
     "The fold inserts nothing that costs more than what it removes.",

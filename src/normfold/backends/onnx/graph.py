@@ -11,10 +11,11 @@ import onnx_ir as ir
 
 from normfold.backends.onnx.lift import lift
 from normfold.backends.onnx.lift.context import Context, opaque
-from normfold.backends.onnx.norms.decompositions import Decomposition, find_decompositions
-from normfold.backends.onnx.norms.emission import emit, obstacle, settle, spelled_out, written_out
+from normfold.backends.onnx.norms.decompositions import RMS, Decomposition, find_decompositions
+from normfold.backends.onnx.norms.emission import OPSETS, emit, obstacle, settle, spelled_out, written_out
 from normfold.backends.onnx.norms.sites import Labels, find_sites, may_hold_norm, walk_model
-from normfold.backends.onnx.reading.constants import Constants, budget, reads_elements
+from normfold.backends.onnx.norms.spelling import SPELLED, spell_rms
+from normfold.backends.onnx.reading.constants import FLOATS, Constants, ExactTensor, budget, exact, reads_elements
 from normfold.backends.onnx.reading.expressions import EXPRESSIONS, normalises
 from normfold.backends.onnx.reading.inference import Inference
 from normfold.backends.onnx.reading.inline import foreign_nodes, inline_norms
@@ -22,9 +23,10 @@ from normfold.backends.onnx.reading.names import Names
 from normfold.backends.onnx.reading.shapes import Shapes
 from normfold.backends.onnx.write.commit import Writer, bypass, move, operator_of, position, sweep
 from normfold.backends.onnx.write.preprocessing import STAGE
+from normfold.core.algebra.affine import Array
 from normfold.core.algebra.moves import Dim
 from normfold.core.graph import Site
-from normfold.core.plan import Bypass, Insert, Move, Plan, Remove, Replace, SetView
+from normfold.core.plan import Bypass, Insert, Move, Plan, Remove, Replace, SetConstant, SetView
 from normfold.core.premises import (
     MATRIX,
     NEEDS_STRUCTURE,
@@ -140,6 +142,14 @@ class OnnxGraph:
         # Uses come in the order in which they were made, so that which fold came first would show in the next one.
         return sorted(readers, key=lambda use: self._order.get(use[0], math.inf)) if len(readers) > 1 else readers
 
+    def constant(self, value: Value) -> Array | None:
+        """The initializer ``value``, where it has one reader and no caller may override it."""
+        native = _value(value)
+        tensor = native.const_value if native.is_initializer() else None
+        if tensor is None or len(native.uses()) != 1 or native.is_graph_output() or self._overridable(native):
+            return None
+        return exact(tensor) if tensor.dtype in FLOATS else None
+
     def normalised_by(self, node: Node) -> Sequence[ir.Node]:
         """The nodes that compute the weight of ``node`` from constants, where it is normalised on the way."""
         native = _node(node)
@@ -216,6 +226,8 @@ class OnnxGraph:
     def _irreplaceable(self, view: View) -> Refusal | None:
         """Why the node of ``view`` cannot become its operator."""
         node, label = _node(view.node), self.label(view.node)
+        if isinstance(view, Norm) and self._is_spelled_out(view):
+            return self._unspeakable(view, label)
         wanted = operator_of(view)
         since = REPLACEMENTS.get((node.op_type, wanted))
         if since is None or node in self._written or node in self._spelled:
@@ -227,6 +239,13 @@ class OnnxGraph:
             return Refusal(MATRIX, f"the input of {label} is not known to be a matrix, as that of a Gemm is")
         return None
 
+    def _unspeakable(self, view: Norm, label: str) -> Refusal | None:
+        """Why an RMSNorm cannot be written out where ``view`` stands."""
+        if self._shapes.dtype(_value(view.inputs[0])) not in SPELLED:
+            because = f"opset {self._context.opset} has no {RMS}, and in the type of {label} its squares would overflow"
+            return Refusal(OPSET_HAS_OPERATOR, f"{because}: export with opset {OPSETS[RMS]} or newer")
+        return None
+
     def commit(self, plan: Plan) -> dict[Value, str]:
         """Carry out ``plan`` on the model."""
         self.committed = True
@@ -234,10 +253,15 @@ class OnnxGraph:
         local = not self._reaches(plan) and all(isinstance(edit, SetView | Bypass) for edit in plan.edits)
         stale = self._around(plan) if local else None
         # Each edit's edges are looked up before the first edit moves any.
-        rest = sorted((e for e in plan.edits if not isinstance(e, SetView)), key=lambda edit: ORDER.index(type(edit)))
+        rest = sorted(
+            (e for e in plan.edits if not isinstance(e, SetView | SetConstant)),
+            key=lambda edit: ORDER.index(type(edit)),
+        )
         steps = [self._step(edit) for edit in rest]
         for edit in plan.each(SetView):
             self._write(edit.view)
+        for one in plan.each(SetConstant):
+            self._store(_value(one.value), one.array)
         # New constants are named after values, so those change their names afterwards.
         names: dict[Value, str] = {}
         for value in (_value(change.value) for change in plan.changed):
@@ -252,6 +276,15 @@ class OnnxGraph:
         self._nodes = ()
         return {value: name for value, name in names.items() if _value(value).name == name}
 
+    def _store(self, value: ir.Value, array: Array) -> None:
+        if value.const_value is None:
+            raise TypeError(f"{value.name!r} is not stored")
+        # A name that both models have stands for the same values in both.
+        name = self.fresh_name(f"{value.name}_folded")
+        value.const_value = ExactTensor(array, value.const_value.dtype)
+        value.name = value.const_value.name = name
+        self._constants.forget(value)
+
     def _reaches(self, plan: Plan) -> bool:
         """Whether norms are still to become operators, or one that is written out gives its constants away."""
         return bool(self._written) or any(_node(view.node) in self._spelled for view in plan.views)
@@ -260,7 +293,7 @@ class OnnxGraph:
         """What is to be done for ``edit``, with its edges as they are now."""
         match edit:
             case Replace(view):
-                return partial(self._writer.replace, view)
+                return partial(self._replace, view)
             case Bypass(node, value, same):
                 slot = position(_node(node), value)
                 return partial(self._bypass, _node(node), slot, same=same)
@@ -274,6 +307,22 @@ class OnnxGraph:
                 return partial(move, _node(node), slot, _node(behind), self._shapes, self.fresh_name)
             case Remove(node):
                 return partial(_sweep_outputs, _node(node))
+
+    def _replace(self, view: View) -> None:
+        if not isinstance(view, Norm) or not self._is_spelled_out(view):
+            self._writer.replace(view)
+            return
+        dtype = self._shapes.dtype(_value(view.inputs[0]))
+        if dtype is None:
+            raise TypeError(f"the type of {self.label(view.node)} is not known")
+        for one in (_node(view.node), *map(_node, view.parts)):
+            self._written.pop(one, None)
+            self._spelled.pop(one, None)
+        spell_rms(self._writer, view, dtype)
+
+    def _is_spelled_out(self, view: Norm) -> bool:
+        """Whether ``view``, an RMSNorm, has no operator, or stands where there is none."""
+        return view.kind == "rms" and (bool(view.parts) or self._context.opset < OPSETS[RMS])
 
     def _bypass(self, node: ir.Node, slot: int, *, same: bool) -> None:
         source, output = node.inputs[slot], node.outputs[0]

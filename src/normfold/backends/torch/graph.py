@@ -22,13 +22,13 @@ from normfold.backends.torch.tree import ModuleTree, Removal, has_hooks, speaks_
 from normfold.core.algebra import Affine
 from normfold.core.graph import Site
 from normfold.core.health import findings
-from normfold.core.plan import Bypass, Edit, Insert, Move, Plan, Remove, Replace, SetView
+from normfold.core.plan import Bypass, Edit, Insert, Move, Plan, Remove, Replace, SetConstant, SetView
 from normfold.core.premises import FIXED_PATH, NEEDS_STRUCTURE, NOT_OUTPUT, NOT_OVERWRITTEN
 from normfold.core.views import AffineOp, Embedding, Linear, Node, Norm, NotLifted, Recurrent, View
 from normfold.core.views import Value as AnyValue
 from normfold.records import Refusal, StatisticsRecord
 
-ORDER: Final = (Insert, Move, Remove, SetView, Replace, Bypass)
+ORDER: Final = (Insert, Move, Remove, SetConstant, SetView, Replace, Bypass)
 """In which edits are looked at for a reason to refuse: what no module tree can express comes first."""
 
 
@@ -116,6 +116,9 @@ class TorchGraph:
         """The operations that read ``value``."""
         return self._uses.get(_value(value), [])
 
+    def constant(self, _value: AnyValue) -> None:
+        """None: what an operation reads as data is seen by views only."""
+
     def normalised_by(self, _node: Node) -> Sequence[Op]:
         """None: a weight that is computed at each call is not read."""
         return ()
@@ -189,6 +192,8 @@ class TorchGraph:
         match edit:
             case Insert():
                 return _needs_structure("a new operation would have to be put in")
+            case SetConstant():
+                return _needs_structure("a tensor that is no constant of an operation would have to be set")
             case Move():
                 return _needs_structure("operations would have to be put in other places")
             case Remove() if not self.takes_out:
@@ -258,7 +263,7 @@ class TorchGraph:
                     self._bypass(_op(node), self._now(_value(before)), same=same)
                 case Remove(node):
                     self._leave(_op(node))
-                case Insert() | Move():
+                case Insert() | Move() | SetConstant():
                     raise TypeError(f"a run of a module has no place for {edit}")
         return {value: name for value, name in names.items() if self.value_name(value) == name}
 

@@ -34,6 +34,10 @@ class Table:
         """The table of the mapped rows; ``affine`` broadcasts into a row."""
         return replace(self, affine=affine.after(self.affine))
 
+    def centre_rows(self) -> Table:
+        """The table of rows less their mean, along the last axis."""
+        return replace(self, base=_Centred(self), affine=Affine.of())
+
     def magnitude(self) -> float:
         """Largest absolute value; 0 for an empty table."""
         return max((float(np.abs(block).max(initial=0.0)) for block in self._blocks()), default=0.0)
@@ -52,3 +56,16 @@ class Table:
         for start in range(0, max(1, self.shape[0]), height):
             rows = base[start : start + height].astype(np.float64)
             yield np.asarray(self.affine.scale * rows + self.affine.shift)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Centred:
+    """``table``, each row less its mean along the last axis."""
+
+    table: Table
+
+    def numpy(self) -> Array:
+        """The values, in the shape of the table."""
+        native = self.table.native()
+        centred: Array = native - native.mean(axis=-1, keepdims=True)
+        return centred

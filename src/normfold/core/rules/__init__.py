@@ -44,6 +44,7 @@ from normfold.core.rules import (
     fold_affine_into_producer,
     fold_affine_into_quantized_producer,
     fold_affine_into_recurrent,
+    fold_centring_into_embedding,
     fold_centring_into_producer,
     fold_offset_into_norm,
     fold_scale_into_quantized_consumer,
@@ -89,6 +90,7 @@ CARRIES: tuple[Rule[Any, Any], ...] = (
     carry_shuffle_through_pool.RULE,
     # of centring
     fold_centring_into_producer.RULE,
+    fold_centring_into_embedding.RULE,
     carry_centring_through_affine.RULE,
     carry_centring_through_move.RULE,
     carry_centring_through_sum.RULE,

@@ -220,11 +220,11 @@ class Writer:
             return
         if slot >= len(node.inputs):
             node.resize_inputs(slot + 1)
-        node.replace_input_with(slot, self._constant(node, tensor, self.fresh(name)))
+        node.replace_input_with(slot, self.constant(node, tensor, self.fresh(name)))
         if old is not None:
             sweep(old)
 
-    def _constant(self, user: ir.Node, tensor: ir.TensorProtocol, name: str) -> ir.Value:
+    def constant(self, user: ir.Node, tensor: ir.TensorProtocol, name: str) -> ir.Value:
         """A new initializer of the graph that ``user`` stands in."""
         if not isinstance(user.graph, ir.Graph):
             raise TypeError("a function body has no initializers")
@@ -248,7 +248,7 @@ class Writer:
             value = _operand(reader, slot)
             name = self.fresh(f"{value.name or 'value'}_{op.lower()}")
             held = ExactTensor(operand, self._tensor(reader, 1).dtype)
-            constant = self._constant(reader, held, self.fresh(f"{name}_constant"))
+            constant = self.constant(reader, held, self.fresh(f"{name}_constant"))
             output = ir.Value(name=name, shape=value.shape, type=value.type)
             self.shapes.tell(output, self.shapes.of(value))
             label = self.fresh(f"{reader.name or name}_{op.lower()}")
@@ -288,7 +288,7 @@ class Writer:
         self.shapes.tell(output, self.shapes.of(value))
         value.replace_all_uses_with(output, replace_graph_outputs=True)
         held = ExactTensor(operand, self._dtype(value))
-        constant = self._constant(before, held, self.fresh(f"{name}_{'scale' if op == 'Mul' else 'shift'}"))
+        constant = self.constant(before, held, self.fresh(f"{name}_{'scale' if op == 'Mul' else 'shift'}"))
         label = self.fresh(f"{before.name or name}_{op.lower()}")
         node = ir.Node("", op, [value, constant], outputs=[output], name=label)
         before.graph.insert_after(before, node)
