@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from normfold.records import Cleaning, Decision, Pair, Size
+from normfold.core.driver import Folding
+from normfold.core.graph import Graph
+from normfold.records import Cleaning, Decision, Pair, Refusal, Size
 
 T = TypeVar("T")
+
+GraphPass = Callable[[Graph, Mapping[str, Refusal]], Folding]
+"""What a pass does to a graph, whatever its backend, but for sites that are dropped, each with the reason."""
 
 
 @dataclass(frozen=True, slots=True)

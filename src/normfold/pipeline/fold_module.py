@@ -18,8 +18,7 @@ from normfold.models.module.example import Example, call
 from normfold.models.module.untouched import untouched
 from normfold.passes.fold import module as module_pass
 from normfold.passes.fold.module import FoldedModule
-from normfold.passes.fold.selection import Selection
-from normfold.passes.rewritten import Rewritten
+from normfold.passes.rewritten import GraphPass, Rewritten
 from normfold.pipeline.prove import HOLDS, Proven, UnprovenError
 from normfold.proof.agreement import agree, agreement
 from normfold.proof.comparison import verify
@@ -66,7 +65,7 @@ class ModuleFold:
 
     module: nn.Module
     example: Example
-    selection: Selection
+    work: GraphPass
     seed: int = 0
     progress: Progress = silent
     in_place: bool = False
@@ -81,7 +80,7 @@ class ModuleFold:
         self.source = duplicate(self.module)
         seed_generators(self.seed)
         with _traceable(self.module, self.example):
-            return module_pass.fold(self.module, self.source, self.example, self.selection, dropped, self.progress)
+            return module_pass.rewrite(self.module, self.source, self.example, self.work, dropped, self.progress)
 
     def compared(self, attempt: Rewritten[FoldedModule]) -> Verification:
         """Run ``attempt`` beside the source, on the example's sizes and on a larger batch."""

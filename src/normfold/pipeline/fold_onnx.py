@@ -14,16 +14,14 @@ import onnx_ir
 
 from normfold._version import __version__
 from normfold.backends.onnx.quantizers import quantizes_activations, take_out_quantizers
-from normfold.core.costs import CostTable
 from normfold.core.preprocess import Preprocess
 from normfold.errors import ModelFileError
 from normfold.models import onnxfile
 from normfold.models.source import OnnxSource, runnable, scratch_path
 from normfold.passes.clean import clean
 from normfold.passes.fold import onnx_model
-from normfold.passes.fold.selection import Selection
 from normfold.passes.preprocess import bound, preprocess
-from normfold.passes.rewritten import Rewritten
+from normfold.passes.rewritten import GraphPass, Rewritten
 from normfold.pipeline.prove import CLEANING, Proven, prove, unproven
 from normfold.proof.comparison import Comparison, Setup
 from normfold.proof.files import about, compare_part
@@ -49,10 +47,9 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked of a fold."""
+    """What is to be done, and where the result goes."""
 
-    costs: CostTable
-    selection: Selection = field(default_factory=Selection)
+    work: GraphPass
     preprocess: Preprocess | None = None
     target: Target = field(default_factory=Target)
     clean: bool = True
@@ -122,7 +119,7 @@ class _Fold:
         self._request.progress("folding")
         if self._stage is not None:
             preprocess(copy, self._stage)
-        attempt = onnx_model.fold(copy, CHECKER.infer, self._request.selection, self._request.costs, dropped)
+        attempt = onnx_model.rewrite(copy, CHECKER.infer, self._request.work, dropped)
         changed = attempt.changed or self._stage is not None or self._source.mended
         # What is handed over without a proof is the source itself: folding inlines functions where nothing goes, too.
         model = attempt.model if changed else self._source.fresh()

@@ -11,7 +11,6 @@ import onnx_ir
 from torch import nn
 
 from normfold._version import __version__
-from normfold.core.costs import cost_table
 from normfold.limits import limited
 from normfold.models import onnxfile
 from normfold.models.data import UserInputs
@@ -102,7 +101,7 @@ def export(
         sizes: tuple[Size, Size] | None = None
         cleaning: Cleaning | None = None
         if fold:
-            request = Request(cost_table(), chosen, progress=progress)
+            request = Request(chosen.fold, progress=progress)
             folded = _folded(model, what, request, seed, verify=verify)
             model, decisions = folded.model, folded.decisions
             sizes, cleaning = folded.sizes, folded.cleaning

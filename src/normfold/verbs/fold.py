@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
@@ -13,25 +14,20 @@ from normfold.core.costs import DEFAULT, cost_table
 from normfold.core.preprocess import Preprocess
 from normfold.errors import UsageError
 from normfold.limits import limited
-from normfold.models import onnxfile
 from normfold.models.data import Arrays, Shapes, user_inputs
-from normfold.models.source import File, OnnxModel, is_onnx, module_of, name_of, onnx_source
+from normfold.models.source import File, OnnxModel, is_onnx, module_of
 from normfold.passes.fold.selection import Selection
-from normfold.pipeline.fold_onnx import External, Request, Target, fold_proven, fold_unproven
-from normfold.pipeline.prove import prove, unproven
+from normfold.pipeline.fold_onnx import External, Request, Target
 from normfold.proof.comparison import Setup
 from normfold.records import Progress, silent
-from normfold.runtime import CHECKER, Evaluator
 from normfold.verbs.fold_result import FoldResult
+from normfold.verbs.rewriting import DRY_RUN, NOT_ASKED_FOR, rewrite_file, rewrite_module
 
 if TYPE_CHECKING:
     import onnx_ir
     from torch import nn
 
-    from normfold.pipeline.fold_module import ModuleFold
 
-NOT_ASKED_FOR = "not asked for"
-DRY_RUN = "a dry run compares nothing"
 
 
 class ModuleOptions(TypedDict, total=False):
@@ -152,68 +148,13 @@ def fold(
             from normfold.pipeline.fold_module import ModuleFold
 
             itself = in_place and not dry_run
-            job = ModuleFold(module, Example.of(example_inputs), selection, seed, progress, itself)
+            job = ModuleFold(module, Example.of(example_inputs), selection.fold, seed, progress, itself)
             with untouched(), job.whole():
-                return _fold_module(job, target, skipped)
+                return rewrite_module(job, selection, target, skipped)
         if example_inputs is not None and is_onnx(model):
             hint = "ONNX models take inputs={name: array}, and output=PATH."
             raise UsageError("usage", "example_inputs are for modules.", hint)
-        costs = replace(cost_table(ep), allow_inserted=allow_inserted)
-        request = Request(
-            costs, selection, preprocess, Target(target, external_data, in_place), clean=clean, progress=progress
-        )
-        # The imports of the workers overlap with the reading.
-        CHECKER.start()
-        if skipped:
-            progress("reading")
-            source = onnx_source(model)
-            done = fold_unproven(source, request, skipped)
-        else:
-            with Evaluator() as evaluator:
-                evaluator.start()
-                progress("reading")
-                source = onnx_source(model)
-                evaluator.expect(source.nbytes)
-                setup = Setup((), user_inputs(shapes, inputs), seed=seed, custom_ops=custom_ops)
-                done = fold_proven(evaluator, source, request, setup)
-        return FoldResult(
-            source.like_source(done.model),
-            done.decisions,
-            done.verification,
-            source=name_of(model),
-            output=name_of(target),
-            sizes=done.sizes,
-            unmatched=selection.unmatched(decision.site for decision in done.decisions),
-            cleaning=done.cleaning,
-            write=lambda path: onnxfile.write(done.model, path, external=external_data, source=source.file),
-        )
-
-
-def _fold_module(job: ModuleFold, target: Path | None, skipped: str) -> FoldResult[nn.Module]:
-    from normfold.models.module.save import SUFFIX, Structure, save_state, taken_out
-
-    if target is not None and target.suffix != SUFFIX:
-        hint = "Write .onnx with normfold.export, and .pt2 with normfold.fold_program."
-        raise UsageError("usage", f"The state of a module is written as {SUFFIX}, not as {target.name}.", hint)
-    done = unproven(job, skipped) if skipped else prove(job)
-    change = done.model.change
-    structure = Structure(change.removed, change.added, taken_out(done.model.graph.trace.module, done.model.module))
-    folded = job.handed_over(done)
-
-    def write(path: Path) -> None:
-        job.progress("writing")
-        save_state(folded, structure, done.decisions, path)
-
-    if target is not None:
-        write(target)
-    return FoldResult(
-        folded,
-        done.decisions,
-        done.verification,
-        change.removed,
-        change.added,
-        output=name_of(target),
-        sizes=done.sizes,
-        unmatched=job.selection.unmatched(decision.site for decision in done.decisions),
-        write=write,
-    )
+        work = partial(selection.fold, costs=replace(cost_table(ep), allow_inserted=allow_inserted))
+        request = Request(work, preprocess, Target(target, external_data, in_place), clean=clean, progress=progress)
+        asked = Setup((), user_inputs(shapes, inputs), seed=seed, custom_ops=custom_ops)
+        return rewrite_file(model, request, selection, asked, skipped)

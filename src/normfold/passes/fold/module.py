@@ -1,4 +1,4 @@
-"""Folding an ``nn.Module``: a copy is traced, the trace is folded, the result is written into another copy."""
+"""What passes do to an ``nn.Module``: a copy is traced, and what comes of the trace is written into another copy."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from torch import nn
 from normfold.backends.torch import Change, TorchGraph, explore, shared_memory, stored, write
 from normfold.core.size import size
 from normfold.models.module.example import Example
-from normfold.passes.fold.selection import Selection
-from normfold.passes.rewritten import Rewritten
+from normfold.passes.rewritten import GraphPass, Rewritten
 from normfold.records import Progress, Refusal
 
 
@@ -29,21 +28,21 @@ class FoldedModule:
         return write(self.graph, module)
 
 
-def fold(
+def rewrite(
     module: nn.Module,
     traced: nn.Module,
     example: Example,
-    selection: Selection,
+    work: GraphPass,
     dropped: Mapping[str, Refusal],
     progress: Progress,
 ) -> Rewritten[FoldedModule]:
-    """Fold a copy of ``module``; ``traced`` is another one, which is run on ``example``."""
+    """Do ``work`` on a copy of ``module``; ``traced`` is another one, which is run on ``example``."""
     progress("tracing")
     graph = TorchGraph(explore(traced, example.args, example.kwargs), shared_memory(module))
-    progress("folding")
+    progress("rewriting")
     before = size(graph, *stored(module))
-    folding = selection.fold(graph, dropped)
+    done = work(graph, dropped)
     result = copy.deepcopy(module)
     folded = FoldedModule(result, write(graph, result), graph)
     sizes = before, size(graph, *stored(result))
-    return Rewritten(folded, folding.decisions, folding.pairs, graph.committed, sizes)
+    return Rewritten(folded, done.decisions, done.pairs, graph.committed, sizes)

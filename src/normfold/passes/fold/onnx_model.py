@@ -1,4 +1,4 @@
-"""Folding an ONNX model."""
+"""What passes do to the graph of an ONNX model."""
 
 from __future__ import annotations
 
@@ -8,28 +8,22 @@ import onnx_ir
 
 from normfold.backends.onnx import Inference, OnnxGraph, stored
 from normfold.core import driver
-from normfold.core.costs import CostTable
 from normfold.core.size import size
-from normfold.passes.fold.selection import Selection
-from normfold.passes.rewritten import Rewritten
+from normfold.passes.rewritten import GraphPass, Rewritten
 from normfold.records import Refusal, SiteReport, StatisticsRecord
 
 
-def fold(
-    model: onnx_ir.Model,
-    inference: Inference,
-    selection: Selection,
-    costs: CostTable,
-    dropped: Mapping[str, Refusal],
+def rewrite(
+    model: onnx_ir.Model, inference: Inference, work: GraphPass, dropped: Mapping[str, Refusal]
 ) -> Rewritten[onnx_ir.Model]:
-    """Fold ``model``, which is used up; insert operations only where that pays by ``costs``."""
+    """Do ``work`` on ``model``, which is used up."""
     graph = OnnxGraph(model, inference)
     before = size(graph, *stored(model))
     declared = [value.shape for value in model.graph.outputs]
-    folding = selection.fold(graph, dropped, costs)
+    done = work(graph, dropped)
     _declare(model, declared)
     sizes = before, size(graph, *stored(model))
-    return Rewritten(graph.model, folding.decisions, folding.pairs, graph.committed, sizes)
+    return Rewritten(graph.model, done.decisions, done.pairs, graph.committed, sizes)
 
 
 def _declare(model: onnx_ir.Model, shapes: Sequence[onnx_ir.Shape | None]) -> None:

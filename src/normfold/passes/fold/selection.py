@@ -26,6 +26,10 @@ class Selection:
             pattern for pattern in (*self.only, *self.skip) if not any(fnmatchcase(site, pattern) for site in known)
         )
 
+    def refusal(self, site: str) -> Refusal | None:
+        """Why ``site`` was left out, if it was."""
+        return driver.excluded(site, self.only, self.skip, {})
+
     def fold(self, graph: Graph, dropped: Mapping[str, Refusal], costs: CostTable | None = None) -> driver.Folding:
         """Fold what is selected in ``graph``, but for the sites that are ``dropped``."""
         return driver.fold(graph, only=self.only, skip=self.skip, exclude=dropped, costs=costs)
