@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from normfold.runtime.sessions import open_session
     from normfold.verbs.bench import BenchResult, bench
     from normfold.verbs.compare import CompareResult, compare
+    from normfold.verbs.convert import convert
     from normfold.verbs.demo import DemoResult, demo
     from normfold.verbs.env import EnvResult, env
     from normfold.verbs.export import export
@@ -45,6 +46,7 @@ __all__ = [
     "__version__",
     "bench",
     "compare",
+    "convert",
     "demo",
     "env",
     "export",
@@ -73,6 +75,7 @@ _PLACES: Final = {
     "VerifyResult": "normfold.verbs.verify",
     "bench": "normfold.verbs.bench",
     "compare": "normfold.verbs.compare",
+    "convert": "normfold.verbs.convert",
     "demo": "normfold.verbs.demo",
     "env": "normfold.verbs.env",
     "export": "normfold.verbs.export",

@@ -20,6 +20,8 @@ Outcome = Literal["folded", "part-folded", "lowered", "converted", "quantized", 
 Role = Literal["norm", "scale"]
 """A norm, or another scale by constants (of attention scores, of a branch), which is told of only where it goes."""
 Status = Literal["equivalent", "within-budget", "different", "skipped", "unavailable"]
+Label = Literal["exact", "exact-if", "calibrated", "needs-training"]
+"""How good a conversion is: the same function, under a condition, fitted to data, or a start for training."""
 Derivation = Literal["independent"]
 
 
@@ -73,6 +75,10 @@ class Decision:
     refused_by: tuple[Refusal, ...] = ()
     error: float | None = None
     """Largest deviation seen at this norm's output, relative to that output's range."""
+    to: str | None = None
+    """What a norm that was converted is now."""
+    label: Label | None = None
+    """How good that is."""
     role: Role = "norm"
 
     def __post_init__(self) -> None:
@@ -215,6 +221,7 @@ def decision_record(decision: Decision) -> dict[str, Any]:
         "rules": list(decision.rules),
         "refused_by": [refusal_record(refusal) for refusal in decision.refused_by],
         "error": finite(decision.error),
+        **({} if decision.to is None else {"to": decision.to, "label": decision.label}),
     }
 
 

@@ -117,6 +117,8 @@ def _grouped(decisions: Sequence[Decision], shapes: Mapping[str, str], detail: D
 
 def _reasons(decision: Decision) -> tuple[str, ...]:
     """Why a norm stayed, in whole or in part; for one that went, the rule that took it in."""
+    if decision.to is not None:
+        return f"to {decision.to}", str(decision.label)
     if decision.refused_by:
         return tuple(dict.fromkeys(str(refusal.premise) for refusal in decision.refused_by))
     return decision.rules[-1:]
@@ -136,7 +138,8 @@ def _names(members: Sequence[Decision], shapes: Mapping[str, str], *, every: boo
     """The group's norms with what absorbed them; what its first norm says stands for all of them."""
     first, shown = members[0], members if every else members[:NAMED]
     reasons = ", ".join(_reasons(first))
-    title = f"{first.outcome} {'for' if first.refused_by else 'by'} {reasons}:" if reasons else f"{first.outcome}:"
+    joint = "" if first.to is not None else "for " if first.refused_by else "by "
+    title = f"{first.outcome} {joint}{reasons}:" if reasons else f"{first.outcome}:"
     named = tuple(_name(member, shapes) for member in shown)
     notes = tuple(_notes(first, "e.g. " if len(members) > 1 else ""))
     return Names(title, named, notes, len(members) - len(shown), TONES[first.outcome])

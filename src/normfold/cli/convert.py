@@ -1,0 +1,87 @@
+"""``normfold convert``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from normfold.cli.command import CommandResult, verb
+from normfold.cli.fold_result import fold_result
+from normfold.cli.modules import WEIGHTS, is_reference, load_module
+from normfold.cli.options import (
+    CUSTOM_OPS,
+    INPUTS,
+    NO_VERIFY,
+    ONLY,
+    SEED,
+    SHAPES,
+    SKIP,
+    external_data,
+    refuse_overwriting,
+    sizes_by_name,
+)
+from normfold.cli.param_types import ShapedInput, file_name
+from normfold.errors import UsageError
+from normfold.records import Progress
+from normfold.report.blocks import Detail
+
+if TYPE_CHECKING:
+    from normfold.verbs.fold_result import FoldResult
+
+TARGETS: Final = ("rms",)
+"""Those of `normfold.passes.convert.CONVERSIONS`, which is not imported to parse a command line."""
+
+
+@click.command("convert")
+@click.argument("model", type=file_name)
+@click.option("--to", type=click.Choice(TARGETS), required=True, help="What the norms are to become.")
+@click.option("-o", "--output", type=file_name, metavar="FILE", help="Where to write the converted model.")
+@SHAPES
+@INPUTS
+@WEIGHTS
+@ONLY
+@SKIP
+@click.option("--dry-run", is_flag=True, help="Print the decisions; run nothing, write nothing.")
+@SEED
+@CUSTOM_OPS
+@external_data("where the source does")
+@NO_VERIFY
+@click.option("--in-place", is_flag=True, help="Overwrite MODEL.")
+@verb("convert")
+def command(
+    *,
+    model: str,
+    output: str | None,
+    shapes: tuple[ShapedInput, ...],
+    weights: str | None,
+    dry_run: bool,
+    progress: Progress,
+    detail: Detail,
+    **options: Any,
+) -> CommandResult:
+    """Convert the norms of MODEL to another kind, verify the result and write it.
+
+    MODEL is an ONNX file, or a PyTorch module named package.module:factory, whose state becomes a .safetensors file.
+    """
+    target = output or (model if options["in_place"] else None)
+    if target is None and not dry_run:
+        raise UsageError("usage", "No output path given.", "Add -o FILE, --in-place or --dry-run.")
+    written = None if dry_run else target
+    refuse_overwriting(written, weights, options["inputs"], *options["custom_ops"])
+    options |= {"output": target, "dry_run": dry_run, "progress": progress, "verify": not options.pop("unverified")}
+
+    def file() -> FoldResult[Any]:
+        from normfold.verbs import convert as converting
+
+        return converting.convert(model, shapes=sizes_by_name(shapes, weights=weights), **options)
+
+    def module() -> FoldResult[Any]:
+        from normfold.verbs import convert as converting
+
+        loaded = load_module(model, shapes, options.pop("inputs"), weights, options["seed"])
+        for name in ("custom_ops", "external_data", "in_place"):
+            options.pop(name)
+        return converting.convert(loaded.module, loaded.example, **options)
+
+    return fold_result("convert", model, written, module if is_reference(model) else file, detail)
