@@ -9,7 +9,7 @@ from typing import Any
 from normfold.errors import UsageError
 from normfold.limits import limited
 from normfold.models.data import Arrays, Shapes, user_inputs
-from normfold.models.source import File, OnnxModel, module_of
+from normfold.models.source import File, OnnxModel, is_onnx, module_of
 from normfold.passes.convert import CONVERSIONS
 from normfold.passes.convert.run import Converter
 from normfold.passes.fold.selection import Selection
@@ -90,10 +90,11 @@ def convert(
             from normfold.models.module.untouched import untouched
             from normfold.pipeline.fold_module import ModuleFold
 
-            job = ModuleFold(module, Example.of(example_inputs), converter.convert, seed, progress)
-            with untouched():
-                return rewrite_module(job, selection, target, skipped, in_place=in_place and not dry_run)
-        if example_inputs is not None:
+            itself = in_place and not dry_run
+            job = ModuleFold(module, Example.of(example_inputs), converter.convert, seed, progress, itself)
+            with untouched(), job.whole():
+                return rewrite_module(job, selection, target, skipped)
+        if example_inputs is not None and is_onnx(model):
             hint = "ONNX models take inputs={name: array}, and output=PATH."
             raise UsageError("usage", "example_inputs are for modules.", hint)
         request = Request(converter.convert, target=Target(target, external_data, in_place), progress=progress)

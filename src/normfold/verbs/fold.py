@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-
-
 class ModuleOptions(TypedDict, total=False):
     """Keywords of `fold` for an ``nn.Module``."""
 

@@ -134,7 +134,7 @@ class _Found:
 
 def _of_module(module: nn.Module, example: Example, dynamic: Dynamic, job: _Job) -> _Found:
     source = duplicate(module)
-    tree = job.done(ModuleFold(source, example, job.selection, job.seed, job.progress))
+    tree = job.done(ModuleFold(source, example, job.selection.fold, job.seed, job.progress))
     job.progress("tracing")
     what = interface(tree.model.module, example, dynamic)
     program = export_program(tree.model.module, what)

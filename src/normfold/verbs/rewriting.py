@@ -53,9 +53,7 @@ def rewrite_file(model: object, request: Request, selection: Selection, asked: S
     )
 
 
-def rewrite_module(
-    job: ModuleFold, selection: Selection, target: Path | None, skipped: str
-) -> FoldResult[nn.Module]:
+def rewrite_module(job: ModuleFold, selection: Selection, target: Path | None, skipped: str) -> FoldResult[nn.Module]:
     """The module of ``job`` rewritten and proven; ``skipped`` says why not. Its state is written to ``target``."""
     from normfold.models.module.save import SUFFIX, Structure, save_state, taken_out
 
