@@ -160,19 +160,19 @@ def _places(graph: Graph, root: Sum) -> Iterable[Branches]:
     if _is_inner(graph, root):
         return
     terms = list(_terms(graph, root))
+    # The addition of the other one has one more term, which can stand in its place.
+    others = [term for term in terms if len(term.path[-1].inputs) == 2]
     for mine in terms:
         host = maker(graph, mine.value)
         if isinstance(host, Linear) and host.window is not None:
-            for theirs in terms:
+            for theirs in others:
                 if theirs is not mine:
                     yield from _pair(graph, root, host, mine, theirs)
 
 
 def _pair(graph: Graph, root: Sum, host: Linear, mine: Term, theirs: Term) -> Iterable[Branches]:
-    """Both terms, where the addition of the other one has one more term, which can stand in its place."""
+    """Both terms, where what is added to the other one can stand in its place."""
     holder = theirs.path[-1]
-    if len(holder.inputs) != 2:
-        return
     other = 1 - holder.inputs.index(theirs.value)
     rest, sign = holder.inputs[other], holder.signs[other]
     # What is subtracted cannot stand for the sum, unless it is the convolution itself, which then turns its sign.
