@@ -309,6 +309,15 @@ def test_statistics_that_may_be_broadcast_further_are_no_operator() -> None:
     assert "LayerNormalization" not in folded.operators
 
 
+def test_sizes_that_a_caller_may_set_are_not_known() -> None:
+    """Whoever gives other ones gets another shape."""
+    source = jax(17)
+    source.graph.input.append(onnx.helper.make_tensor_value_info("kept", onnx.TensorProto.INT64, [3]))
+    folded = proven_fold(source)
+    assert not any("decomposed" in decision.norm for decision in folded.decisions.values())
+    assert [value.name for value in folded.result.graph.input] == ["x", "kept"]
+
+
 OTHER_SPELLINGS = {
     "moments-of-tensorflow": [
         "mu = ReduceMean <axes = [2], keepdims = 1> (x)", "c = Sub(x, mu)", "sq = Mul(c, c)",

@@ -277,7 +277,11 @@ def _expanded(reading: Reading, node: ir.Node, depth: int) -> Polynomial | None:
 
 def target(context: Context, node: ir.Node) -> list[Dim] | None:
     """The dimensions that a Reshape or an Expand asks for, or, where that says more, has."""
-    asked = None if len(node.inputs) < 2 else _entries(context, node.inputs[1])
+    sizes = node.inputs[1] if len(node.inputs) > 1 else None
+    # What a caller may set is what it says only until then: inference takes the default for it.
+    if sizes is None or (sizes.is_initializer() and isinstance(context.constants.find(sizes), str)):
+        return None
+    asked = _entries(context, sizes)
     made = context.shape(node.outputs[0])
     if asked is None or made is None or len(asked) != len(made):
         return list(made) if made is not None else asked
