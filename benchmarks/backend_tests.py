@@ -116,7 +116,7 @@ def _dummies(model: onnx.ModelProto) -> list[Any]:
         for value in model.graph.input
         if value.name not in held
     ]
-    return [np.arange(np.prod(shape), dtype=np.float32).reshape(shape) / np.prod(shape) for shape in shapes]
+    return [(np.arange(np.prod(shape)) / np.prod(shape)).reshape(shape).astype(np.float32) for shape in shapes]
 
 
 def _stored(folder: Path, model: onnx.ModelProto) -> list[list[Any]]:
