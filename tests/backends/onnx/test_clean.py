@@ -530,3 +530,13 @@ def test_what_does_not_fit_its_operator_stays(body: str) -> None:
     cleaned = ir.from_proto(proto)
     remove_dead_weight(cleaned, CHECKER.infer)
     assert sorted(operators(cleaned).split()) == sorted(node.op_type for node in proto.graph.node)
+
+
+def test_a_wrong_declaration_is_not_brought_to_light() -> None:
+    """Runtimes warn of it, but strict inference rejects a model in which it shows."""
+    constants = {"c": np.int64([3, 4])}
+    proto = model("float[N,12] x", f"{BATCH} t = Concat <axis = 0> (n, c)\ny = Reshape(x, t)", constants)
+    proto.graph.output[0].type.CopyFrom(onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, ["N", "M"]))
+    cleaned = ir.from_proto(proto)
+    remove_dead_weight(cleaned, CHECKER.infer)
+    assert operators(cleaned) == "Shape Slice Concat Reshape"

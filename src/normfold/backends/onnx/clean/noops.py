@@ -338,6 +338,9 @@ def told(around: Around, node: ir.Node) -> bool:
     found, data = around.sizes.of(node.inputs[1]), node.inputs[0]
     if found is None or found.scalar or data is None or found.dtype != ir.DataType.INT64 or not node.outputs[0].name:
         return False
+    stated = node.outputs[0].shape
+    if node.op_type == "Reshape" and stated is not None and len(stated) != len(found.of):
+        return False  # what is declared is wrong, which only comes out where the shape is a constant
     if node.op_type == "Expand":
         target = _expanded_to(around.sizes, found.of, data, around.rank(data))
     else:
