@@ -181,11 +181,12 @@ def coverage_page() -> str:
     """What is folded, and what the peers do with the same: rules, patterns, whole networks."""
     patterns = json.loads((DATA / "patterns.json").read_text(encoding="utf-8"))
     coverage = json.loads((DATA / "coverage.json").read_text(encoding="utf-8"))
+    real = json.loads((DATA / "real.json").read_text(encoding="utf-8"))
     rows, verdicts = patterns["patterns"], Counter(row["verdict"] for row in coverage["models"] if row["norms"])
     known = ", ".join(f"{tool} {version}" for tool, version in patterns["versions"].items())
     return page(
         "Coverage",
-        "src/normfold/core/rules`, `docs/data/patterns.json` and `docs/data/coverage.json",
+        "src/normfold/core/rules`, `docs/data/patterns.json`, `docs/data/coverage.json` and `docs/data/real.json",
         INTRO.format(versions=known),
         [
             "## Rules\n\n" + grid(("rule", "what it does", "example", "premises"), map(rule_row, RULES)),
@@ -193,8 +194,49 @@ def coverage_page() -> str:
             *(patterns_part(rows, heading) for heading in dict.fromkeys(row["heading"] for row in rows)),
             "## Whole networks\n\n" + NETWORKS.format(better=verdicts["better"], equal=verdicts["equal"]),
             architectures_part(coverage["models"]),
+            "## Files as people have them\n\n" + FILES.format(count=len(real["models"]), versions=versions_of(real)),
+            real_part(real["models"]),
+            *excess_part(real["models"]),
         ],
     )
+
+
+def versions_of(figures: dict[str, Any]) -> str:
+    """The peers of a benchmark, with their versions."""
+    return " and ".join(f"{tool} {version}" for tool, version in figures["versions"].items())
+
+
+def real_part(models: Sequence[dict[str, Any]]) -> str:
+    """Nodes and norms of model files out of packages, as they came and as each tool leaves them."""
+    counted = [f"{what}{by}" for what in ("nodes", "norms") for by in ("", *(f", {tool}" for tool in REAL_TOOLS))]
+    head = ("model", *counted, "difference", "seconds", "MiB")
+    return grid(head, map(real_row, models))
+
+
+def real_row(row: dict[str, Any]) -> list[str]:
+    """One line of the table of model files."""
+    done = [row["outcomes"][tool] for tool in REAL_TOOLS]
+    nodes = [real_cell(one, "nodes") for one in done]
+    norms = [real_cell(one, "norms") for one in done] if row["norms"] else [""] * len(done)
+    own = row["outcomes"]["normfold"]
+    difference = "-" if own["error"] is None else f"{own['error']:.0e}" if own["error"] else "0"
+    spent = [" / ".join(f"{one[key]:.0f}" for one in done) for key in ("seconds", "mib")]
+    return [row["model"], str(row["nodes"]), *nodes, str(row["norms"] or ""), *norms, difference, *spent]
+
+
+def real_cell(outcome: dict[str, Any], what: str) -> str:
+    """What a tool left of a file, or that its result does not count."""
+    if outcome["status"] != "right":
+        return f"**{outcome['status']}**"
+    return str(outcome[what])
+
+
+def excess_part(models: Sequence[dict[str, Any]]) -> list[str]:
+    """Where a peer leaves fewer nodes, and why."""
+    lines = [f"* {row['model']}: {row['excess']}" for row in models if row["excess"]]
+    amiss = [f"* {row['model']}: {failure}" for row in models for failure in row["failures"]]
+    parts = [("Where a peer whose result is right leaves fewer nodes:", lines), ("What is amiss:", amiss)]
+    return [f"{title}\n\n" + "\n".join(listed) for title, listed in parts if listed]
 
 
 INTRO: Final = """\
@@ -215,6 +257,17 @@ whose result is right and by normfold; `+n` counts operations that came in. norm
 as many on {equal}. Those under *LayerNorm and the like* are counted apart: only their scale and bias could go. Weights
 are random and statistics live, except in `garden/` (small trained networks) and `light_` (as the onnx package has
 them)."""
+
+
+REAL_TOOLS: Final = ("onnxsim", "onnxslim", "normfold")
+FILES: Final = """\
+{count} model files that public packages carry, of those that `benchmarks/real_models.toml` names with their checksums
+and `benchmarks/real_models.py` runs, beside {versions}, each with its defaults. *Nodes* are counted with those of
+subgraphs and of functions put in place, Constants too; *difference* is the largest of normfold's result, over the range
+of the output, on two inputs (made pictures, tones, bytes), with ONNX Runtime's optimisations off; *seconds* and *MiB*
+(without mapped files) are those of whole commands in the order of the columns, normfold's with its proof, on a shared
+machine that did other work: they say what order they are of. **wrong** is a result that differs by more than 1e-3 or
+does not run; **crash** an exception."""
 
 
 def backends_page() -> str:

@@ -94,3 +94,12 @@ def test_networks_are_compared_with_the_best_peer() -> None:
     models = document("coverage.json")["models"]
     assert len(models) > 60
     assert {row["verdict"] for row in models} <= {"better", "equal"}
+
+
+def test_what_is_amiss_with_files_of_packages_is_on_the_page() -> None:
+    page = (ROOT / "docs" / "reference" / "coverage.md").read_text(encoding="utf-8")
+    models = document("real.json")["models"]
+    assert models
+    for row in models:
+        assert "not explained" not in row["excess"], row["model"]
+        assert all(f"* {row['model']}: {failure}" in page for failure in row["failures"])
