@@ -122,6 +122,11 @@ NORMAL_SCALE: Final = Premise(
     "The new scale of a quantised weight is a normal, not a subnormal, number of its type.",
     "Fold the float model, then quantise it.",
 )
+NOT_LOOKED_AT: Final = Premise(
+    "not-looked-at",
+    "Only the call of a norm's module matters to the code around it, not its class or its attributes.",
+    "Store what the code asks the norm for beside it, as in self.eps = self.bn.eps, and fold again.",
+)
 NOT_OUTPUT: Final = Premise(
     "not-output",
     "A value whose content changes is not an output of its graph and is not read inside a subgraph.",

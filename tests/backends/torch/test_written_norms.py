@@ -236,3 +236,13 @@ def test_a_batch_norm_behind_a_written_one_goes_in_a_program() -> None:
 
     result = normfold.fold_program(live(Block()), (torch.randn(2, 5, SIZE, dtype=torch.float64),))
     assert {one.site: one.outcome for one in result.decisions}["bn"] == "folded"
+
+
+def test_an_alias_behind_it_belongs_to_whoever_made_it() -> None:
+    model = Forward(
+        lambda self, x: self.second(self.norm(self.first(x))[:, slice(None), :]),
+        first=nn.Linear(5, SIZE),
+        norm=Written(divided),
+        second=nn.Linear(SIZE, 4),
+    )
+    assert outcomes(folded(live(model), rows())) == {"norm": "part-folded"}

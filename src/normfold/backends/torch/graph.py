@@ -23,7 +23,7 @@ from normfold.core.algebra import Affine
 from normfold.core.graph import Site
 from normfold.core.health import findings
 from normfold.core.plan import Bypass, Edit, Insert, Move, Plan, Remove, Replace, SetConstant, SetView
-from normfold.core.premises import FIXED_PATH, NEEDS_STRUCTURE, NOT_OUTPUT, NOT_OVERWRITTEN
+from normfold.core.premises import FIXED_PATH, NEEDS_STRUCTURE, NOT_LOOKED_AT, NOT_OUTPUT, NOT_OVERWRITTEN
 from normfold.core.views import AffineOp, Embedding, Linear, Node, Norm, NotLifted, Recurrent, View
 from normfold.core.views import Value as AnyValue
 from normfold.records import Refusal, StatisticsRecord
@@ -175,18 +175,21 @@ class TorchGraph:
 
     def unable(self, plan: Plan) -> Refusal | None:
         """What ``plan`` asks of the module tree that it cannot express."""
-        fixed = next((no for edit in plan.edits if (no := self._fixed(edit)) is not None), None)
-        if fixed is not None:
-            return fixed
         edits = sorted(plan.edits, key=lambda edit: ORDER.index(type(edit)))
-        return next((no for edit in edits if (no := self._unable(edit)) is not None), None)
+        refusals = (no for asked in (self._unable, self._fixed) for edit in edits if (no := asked(edit)) is not None)
+        return next(refusals, None)
 
     def _fixed(self, edit: Edit) -> Refusal | None:
         """Why ``edit`` might be wrong, or lead there, in a run that takes another way."""
         op = _touched(edit)
         steps = () if op is None else (op, *op.arguments.get("steps", ()))
         because = next((self.trace.fixed[step] for step in steps if step in self.trace.fixed), None)
-        return None if because is None or op is None else Refusal(FIXED_PATH, f"{self.label(op)} stays: {because}")
+        if because is not None and op is not None:
+            return Refusal(FIXED_PATH, f"{self.label(op)} {because}")
+        if op in self.trace.looked_at:
+            because = "is looked at: without its module, the code around it does something else"
+            return Refusal(NOT_LOOKED_AT, f"{self.label(op)} {because}")
+        return None
 
     def _unable(self, edit: Edit) -> Refusal | None:
         match edit:

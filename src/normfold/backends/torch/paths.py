@@ -5,6 +5,9 @@ module is run once more with the other one, and once on another batch. Operation
 by call. A value that exists in both may change only if the same operations read it in both; a stored tensor only if no
 other operation reads it there.
 
+Code may also look at the module of a norm, at its class or its attributes. The run on another batch is one without the
+norms that might go, too: it must do the same.
+
 Where Python learns more, its ways cannot be counted. Then nothing changes that the forwards around that place can see;
 what happens within a module that gets tensors and nothing else stays the same, however often it is called.
 """
@@ -12,23 +15,28 @@ what happens within a module that gets tensors and nothing else stays the same, 
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
-from itertools import combinations, starmap
+from itertools import combinations, count, starmap
 from typing import Any, Final
 
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from normfold.backends.torch.replacing import LINEAR, put
 from normfold.backends.torch.tracer import Call, EndlessError, Op, Place, Read, Trace, Value, Way, trace
+from normfold.backends.torch.tree import PLAIN
 from normfold.errors import UsageError
 
 MOST_PLACES: Final = 3
 """Places at which Python looks at values, for which every combination of answers is tried."""
 ENDLESS: Final = 8
 """A run that takes so many times the operations, and as many thousands more, as the first one is given up."""
+MOST_RUNS: Final = 32
+"""Runs by which norms are found that the code around them looks at; those that are not told apart by then stay."""
 LONGEST: Final = 1000
 """Items of a call, beyond those at its ends that are the same, that are matched."""
 
@@ -46,11 +54,7 @@ def explore(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     binary = [read for read in base.reads if read.binary]
     if binary and not _take_all(paths, fresh, (args, kwargs), binary):
         unknown += binary
-    other = _other_batch(args, kwargs)
-    if other is not None:
-        run = _run(fresh, *other[0], Way())
-        if isinstance(run, Trace):
-            paths.compare(run, f"at a batch size of {other[1][1]}", other[1])
+    _vary(paths, fresh, args, kwargs)
     return paths.settled(unknown)
 
 
@@ -82,6 +86,93 @@ def _take_all(paths: _Paths, module: nn.Module, inputs: tuple[Any, Mapping[str, 
         if paths.compare(run, because):
             paths.decide([read for read in reads if read.place in todo])
         places |= {read.place: read for read in run.reads if read.place not in places}
+
+
+def _vary(paths: _Paths, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Run ``module`` on another batch and without its norms: once, and apart only where it takes another way then."""
+    base = paths.base
+    other = _other_batch(args, kwargs)
+    norms = {} if base.reads else _plain_norms(base)
+    batch, sizes = ((args, kwargs), (1, 1)) if other is None else other
+    if norms and _same_without(base, module, batch, sizes, norms):
+        return
+    if other is not None:
+        run = _run(copy.deepcopy(module), *batch, Way())
+        if isinstance(run, Trace):
+            paths.compare(run, f"at a batch size of {sizes[1]}", sizes)
+    for path in _looked_at(base, module, (args, kwargs), norms):
+        paths.looked_at.add(norms[path])
+
+
+def _plain_norms(base: Trace) -> dict[str, Op]:
+    """Norms by stored statistics, by the path of their module, which does nothing else and is called once."""
+    calls = Counter(id(call.module) for call in base.calls)
+    return {
+        call.path: item
+        for call in base.calls
+        for item in call.items
+        if type(call.module) in PLAIN and calls[id(call.module)] == 1 and len(call.items) == 1
+        if isinstance(item, Op) and item.kind == "batch_norm" and call.path and "<" not in call.path
+    }
+
+
+def _same_without(
+    base: Trace,
+    module: nn.Module,
+    inputs: tuple[tuple[Any, ...], Mapping[str, Any]],
+    sizes: tuple[int, int],
+    norms: Mapping[str, Op],
+) -> bool:
+    """Whether ``module`` does the same without ``norms``, and with biases where they would go."""
+    bare = copy.deepcopy(module)
+    stand_ins = {id(bare.get_submodule(path)): _StandIn() for path in norms}
+    for path, inner in list(bare.named_modules(remove_duplicate=False)):
+        if id(inner) in stand_ins:
+            put(bare, path, stand_ins[id(inner)])
+    for op in norms.values():
+        _give_bias(bare, op.arguments["input"].op)
+    run = _run(bare, *inputs, Way())
+    return isinstance(run, Trace) and not _Match(base, run, sizes, frozenset(norms.values())).parts
+
+
+def _give_bias(module: nn.Module, op: Op | None) -> None:
+    """Let the module of ``op`` in ``module`` have a bias of zeros, if it is a linear one without a bias."""
+    if op is None or type(op.call.module) not in LINEAR or op.arguments.get("bias", op) is not None:
+        return
+    weight: Value = op.arguments["weight"]
+    if weight.names and weight.tensor is not None:
+        holder = module.get_submodule(weight.names[0].rpartition(".")[0])
+        channels = op.outputs[0].shape[-1 if op.kind == "linear" else 1 - weight.tensor.ndim]
+        if getattr(holder, "bias", holder) is None:
+            bias = nn.Parameter(weight.tensor.new_zeros(channels), requires_grad=False)
+            holder.register_parameter("bias", bias)
+
+
+class _StandIn(nn.Identity):
+    """What stands where a norm was; what it returns is not what it was given, so that the two are told apart."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - a norm may be called by keyword
+        """A copy of ``input``."""
+        return input.clone()
+
+
+def _looked_at(
+    base: Trace, module: nn.Module, inputs: tuple[tuple[Any, ...], Mapping[str, Any]], norms: Mapping[str, Op]
+) -> list[str]:
+    """The paths of those norms at whose modules the code around them looks, found by halves."""
+    out: list[str] = []
+    todo = [list(norms)] if norms else []
+    for runs in count():
+        if not todo:
+            break
+        some = todo.pop()
+        if _same_without(base, module, inputs, (1, 1), {path: norms[path] for path in some}):
+            continue
+        if len(some) == 1 or runs >= MOST_RUNS:
+            out += some
+        else:
+            todo += [some[: len(some) // 2], some[len(some) // 2 :]]
+    return out
 
 
 def _run(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], way: Way) -> Trace | EndlessError | None:
@@ -118,6 +209,7 @@ class _Paths:
     base: Trace
     elsewhere: dict[Value, list[Op]] = field(default_factory=dict)
     fixed: dict[Op, str] = field(default_factory=dict)
+    looked_at: set[Op] = field(default_factory=set)
 
     def settled(self, unknown: Sequence[Read]) -> Trace:
         """The first run with all that is noted; ``unknown`` are reads after which it may take any way."""
@@ -125,7 +217,7 @@ class _Paths:
             for value in _visible(read):
                 value.parted = value.parted or f"may be used otherwise, since {read} hands values to Python"
         self.decide(unknown)
-        return replace(self.base, elsewhere=self.elsewhere, fixed=self.fixed)
+        return replace(self.base, elsewhere=self.elsewhere, fixed=self.fixed, looked_at=frozenset(self.looked_at))
 
     def decide(self, reads: Sequence[Read]) -> None:
         """Note the operations that the values come from on which the way depends."""
@@ -136,7 +228,8 @@ class _Paths:
                 op = todo.pop().op
                 if op is not None and op not in seen:
                     seen.add(op)
-                    self.fixed.setdefault(op, f"which way the module takes depends on what {op.kind} makes: {read}")
+                    because = f"makes what decides which way the module takes: {read}"
+                    self.fixed.setdefault(op, because)
                     todo += op.inputs
 
     def compare(self, other: Trace, because: str, sizes: tuple[int, int] = (1, 1)) -> bool:
@@ -147,7 +240,7 @@ class _Paths:
         for value, readers in match.elsewhere.items():
             self.elsewhere.setdefault(value, []).extend(readers)
         for op in match.changed:
-            self.fixed.setdefault(op, f"{op.kind} is another operation {because}")
+            self.fixed.setdefault(op, f"does something else {because}")
         return match.parts
 
 
@@ -155,17 +248,19 @@ class _Match:
     """Which operations and values of two runs are the same, and where the runs part.
 
     ``parted`` are values of the first run that the other one reads otherwise, ``elsewhere`` its stored tensors that
-    others of the other one's operations read, and ``changed`` operations that do something else there.
+    others of the other one's operations read, and ``changed`` operations that do something else there. In the other run
+    copies stand in for the operations that are ``gone``.
     """
 
-    def __init__(self, base: Trace, other: Trace, sizes: tuple[int, int]) -> None:
+    def __init__(self, base: Trace, other: Trace, sizes: tuple[int, int], gone: frozenset[Op] = frozenset()) -> None:
         self.base = base
+        self.gone = gone
         self.sizes = sizes
         self.values: dict[Value, Value] = {}
         self.parted: set[Value] = set()
         self.elsewhere: dict[Value, list[Op]] = {}
         self.changed: list[Op] = []
-        mates = dict(_aligned(other.root, base.root))
+        mates = dict(_aligned(other.root, base.root, gone))
         for op in other.ops:
             mate = mates.get(op)
             if mate is None:
@@ -190,7 +285,9 @@ class _Match:
 
     def _join(self, op: Op, mate: Op) -> None:
         """Note what ``op`` makes as what ``mate`` makes, and what it reads and does instead."""
-        here, there = tree_leaves(dict(op.arguments)), tree_leaves(dict(mate.arguments))
+        here, there = (tree_leaves(dict(one.arguments)) for one in (op, mate))
+        if mate in self.gone:
+            here, there = [op.arguments.get("self")], [mate.arguments["input"]]
         differing = [pair for pair in zip(here, there, strict=False) if not self._alike(*pair)]
         ranks = ([len(value.shape) for value in outputs] for outputs in (op.outputs, mate.outputs))
         if len(here) == len(there) and next(ranks) == next(ranks) and all(starmap(_is_data, differing)):
@@ -214,8 +311,10 @@ class _Match:
         if isinstance(here, int) and isinstance(there, int):
             mine, other = self.sizes
             return here == there or here * mine == there * other
-        # As text, a float that is not a number is the same as another.
-        return type(here) is type(there) and repr(here) == repr(there)
+        if there is None and self.gone and isinstance(here, Value) and here.names:
+            return here.names[0] not in self.base.stored
+        # As text, a float that is not a number is the same as another. Handles of PyTorch's own say nothing.
+        return type(here) is type(there) and (isinstance(here, torch.ScriptObject) or repr(here) == repr(there))
 
     def _one(self, here: Value, there: Value) -> bool:
         if here.names or here.op is not None:
@@ -235,13 +334,16 @@ def _is_data(here: Any, there: Any) -> bool:
     return all(isinstance(one, Value) and one.tensor is None for one in given)
 
 
-def _aligned(there: Call, here: Call) -> Iterator[tuple[Op, Op]]:
+def _aligned(there: Call, here: Call, gone: frozenset[Op]) -> Iterator[tuple[Op, Op]]:
     """Pairs of operations of two calls, and of the calls within them, that are done in the same order."""
+    alone = (there.items[0], here.items[0]) if len(there.items) == len(here.items) == 1 else None
+    if alone is not None and alone[1] in gone and isinstance(alone[0], Op) and isinstance(alone[1], Op):
+        yield alone[0], alone[1]
     for first, second in _in_order(there.items, here.items):
         if isinstance(first, Op) and isinstance(second, Op):
             yield first, second
         elif isinstance(first, Call) and isinstance(second, Call):
-            yield from _aligned(first, second)
+            yield from _aligned(first, second, gone)
 
 
 def _in_order(there: Sequence[Op | Call], here: Sequence[Op | Call]) -> Iterator[tuple[Op | Call, Op | Call]]:

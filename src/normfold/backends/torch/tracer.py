@@ -143,6 +143,7 @@ class Trace:
     inputs, ``result`` is what the module returned, and ``idle`` are the operations that are not among ``ops`` since
     they did nothing. Where a run may take other ways, ``elsewhere`` holds the operations there that read a stored
     tensor, and ``fixed`` those that must stay as they are, each with why.
+    ``looked_at`` are norms at whose modules the code around them looks.
     """
 
     module: nn.Module
@@ -156,6 +157,7 @@ class Trace:
     idle: tuple[Op, ...] = ()
     elsewhere: Mapping[Value, Sequence[Op]] = field(default_factory=dict)
     fixed: Mapping[Op, str] = field(default_factory=dict)
+    looked_at: frozenset[Op] = frozenset()
 
     @property
     def stateful(self) -> bool:

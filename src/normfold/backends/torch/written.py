@@ -211,11 +211,14 @@ def _joined(found: _Written) -> Op:
         "eps": found.variance.epsilon,
         **held,
     }
-    op = Op(WRITTEN, last.name, last.index, last.call, arguments, last.outputs)
+    # It is named after the call that normalises, whatever the code around that does with the result.
+    home = next(step for step in found.steps if step.kind in ROOTS).call
+    named = next(step for step in reversed(found.steps) if step.call is home)
+    op = Op(WRITTEN, named.name, last.index, home, arguments, last.outputs)
     op.outputs[0].op = op
-    gone = {*made, *found.steps[:-1]}
+    gone = {*made, *found.steps} - {named}
     for call in dict.fromkeys(step.call for step in (*made, *found.steps)):
-        call.items = [op if item is last else item for item in call.items if item not in gone]
+        call.items = [op if item is named else item for item in call.items if item not in gone]
     return op
 
 
