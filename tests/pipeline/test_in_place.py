@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +13,7 @@ from normfold.core.premises import VERIFICATION_FAILED
 torch = pytest.importorskip("torch", reason="torch is an extra")
 nn = torch.nn
 
+from normfold.models.module.duplicate import duplicate, replica  # noqa: E402 - it needs torch
 from normfold.passes.fold import module as module_pass  # noqa: E402 - it needs torch
 
 PICTURE = torch.randn(2, 3, 6, 6)
@@ -155,3 +157,24 @@ def test_a_fold_that_holds_for_no_site_leaves_it_as_it_was(monkeypatch: pytest.M
     result = normfold.fold(net, PICTURE, in_place=True)
     assert {one.outcome for one in result.decisions} == {"kept"}
     assert state(net) == before
+
+
+class Forgetful(Net):
+    """Its copies are in training mode, as those of torchvision's feature extractors are."""
+
+    def __deepcopy__(self, memo: dict) -> nn.Module:
+        new = Forgetful.__new__(Forgetful)
+        nn.Module.__init__(new)
+        memo[id(self)] = new
+        vars(new).update({name: copy.deepcopy(value, memo) for name, value in vars(self).items()})
+        return new.train()
+
+
+def test_a_copy_that_forgets_its_mode_is_put_back_into_it() -> None:
+    net = Forgetful().eval()
+    assert not any(inner.training for inner in duplicate(net).modules())
+    assert not any(inner.training for inner in replica(net).modules())
+    net.norm1.train()
+    assert [inner.training for inner in duplicate(net).modules()] == [inner.training for inner in net.modules()]
+    result = normfold.fold(Forgetful().eval(), PICTURE)
+    assert not any(inner.training for inner in result.model.modules())

@@ -20,7 +20,7 @@ def duplicate(module: nn.Module) -> nn.Module:
     """
     check(module)
     try:
-        return copy.deepcopy(module)
+        return _in_its_mode(copy.deepcopy(module), module)
     except Exception as error:
         # A class's own __deepcopy__, or a tensor that is the result of a computation.
         hint = "A weight that is computed (torch.nn.utils.weight_norm) has to be baked first."
@@ -29,7 +29,16 @@ def duplicate(module: nn.Module) -> nn.Module:
 
 def replica(module: nn.Module) -> nn.Module:
     """A copy of ``module`` with a state of its own and the same parameters: what a run changes stays in the copy."""
-    return copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})
+    shared = {id(parameter): parameter for parameter in module.parameters()}
+    return _in_its_mode(copy.deepcopy(module, shared), module)
+
+
+def _in_its_mode(copied: nn.Module, module: nn.Module) -> nn.Module:
+    """``copied``, each part in the mode of that of ``module``: some copies, as torchvision's graphs, forget it."""
+    for own, other in zip(copied.modules(), module.modules(), strict=True):
+        if own.training != other.training:
+            own.train(other.training)
+    return copied
 
 
 def check(module: nn.Module) -> None:

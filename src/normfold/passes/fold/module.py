@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ from torch import nn
 
 from normfold.backends.torch import Change, TorchGraph, explore, shared_memory, stored, write
 from normfold.core.size import size
+from normfold.models.module.duplicate import duplicate
 from normfold.models.module.example import Example
 from normfold.passes.rewritten import GraphPass, Rewritten
 from normfold.records import Progress, Refusal
@@ -42,7 +42,7 @@ def rewrite(
     progress("rewriting")
     before = size(graph, *stored(module))
     done = work(graph, dropped)
-    result = copy.deepcopy(module)
+    result = duplicate(module)
     folded = FoldedModule(result, write(graph, result), graph)
     sizes = before, size(graph, *stored(result))
     return Rewritten(folded, done.decisions, done.pairs, graph.committed, sizes)
