@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from normfold._version import __version__
 from normfold.errors import NormfoldError
+from normfold.models.deferred import Deferring
 
 if TYPE_CHECKING:
     from normfold.core.preprocess import Preprocess
@@ -88,6 +90,10 @@ _PLACES: Final = {
     "verify": "normfold.verbs.verify",
 }
 """Where the names are."""
+
+# Here, because whichever module comes first may import onnx_ir.
+if "onnx_ir" not in sys.modules:
+    sys.meta_path.insert(0, Deferring("onnx_ir", "sympy"))
 
 
 def __getattr__(name: str) -> Any:

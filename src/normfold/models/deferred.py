@@ -9,8 +9,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
@@ -56,3 +58,37 @@ def deferring(name: str) -> Iterator[None]:
         yield
     finally:
         module.waiting = False
+
+
+class Deferring(MetaPathFinder):
+    """Defers what ``importer`` imports as ``name``, whoever imports ``importer``; to be put on ``sys.meta_path``."""
+
+    def __init__(self, importer: str, name: str) -> None:
+        self._importer, self._name = importer, name
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The spec of the importer, with a loader that defers; of nothing else."""
+        spec = PathFinder.find_spec(fullname, path, target) if fullname == self._importer else None
+        if spec is not None and spec.loader is not None:
+            spec.loader = _DeferringLoader(spec.loader, self._name)
+        return spec
+
+
+class _DeferringLoader(Loader):
+    """Runs a module as its own ``loader`` does, with the import of ``name`` put off."""
+
+    def __init__(self, loader: Loader, name: str) -> None:
+        self._loader, self._name = loader, name
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        # From here on the module is as if nothing had stood between.
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        with deferring(self._name):
+            self._loader.exec_module(module)

@@ -6,14 +6,6 @@ target and swaps it in with one rename, so that an interrupted run leaves the ol
 whole new one.
 """
 
-from importlib import import_module
-
-from normfold.models.deferred import deferring
-
-with deferring("sympy"):
-    # Before anything else imports it: verbs read models before they look into them.
-    import_module("onnx_ir")
-
 from normfold.models.onnxfile.reading import ModelFile, from_proto, read, to_proto
 from normfold.models.onnxfile.structure import check_structure
 from normfold.models.onnxfile.writing import Staged, stage, write
