@@ -33,7 +33,7 @@ from normfold.core.costs import CostTable, cost_table
 from normfold.core.graph import Graph, Site, maker
 from normfold.core.origins import BIASES, SHUFFLES, Origin, Use
 from normfold.core.plan import Move, Plan
-from normfold.core.premises import DOES_NOT_PAY, SELECTED, VERIFICATION_FAILED
+from normfold.core.premises import DOES_NOT_PAY, SELECTED, UNSHARED_WEIGHT, VERIFICATION_FAILED
 from normfold.core.rules import IDENTITIES, MOVES, POOLINGS, REWRITES, Rewrite
 from normfold.core.search import Search
 from normfold.core.statistics import Known, commit, known_statistics, surviving
@@ -42,6 +42,8 @@ from normfold.records import Decision, Outcome, Pair, Refusal, SiteReport, Stati
 
 ALTERNATIVES = 32
 """Plans compared for one norm; the first that inserts nothing is taken at once."""
+SMALL = 1024
+"""Elements of shared weights that a scale may copy: with the operation itself, about as much goes from the file."""
 
 
 @dataclass(frozen=True)
@@ -207,8 +209,9 @@ def excluded(name: str, only: Sequence[str], skip: Sequence[str], exclude: Mappi
 
 def _try(run: _Run, node: Node, table: CostTable) -> bool:
     limits.check()
-    search = Search(run.graph, run.excluded, undoes=run.owner[node].site.role == "norm")
-    plan = _best(run.graph, node, search, table)
+    norm = run.owner[node].site.role == "norm"
+    search = Search(run.graph, run.excluded, undoes=norm)
+    plan = _best(run.graph, node, search, table, copies=norm)
     if plan is None:
         run.owner[node].refusals[node] = search.refusals
         return False
@@ -335,11 +338,14 @@ def _book(plan: Plan, owner: Mapping[Node, _SiteState]) -> None:
             holder.rules += [rule for rule in plan.rules if rule not in holder.rules]
 
 
-def _best(graph: Graph, node: Node, search: Search, table: CostTable) -> Plan | None:
-    """The first plan that inserts nothing, else the cheapest, if it pays by ``table``."""
+def _best(graph: Graph, node: Node, search: Search, table: CostTable, *, copies: bool) -> Plan | None:
+    """The first plan that inserts nothing, else the cheapest, if it pays by ``table``.
+
+    Where it ``copies``, weights that other operations read may be stored once more for it.
+    """
     inserting = []
     for plan in islice(search.ways_out(node), ALTERNATIVES):
-        unable = graph.unable(plan)
+        unable = graph.unable(plan) or (None if copies else _shared(graph, plan))
         if unable is not None:
             search.refuse(unable)
             continue
@@ -353,6 +359,15 @@ def _best(graph: Graph, node: Node, search: Search, table: CostTable) -> Plan | 
         return plan
     search.refusals.append(Refusal(DOES_NOT_PAY, verdict.because))
     return None
+
+
+def _shared(graph: Graph, plan: Plan) -> Refusal | None:
+    """Why ``plan`` takes more room than a scale is worth."""
+    copied = graph.copied(plan)
+    if copied <= SMALL:
+        return None
+    into = ", ".join(graph.label(node) for node in plan.into[:3])
+    return Refusal(UNSHARED_WEIGHT, f"{copied:,} numbers that {into} share with others would be stored once more")
 
 
 def _decide(graph: Graph, state: _SiteState) -> Decision:

@@ -109,6 +109,10 @@ class Graph(Protocol):
         """Why this kind of model has no place for the edits of ``plan``, or ``None`` where it has."""
         ...
 
+    def copied(self, plan: Plan) -> int:
+        """How many elements of constants ``plan`` would store once more, since operations that it leaves read them."""
+        ...
+
     def commit(self, plan: Plan) -> Mapping[Value, str]:
         """Carry out every edit of ``plan``; the only mutation.
 

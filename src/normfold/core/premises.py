@@ -255,6 +255,11 @@ UNIFORM_SCALE: Final = Premise("uniform-scale", "A mean over channels passes a s
 UNROUNDED_INPUT: Final = Premise(
     "unrounded-input", "The input of a product with a quantised weight is not rounded to integers on the way in."
 )
+UNSHARED_WEIGHT: Final = Premise(
+    "unshared-weight",
+    "A scale that is no norm does not go into a weight that other operations read as well, unless a copy is small.",
+    "Leave it: a copy of the weight for each of its readers takes more room than the scale.",
+)
 VERIFICATION_FAILED: Final = Premise(
     "verification-failed",
     "The folded model agreed with its source when this norm was folded.",

@@ -267,6 +267,28 @@ def test_a_scale_is_not_undone_for_other_readers() -> None:
     assert only_fold(source).decisions == {}
 
 
+@pytest.mark.parametrize(("size", "folds"), [(32, True), (33, False)])
+def test_a_scale_copies_no_large_weight_that_others_read(size: int, folds: bool) -> None:
+    """A copy for each scale made a model of 142 KiB one of 716 KiB, and its convolutions round anew."""
+    body = ["h = MatMul(x, w)", "r = Relu(h)", "[s1] t = Mul(r, half)", "p = MatMul(t, w)", "y = Tanh(p)"]
+    held = {"w": array(size, size), **used(["half"], EPS)}
+    folded = proven_fold(model(f"float[2, 3, {size}] x", body, held))
+    assert ("Mul" not in folded.operators) == folds
+
+
+def test_a_scale_goes_into_a_large_weight_of_its_own() -> None:
+    body = ["h = MatMul(x, w)", "r = Relu(h)", "[s1] t = Mul(r, half)", "p = MatMul(t, u)", "y = Tanh(p)"]
+    held = {"w": array(64, 64), "u": array(64, 64, seed=2), **used(["half"], EPS)}
+    assert "Mul" not in proven_fold(model("float[2, 3, 64] x", body, held)).operators
+
+
+def test_a_norm_goes_into_a_weight_that_others_read() -> None:
+    """A copy may be worth it for a norm."""
+    body = ["h = MatMul(x, w)", "r = Relu(h)", "p = MatMul(r, w)", "[s1] t = Mul(p, g)", "y = Tanh(t)"]
+    held = {"w": array(64, 64), "g": array(64, seed=3)}
+    assert "Mul" not in proven_fold(model("float[2, 3, 64] x", body, held)).operators
+
+
 def test_a_scale_stays_before_a_pool_that_it_does_not_pass() -> None:
     """Norms that stay go behind the pools that read them; others gain nothing."""
     body = ["r = Sigmoid(x)", "[s1] t = Mul(r, half)", "p = AveragePool<kernel_shape = [2, 2]>(t)", "y = Tanh(p)"]

@@ -223,6 +223,13 @@ class OnnxGraph:
                 return Refusal(SINGLE_USE, f"the shape of {self.label(node.outputs[0])} is read as well")
         return next((no for edit in plan.each(Replace) if (no := self._irreplaceable(edit.view)) is not None), None)
 
+    def copied(self, plan: Plan) -> int:
+        """The constants of nodes that get new ones, where other nodes read them."""
+        read = [(view, value) for view in plan.views for value in _node(view.node).inputs if value is not None]
+        own = [value for view, value in read if value not in view.inputs]
+        held = [self._constants.find(value) for value in own if len({node for node, _ in value.uses()}) > 1]
+        return sum(tensor.size for tensor in held if not isinstance(tensor, str))
+
     def _irreplaceable(self, view: View) -> Refusal | None:
         """Why the node of ``view`` cannot become its operator."""
         node, label = _node(view.node), self.label(view.node)

@@ -179,6 +179,10 @@ class TorchGraph:
         refusals = (no for asked in (self._unable, self._fixed) for edit in edits if (no := asked(edit)) is not None)
         return next(refusals, None)
 
+    def copied(self, _plan: Plan) -> int:
+        """None: a parameter that others read is never changed."""
+        return 0
+
     def _fixed(self, edit: Edit) -> Refusal | None:
         """Why ``edit`` might be wrong, or lead there, in a run that takes another way."""
         op = _touched(edit)
