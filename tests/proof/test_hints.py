@@ -80,6 +80,45 @@ def test_the_first_inputs_made_fit(case: str, evaluator: Evaluator) -> None:
     }
 
 
+SWITCHED = (
+    "(float[N,L] x, float[2,?,4] state, int64 rate) => (float[A,B] y, float[2,C,4] z)"
+    " { high = Constant<value=int64 {16000}>()  c = Equal(rate, high)"
+    " y = If(c) <then_branch = t () => (float[A,B] u) { u = Relu(x) },"
+    " else_branch = e () => (float[A,B] v) { v = Neg(x) }>"
+    " n = Shape<start=0,end=1>(x)  m = Shape<start=1,end=2>(state)  k = Equal(n, m)"
+    " two = Constant<value=int64[1] {2}>()  h = Constant<value=int64[1] {4}>()  s = Concat<axis=0>(two, n, h)"
+    " z = Reshape(state, s) }"
+)
+
+
+def test_a_setting_is_what_it_is_compared_with_and_something_else_in_turn(evaluator: Evaluator) -> None:
+    """A recogniser of voice takes one of two networks by the rate of its samples: both are proven."""
+    source = from_proto(model(SWITCHED))
+    setup = about(source, Setup(()))
+    layout = next(layouts(setup.inputs, UserInputs()))
+    fed = [make_feed(setup.inputs, UserInputs(), layout, kind, 0).arrays["rate"] for kind in KINDS[:3]]
+    assert [int(rate) for rate in fed] == [16000, 15999, 16000]
+    for branch, wrong in (("Relu", "Abs"), ("Neg", "Abs")):
+        other = from_proto(model(SWITCHED.replace(branch, wrong)))
+        comparison = Comparison(evaluator, setup)
+        with runnable(source) as before, runnable(other) as after:
+            comparison.begin(before)
+            assert comparison.finish(after).status == "different"
+
+
+def test_a_mask_that_is_compared_is_no_setting() -> None:
+    body = "(int64[N,T] i) => (bool[N,T] y) { p = Constant<value=int64 {0}>()  y = Equal(i, p) }"
+    (spec,) = about(from_proto(model(body)), Setup(())).inputs
+    assert spec.role is None
+
+
+def test_a_state_has_the_batch_of_the_sequence_and_else_a_length_of_its_own() -> None:
+    specs = about(from_proto(model(SWITCHED)), Setup(())).inputs
+    tried = [layout.shapes for layout in layouts(specs, UserInputs())]
+    assert tried[0] == {"x": (2, 16), "state": (2, 2, 4), "rate": ()}
+    assert tried[1] == {"x": (2, 16), "state": (2, 16, 4), "rate": ()}
+
+
 def test_equal_seeds_make_equal_inputs() -> None:
     specs = input_specs(from_proto(model(BODIES["an index into another input"])))
     layout = next(layouts(specs, UserInputs()))

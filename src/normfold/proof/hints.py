@@ -45,6 +45,8 @@ class Role:
     least: int = 0
     below: Size | None = None
     positive: bool = False
+    turns: tuple[int, ...] = ()
+    """What a setting is compared with, and a number that is none of it: one for each set of inputs, in turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Hint:
 
 def hint_of(value: ir.Value) -> Hint:
     """What the operators that read the input ``value`` say of it."""
-    role = next(filter(None, (_role(node, slot) for node, slot in _readers(value))), None)
+    role = next(filter(None, (_role(node, slot) for node, slot in _readers(value))), None) or _setting(value)
     rank = None if value.shape is None else len(value.shape)
     return Hint(role, {} if rank is None else dict(_sizes(value, rank)))
 
@@ -93,6 +95,18 @@ def _readers(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
         carried = [node for node, slot in found if node.op_type in CARRIERS and (slot == 0 or node.op_type == "Concat")]
         wave = [output for node in carried for output in node.outputs if output not in seen]
         seen.update(wave)
+
+
+def _setting(value: ir.Value) -> Role | None:
+    """The numbers that decide which way the model goes, where ``value`` is one number: a rate, a mode."""
+    import onnx_ir
+
+    if dims_of(value) not in ((), (1,)):
+        return None
+    compared = [node.inputs[1 - slot] for node, slot in _readers(value) if node.op_type == "Equal"]
+    held = [onnx_ir.convenience.get_const_tensor(other) for other in compared if other is not None]
+    known = dict.fromkeys(int(tensor.numpy().item()) for tensor in held if tensor is not None and tensor.size == 1)
+    return Role(turns=(*known, min(known) - 1)) if known else None
 
 
 Reading = Callable[["ir.Node"], Role | None]

@@ -200,13 +200,28 @@ Sizes = dict[str, int]
 def _shape_attempts(specs: Sequence[InputSpec], given: UserInputs) -> Iterator[Layout]:
     """Layouts with shapes that no other has, those of likely sizes only where there are any."""
     seen: list[Layout] = []
-    for sizes in _sizes():
-        layout = _layout(specs, given, sizes)
+    for sizes, tried in itertools.product(_sizes(), (_with_states(specs), specs)):
+        layout = _layout(tried, given, sizes)
         if all(layout.shapes != other.shapes for other in seen):
             seen.append(layout)
     elements = [max((math.prod(shape) for shape in layout.shapes.values()), default=1) for layout in seen]
     most = max(LIKELY, min(elements))
     yield from (layout for layout, count in zip(seen, elements, strict=True) if count <= most)
+
+
+def _with_states(specs: Sequence[InputSpec]) -> list[InputSpec]:
+    """``specs`` in which an input like ``[layers, ?, hidden]``, beside one with an open batch, is a state of it."""
+    batch = next((_symbol(spec, 0) for spec in specs if spec.shape and not isinstance(spec.shape[0], int)), None)
+    if batch is None:
+        return list(specs)
+    return [replace(spec, sizes={1: batch}) if _may_be_state(spec) else spec for spec in specs]
+
+
+def _may_be_state(spec: InputSpec) -> bool:
+    if spec.shape is None or len(spec.shape) != 3 or spec.sizes or not is_float(spec.dtype):
+        return False
+    layers, batch, hidden = spec.shape
+    return isinstance(layers, int) and not batch and isinstance(hidden, int)
 
 
 def _layout(specs: Sequence[InputSpec], given: UserInputs, sizes: Sizes) -> Layout:
@@ -380,7 +395,7 @@ def _make(spec: InputSpec, given: UserInputs, layout: Layout, kind: Kind, rng: R
         return given.arrays[spec.name].astype(dtype), "given"
     guessed = "; sizes guessed" if spec.name in layout.guessed else ""
     if spec.role is not None and not spec.image:
-        played = _played(spec.role, dtype, shape, layout, rng)
+        played = _played(spec.role, dtype, shape, layout, rng, KINDS.index(kind))
         if played is not None:
             return played[0], played[1] + guessed
     if is_float(dtype):
@@ -395,11 +410,12 @@ def _make(spec: InputSpec, given: UserInputs, layout: Layout, kind: Kind, rng: R
 
 
 def _played(
-    role: Role, dtype: np.dtype[Any], shape: tuple[int, ...], layout: Layout, rng: Random
+    role: Role, dtype: np.dtype[Any], shape: tuple[int, ...], layout: Layout, rng: Random, turn: int
 ) -> tuple[Array, str] | None:
-    """Elements that ``role`` asks for; None where it leaves them to be drawn."""
-    if role.values and (dtype.kind in "iub" or math.prod(shape) <= FEW):
-        numbers = [layout.symbols.get(value, 1) if isinstance(value, str) else value for value in role.values]
+    """Elements that ``role`` asks for at this ``turn``; None where it leaves them to be drawn."""
+    values = role.values if not role.turns else role.turns[turn % len(role.turns) :][:1]
+    if values and (dtype.kind in "iub" or math.prod(shape) <= FEW):
+        numbers = [layout.symbols.get(value, 1) if isinstance(value, str) else value for value in values]
         limits = None if dtype.kind not in "iu" else np.iinfo(dtype)
         if limits is not None:
             numbers = [min(max(number, limits.min), limits.max) for number in numbers]
