@@ -52,14 +52,18 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
     with os.fdopen(source) as notes:
         found = json.loads(notes.read() or "null")
     os.waitpid(child, 0)
-    if not isinstance(found, list):
-        say(pipe, [-1, found or "the tests ended before their time"])
+    if found is None:
+        say(pipe, [-1, "the tests ended before their time"])
         return True
+    for item, (_, bites) in zip(session.items, found, strict=True):
+        if bites is None:
+            say(pipe, [-1, item.nodeid])
+    sound = {item: note for item, note in zip(session.items, found, strict=True) if note[1] is not None}
     waiting: dict[int, tuple[int, int]] = {}
     for number in guards:
         while len(waiting) >= int(os.environ.get("WORKERS", "2")):
             reap(waiting)
-        tests = needing(number, session.items, [seconds for seconds, _ in found], [bites for _, bites in found])
+        tests = needing(number, sound)
         if tests:
             waiting[forked(partial(judge, pipe, number, tests))] = (pipe, number)
         else:
@@ -69,14 +73,12 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
     return True
 
 
-def needing(
-    number: int, items: Sequence[pytest.Item], seconds: Sequence[float], bites: Sequence[Collection[int]]
-) -> dict[pytest.Item, float]:
+def needing(number: int, notes: Mapping[pytest.Item, tuple[float, Collection[int]]]) -> dict[pytest.Item, float]:
     """The tests in which a guard bites, the fastest first, and what shares a file with them, each with its time."""
-    taking = dict(zip(items, seconds, strict=True))
-    biting = {item for item, numbers in zip(items, bites, strict=True) if number in numbers}
+    taking = {item: seconds for item, (seconds, _) in notes.items()}
+    biting = {item for item, (_, numbers) in notes.items() if number in numbers}
     files = {item.path for item in biting}
-    near = [item for item in items if item.path in files and item not in biting]
+    near = [item for item in notes if item.path in files and item not in biting]
     return {item: taking[item] for item in (*sorted(biting, key=taking.__getitem__), *near)}
 
 
@@ -113,15 +115,14 @@ def run(items: Sequence[pytest.Item]) -> Iterator[float]:
         yield time.perf_counter() - started
 
 
-def noted(items: Sequence[pytest.Item]) -> object:
-    """For each test, how long it takes and which guards bite in it; or the first that fails."""
-    notes = []
+def noted(items: Sequence[pytest.Item]) -> list[tuple[float, list[int] | None]]:
+    """For each test, how long it takes and which guards bite in it, or nothing where it fails."""
+    notes: list[tuple[float, list[int] | None]] = []
     bitten.clear()
     for seconds in run(items):
-        if failed:
-            return failed[0]
-        notes.append((seconds, sorted(bitten)))
+        notes.append((seconds, None if failed else sorted(bitten)))
         bitten.clear()
+        failed.clear()
     return notes
 
 
