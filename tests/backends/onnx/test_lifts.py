@@ -22,6 +22,25 @@ CASES: dict[str, tuple[str, str, str, Mapping[str, np.ndarray]]] = {
     "a convolution by a matrix": ("well-formed", "float[2, 4] x", "y = Conv(x, w)", {"w": array(4, 4)}),
     "groups that do not divide": ("well-formed", IMAGE, "y = Conv <group = 3> (x, w)", {"w": array(4, 4, 1, 1)}),
     "gates of one direction too few": ("well-formed", SEQUENCE, RNN, {**GATES, "w": array(3, 4)}),
+    "a product of two values, one a vector": ("matrix", "float[4, 4] x, float[4] v", "y = MatMul(x, v)", {}),
+    "a row that is repeated along another axis": (
+        "row-axis",
+        IMAGE,
+        "y = Expand(w, sizes)",
+        {"w": array(1, 1, 4), "sizes": np.array([2, 3, 4])},
+    ),
+    "several rows that are repeated": (
+        "row-axis",
+        IMAGE,
+        "y = Expand(w, sizes)",
+        {"w": array(2, 4), "sizes": np.array([3, 2, 4])},
+    ),
+    "a row that something else reads": (
+        "parameter-untied",
+        IMAGE,
+        "z = Neg(w) y = Expand(w, sizes)",
+        {"w": array(1, 4), "sizes": np.array([3, 4])},
+    ),
     "half a bias of gates": ("well-formed", SEQUENCE, RNN, {**GATES, "z": array(1, 3)}),
 }
 

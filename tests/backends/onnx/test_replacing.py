@@ -61,7 +61,7 @@ def test_a_matrix_product_gains_a_bias() -> None:
 @pytest.mark.parametrize(
     ("inputs", "body", "change", "opset", "premise"),
     [
-        (TOKENS, "[it] y = LayerNormalization(x, w)", {"kind": "rms"}, 22, "opset-has-operator"),
+        ("float16[2, 3, 4] x", "[it] y = LayerNormalization(x, w)", {"kind": "rms"}, 22, "opset-has-operator"),
         (TOKENS, "[it] y = LayerNormalization(x, w)", {"kind": "group"}, 23, "needs-structure"),
         (TOKENS, "[it] y = MatMul(x, w)", {}, 17, "matrix"),
         ("float[2, 4, 3, 3] x", "[it] y = Conv(x, c)", {}, 17, "needs-structure"),
@@ -69,6 +69,8 @@ def test_a_matrix_product_gains_a_bias() -> None:
 )
 def test_what_stays_as_it_is(inputs: str, body: str, change: dict[str, str], opset: int, premise: str) -> None:
     held = {"w": array(4) if "Layer" in body else array(4, 3), "c": array(3, 4, 1, 1)}
+    if inputs.startswith("float16"):
+        held = {name: values.astype(np.float16) for name, values in held.items()}
     graph = OnnxGraph(ir.from_proto(model(inputs, [body], held, opset=opset)), CHECKER.infer)
     refusal = graph.unable(Plan((Replace(replace(at(graph, "it"), **change)),)))
     assert refusal is not None

@@ -45,12 +45,10 @@ SIZED: Final = frozenset({"Expand", "Pad", "ReduceMean", "Reshape", "Slice", "Sp
 ORDER: Final = (Replace, Bypass, Insert, Move, Remove)
 """In which edits are carried out, once all constants are written. What nobody reads any more goes last."""
 
-REPLACEMENTS: Final = {
-    ("LayerNormalization", "RMSNormalization"): 23,
-    ("RMSNormalization", "LayerNormalization"): 23,
-    ("MatMul", "Gemm"): 7,
-}
-"""What may become what, and the opset that has both."""
+REPLACEMENTS: Final = frozenset(
+    {("LayerNormalization", "RMSNormalization"), ("RMSNormalization", "LayerNormalization"), ("MatMul", "Gemm")}
+)
+"""What may become what: an opset in which the view comes up has both."""
 
 
 class OnnxGraph:
@@ -236,12 +234,8 @@ class OnnxGraph:
         if isinstance(view, Norm) and self._is_spelled_out(view):
             return self._unspeakable(view, label)
         wanted = operator_of(view)
-        since = REPLACEMENTS.get((node.op_type, wanted))
-        if since is None or node in self._written or node in self._spelled:
+        if (node.op_type, wanted) not in REPLACEMENTS or node in self._written or node in self._spelled:
             return Refusal(NEEDS_STRUCTURE, f"{label} cannot become {wanted or 'another operator'} as it stands")
-        if self._context.opset < since:
-            because = f"opset {self._context.opset} has no {wanted}: export with opset {since} or newer"
-            return Refusal(OPSET_HAS_OPERATOR, because)
         if wanted == "Gemm" and len(self.shape(view.inputs[0]) or ()) != 2:
             return Refusal(MATRIX, f"the input of {label} is not known to be a matrix, as that of a Gemm is")
         return None
