@@ -224,6 +224,29 @@ def test_a_module() -> None:
     done.model(x).sum().backward()
 
 
+class Own(nn.LayerNorm):
+    """A subclass that does as its base does, such as timm's."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class Active(Own):
+    """A subclass that does more."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).relu()
+
+
+@pytest.mark.parametrize(("kind", "outcome"), [(Own, "converted"), (Active, "kept")])
+def test_a_subclass(kind: type[nn.LayerNorm], outcome: str) -> None:
+    module = Vision()
+    for block in module.blocks:
+        block.norm = kind(WIDTH)
+    done = normfold.convert(shaken(module), (torch.randn(2, 3, 6, 6, dtype=torch.float64),), to="rms")
+    assert {one.outcome for one in done.decisions if one.site != "norm"} == {outcome}
+
+
 def test_a_norm_that_is_called_twice_stays() -> None:
     done = normfold.convert(shaken(Vision(post=True)), (torch.randn(2, 3, 6, 6, dtype=torch.float64),), to="rms")
     assert {one.outcome for one in done.decisions} == {"kept"}

@@ -24,7 +24,9 @@ def irreplaceable(module: nn.Module, view: View, label: str) -> Refusal | None:
     """Why ``module`` cannot make way for one that does what ``view`` says."""
     if isinstance(view, Linear) and type(module) in LINEAR:
         return None
-    if not isinstance(view, Norm) or type(module) not in NORMS.values() or view.kind not in NORMS:
+    # A subclass that only normalises, as the caller has made sure, is as good as its base; children would be lost.
+    replaceable = isinstance(module, tuple(NORMS.values())) and not list(module.children())
+    if not isinstance(view, Norm) or not replaceable or view.kind not in NORMS:
         return Refusal(NEEDS_STRUCTURE, f"{label} is a {type(module).__name__}, which cannot become another module")
     if view.kind == "layer" and view.epsilon is None:
         return Refusal(NEEDS_STRUCTURE, f"the epsilon of {label} is that of its type, and a LayerNorm's is a number")
