@@ -39,10 +39,10 @@ import numpy as np
 import onnx
 
 import normfold
-from normfold.core.costs import DEFAULT, cost_table
 from normfold.errors import NormfoldError
 from normfold.models.data import UserInputs
 from normfold.models.source import onnx_source
+from normfold.passes.fold.selection import Selection
 from normfold.pipeline.fold_onnx import Request, fold_proven
 from normfold.proof.comparison import Comparison, Setup
 from normfold.proof.deviation import compare, tolerance
@@ -218,7 +218,7 @@ def examined(case: Case, evaluator: Evaluator, folder: Path) -> Record:
 
 
 def _proven(evaluator: Evaluator, file: Path, given: UserInputs) -> object:
-    return fold_proven(evaluator, onnx_source(file), Request(cost_table(DEFAULT)), Setup((), given))
+    return fold_proven(evaluator, onnx_source(file), Request(Selection().fold), Setup((), given))
 
 
 def _ungenerated(evaluator: Evaluator, file: Path) -> str:

@@ -365,9 +365,7 @@ REWRITTEN: Mapping[str, Case] = {
         TOKENS,
         (FOLDED,),
     ),
-    "layernorm-written-out": Case(
-        row(nn.Sigmoid(), Written(4), nn.Linear(4, 6)), TOKENS, (PART,), tree=(), tree_premise="", single=True
-    ),
+    "layernorm-written-out": Case(row(nn.Sigmoid(), Written(4), nn.Linear(4, 6)), TOKENS, (PART,), single=True),
     "weight-norm": Case(
         row(nn.utils.parametrizations.weight_norm(POINT()), BN(4)),
         IMAGE,
@@ -384,7 +382,6 @@ REWRITTEN: Mapping[str, Case] = {
         net(lambda self, x: self.bn(self.conv(x) + self.shift.gamma), conv=POINT(), shift=Scale(4, 1, 1), bn=BN(4)),
         IMAGE,
         (FOLDED,),
-        tree=(KEPT,),
     ),
     "swapped-channels": Case(
         net(

@@ -64,6 +64,7 @@ def test_fold(ask: Ask, net: Path, tmp_path: Path) -> None:
         "converted": 0,
         "quantized": 0,
         "kept": 0,
+        "scales": 0,
     }
     assert [decision["site"] for decision in result["decisions"]] == ["bn1", "bn2"]
     assert [decision["into"] for decision in result["decisions"]] == [["conv1"], ["conv2"]]
