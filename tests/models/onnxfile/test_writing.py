@@ -23,7 +23,7 @@ from onnx import helper, numpy_helper
 
 from models.onnxfile.samples import WEIGHT
 from normfold.errors import ModelFileError, NormfoldError, OutputError
-from normfold.models.onnxfile import from_proto, read, stage, writing
+from normfold.models.onnxfile import encoding, from_proto, read, stage, writing
 
 External = Callable[..., Path]
 
@@ -574,3 +574,13 @@ def test_the_longest_name(tmp_path: Path, source: Path) -> None:
     out = tmp_path / f"{'語' * 75}a.onnx"
     write(read(source).model, out, external="never")
     assert np.array_equal(weight(out), WEIGHT)
+
+
+def test_too_large_with_what_is_no_tensor(
+    tmp_path: Path, model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "MAX_PROTO_BYTES", 100)
+    with pytest.raises(OutputError) as caught:
+        write(from_proto(model), tmp_path / "out.onnx", external="never")
+    assert caught.value.code == "too-large"
+    assert not list(tmp_path.glob("*out.onnx*"))

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
+import onnx
 import onnx_ir as ir
 from google.protobuf.message import EncodeError
 from onnx_ir import serde
@@ -18,6 +19,7 @@ from onnx_ir import serde
 from normfold import limits
 from normfold.errors import ModelFileError, OutputError
 from normfold.models.onnxfile.datafile import DataWriter, cannot_write
+from normfold.models.onnxfile.encoding import pieces
 from normfold.models.onnxfile.external import MappedTensor
 from normfold.models.onnxfile.locks import Writing, cut, data_file_pattern, refers_to, sole_writer
 from normfold.models.onnxfile.reading import MAX_PROTO_BYTES, ModelFile, root_cause, to_proto
@@ -317,21 +319,17 @@ def _same_bytes(one: Path, other: Path) -> bool:
     return True
 
 
-def _serialize(model: ir.Model, held: list[Slot], moved: dict[int, ir.TensorProtocol]) -> bytes:
+def _serialize(model: ir.Model, held: list[Slot], moved: dict[int, ir.TensorProtocol]) -> onnx.ModelProto:
     """Serialise ``model`` with the tensors of ``moved`` in place of its own, which are put back afterwards."""
     originals = [(slot, slot.tensor, slot.tensor.name) for slot in held]
     try:
         for position, reference in moved.items():
             held[position].put(reference)
-        data: bytes = to_proto(model).SerializeToString(deterministic=True)
-    except EncodeError as error:
-        raise _too_large() from error
+        return to_proto(model)
     except MemoryError as error:
         raise limits.out_of_memory() from error
     except (serde.SerdeError, TypeError, ValueError) as error:
         raise ModelFileError("invalid-model", f"The model cannot be serialised: {root_cause(error)}") from error
-    else:
-        return data
     finally:
         for position in moved:
             held[position].put(originals[position][1])
@@ -340,15 +338,20 @@ def _serialize(model: ir.Model, held: list[Slot], moved: dict[int, ir.TensorProt
                 tensor.name = name
 
 
-def _write_model(file: Path, proto: bytes, mode: int | None) -> None:
-    with _created(file, mode) as handle:
-        view = memoryview(proto)
-        try:
-            while view:
-                view = view[os.write(handle, view) :]
+def _write_model(file: Path, proto: onnx.ModelProto, mode: int | None) -> None:
+    try:
+        with _created(file, mode) as handle:
+            for piece in pieces(proto):
+                view = memoryview(piece)
+                while view:
+                    view = view[os.write(handle, view) :]
             os.fsync(handle)
-        except OSError as error:
-            raise cannot_write(str(file.parent), error) from error
+    except EncodeError as error:
+        raise _too_large() from error
+    except MemoryError as error:
+        raise limits.out_of_memory() from error
+    except OSError as error:
+        raise cannot_write(str(file.parent), error) from error
 
 
 @contextlib.contextmanager
