@@ -49,15 +49,98 @@ CLOSE: Final = 1e-4
 """The same in float32."""
 ALIKE: Final = 4.0
 """How many times as far as the source's own export a file may be from the source, in float32."""
+MORE: Final[tuple[zoo.Architecture, ...]] = (
+    *(
+        zoo.Architecture(name, 128)
+        for name in (
+            "lcnet_050",
+            "mobilenetv1_100",
+            "mobilenetv4_conv_small",
+            "semnasnet_075",
+            "spnasnet_100",
+            "mixnet_s",
+            "tf_efficientnet_b0",
+            "mobilenet_edgetpu_v2_xs",
+            "hgnetv2_b0",
+            "ghostnetv2_100",
+            "dla46_c",
+            "resnet10t",
+            "resnet18",
+            "ecaresnet26t",
+            "resnetv2_18",
+            "cs3darknet_focus_s",
+            "ese_vovnet19b_dw",
+            "nf_regnet_b0",
+            "convnextv2_atto",
+            "mambaout_femto",
+            "lcnetv2_small",
+            "gernet_m",
+            "fbnetv3_b",
+            "selecsls42",
+        )
+    ),
+    *(
+        zoo.Architecture(name)
+        for name in (
+            "efficientvit_m0",
+            "deit_tiny_patch16_224",
+            "mixer_s32_224",
+            "gmixer_12_224",
+            "cait_xxs24_224",
+            "convit_tiny",
+            "gcvit_xxtiny",
+            "tiny_vit_5m_224",
+            "efficientformer_l1",
+            "lowformer_b0",
+            "vit_relpos_small_patch16_224",
+            "twins_pcpvt_small",
+        )
+    ),
+    *(
+        zoo.Architecture(name, 128, "torchvision")
+        for name in (
+            "mobilenet_v2",
+            "mobilenet_v3_small",
+            "mnasnet0_5",
+            "shufflenet_v2_x1_0",
+            "regnet_y_400mf",
+            "convnext_tiny",
+            "swin_t",
+        )
+    ),
+)
+"""Architectures beyond those of the zoo, at the sizes that take least time."""
 WORDS: Final = {"vocab_size": 200, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+CAUSAL_WORDS: Final = {**WORDS, "intermediate_size": 128, "use_cache": False}
+VISION: Final = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+WAVES: Final = {
+    "conv_dim": (32, 32, 32),
+    "conv_stride": (5, 2, 2),
+    "conv_kernel": (10, 3, 2),
+    "num_feat_extract_layers": 3,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+}
 TRANSFORMERS: Final[Mapping[str, Mapping[str, Any]]] = {
     "Bert": {**WORDS, "intermediate_size": 128},
     "Roberta": {**WORDS, "intermediate_size": 128},
     "DistilBert": {"vocab_size": 200, "dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128},
     "MobileBert": {**WORDS, "embedding_size": 32, "intra_bottleneck_size": 32, "intermediate_size": 64},
     "GPT2": {"vocab_size": 200, "n_embd": 64, "n_layer": 2, "n_head": 4, "use_cache": False},
-    "Llama": {**WORDS, "intermediate_size": 128, "use_cache": False},
-    "ViT": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128},
+    **dict.fromkeys(("Llama", "Qwen2", "Mistral"), {**CAUSAL_WORDS, "num_key_value_heads": 2}),
+    **dict.fromkeys(("Qwen3", "Gemma", "Gemma2"), {**CAUSAL_WORDS, "num_key_value_heads": 2, "head_dim": 16}),
+    **dict.fromkeys(("GPTNeoX", "Phi", "Electra", "Albert", "Deberta", "Nystromformer"), CAUSAL_WORDS),
+    "OPT": {**CAUSAL_WORDS, "ffn_dim": 128, "word_embed_proj_dim": 64, "max_position_embeddings": 64},
+    "Mamba": {"vocab_size": 200, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "use_cache": False},
+    "T5Encoder": {"vocab_size": 200, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4},
+    **dict.fromkeys(("ViT", "DeiT"), VISION),
+    **dict.fromkeys(("CLIPVision", "SiglipVision", "Dinov2"), {**VISION, "image_size": 224, "patch_size": 32}),
+    "Wav2Vec2": {**VISION, **WAVES},
+    "Hubert": {**VISION, **WAVES},
+    "Swin": {"embed_dim": 32, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 8]},
+    "EfficientNet": {"width_coefficient": 0.5, "depth_coefficient": 0.5},
+    "MobileNetV1": {"depth_multiplier": 0.25},
+    "Poolformer": {},
     "ResNet": {"hidden_sizes": [32, 64, 96, 128], "depths": [1, 1, 2, 1], "embedding_size": 16},
     "RegNet": {"hidden_sizes": [32, 64, 96, 128], "depths": [1, 1, 2, 1], "groups_width": 16, "embedding_size": 16},
     "MobileNetV2": {"depth_multiplier": 0.35},
@@ -65,10 +148,7 @@ TRANSFORMERS: Final[Mapping[str, Mapping[str, Any]]] = {
     "Segformer": {"hidden_sizes": [16, 32, 64, 96], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 2, 4]},
 }
 """Small models of the transformers package: the class is the name and ``Model``, these are its configuration."""
-CAUSAL: Final = frozenset({"GPT2", "Llama"})
-"""Without a mask, these look for sequences packed into one; with one, the others look whether it hides nothing. What is
-found decides which way they run, so that nothing could be folded."""
-TEXT: Final = CAUSAL | {"Bert", "Roberta", "DistilBert", "MobileBert"}
+SOUND: Final = frozenset({"Wav2Vec2", "Hubert"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,20 +221,24 @@ def transformer(name: str) -> Subject:
     zoo.define_vision_operators()
     import transformers
 
-    config = getattr(transformers, f"{name}Config")(**TRANSFORMERS[name], attn_implementation="eager")
+    config = getattr(transformers, f"{name.removesuffix('Encoder')}Config")(**TRANSFORMERS[name])
     module = getattr(transformers, f"{name}Model")(config)
-    if name not in TEXT:
+    if module.main_input_name == "pixel_values":
         zoo.enliven(module, 224)
         return Subject(module, {"pixel_values": zoo.pictures(2, 224)})
     zoo.randomise_parameters(module)
-    words = torch.randint(0, WORDS["vocab_size"], (2, 9))
-    mask = {"attention_mask": torch.ones_like(words)} if name in CAUSAL else {}
-    return Subject(module.eval(), {"input_ids": words, **mask})
+    with torch.no_grad():
+        for parameter in (p for path, p in module.named_parameters() if p.ndim == 1 and "norm" in path.lower()):
+            # Norms of the package's own make, which are not among those that were randomised.
+            parameter.uniform_(0.5, 1.5)
+    if name in SOUND:
+        return Subject(module.eval(), {"input_values": torch.randn(2, 1600)})
+    return Subject(module.eval(), {"input_ids": torch.randint(3, WORDS["vocab_size"], (2, 9))})
 
 
 def subjects() -> dict[str, tuple[str, Callable[[], Subject]]]:
     """Name to the package that it is from and what builds it."""
-    found = {a.name: (a.source, lambda a=a: vision(a)) for a in zoo.ARCHITECTURES}
+    found = {a.name: (a.source, lambda a=a: vision(a)) for a in (*zoo.ARCHITECTURES, *MORE)}
     return {**found, **{f"{name}Model": ("transformers", lambda name=name: transformer(name)) for name in TRANSFORMERS}}
 
 
