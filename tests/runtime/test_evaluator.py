@@ -337,3 +337,21 @@ def test_arrays_survive_the_disk(tmp_path):
         np.testing.assert_array_equal(back[name], array)
     assert back["a/b"].dtype == ml_dtypes.float8_e4m3fn
     assert isinstance(back["large"], np.memmap)
+
+
+def test_a_model_of_a_few_bytes_has_little_memory_unless_its_inputs_are_large(evaluator, tmp_path, monkeypatch):
+    monkeypatch.setattr("normfold.runtime.workers.process.USUAL_BYTES", 1 << 28)
+    source = save(
+        tmp_path,
+        [("Expand", ["x", "s"], ["h"]), ("ReduceSum", ["h"], ["y"])],
+        [("x", TensorProto.FLOAT, ["N"])],
+        [("y", TensorProto.FLOAT, None)],
+        {"s": np.array([100, 1 << 20])},
+    )
+    evaluator.expect(source.file.stat().st_size)
+    assert isinstance(ask(evaluator, lambda client: client.load(source)), Loaded)
+    small = ask(evaluator, lambda client: client.run({"x": np.zeros(1, np.float32)}))
+    assert isinstance(small, Failed)
+    assert (small.kind, "--memory-limit allows more" in small.message) == ("memory", True)
+    large = ask(evaluator, lambda client: client.run({"x": np.zeros(1 << 20, np.float32)}))
+    assert isinstance(large, Ran)

@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from normfold.limits import limited
-from normfold.runtime.workers.process import BYTES_PER_SECOND, COMPUTING_SECONDS, Failed, WorkerProcess
+from normfold.runtime.workers.process import (
+    BYTES_PER_SECOND,
+    COMPUTING_SECONDS,
+    COPIES,
+    COPIES_OF_INPUTS,
+    USUAL_BYTES,
+    Failed,
+    WorkerProcess,
+)
 
 READ = "import sys, json, os, time, subprocess\nline = sys.stdin.readline()\n"
 HOSTILE = {
@@ -97,6 +105,39 @@ def test_a_time_limit_that_is_given_takes_the_place_of_the_usual_one(started: li
     assert started[0]._computing is None
     started[0].expect(int(BYTES_PER_SECOND))
     assert started[0]._computing == COMPUTING_SECONDS + 1
+
+
+def test_a_model_that_computes_for_long_has_half_the_time_when_it_is_asked_for_again(
+    started: list[WorkerProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("normfold.runtime.workers.process.COMPUTING_SECONDS", 0.5)
+    started.append(worker(BUSY))
+    started[0].expect(0)
+    for left in (0.25, 0.125):
+        assert isinstance(started[0].ask("do"), Failed)
+        assert started[0]._computing == left
+
+
+ECHO = "import sys, json\nfor line in sys.stdin: print(json.dumps({'ok': True, **json.loads(line)}), flush=True)"
+
+
+def test_memory_follows_the_size_of_the_model_and_of_its_inputs(started: list[WorkerProcess], tmp_path: Path) -> None:
+    def limit(**request: object) -> object:
+        reply = started[0].ask("do", **request)
+        assert isinstance(reply, dict)
+        return reply["memory_limit"]
+
+    feed = tmp_path / "0.npy"
+    feed.write_bytes(bytes(100))
+    started.append(worker(ECHO))
+    assert limit() is None
+    started[0].expect(1000)
+    assert limit() == USUAL_BYTES + COPIES * 1000
+    assert limit(feeds=[{"file": str(feed)}]) == USUAL_BYTES + COPIES * 1000 + COPIES_OF_INPUTS * 100
+    with limited(memory_limit=1 << 40):
+        assert limit(feeds=[{"file": str(feed)}]) == 1 << 40
+    started[0].expect(None)
+    assert limit() is None
 
 
 def test_what_a_worker_started_ends_with_it(started: list[WorkerProcess], tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ MEMORY_LIMIT: Final = click.option(
     "--memory-limit",
     type=types.memory,
     metavar="SIZE",
-    help="Memory that each process may take, such as 2GiB; by default 90 % of what is free.",
+    help="Memory that each process may take, such as 2GiB; by default what model and inputs of their size need.",
 )
 
 

@@ -26,13 +26,19 @@ def peak_of_this_process() -> int | None:
     return _kilobytes("/proc/self/status", "VmHWM")
 
 
-def limit_this_process(limit: int | None = None) -> None:
-    """Bound this process's address space by what is in use now plus ``limit``, or `SHARE` of the available memory.
+def address_space() -> int | None:
+    """Bytes of this process's address space that are in use; None where unknown."""
+    return _kilobytes("/proc/self/status", "VmSize")
 
-    Past it an allocation fails, which is an exception here instead of the kernel killing some process.
+
+def limit_this_process(limit: int | None = None, used: int | None = None) -> None:
+    """Bound this process's address space by ``used`` plus ``limit``, or plus `SHARE` of the available memory.
+
+    ``used`` is what was in use when what is limited began, by default what is in use now. Past it an allocation fails,
+    which is an exception here instead of the kernel killing some process.
     Does nothing where the system has no such limit.
     """
-    free, used = available(), _kilobytes("/proc/self/status", "VmSize")
+    free, used = available(), used or address_space()
     if free is None or used is None:
         return
     import resource

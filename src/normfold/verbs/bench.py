@@ -113,7 +113,7 @@ def bench(
         allow_fallback: accept nodes that run on another execution provider than ``ep``.
         effort: how long to measure, and the precision aimed at.
         time_limit: seconds for the whole call; by default one minute.
-        memory_limit: bytes that each process may take; by default 90 % of what is free.
+        memory_limit: bytes that each process may take; by default what model and inputs of their size need.
         progress: told what is being done.
 
     Raises:

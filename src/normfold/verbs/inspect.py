@@ -71,7 +71,7 @@ def inspect(
         example_inputs: what an ``nn.Module`` is traced with, as for `fold`; ONNX models need none.
         time_limit: seconds for the whole call; by default 15 minutes. For a module both limits hold between
             its forward passes.
-        memory_limit: bytes that each process may take; by default 90 % of what is free.
+        memory_limit: bytes that each process may take; by default what model and inputs of their size need.
         progress: called with what is being done.
 
     Raises:

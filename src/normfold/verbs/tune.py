@@ -164,7 +164,7 @@ def tune(
         batch: size of the inputs' free first dimension; None leaves it as given, or 1.
         use: "server" lets threads spin between operations, "edge" lets them sleep.
         time_limit: seconds for the whole call; by default three minutes. What is chosen by then is the result.
-        memory_limit: bytes that each process may take; by default 90 % of what is free.
+        memory_limit: bytes that each process may take; by default what model and inputs of their size need.
         cpus: processors to run on; by default all that are available.
         shapes: by input name, for inputs with free sizes.
         inputs: arrays by input name, or the path of an ``.npz`` of them.

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from normfold.runtime.memory import limit_this_process
+from normfold.runtime.memory import address_space, limit_this_process
 from normfold.runtime.providers import CPU
 from normfold.runtime.session_profile import SPINNING
 from normfold.runtime.sessions import QUIET
@@ -185,10 +185,12 @@ class EvaluationWorker:
 
     def __init__(self) -> None:
         self._session: Session | None = None
+        self._used: int | None = None
 
     def load(self, request: Request) -> Reply:
         """Release the model held and load ``model``; ``evaluator`` is "", "onnxruntime" or "onnx.reference"."""
         self.release(request)
+        self._used = address_space()
         limit_this_process(request["memory_limit"])
         started = time.perf_counter()
         self._session = _open(request)
@@ -199,6 +201,7 @@ class EvaluationWorker:
         """Run the model held on one set of inputs; the outputs go into the new directory ``results``."""
         if self._session is None:
             raise RefusedError("crash", "no model is loaded")
+        limit_this_process(request["memory_limit"], self._used)
         feeds = read(request["feeds"])
         started = time.perf_counter()
         try:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, Literal, cast
@@ -43,6 +43,12 @@ COMPUTING_SECONDS: Final = 10.0
 """Seconds of computing that any request may take where no time limit is set."""
 BYTES_PER_SECOND: Final = 20e6
 """A second more for as many bytes of the model."""
+USUAL_BYTES: Final = 3 << 29
+"""Memory that a process may take beside what it began with, where no memory limit is set."""
+COPIES: Final = 32
+"""So many times the bytes of the model besides."""
+COPIES_OF_INPUTS: Final = 256
+"""So many times the bytes of the inputs besides: there may be many intermediate values, and larger ones."""
 POLL_SECONDS: Final = 0.1
 """How often is looked whether a process that says nothing is still there."""
 ENDING_SECONDS: Final = 1.0
@@ -102,6 +108,7 @@ class WorkerProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = threading.Event()
         self._computing: float | None = None
+        self._memory: int | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="normfold-", ignore_cleanup_errors=True) if scratch else None
         self._log: IO[bytes] | None = None
 
@@ -131,10 +138,11 @@ class WorkerProcess:
             _kill(self._process)
 
     def expect(self, nbytes: int | None) -> None:
-        """Give each request as much computing as a model of so many bytes may need, or with None no limit of it.
+        """Give each request what a model of so many bytes may need of computing and memory, with None all there is.
 
-        A few bytes can say: compute for ever. Who sets a time limit means that one and no other.
+        A few bytes can say: compute for ever. Who sets a limit means that one and no other.
         """
+        self._memory = None if nbytes is None else USUAL_BYTES + COPIES * nbytes
         unlimited = nbytes is None or limits.is_given()
         self._computing = None if unlimited else COMPUTING_SECONDS + (nbytes or 0) / BYTES_PER_SECOND
 
@@ -187,13 +195,24 @@ class WorkerProcess:
             return Failed("crash", "the process is closed")
         left = limits.remaining()
         until = time.monotonic() + (self._time_limit if left is None else min(left, self._time_limit))
-        asked = json.dumps({"verb": verb, "memory_limit": limits.memory_limit(), **request}).encode() + b"\n"
+        memory = limits.memory_limit() or self._usual_memory(request.get("feeds"))
+        asked = json.dumps({"verb": verb, "memory_limit": memory, **request}).encode() + b"\n"
         clock = Clock(self._process.pid, until, self._computing)
         line = exchange(self._process, asked, clock)
         reply = _parsed(line)
         if reply is None:
             return self._died(line, clock)
-        return reply if reply["ok"] else Failed(reply["kind"], reply["message"])
+        if reply["ok"]:
+            return reply
+        allow = "; --memory-limit allows more" if reply["kind"] == "memory" and self._memory is not None else ""
+        return Failed(reply["kind"], reply["message"] + allow)
+
+    def _usual_memory(self, feeds: object) -> int | None:
+        """Bytes that a request may take where nobody said so; None: what the machine has."""
+        if self._memory is None:
+            return None
+        files = [Path(entry["file"]) for entry in cast("Sequence[Mapping[str, str]]", feeds or ())]
+        return self._memory + COPIES_OF_INPUTS * sum(file.stat().st_size for file in files)
 
     def _died(self, line: bytes, clock: Clock) -> Failed:
         """What became of a process that gave no answer, or one that cannot be read; there is none from here on."""
@@ -204,7 +223,9 @@ class WorkerProcess:
         if late:
             limits.check()
             return Failed("time", f"more than {self._time_limit:g} s")
-        if computed:
+        if computed and clock.computing is not None:
+            # Other requests are about the same model, in other words: together they have twice the time of one.
+            self._computing = clock.computing / 2
             return Failed("time", f"more than {clock.computing:.0f} s of computing; --time-limit allows more")
         if ended is None or line.endswith(b"\n"):
             return Failed("crash", "its answer cannot be read")

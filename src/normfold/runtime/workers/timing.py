@@ -102,6 +102,8 @@ class TimingWorker:
     def bind(self, request: Request) -> Reply:
         """Put the inputs ``feeds`` in place, run once, and keep its outputs as the place for all later ones."""
         held = self._models[request["name"]]
+        if held.device == "cpu":
+            memory.limit_this_process(request["memory_limit"])
         binding = held.session.io_binding()
         for name, array in read(request["feeds"]).items():
             held.values.append(to_value(array, held.device))
@@ -154,7 +156,7 @@ class TimingWorker:
         options.profile_file_prefix = str(Path(request["results"]))
         session = self._session(request, options)
         self._models["profile"] = OpenModel(session, DEVICES.get(request["session"]["provider"], "cpu"))
-        self.bind({"name": "profile", "feeds": request["feeds"]})
+        self.bind({**request, "name": "profile"})
         held = self._models.pop("profile")
         for _ in range(request["runs"]):
             held.session.run_with_iobinding(held.binding)

@@ -59,7 +59,7 @@ class TimingClient:
 
     def time(self, blocks: Sequence[tuple[str, int]]) -> dict[str, Any]:
         """Run the blocks in turn."""
-        self._process.expect(None)
+        self._process.expect(None)  # time is what it is about, and memory was taken before
         names = " and ".join(dict.fromkeys(name for name, _runs in blocks))
         return self._ask(names, "time", blocks=[list(block) for block in blocks])
 
