@@ -8,23 +8,26 @@
 *models* are small valid networks with one to three mutations each, or with damaged bytes; *sweep* is one model for
 every operator that onnx knows, its inputs without a type; *side* are files that stand beside a model or in its place;
 *hostile* are `FILES` files, those and small models that ask for much and mutated ones, each given to every verb.
-Every case runs in a process of its own with 4 GiB and 30 s a command. What counts as wrong is defined in
-``tests/fuzz/hostile.py``. Findings are grouped by the innermost frame of normfold; of each group the smallest case is
-cut down and saved in ``--keep`` with a snippet that builds it, and the exit is 1.
+Every case runs in a process of its own; a command may take 30 s and, with all that it starts, 4 GiB. What counts as
+wrong is defined in ``tests/fuzz/hostile.py``. What each case came to is in ``--log`` at once. Findings are grouped by
+the innermost frame of normfold; of each group the smallest case is cut down and saved in ``--keep`` with a snippet that
+builds it, and the exit is 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain, islice
@@ -41,7 +44,7 @@ import onnx  # noqa: E402
 
 from fuzz.bombs import BOMBS  # noqa: E402 - found by the line above
 from fuzz.graphs import random_model  # noqa: E402
-from fuzz.hostile import Command, Finding, run_case  # noqa: E402
+from fuzz.hostile import Command, Done, Finding, run_case  # noqa: E402
 from fuzz.mutations import SCHEMAS, Random, mutate, mutate_bytes  # noqa: E402
 from fuzz.side_files import SHORT, good, in_place_of_a_model, side_cases  # noqa: E402
 
@@ -85,8 +88,14 @@ class Result:
 
     case: str
     data: bytes
-    codes: tuple[str, ...]
+    commands: tuple[Command, ...]
+    done: tuple[Done, ...]
     findings: tuple[Finding, ...]
+
+    def line(self) -> str:
+        """As one line of JSON, without its bytes."""
+        done = [{"command": command[0], **vars(one)} for command, one in zip(self.commands, self.done, strict=True)]
+        return json.dumps({"case": self.case[:200], "done": done, "findings": [vars(one) for one in self.findings]})
 
 
 # ------------------------------------------------------------------------------------------------- in a worker process
@@ -155,7 +164,7 @@ def hostile_case(seed: int, number: int) -> Result:
         (folder / "model.onnx").write_bytes(data)
         onnx.save(good(), folder / "m.onnx")
 
-    return Result(name, data, *_run(write, in_place_of_a_model("model.onnx")))
+    return _run(name, data, write, in_place_of_a_model("model.onnx"))
 
 
 def sweep_case(number: int, _slow: float) -> Result:
@@ -192,26 +201,24 @@ def _filled(attribute: Any) -> onnx.AttributeProto:
 
 def checked(case: str, data: bytes, commands: Sequence[Command]) -> Result:
     """Run ``commands`` on a model."""
-    codes, findings = _run(lambda folder: (folder / "model.onnx").write_bytes(data), commands)
-    return Result(case, data, codes, findings)
+    return _run(case, data, lambda folder: (folder / "model.onnx").write_bytes(data), commands)
 
 
-def _run(write: Callable[[Path], object], commands: Sequence[Command]) -> tuple[tuple[str, ...], tuple[Finding, ...]]:
-    """Codes and findings of ``commands``; a timeout counts where it repeats: machines stand still."""
-    findings: list[Finding] = []
-    for _ in range(2):
+def _run(case: str, data: bytes, write: Callable[[Path], object], commands: Sequence[Command]) -> Result:
+    """What ``commands`` come to; what took too long counts where it repeats: machines stand still."""
+    for last in (False, True):
         with tempfile.TemporaryDirectory(prefix="fuzz-", ignore_cleanup_errors=True) as name:
             write(Path(name))
             done, findings = run_case(Path(name), commands)
-        if not any(finding.kind == "timeout" for finding in findings):
+        if last or not any(finding.kind in ("timeout", "slow") for finding in findings):
             break
-    return tuple(one.code for one in done), tuple(findings)
+    return Result(case, data, tuple(commands), tuple(done), tuple(findings))
 
 
 def side_case(number: int, _slow: float) -> Result:
     """One hostile file that is no model."""
     case, write, commands = next(islice(side_cases(), number, None))
-    return Result(case, b"", *_run(write, commands))
+    return _run(case, b"", write, commands)
 
 
 # ----------------------------------------------------------------------------------------------------- in the first one
@@ -234,17 +241,20 @@ def jobs(options: argparse.Namespace) -> Iterator[tuple[Callable[..., Result], t
 
 
 def results(options: argparse.Namespace) -> Iterator[Result]:
-    """Results as they come, until the time is up."""
+    """Results as they come, until the time is up or somebody stops it."""
     until, todo = time.monotonic() + options.seconds, jobs(options)
     with ProcessPoolExecutor(options.workers, initializer=prepare) as pool:
         pending: set[Future[Result]] = set()
-        while True:
-            room = 4 * options.workers - len(pending) if time.monotonic() < until else 0
-            pending |= {pool.submit(function, *arguments) for function, arguments in islice(todo, room)}
-            if not pending:
-                return
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
+        try:
+            while True:
+                room = 2 * options.workers - len(pending) if time.monotonic() < until else 0
+                pending |= {pool.submit(function, *arguments) for function, arguments in islice(todo, room)}
+                if not pending:
+                    return
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        except (KeyboardInterrupt, BrokenExecutor):
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def group(groups: dict[Signature, Group], result: Result) -> None:
@@ -353,19 +363,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--slow", type=float, default=0.03, help="part of the models that are also run")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     parser.add_argument("--keep", type=Path, default=Path("out/fuzz_files"), help="folder for what is found")
+    parser.add_argument(
+        "--log", type=Path, default=Path("out/fuzz_files.jsonl"), help="what each case came to, at once"
+    )
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--replay", type=Path, help="run every command on this model only")
     options = parser.parse_args(arguments)
     if options.replay:
         prepare()
         replayed = checked("replay", options.replay.read_bytes(), (*QUICK, *SLOW))
-        print(*replayed.findings or replayed.codes, sep="\n")
+        print(*replayed.findings or replayed.done, sep="\n")
         return 1 if replayed.findings else 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     started, groups, codes, cases = time.monotonic(), {}, Counter[str](), 0
-    for result in results(options):
-        cases += 1
-        codes.update(code or "done" for code in result.codes)
-        group(groups, result)
+    options.log.parent.mkdir(parents=True, exist_ok=True)
+    with options.log.open("w") as log:
+        for result in results(options):
+            cases += 1
+            log.write(result.line() + "\n")
+            log.flush()
+            codes.update(one.code or "done" for one in result.done)
+            group(groups, result)
     seconds = time.monotonic() - started
     found = sorted(groups.values(), key=lambda one: -one.count)
     print(f"{cases} cases, {codes.total()} commands in {seconds:.0f} s: {dict(codes.most_common())}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import json
+import mmap
 import os
 import re
 import resource
@@ -24,7 +25,11 @@ from types import SimpleNamespace
 from typing import IO, Any
 
 MEMORY = 4 << 30
+"""Bytes that a command and all that it starts may have in memory at once."""
 SECONDS = 30.0
+PATIENCE = 3.0
+"""A machine that is busy may take so many times as long."""
+SAMPLE_SECONDS = 0.05
 EXITS = (0, 1, 2, 3)
 PACKAGE = re.compile(r'File "[^"]*/normfold/([^"]+)", line (\d+),? in (\S+)')
 Command = tuple[str, ...]
@@ -48,11 +53,21 @@ class Finding:
 
 @dataclass(frozen=True)
 class Done:
-    """How one command ended."""
+    """How one command ended, and what it took; ``computed`` and ``peak`` are of all the processes it started, too."""
 
     exit: int
     code: str
     seconds: float
+    computed: float = 0.0
+    peak: int = 0
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What a command may take: seconds, and bytes of all its processes together."""
+
+    seconds: float
+    memory: int
 
 
 def run_case(
@@ -67,7 +82,8 @@ def run_case(
     (folder / "out").mkdir(exist_ok=True)
     while len(done) < len(commands):
         rest = commands[len(done) :]
-        status = _forked(lambda rest=rest: _serve(folder, rest, seconds, memory), seconds * (len(rest) + 1))
+        longest = PATIENCE * seconds * (len(rest) + 1)
+        status = _forked(lambda peak, rest=rest: _serve(folder, rest, Allowed(seconds, memory), peak), longest)
         for line in _lines(folder / "results"):
             record = json.loads(line)
             done.append(Done(**record["done"]))
@@ -87,32 +103,96 @@ def _lines(file: Path) -> list[str]:
     return []
 
 
-def _forked(job: Callable[[], None], seconds: float) -> int:
+def _forked(job: Callable[[_Peak], None], seconds: float) -> int:
     """The wait status of ``job`` in a child, killed with all that it started after ``seconds``."""
+    peak = _Peak()
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
             os.setsid()
-            job()
+            job(peak)
             os._exit(0)
         os._exit(70)
     until = time.monotonic() + seconds
-    pause = 0.001
+    pause, looked, started = 0.001, 0.0, dict[int, str]()
     while True:
         found, status = os.waitpid(child, os.WNOHANG)
         if found or time.monotonic() > until:
             break
+        if time.monotonic() > looked + SAMPLE_SECONDS:
+            looked, tree = time.monotonic(), _tree(child)
+            started |= {pid: _birth(pid) for pid in tree - started.keys()}
+            peak.raise_to(sum(map(_resident, tree)))
         time.sleep(pause)
-        pause = min(0.05, pause * 1.5)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child, signal.SIGKILL)
+        pause = min(SAMPLE_SECONDS, pause * 1.5)
+    _end(child, started)
     if not found:
         _, status = os.waitpid(child, 0)
     return status
 
 
-def _serve(folder: Path, commands: Sequence[Command], seconds: float, memory: int) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+def _end(child: int, started: dict[int, str]) -> None:
+    """End the group of ``child``, and what it ``started`` in sessions of their own that is still there."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child, signal.SIGKILL)
+    for pid, birth in started.items():
+        if birth and pid != child and _birth(pid) == birth:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _birth(pid: int) -> str:
+    """When a process began, which tells it from a later one of the same number; empty where it is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return ""
+
+
+class _Peak:
+    """Bytes, shared by a process and the child that it forks."""
+
+    def __init__(self) -> None:
+        self._held = mmap.mmap(-1, 8)
+
+    def raise_to(self, size: int) -> None:
+        self._held[:] = max(size, self.taken()).to_bytes(8, "little")
+
+    def taken(self) -> int:
+        return int.from_bytes(self._held[:], "little")
+
+    def clear(self) -> None:
+        self._held[:] = bytes(8)
+
+
+def _tree(pid: int) -> set[int]:
+    """``pid`` and every process that it started, and those that they started."""
+    found, todo = {pid}, [pid]
+    while todo:
+        parent = todo.pop()
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{parent}/task").iterdir():
+                fresh = {int(child) for child in (task / "children").read_text().split()} - found
+                found |= fresh
+                todo += fresh
+    return found
+
+
+def _resident(pid: int) -> int:
+    """Bytes of a process in memory, without what files hold as well; 0 where it is gone."""
+    with contextlib.suppress(OSError):
+        resident, shared = Path(f"/proc/{pid}/statm").read_text().split()[1:3]
+        return (int(resident) - int(shared)) * resource.getpagesize()
+    return 0
+
+
+def _computed() -> float:
+    """Seconds of computing of this process and of those it started that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def _serve(folder: Path, commands: Sequence[Command], limits: Allowed, peak: _Peak) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (limits.memory + MEMORY,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.chdir(folder)
     os.environ["NORMFOLD_DEBUG"] = "1"
@@ -125,7 +205,7 @@ def _serve(folder: Path, commands: Sequence[Command], seconds: float, memory: in
     _fork_checkers()
     for command in commands:
         before = _digests()
-        done, findings = _one(command, seconds)
+        done, findings = _one(command, limits, peak)
         findings += _looked(command, done, before)
         record = {"done": asdict(done), "findings": [asdict(found) for found in findings]}
         os.write(results, (json.dumps(record) + "\n").encode())
@@ -188,14 +268,15 @@ def _redirect(name: str, number: int) -> None:
     setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115 - until the process ends
 
 
-def _one(command: Command, seconds: float) -> tuple[Done, list[Finding]]:
+def _one(command: Command, limits: Allowed, peak: _Peak) -> tuple[Done, list[Finding]]:
     from normfold.cli import main
 
     for name in ("stdout", "stderr"):
         os.truncate(name, 0)
+    peak.clear()
     faulthandler.enable(2)
-    faulthandler.dump_traceback_later(seconds, exit=True, file=2)
-    started, code, escaped = time.monotonic(), -1, ""
+    faulthandler.dump_traceback_later(PATIENCE * limits.seconds, exit=True, file=2)
+    started, before, code, escaped = time.monotonic(), _computed(), -1, ""
     try:
         main(command)
     except SystemExit as stop:
@@ -205,11 +286,24 @@ def _one(command: Command, seconds: float) -> tuple[Done, list[Finding]]:
     faulthandler.cancel_dump_traceback_later()
     sys.stdout.flush()
     sys.stderr.flush()
-    taken, said = time.monotonic() - started, Path("stderr").read_text(errors="replace")
+    taken, computed = time.monotonic() - started, _computed() - before
+    said = Path("stderr").read_text(errors="replace")
     answer, complaint = _answer(Path("stdout").read_text(errors="replace"))
     error = answer.get("error") or {}
-    done = Done(code, str(error.get("code", "")), round(taken, 3))
-    return done, [] if "--help" in command else _judged(command, done, escaped or complaint, said, error)
+    done = Done(code, str(error.get("code", "")), round(taken, 3), round(computed, 3), peak.taken())
+    findings = [] if "--help" in command else _judged(command, done, escaped or complaint, said, error)
+    return done, findings + _excess(command, done, limits)
+
+
+def _excess(command: Command, done: Done, limits: Allowed) -> list[Finding]:
+    """What it took too much of. Where others use the machine, the clock alone says nothing."""
+    is_busy = os.getloadavg()[0] > (os.cpu_count() or 1)
+    findings = []
+    if done.seconds > limits.seconds and (done.computed > limits.seconds or not is_busy):
+        findings.append(Finding("slow", "", f"{done.seconds:.0f} s, {done.computed:.0f} s of computing", command))
+    if done.peak > limits.memory:
+        findings.append(Finding("memory", "", f"{done.peak / (1 << 30):.1f} GiB", command))
+    return findings
 
 
 def _judged(command: Command, done: Done, broken: str, said: str, error: dict[str, str]) -> list[Finding]:

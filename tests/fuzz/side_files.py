@@ -40,6 +40,7 @@ def in_place_of_a_model(name: str) -> tuple[Command, ...]:
         ("inspect", name, *JSON),
         ("fold", name, *OUT, "--no-verify", *JSON),
         ("fold", name, *OUT, *JSON),
+        ("convert", name, "--to", "rms", *OUT, *JSON),
         ("verify", "m.onnx", name, *JSON),
         ("bench", name, "m.onnx", *SHORT, *JSON),
         ("tune", name, "-o", "out/s.json", *SHORT[:2], *JSON),

@@ -60,6 +60,31 @@ def test_what_is_wrong_is_seen(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert findings[0].kind == kind
 
 
+def test_what_takes_too_much_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("normfold.cli.main", lambda _command: (_computes(0.5), _says(0, GOOD)))
+    monkeypatch.setattr("fuzz.hostile.PATIENCE", 100.0)
+    done, findings = run_case(tmp_path, [("inspect", "m.onnx")], seconds=0.3, memory=1 << 20)
+    assert [found.kind for found in findings] == ["slow", "memory"]
+    assert done[0].computed > 0.3
+    assert done[0].peak > 1 << 20
+
+
+def test_waiting_on_a_busy_machine_is_not_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("normfold.cli.main", lambda _command: (time.sleep(0.4), _says(0, GOOD)))
+    monkeypatch.setattr("fuzz.hostile.PATIENCE", 100.0)
+    findings = {}
+    for load in (0.0, 1000.0):
+        monkeypatch.setattr("os.getloadavg", lambda load=load: (load, 0.0, 0.0))
+        findings[load] = [one.kind for one in run_case(tmp_path, [("inspect", "m.onnx")], seconds=0.3)[1]]
+    assert findings == {0.0: ["slow"], 1000.0: []}
+
+
+def _computes(seconds: float) -> None:
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
+
+
 def test_what_follows_a_crash_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = {"crash": os.abort, "fine": lambda: _says(0, GOOD)}
     monkeypatch.setattr("normfold.cli.main", lambda command: jobs[command[0]]())
