@@ -29,7 +29,7 @@ from normfold.report.blocks import Detail
 if TYPE_CHECKING:
     from normfold.verbs.fold_result import FoldResult
 
-TARGETS: Final = ("rms",)
+TARGETS: Final = ("instance", "rms")
 """Those of `normfold.passes.convert.CONVERSIONS`, which is not imported to parse a command line."""
 
 

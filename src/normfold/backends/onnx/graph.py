@@ -14,7 +14,7 @@ from normfold.backends.onnx.lift.context import Context, opaque
 from normfold.backends.onnx.norms.decompositions import RMS, Decomposition, find_decompositions
 from normfold.backends.onnx.norms.emission import OPSETS, emit, obstacle, settle, spelled_out, written_out
 from normfold.backends.onnx.norms.sites import Labels, find_sites, may_hold_norm, walk_model
-from normfold.backends.onnx.norms.spelling import SPELLED, spell_rms
+from normfold.backends.onnx.norms.spelling import SPELLED, spell_instance, spell_rms
 from normfold.backends.onnx.reading.constants import FLOATS, Constants, ExactTensor, budget, exact, reads_elements
 from normfold.backends.onnx.reading.expressions import EXPRESSIONS, normalises
 from normfold.backends.onnx.reading.inference import Inference
@@ -28,6 +28,8 @@ from normfold.core.algebra.moves import Dim
 from normfold.core.graph import Site
 from normfold.core.plan import Bypass, Insert, Move, Plan, Remove, Replace, SetConstant, SetView
 from normfold.core.premises import (
+    HAS_KERNEL,
+    KNOWN_SIZES,
     MATRIX,
     NEEDS_STRUCTURE,
     NOT_OUTPUT,
@@ -241,10 +243,19 @@ class OnnxGraph:
         return None
 
     def _unspeakable(self, view: Norm, label: str) -> Refusal | None:
-        """Why an RMSNorm cannot be written out where ``view`` stands."""
+        """Why the norm cannot be written out where ``view`` stands."""
+        if view.kind == "instance":
+            return self._ungrouped(view, label)
         if self._shapes.dtype(_value(view.inputs[0])) not in SPELLED:
             because = f"opset {self._context.opset} has no {RMS}, and in the type of {label} its squares would overflow"
             return Refusal(OPSET_HAS_OPERATOR, f"{because}: export with opset {OPSETS[RMS]} or newer")
+        return None
+
+    def _ungrouped(self, view: Norm, label: str) -> Refusal | None:
+        if self._shapes.dtype(_value(view.inputs[0])) != ir.DataType.FLOAT:
+            return Refusal(HAS_KERNEL, f"ONNX Runtime has a kernel for InstanceNormalization in float32 only: {label}")
+        if self._back(view) is None:
+            return Refusal(KNOWN_SIZES, f"more than one size of the input of {label} is not known")
         return None
 
     def commit(self, plan: Plan) -> dict[Value, str]:
@@ -313,7 +324,10 @@ class OnnxGraph:
         if not isinstance(view, Norm) or not self._is_spelled_out(view):
             self._writer.replace(view)
             return
-        dtype = self._shapes.dtype(_value(view.inputs[0]))
+        shape, dtype = self._back(view), self._shapes.dtype(_value(view.inputs[0]))
+        if view.kind == "instance" and shape is not None:
+            spell_instance(self._writer, view, shape)
+            return
         if dtype is None:
             raise TypeError(f"the type of {self.label(view.node)} is not known")
         for one in (_node(view.node), *map(_node, view.parts)):
@@ -322,8 +336,18 @@ class OnnxGraph:
         spell_rms(self._writer, view, dtype)
 
     def _is_spelled_out(self, view: Norm) -> bool:
-        """Whether ``view``, an RMSNorm, has no operator, or stands where there is none."""
+        """Whether ``view`` has no operator, or stands where there is none."""
+        if view.kind == "instance":
+            return _node(view.node).op_type == "GroupNormalization"
         return view.kind == "rms" and (bool(view.parts) or self._context.opset < OPSETS[RMS])
+
+    def _back(self, view: Norm) -> tuple[int, ...] | None:
+        """What a Reshape needs to give the groups of ``view`` its shape back; None where too little is known of it."""
+        shape = self.shape(view.inputs[0])
+        if shape is None:
+            return None
+        sizes = (0, *(size if isinstance(size, int) else -1 for size in shape[1:]))
+        return sizes if sizes.count(-1) <= 1 else None
 
     def _bypass(self, node: ir.Node, slot: int, *, same: bool) -> None:
         source, output = node.inputs[slot], node.outputs[0]

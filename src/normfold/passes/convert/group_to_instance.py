@@ -1,0 +1,51 @@
+"""GroupNorm to InstanceNorm: groups of channels, with all their positions, are the channels of a reshaped input.
+
+What it does:
+    ``GN(x)`` is an InstanceNorm of ``x`` as ``[N, groups, -1]``, reshaped back, times the scale plus the bias of each
+    channel. ONNX Runtime's CPU provider has a kernel for the InstanceNorm and none for the GroupNorm, which it takes
+    apart into some thirty operations.
+
+Exact when:
+    Channels are along the second axis, and of the input's other sizes but the first one is unknown at most.
+
+Refused when:
+    The type has no kernel (``has-kernel``), sizes are not known (``known-sizes``), or a module tree would need
+    operations of its own (``needs-structure``).
+
+Source: Wu and He, Group Normalization (arXiv 1803.08494), section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from normfold.core.graph import Graph
+from normfold.core.plan import Plan, Replace
+from normfold.core.views import Node, Norm, View
+from normfold.passes.convert.conversion import Conversion, Proposal
+
+
+def _fits(view: View) -> bool:
+    """A GroupNorm whose scale and bias are known."""
+    return isinstance(view, Norm) and view.kind == "group" and view.tail is not None
+
+
+def _prepare(_graph: Graph, _norms: Sequence[Node]) -> None:
+    """Nothing stands in the way of one norm that another fold could take away."""
+
+
+def _proposals(graph: Graph, norms: Sequence[Node]) -> Iterator[Proposal]:
+    for node in norms:
+        view = graph.view(node)
+        if not isinstance(view, Norm):
+            raise TypeError(f"not a norm: {graph.label(node)}")
+        plan = Plan((Replace(replace(view, kind="instance")),), into=(node,), rules=("group_to_instance",))
+        unable = graph.unable(plan)
+        refusals = view.refusals or (() if unable is None else (unable,))
+        yield Proposal((node,), refusals=refusals) if refusals else Proposal((node,), plan)
+
+
+CONVERSION = Conversion(
+    name="group_to_instance", target="instance", label="exact", fits=_fits, proposals=_proposals, prepare=_prepare
+)
