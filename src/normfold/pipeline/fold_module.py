@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from torch import nn
 
-from normfold.backends.torch import Snapshot, TorchGraph, explore, shared_memory
+from normfold.backends.torch import Snapshot, TorchGraph, copied, explore, shared_memory
 from normfold.core import driver
 from normfold.errors import UsageError
 from normfold.models.module.behaviour import not_running, seed_generators, unsteadiness
@@ -128,7 +127,7 @@ class ModuleFold:
         """A copy of the result to run: what is handed over has never been called."""
         result = attempt.model.module
         # What a run writes into parameters is seen in all that share them.
-        return copy.deepcopy(result) if attempt.model.graph.trace.stateful else replica(result)
+        return copied(result) if attempt.model.graph.trace.stateful else replica(result)
 
     def _check_that_it_repeats_itself(self, attempt: Rewritten[FoldedModule]) -> None:
         """Raise `UnprovenError` ``not-repeatable`` where the module differs from itself: no fold is to blame then."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from normfold import limits
-from normfold.backends.torch import trace
+from normfold.backends.torch import copied, trace
 from normfold.models.data import UserInputs
 from normfold.models.module.behaviour import seed_generators
 from normfold.models.module.duplicate import replica
@@ -84,7 +83,7 @@ class ModuleRunner:
         """
         self._exactly, self._extra = optimised, extra_outputs
         # Each starts from the state that it came in, and is left in it.
-        own = copy.deepcopy(model.module).double() if optimised else replica(model.module)
+        own = copied(model.module).double() if optimised else replica(model.module)
         self._model = replace(model, module=own)
         ran = self._ran(self._example)
         if isinstance(ran, Failed):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional
 
+import normfold
 from normfold.backends.torch import explore
-from torch_nets import ConvNorm, Forward, decisions, folded, live, outcomes, picture, premises
+from torch_nets import ConvNorm, Forward, decisions, define_vision_operators, folded, live, outcomes, picture, premises
 
 
 def parts(**more: nn.Module) -> dict[str, nn.Module]:
@@ -212,6 +215,49 @@ def test_an_endless_way_is_given_up() -> None:
 
     net = live(Forward(forward, **parts(tail=ConvNorm())))
     assert outcomes(folded(net, picture())) == {"tail.bn": "folded"}
+
+
+class Plain(ConvNorm):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn(self.conv(x))
+        return functional.dropout(x) if self.training else x
+
+
+class Pair(fx.GraphModule):
+    """A graph for training and one for evaluation, as torchvision's feature extractors are; its copies forget which."""
+
+    def __init__(self, root: nn.Module, training: fx.Graph, evaluation: fx.Graph) -> None:
+        super().__init__(root, training)
+        self.training_graph, self.evaluation_graph = training, evaluation
+        self.train()
+
+    def train(self, mode: bool = True) -> Pair:
+        self.graph = self.training_graph if mode else self.evaluation_graph
+        return super().train(mode)
+
+    def __deepcopy__(self, memo: dict) -> Pair:
+        parts = copy.deepcopy(nn.ModuleDict(self.named_children()), memo)
+        return Pair(parts, copy.deepcopy(self.training_graph), copy.deepcopy(self.evaluation_graph))
+
+
+def test_a_pair_of_graphs_is_looked_at_in_its_mode() -> None:
+    root = live(Plain())
+    graphs = [fx.symbolic_trace(root.train(mode)).graph for mode in (True, False)]
+    net = Pair(root, *graphs).eval()
+    result = folded(net, picture())
+    assert outcomes(result) == {"bn": "folded"}
+    agree(net, result.model, picture())
+
+
+def test_the_extractors_of_torchvision_keep_no_norm() -> None:
+    define_vision_operators()
+    models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")
+    extraction = pytest.importorskip("torchvision.models.feature_extraction", reason="torchvision is not installed")
+    torch.manual_seed(0)
+    net = extraction.create_feature_extractor(models.resnet18(weights=None).eval(), {"layer4": "x"})
+    result = normfold.fold(net, torch.randn(2, 3, 64, 64))
+    assert len(result.decisions) == 20
+    assert set(outcomes(result).values()) == {"folded"}
 
 
 def test_a_module_that_raises_and_is_caught() -> None:

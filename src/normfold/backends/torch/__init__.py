@@ -1,6 +1,7 @@
 """PyTorch modules: run once, lift what ran to views, find the norms, write plans into a module tree."""
 
 from normfold.backends.torch.carried import carried
+from normfold.backends.torch.copies import copied
 from normfold.backends.torch.graph import TorchGraph
 from normfold.backends.torch.paths import closed, explore
 from normfold.backends.torch.program import ProgramGraph, prepare, rewrite
@@ -16,6 +17,7 @@ __all__ = [
     "Trace",
     "carried",
     "closed",
+    "copied",
     "explore",
     "prepare",
     "rewrite",

@@ -14,7 +14,6 @@ what happens within a module that gets tensors and nothing else stays the same, 
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from normfold.backends.torch.copies import copied
 from normfold.backends.torch.replacing import LINEAR, put
 from normfold.backends.torch.tracer import Call, EndlessError, Op, Place, Read, Trace, Value, Way, trace
 from normfold.backends.torch.tree import PLAIN
@@ -47,7 +47,7 @@ def explore(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     Raises:
         UsageError: ``bad-input`` where the module does not run.
     """
-    fresh = copy.deepcopy(module)
+    fresh = copied(module)
     base = trace(module, args, kwargs)
     paths = _Paths(base)
     unknown = [read for read in base.reads if not read.binary]
@@ -76,7 +76,7 @@ def _take_all(paths: _Paths, module: nn.Module, inputs: tuple[Any, Mapping[str, 
             return True
         tried.add(todo)
         limit = ENDLESS * (len(paths.base.ops) + 1000)
-        run = _run(copy.deepcopy(module), *inputs, Way(todo, limit))
+        run = _run(copied(module), *inputs, Way(todo, limit))
         if run is None:
             # It ends in an error, after the fold as before it.
             continue
@@ -97,7 +97,7 @@ def _vary(paths: _Paths, module: nn.Module, args: tuple[Any, ...], kwargs: Mappi
     if norms and _same_without(base, module, batch, sizes, norms):
         return
     if other is not None:
-        run = _run(copy.deepcopy(module), *batch, Way())
+        run = _run(copied(module), *batch, Way())
         if isinstance(run, Trace):
             paths.compare(run, f"at a batch size of {sizes[1]}", sizes)
     for path in _looked_at(base, module, (args, kwargs), norms):
@@ -124,7 +124,7 @@ def _same_without(
     norms: Mapping[str, Op],
 ) -> bool:
     """Whether ``module`` does the same without ``norms``, and with biases where they would go."""
-    bare = copy.deepcopy(module)
+    bare = copied(module)
     stand_ins = {id(bare.get_submodule(path)): _StandIn() for path in norms}
     for path, inner in list(bare.named_modules(remove_duplicate=False)):
         if id(inner) in stand_ins:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from normfold.backends.torch import copied
 from normfold.errors import UsageError
 
 
@@ -20,7 +19,7 @@ def duplicate(module: nn.Module) -> nn.Module:
     """
     check(module)
     try:
-        return _in_its_mode(copy.deepcopy(module), module)
+        return copied(module)
     except Exception as error:
         # A class's own __deepcopy__, or a tensor that is the result of a computation.
         hint = "A weight that is computed (torch.nn.utils.weight_norm) has to be baked first."
@@ -30,15 +29,7 @@ def duplicate(module: nn.Module) -> nn.Module:
 def replica(module: nn.Module) -> nn.Module:
     """A copy of ``module`` with a state of its own and the same parameters: what a run changes stays in the copy."""
     shared = {id(parameter): parameter for parameter in module.parameters()}
-    return _in_its_mode(copy.deepcopy(module, shared), module)
-
-
-def _in_its_mode(copied: nn.Module, module: nn.Module) -> nn.Module:
-    """``copied``, each part in the mode of that of ``module``: some copies, as torchvision's graphs, forget it."""
-    for own, other in zip(copied.modules(), module.modules(), strict=True):
-        if own.training != other.training:
-            own.train(other.training)
-    return copied
+    return copied(module, shared)
 
 
 def check(module: nn.Module) -> None:

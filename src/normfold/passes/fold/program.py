@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 from torch import nn
 from torch.fx import GraphModule
 
-from normfold.backends.torch import ProgramGraph, closed, rewrite, stored, trace
+from normfold.backends.torch import ProgramGraph, closed, copied, rewrite, stored, trace
 from normfold.core.size import size
 from normfold.models.exporter.exporter import quiet
 from normfold.models.module.example import Example
@@ -23,7 +22,7 @@ def fold(
     """Fold a copy of ``program``, which ``prepare`` made of the export of ``tree``."""
     with quiet():
         # The run may change its buffers.
-        result, ran = copy.deepcopy(program), copy.deepcopy(program)
+        result, ran = copied(program), copied(program)
     graph = ProgramGraph(closed(trace(ran, example.args, example.kwargs)), tree)
     before = size(graph, *stored(program))
     folding = selection.fold(graph, dropped)
