@@ -41,6 +41,28 @@ def test_a_row_a_reason_and_the_names_below() -> None:
     ]
 
 
+def test_scales_stand_under_their_own_word() -> None:
+    scale = Decision("scale", "Mul", "folded", into=("conv",), rules=("fold_affine_into_producer",), role="scale")
+    stays = Decision("div", "Div", "kept", refused_by=(Refusal(SINGLE_USE, "a is read twice"),), role="scale")
+    assert shown([scale, folded("bn1"), stays]) == [
+        "  outcome  norms  norm                by / why",
+        "  folded       1  BatchNormalization  fold_affine_into_producer",
+        "  folded by fold_affine_into_producer:",
+        "    bn1 -> conv",
+        "  outcome  scales  scale  by / why",
+        "  folded        1  Mul    fold_affine_into_producer",
+        "  kept          1  Div    single-use",
+        "  folded by fold_affine_into_producer:",
+        "    scale -> conv",
+        "  kept for single-use:",
+        "      single-use: a is read twice. Nothing to mend in the file: another reader",
+        "      needs the value as it is now.",
+        "    div",
+        "1 norm: 1 folded; 1 scale folded",
+    ]
+    assert shown([scale])[0] == "  outcome  scales  scale  by / why"
+
+
 def test_many_norms_are_not_all_named() -> None:
     many = [kept(f"bn{k}") for k in range(100)] + [folded(f"n{k}") for k in range(100)]
     lines = shown(many)

@@ -32,7 +32,11 @@ CONSTANT: Final = Premise(
     "Weights and constants are known before the model runs: stored, or arithmetic on stored ones.",
     "Export in evaluation mode with constants folded, so that weights are stored and not computed.",
 )
-CONVERTIBLE: Final = Premise("convertible", "There is a conversion from the norm's kind to the one asked for.")
+CONVERTIBLE: Final = Premise(
+    "convertible",
+    "There is a conversion from the norm's kind to the one asked for.",
+    "Leave it out with --skip, or ask for another kind.",
+)
 DOES_NOT_PAY: Final = Premise(
     "does-not-pay",
     "The fold inserts nothing that costs more than what it removes.",
@@ -180,7 +184,9 @@ PER_OUTPUT_CHANNEL: Final = Premise(
     "per-output-channel", "The map varies along the output channels of the linear operation only."
 )
 PLAIN_NORM: Final = Premise(
-    "plain-norm", "The module of a norm normalises and then calls its children one after another, nothing else."
+    "plain-norm",
+    "The module of a norm normalises and then calls its children one after another, nothing else.",
+    "Use normfold.fold_program or fold the exported ONNX model: operations are apart there.",
 )
 REPRESENTABLE: Final = Premise(
     "representable",
@@ -217,7 +223,11 @@ SAME_SCOPE: Final = Premise(
     "Norm and linear operation stand in the same graph body, not one inside a branch or a loop.",
     "Move the norm to the same side of the branch or loop as its convolution.",
 )
-SAME_SHAPE: Final = Premise("same-shape", "A constant broadcasts against the value without enlarging it.")
+SAME_SHAPE: Final = Premise(
+    "same-shape",
+    "A constant broadcasts against the value without enlarging it.",
+    "Name the input's sizes with --shape; below opset 7, convert the model to a newer one.",
+)
 SAME_WINDOW: Final = Premise(
     "same-window", "Branches that are merged have the same window: each tap of one is a tap of the other."
 )
@@ -253,7 +263,9 @@ UNIFORM_BOUNDS: Final = Premise(
 UNIFORM_PADDING: Final = Premise("uniform-padding", "A Pad gets the same new padding value for every channel.")
 UNIFORM_SCALE: Final = Premise("uniform-scale", "A mean over channels passes a scale that is the same for all of them.")
 UNROUNDED_INPUT: Final = Premise(
-    "unrounded-input", "The input of a product with a quantised weight is not rounded to integers on the way in."
+    "unrounded-input",
+    "The input of a product with a quantised weight is not rounded to integers on the way in.",
+    "Set its accuracy_level to 1 (float32), or fold the float model before it is quantised.",
 )
 UNSHARED_WEIGHT: Final = Premise(
     "unshared-weight",

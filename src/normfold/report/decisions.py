@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from normfold.records import Cleaning, Decision, Outcome, SiteReport, Size, Status, Verification
+from normfold.records import Cleaning, Decision, Outcome, Role, SiteReport, Size, Status, Verification
 from normfold.report.blocks import Block, Blocks, Column, Detail, Names, Paragraph, Row, Table, Tone, Verdict
 from normfold.report.words import (
     bytes_words,
@@ -23,8 +23,8 @@ NAMED: Final = 3
 """Norms named in a group of a larger model."""
 WIDTH: Final = 80
 """Columns that a table of groups takes at most."""
-FIXED: Final = 24
-"""Columns of it that the outcome, the number of norms and the gaps take."""
+FIXED: Final = 25
+"""Columns of it that the outcome, the number of norms or scales and the gaps take."""
 TONES: Final[dict[Outcome, Tone]] = {
     "folded": "good",
     "part-folded": "caution",
@@ -101,13 +101,23 @@ def verification_blocks(proof: Verification, detail: Detail) -> Blocks:
 
 
 def _grouped(decisions: Sequence[Decision], shapes: Mapping[str, str], detail: Detail) -> Blocks:
-    """A table with a row for each group of norms that share their fate and its reason, and each group's names."""
+    """What became of the norms; then, apart, of the scales that are none."""
+    roles: list[Role] = sorted({decision.role for decision in decisions} or {"norm"})
+    return tuple(
+        block
+        for role in roles
+        for block in _table([one for one in decisions if one.role == role], role, shapes, detail)
+    )
+
+
+def _table(decisions: Sequence[Decision], role: Role, shapes: Mapping[str, str], detail: Detail) -> Blocks:
+    """A table with a row for each group of those that share their fate and its reason, and each group's names."""
     groups: dict[tuple[str, ...], list[Decision]] = {}
     for decision in decisions:
         groups.setdefault((decision.outcome, decision.norm, *_reasons(decision)), []).append(decision)
     room = WIDTH - FIXED - max((len(decision.norm) for decision in decisions), default=0)
     table = Table(
-        (Column("outcome"), Column("norms", "right"), Column("norm"), Column("by / why")),
+        (Column("outcome"), Column(f"{role}s", "right"), Column(role), Column("by / why")),
         tuple(_group_row(members, room) for members in groups.values()),
         tuple(TONES[members[0].outcome] for members in groups.values()),
     )
