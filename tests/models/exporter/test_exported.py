@@ -63,6 +63,63 @@ def test_a_program_comes_back_as_a_program(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded(X, scale=2.0, y=Y), program.module()(X, scale=2.0, y=Y))
 
 
+def test_a_convolution_without_a_bias_is_given_one(tmp_path: Path) -> None:
+    net = live(
+        nn.Sequential(
+            *(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU()),
+            *(nn.ConvTranspose2d(4, 6, 2, groups=2, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten()),
+            *(nn.Linear(294, 5, bias=False), nn.BatchNorm1d(5)),
+        )
+    )
+    batch = Dim("batch", min=1, max=64)
+    program = torch.export.export(net, (X,), dynamic_shapes=({0: batch},))
+    result = normfold.fold_program(program)
+    assert outcomes(result) == {"1": "folded", "4": "folded", "8": "folded"}
+    assert [one.norm for one in result.decisions] == ["BatchNorm2d", "BatchNorm2d", "BatchNorm1d"]
+    assert result.added == ("0.bias", "3.bias", "7.bias")
+    signature, source = result.model.graph_signature, program.graph_signature
+    assert set(signature.parameters) == {f"{k}.{own}" for k in (0, 3, 7) for own in ("weight", "bias")}
+    assert signature.user_inputs == source.user_inputs
+    assert not signature.buffers
+    assert not any("batch_norm" in str(node.target) for node in result.model.graph.nodes)
+    result.save(tmp_path / "net.pt2")
+    loaded = torch.export.load(tmp_path / "net.pt2").module()
+    x = torch.randn(5, 3, 8, 8).double()
+    for model in (loaded, result.model.module()):
+        torch.testing.assert_close(model(x), net(x), rtol=1e-9, atol=1e-9)
+
+
+class Functional(nn.Module):
+    """A product by a matrix of its own, parameter or buffer, and a bias that something else reads."""
+
+    def __init__(self, *, learnt: bool) -> None:
+        super().__init__()
+        weight = torch.randn(4, 3, 1, 1)
+        if learnt:
+            self.kernel = nn.Parameter(weight, requires_grad=False)
+        else:
+            self.register_buffer("kernel", weight)
+        self.bias = nn.Parameter(torch.randn(4, 1, 1))
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(nn.functional.conv2d(x, self.kernel, stride=1)).relu() * self.bias
+
+
+@pytest.mark.parametrize("learnt", [True, False])
+@pytest.mark.parametrize("program", [True, False])
+def test_a_new_bias_has_a_name_of_its_own(learnt: bool, program: bool) -> None:
+    net = live(Functional(learnt=learnt))
+    assert outcomes(normfold.fold(net, (X,))) == {"norm": "kept"}
+    result = normfold.fold_program(torch.export.export(net, (X,)) if program else net, None if program else (X,))
+    assert outcomes(result) == {"norm": "folded"}
+    assert result.added == ("bias_1",)
+    folded = result.model.module() if program else result.model
+    kind = folded.get_parameter if learnt else folded.get_buffer
+    assert not kind("bias_1").requires_grad
+    torch.testing.assert_close(folded(X), net(X), rtol=1e-9, atol=1e-9)
+
+
 def test_a_program_has_its_own_dynamic_axes() -> None:
     with pytest.raises(normfold.NormfoldError) as caught:
         normfold.fold_program(exported(), dynamic={"x": {0: "n"}})

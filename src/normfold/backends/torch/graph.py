@@ -84,7 +84,7 @@ class TorchGraph:
         return [
             Site(
                 name=op.call.path if op.call.path and paths[op.call.path] == 1 else op.name,
-                norm=type(op.call.module).__name__ if paths[op.call.path] == 1 else op.kind,
+                norm=op.call.kind if paths[op.call.path] == 1 else op.kind,
                 nodes=(op,),
                 shape=op.outputs[0].shape,
                 output=op.outputs[0].name,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any, Final
 
 import torch
@@ -21,19 +22,28 @@ from normfold.backends.torch.tree import ModuleTree, Removal
 from normfold.backends.torch.write import write_constants
 from normfold.core.plan import Insert, Move, Plan, Replace
 from normfold.core.premises import NEEDS_STRUCTURE
+from normfold.core.views import Linear
 from normfold.errors import UsageError
 from normfold.records import Refusal, StatisticsRecord
 
 LAYOUTS: Final = frozenset({"contiguous", "clone"})
 """Operations that change how values lie in memory, and nothing else."""
+ANONYMOUS: Final = (nn.Module, GraphModule)
+"""Classes that say nothing of what their modules do."""
 
 
 class _Nodes(ModuleTree):
-    """The nodes of a graph: each can go, whatever module it comes from."""
+    """The nodes of a graph: each can go and get arguments, whatever module it comes from."""
+
+    gives_biases = True
 
     def removal(self, op: Op) -> Removal:
         """Nothing is left in the place of ``op``."""
         return Removal(op.call.module, ())
+
+    def _is_watched(self, module: nn.Module) -> bool:
+        """A program's own hooks look at its inputs alone."""
+        return not isinstance(module, GraphModule) and super()._is_watched(module)
 
 
 class ProgramGraph(TorchGraph):
@@ -106,8 +116,8 @@ def prepare(program: GraphModule) -> GraphModule:
 
 def rewrite(graph: ProgramGraph, program: GraphModule) -> None:
     """Give ``program``, the one that ran or a copy, the constants of ``graph``, and take out what has gone."""
-    write_constants(graph, program)
     named = {node.name: node for node in program.graph.nodes}
+    write_constants(graph, program, dict(_given_biases(graph, program, named)))
     gone = [named[graph.nodes_of[op].name] for op in graph.removals]
     for op, before in graph.rewired:
         node = named[graph.nodes_of[op].name]
@@ -119,6 +129,42 @@ def rewrite(graph: ProgramGraph, program: GraphModule) -> None:
     program.recompile()
     _drop_unread(program)
     carry(program, graph.kept)
+
+
+def _given_biases(graph: ProgramGraph, program: GraphModule, named: dict[str, Node]) -> Iterator[tuple[Op, str]]:
+    """Give each linear operation that needs a bias, and has none, one of zeros, and its name."""
+    for op, view in graph.changed.items():
+        if op in graph.removals or not isinstance(view, Linear):
+            continue
+        if view.bias is not None and op.arguments["bias"] is None:
+            name = _added_bias(program, op.arguments["weight"].names[0], view.weight.out_channels)
+            _read_bias(program, named[graph.nodes_of[op].name], name)
+            yield op, name
+
+
+def _added_bias(program: GraphModule, weight_name: str, channels: int) -> str:
+    """The name of a new bias of zeros in the state of ``program``, beside a weight and of the same make."""
+    path, _, stored_as = weight_name.rpartition(".")
+    owner = program.get_submodule(path)
+    weight: torch.Tensor = getattr(owner, stored_as)
+    own = next(name for k in count() if getattr(owner, name := f"bias_{k}" if k else "bias", None) is None)
+    bias = weight.detach().new_zeros(channels)
+    if isinstance(weight, nn.Parameter):
+        owner.register_parameter(own, nn.Parameter(bias, requires_grad=weight.requires_grad))
+    else:
+        owner.register_buffer(own, bias)
+    return f"{path}.{own}" if path else own
+
+
+def _read_bias(program: GraphModule, node: Node, name: str) -> None:
+    """Let ``node``, a linear operation, read the stored ``name`` as its bias."""
+    with program.graph.inserting_before(node):
+        read = program.graph.get_attr(name)
+    place = [argument.name for argument in node.target._schema.arguments].index("bias")  # type: ignore[union-attr]  # noqa: SLF001
+    if place < len(node.args):
+        node.update_arg(place, read)
+    else:
+        node.update_kwarg("bias", read)
 
 
 def _node_of(graph: ProgramGraph, value: Value, reader: Node, named: dict[str, Node]) -> Node:
@@ -157,7 +203,9 @@ def _place(nodes_of: dict[Op, Node], tree: nn.Module) -> None:
         # Of a module's second call, the key ends in @1.
         again = key.rpartition("@")[2] if "@" in key else ""
         path = f"{own}@{int(again) + 1}" if own and again.isdigit() else own
-        call = calls.setdefault(path, Call(known[own], path, op.call))
+        call = calls.setdefault(
+            path, Call(known[own], path, op.call, made_of=_class_name(known[own], stack[key][1], op))
+        )
         call.items.append(op)
         op.call = call
         name = f"{path}:{op.kind}" if path else op.kind
@@ -165,6 +213,14 @@ def _place(nodes_of: dict[Op, Node], tree: nn.Module) -> None:
         op.name = name if counts[name] == 1 else f"{name}@{counts[name]}"
         for k, value in enumerate(op.outputs):
             value.name = op.name if not k else f"{op.name}.{k}"
+
+
+def _class_name(module: nn.Module, listed: Any, op: Op) -> str:
+    """The class of ``module``, or the one that the program lists for it; the operator's name where both are lost."""
+    name = type(module).__name__
+    if type(module) in ANONYMOUS:
+        name = getattr(listed, "__name__", str(listed)).rpartition(".")[2]
+    return op.kind if name in {one.__name__ for one in ANONYMOUS} else name
 
 
 def _plain_target(node: Node) -> Any:

@@ -82,7 +82,10 @@ class Value:
 
 @dataclass(eq=False, slots=True, repr=False)
 class Call:
-    """One call of a module: what went in, by position and by name, what came out, and what was done on the way."""
+    """One call of a module: what went in, by position and by name, what came out, and what was done on the way.
+
+    ``made_of`` names the class that the module had when it was exported: a program has forgotten it.
+    """
 
     module: nn.Module
     path: str
@@ -91,6 +94,12 @@ class Call:
     named: Mapping[str, Any] = field(default_factory=dict)
     result: Any = None
     items: list[Op | Call] = field(default_factory=list)
+    made_of: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The name of the module's class."""
+        return self.made_of or type(self.module).__name__
 
 
 @dataclass(eq=False, slots=True, repr=False)

@@ -53,7 +53,12 @@ class Removal:
 
 
 class ModuleTree:
-    """The module tree as one run has shown it."""
+    """The module tree as one run has shown it.
+
+    ``gives_biases`` says whether a linear operation can be given a bias, whatever its module's forward does.
+    """
+
+    gives_biases = False
 
     def __init__(self, trace: Trace, shared: Mapping[str, str]) -> None:
         self.trace = trace
@@ -83,7 +88,7 @@ class ModuleTree:
         path = op.call.path
         if not path:
             return f"{op.kind} in the module's own forward"
-        return f"{type(op.call.module).__name__ if speaks_for_module(op) else op.kind} {path!r}"
+        return f"{op.call.kind if speaks_for_module(op) else op.kind} {path!r}"
 
     def own(self, op: Op, role: str, argument: str) -> torch.Tensor:
         """The stored tensor that is ``argument`` of ``op`` and of nobody else, so that it may change.
@@ -121,8 +126,11 @@ class ModuleTree:
             raise NotLifted(CALLED_ONCE, f"{role} of {label} is also read by {self.label(others[0])}")
 
     def _refuse_hooks(self, op: Op, value: Value) -> None:
-        if any(has_hooks(module) for module in (op.call.module, self.owner(value))):
+        if any(self._is_watched(module) for module in (op.call.module, self.owner(value))):
             raise NotLifted(NO_HOOKS, f"{self.label(op)} has a hook, which would see other values")
+
+    def _is_watched(self, module: nn.Module) -> bool:
+        return has_hooks(module)
 
     def owner(self, value: Value) -> nn.Module:
         """The module that a stored value belongs to."""
@@ -154,7 +162,7 @@ class ModuleTree:
             raise NotLifted(NO_HOOKS, f"{label} has a hook, which would go with it")
         if not _is_chain(call, op):
             what = "does more than normalise and then call its children one after another"
-            raise NotLifted(PLAIN_NORM, f"{label} is a {type(module).__name__}, which {what}")
+            raise NotLifted(PLAIN_NORM, f"{label} is a {call.kind}, which {what}")
         outside = next(self._outside_readers(module, call), None)
         if outside is not None:
             raise NotLifted(PARAMETER_UNTIED, f"{outside} reads the constants of {label}, too")

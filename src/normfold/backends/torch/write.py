@@ -84,13 +84,17 @@ def _replace(graph: TorchGraph, module: nn.Module, places: Sequence[tuple[str, n
             put(module, path, new)
 
 
-def write_constants(graph: TorchGraph, module: nn.Module) -> None:
-    """Give ``module`` the constants that the operations have in ``graph``."""
+def write_constants(graph: TorchGraph, module: nn.Module, biases: Mapping[Op, str] | None = None) -> None:
+    """Give ``module`` the constants that the operations have in ``graph``.
+
+    ``biases`` are the names of those that operations got which had none; by default each stands beside its weight.
+    """
+    given = biases or {}
     with torch.no_grad():
         for op, view in graph.changed.items():
             if op not in graph.removals:
                 for argument, values in _constants(op, view):
-                    _set(module, op, argument, values)
+                    _set(module, op, argument, values, given.get(op, ""))
 
 
 def _constants(op: Op, view: View) -> Iterator[tuple[str, Array]]:
@@ -163,11 +167,14 @@ def _batch_norm(op: Op, view: AffineOp) -> Iterator[tuple[str, Array]]:
         yield "bias", bias
 
 
-def _set(module: nn.Module, op: Op, argument: str, values: Array) -> None:
-    """Write ``values`` into the stored tensor that is ``argument`` of ``op``; a bias that is missing is added."""
+def _set(module: nn.Module, op: Op, argument: str, values: Array, given: str) -> None:
+    """Write ``values`` into the stored tensor that is ``argument`` of ``op``; a bias that is missing is added.
+
+    What ``op`` reads as ``argument`` only since it was traced is called ``given``, or stands beside its weight.
+    """
     held = op.arguments.get(argument)
     # A module that has taken another one's place has tensors that the run has not seen.
-    name = held.names[0] if isinstance(held, Value) else _beside(op.arguments["weight"], argument)
+    name = held.names[0] if isinstance(held, Value) else given or _beside(op.arguments["weight"], argument)
     tensor = _stored(module, name)
     owner = module.get_submodule(name.rpartition(".")[0])
     if tensor is not None:
