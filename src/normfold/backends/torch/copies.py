@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
+M = TypeVar("M", bound=nn.Module)
 
-def copied(module: nn.Module, shared: dict[int, Any] | None = None) -> nn.Module:
+
+def copied(module: M, shared: dict[int, Any] | None = None) -> M:
     """A deep copy of ``module``, each part in the mode of that of ``module``: graphs for both modes forget theirs.
 
     Args:
