@@ -52,15 +52,16 @@ RATE: Final = 16000
 LIGHT: Final = ("densenet121", "inception_v1", "inception_v2", "resnet50", "shufflenet", "squeezenet")
 GATES: Final = "the 0.5 of a GELU that is written out stays: ONNX Runtime makes one operation of the whole"
 GENERATED: Final = "weights that the file generates stay so: stored, they would take a thousand times its size"
+ALIKE: Final = f"{GENERATED}; so do branches that are the same but for generating their weights apart"
 SHARED: Final = "weights that two branches read in another order are stored once: reordered, they would be stored twice"
 UNPROVEN: Final = "no inputs were found that the model takes, so what cannot be proven is not cleaned"
 REASONS: Final[dict[str, str]] = {
-    "vad-web: silero_vad_v5": UNPROVEN,
     "silero-vad: silero_vad": UNPROVEN,
     "rapidocr: PP-OCRv6_det_small": GATES,
     "silero-vad: silero_vad_half": SHARED,
     "silero-vad: silero_vad_16k_op15": SHARED,
     **dict.fromkeys((f"onnx: light_{name}" for name in LIGHT), GENERATED),
+    **dict.fromkeys((f"onnx: light_inception_v{version}" for version in (1, 2)), ALIKE),
 }
 """Why normfold leaves more nodes of a model than the best peer does."""
 
