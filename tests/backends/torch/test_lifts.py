@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from torch.nn import functional
 
 import normfold
 from normfold.backends.torch import TorchGraph, trace
-from normfold.core.views import Opaque, View
+from normfold.backends.torch.program import ProgramGraph, prepare
+from normfold.core.plan import Plan, Replace
+from normfold.core.views import Norm, Opaque, View
 from torch_nets import Forward, live, picture, premises
 
 PICTURE = torch.zeros(2, 4, 6, 6)
@@ -43,9 +46,10 @@ class Logged(torch.Tensor):
 
 
 def lifted(net: nn.Module, kind: str, *inputs: torch.Tensor) -> View:
-    """The view of the one operation of ``kind``."""
-    graph = TorchGraph(trace(net.eval(), inputs, {}))
-    (found,) = (op for op in graph.nodes() if op.kind == kind)
+    """The view of the one operation of ``kind``, be it of stored tensors alone."""
+    run = trace(net.eval(), inputs, {})
+    graph = TorchGraph(run)
+    (found,) = {op for op in (*graph.nodes(), *run.ops) if op.kind == kind}
     return graph.view(found)
 
 
@@ -156,6 +160,35 @@ CASES: dict[str, tuple[str, str, Callable[..., Any], Mapping[str, nn.Module], to
         {"held": Held(k=torch.ones(4, 1, 1))},
         PICTURE,
     ),
+    "a product of a matrix with a vector": (
+        "matrix",
+        "matmul",
+        lambda _, x: torch.matmul(x, x[0]),
+        {},
+        torch.zeros(4, 4),
+    ),
+    "a product with a stored matrix": (
+        "matrix",
+        "bmm",
+        lambda self, x: torch.bmm(x, self.held.k),
+        {"held": Held(k=torch.ones(2, 4, 4))},
+        torch.zeros(2, 4, 4),
+    ),
+    "a repeated value": ("linear-producer", "expand", lambda _, x: x[:1].exp().expand(3, -1, -1, -1), {}, PICTURE),
+    "a row that is repeated along another axis": (
+        "row-axis",
+        "expand",
+        lambda self, x: torch.cat([self.held.k.expand(2, 4, -1), x], 1),
+        {"held": Held(k=torch.ones(1, 1, 6))},
+        torch.zeros(2, 4, 6),
+    ),
+    "several rows that are repeated": (
+        "row-axis",
+        "expand",
+        lambda self, x: torch.cat([self.held.k.expand(3, 2, 4), x], 1),
+        {"held": Held(k=torch.ones(2, 4))},
+        torch.zeros(3, 2, 4),
+    ),
     "an empty part of another rank": (
         "known-parts",
         "cat",
@@ -175,6 +208,32 @@ def test_what_is_not_lifted(case: str) -> None:
     view = lifted(net, kind, x)
     assert isinstance(view, Opaque)
     assert {refusal.premise for refusal in view.refusals} == {premise}
+
+
+def program_of(net: nn.Module, x: torch.Tensor) -> ProgramGraph:
+    program = prepare(torch.export.export(net.eval(), (x,)).module())
+    return ProgramGraph(trace(program, (x,), {}), net)
+
+
+def test_a_norm_of_a_program_becomes_no_other() -> None:
+    graph = program_of(nn.Sequential(nn.LayerNorm(4, bias=False)), torch.zeros(2, 4))
+    (view,) = (graph.view(node) for site in graph.sites() for node in site.nodes)
+    assert isinstance(view, Norm)
+    refusal = graph.unable(Plan((Replace(replace(view, kind="rms")),)))
+    assert refusal is not None
+    assert refusal.premise == "needs-structure"
+
+
+def test_a_layout_that_a_view_relies_on_stays_in_a_program() -> None:
+    """``view`` fails where neighbours in the tensor are none in memory."""
+    net = Forward(lambda self, x: self.bn(self.conv(x)).transpose(1, 2).contiguous().view(2, -1), **layers())
+    x = picture()
+    result = normfold.fold_program(live(net), (x,))
+    torch.testing.assert_close(result.model(x), net(x))
+
+
+def layers() -> dict[str, nn.Module]:
+    return {"conv": nn.Conv2d(4, 6, 1), "bn": nn.BatchNorm2d(6)}
 
 
 def test_nothing_is_put_into_a_program() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import nn
 from torch.nn import functional
 
@@ -54,6 +55,25 @@ def test_called_once_a_convolution() -> None:
     """torch.fx's ``fuse`` folds the norm into both calls."""
     net = live(Forward(lambda self, x: self.bn(self.conv(functional.relu(self.conv(x)))), **parts()))
     assert "called-once" in premises(folded(net, picture()), "bn")
+
+
+class InTurns(nn.Conv2d):
+    """Works at every second call only."""
+
+    works = True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.works = not self.works
+        return super().forward(x) if self.works else x
+
+
+def test_called_once_a_convolution_that_reads_its_weight_at_either_call() -> None:
+    """Which of the calls reads the weight is up to a state that no run shows."""
+    net = live(
+        Forward(lambda self, x: self.bn(self.conv(functional.relu(self.conv(x)))), **parts(conv=InTurns(4, 4, 1)))
+    )
+    result = normfold.fold(net, (picture(),), verify=False)
+    assert "called-once" in premises(result, "bn")
 
 
 def test_called_once_a_weight_read_elsewhere() -> None:
