@@ -150,6 +150,7 @@ def test_a_norm_alone_behind_a_convolution() -> None:
         ([EMBEDDED, BLOCK, BRANCH, END.replace("Add(s, b)", "Add(n, b)")], {"linear-producer"}),
         # Somebody else reads the stream.
         ([*PRE_LN, "z = Exp(t)"], {"linear-consumer"}),
+        ([*PRE_LN, "z = Relu(t)"], {"linear-consumer"}),
         ([*PRE_LN, "z = RMS"], {"same-in-group"}),
         # The caller sees it.
         ([*PRE_LN, "z = Identity(t)"], {"not-output"}),
@@ -165,6 +166,29 @@ def test_refused(body: list[str], premises: set[str]) -> None:
     outputs = "double[] y" + (", double[] z" if any("z = " in line for line in lines) else "")
     found = refused(model(inputs, lines, held, outputs=outputs))
     assert premises <= found
+
+
+def test_constants_inside_of_a_norm_that_something_else_reads() -> None:
+    """A norm that is written out, whose scale cannot go: so neither can the norm."""
+    mean = "ReduceMean <axes = [-1]>"
+    body = [f"x = MatMul(x0, w) mu = {mean} (x) c = Sub(x, mu) sq = Mul(c, c) v0 = {mean} (sq) v1 = Add(v0, epsilon)"]
+    body += ["sd = Sqrt(v1) r = Reciprocal(sd) k = Mul(r, gamma) n0 = Mul(c, k) n = Add(n0, beta) y = MatMul(n, last)"]
+    held = used(body) | {"epsilon": np.array(1e-6), "w": array(WIDTH, WIDTH).astype(np.float64)}
+    body += ["e = Relu(k)"]
+    source = model(f"double[2,{TOKENS},{WIDTH}] x0", body, held, outputs="double[] y, double[] e", opset=16)
+    result, (decision,) = converted(source)
+    assert "ReduceMean" in {node.op_type for node in result.graph.node}
+    assert [(refusal.premise, "inside of it" in refusal.because) for refusal in decision.refused_by] == [
+        ("single-use", True)
+    ]
+
+
+def test_channels_of_an_unknown_number() -> None:
+    body = ["r = Reshape(x, sizes)", "n = LayerNormalization(r, gamma, beta)", "y = MatMul(n, last)"]
+    _, (decision,) = converted(model("double[n, m] x, int64[2] sizes", body, used(body), outputs="double[] y"))
+    (refusal,) = decision.refused_by
+    assert refusal.premise == "linear-producer"
+    assert "the number of channels of 'r' is not known" in refusal.because
 
 
 def test_a_depthwise_writer() -> None:

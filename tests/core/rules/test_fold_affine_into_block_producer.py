@@ -85,7 +85,10 @@ def test_refused_because_of_another_axis() -> None:
 
 
 def test_refused_because_a_constant_is_no_number() -> None:
-    assert "finite" in refused({"k": np.full(OUTPUTS, np.inf, "f")}).refused
+    """And not because what comes of it is too large."""
+    folded = refused({"k": np.full(OUTPUTS, np.inf, "f")})
+    assert "finite" in folded.refused
+    assert "the folded" not in folded.because("representable")
 
 
 def test_refused_because_the_shift_is_too_large() -> None:
