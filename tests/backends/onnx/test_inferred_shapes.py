@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from itertools import pairwise
 
 import numpy as np
 import onnx
@@ -114,3 +115,29 @@ def test_a_declared_output_shape_never_gets_weaker(line: str) -> None:
     source.graph.value_info.append(onnx.helper.make_tensor_value_info("c", onnx.TensorProto.FLOAT, ["N", 3, "H", 4]))
     done = normfold.fold(source, verify=False)
     assert done.model.graph.output[0] == source.graph.output[0]
+
+
+def test_sizes_that_sizes_depend_on_are_inferred_with_one_copy_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[onnx.ModelProto] = []
+
+    def inference(data: bytes, *, follow: bool) -> Future[Found | None]:
+        asked.append(onnx.load_model_from_string(data))
+        return CHECKER.infer(data, follow=follow)
+
+    copies = []
+    clone = ir.Model.clone
+    monkeypatch.setattr(ir.Model, "clone", lambda model: copies.append(model) or clone(model))
+    found = shapes(
+        parsed("""m (float[2, 3, 4] x) => (y) <int64[2] h = {24, 4}, int64[2] t = {2, 2}, int64[2] o = {1, 1}> {
+            n = Div(h, t)
+            a = Reshape(x, n)
+            s = Shape(a)
+            g = Div(s, o)
+            y = Reshape(x, g) }"""),
+        inference,
+    )
+    assert (found["a"], found["y"]) == ((12, 2), (12, 2))
+    assert len(asked) > 2, "the second Reshape is known only once the first one is"
+    assert len(copies) == 1
+    known = [{tensor.name for tensor in model.graph.initializer} for model in asked]
+    assert all(before < after for before, after in pairwise(known)), "each says what the one before said, and more"

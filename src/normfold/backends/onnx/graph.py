@@ -261,6 +261,7 @@ class OnnxGraph:
     def commit(self, plan: Plan) -> dict[Value, str]:
         """Carry out ``plan`` on the model."""
         self.committed = True
+        self._shapes.outdate()
         # Other views stay as they are cached only where every edge that changes is next to a node that the plan names.
         local = not self._reaches(plan) and all(isinstance(edit, SetView | Bypass) for edit in plan.edits)
         stale = self._around(plan) if local else None
@@ -280,6 +281,7 @@ class OnnxGraph:
             names[value] = value.name = self.fresh_name(f"{value.name}_folded")
         for step in steps:
             step()
+        self._shapes.outdate()
         self._constants.forget_expressions()
         if stale is None:
             self._views.clear()

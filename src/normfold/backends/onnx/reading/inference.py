@@ -32,6 +32,9 @@ FOLLOWED: Final = frozenset(
 )
 """Operators through which onnx follows the elements of sizes."""
 
+DTYPES: Final = {int(dtype): dtype for dtype in ir.DataType if dtype}
+"""Types of elements by number."""
+
 
 class Inference(Protocol):
     """Runs onnx's shape inference somewhere."""
@@ -52,20 +55,31 @@ class Known:
     dims: tuple[Dim, ...] | None
 
 
-def infer(model: ir.Model, sizes: Sizes, inference: Inference) -> Future[Found | None]:
-    """Have the shapes of ``model``, which stays as it is, inferred, with ``sizes`` for values that are known."""
-    copy = model.clone()
-    for mine, theirs in zip(_graphs(model.graph), _graphs(copy.graph), strict=True):
-        _spell_out(mine, theirs, sizes)
-    for graph in _graphs(copy.graph):
-        _lighten(graph)
-    for graph in list(_graphs(copy.graph)):
-        stand_in(graph, model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1)))
-    for node in copy.graph.all_nodes():
-        _say_more(node)
-    for function in copy.functions.values():
-        _lighten(function.graph)
-    return inference(ir.serde.serialize_model(copy).SerializeToString(), follow=_can_follow(copy))
+class Likeness:
+    """A light copy of a model, which has its shapes inferred as often as more sizes are known."""
+
+    def __init__(self, model: ir.Model) -> None:
+        """``model`` stays as it is; changed later, it needs another likeness."""
+        copy = model.clone()
+        self._copy = copy
+        self._graphs = list(zip(_graphs(model.graph), _graphs(copy.graph), strict=True))
+        self._known: set[ir.Value] = set()
+        for _, graph in self._graphs:
+            _lighten(graph)
+            stand_in(graph, model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1)))
+        for node in copy.graph.all_nodes():
+            _say_more(node)
+        for function in copy.functions.values():
+            _lighten(function.graph)
+
+    def infer(self, sizes: Sizes, inference: Inference) -> Future[Found | None]:
+        """Have its shapes inferred, with ``sizes`` for values that are known; those known before stay so."""
+        more = {value: tensor for value, tensor in sizes.items() if value not in self._known}
+        self._known |= more.keys()
+        for mine, theirs in self._graphs if more else ():
+            _spell_out(mine, theirs, more)
+        data = ir.serde.serialize_model(self._copy).SerializeToString()
+        return inference(data, follow=_can_follow(self._copy))
 
 
 def known(model: ir.Model, found: Found | None, mark: str) -> dict[ir.Value, Known]:
@@ -91,7 +105,7 @@ def _named(dim: Dim, mark: str) -> Dim:
 
 
 def _dtype(number: int) -> ir.DataType | None:
-    return ir.DataType(number) if number in ir.DataType.__members__.values() and number else None
+    return DTYPES.get(number)
 
 
 def _graphs(graph: ir.Graph) -> Iterator[ir.Graph]:
@@ -121,7 +135,8 @@ def _lighten(graph: ir.Graph) -> None:
     for node in graph:
         for name, attribute in node.attributes.items():
             if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
-                light = _light(attribute.as_tensor())
+                # Not by `as_tensor`, which looks for every method of a tensor each time.
+                light = _light(attribute.value)
                 if light is not attribute.value:
                     node.attributes[name] = ir.AttrTensor(name, light)
 
@@ -183,6 +198,6 @@ def _spell_out(graph: ir.Graph, copy: ir.Graph, sizes: Sizes) -> None:
         constant = ir.Value(
             name=f"{name} known", shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype)
         )
-        constant.const_value = tensor
+        constant.const_value = _light(tensor)
         copy.register_initializer(constant)
         likes[name].replace_all_uses_with(constant)

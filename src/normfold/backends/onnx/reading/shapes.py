@@ -8,7 +8,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from normfold.backends.onnx.reading.inference import Found, Inference, Known, Sizes, infer, known
+from normfold.backends.onnx.reading.inference import Found, Inference, Known, Likeness, Sizes, known
 from normfold.core.algebra.moves import Dim
 
 ROUNDS: Final = 32
@@ -29,8 +29,9 @@ class Shapes:
         self._known: dict[ir.Value, Known] | None = None
         self._told: dict[ir.Value, tuple[Dim, ...] | None] = {}
         self._mark = ""
+        self._likeness: Likeness | None = None
         # It runs elsewhere: the first answer is on its way while the caller does something else.
-        self._first: Future[Found | None] | None = infer(model, {}, inference)
+        self._first: Future[Found | None] | None = self._infer({})
 
     def of(self, value: ir.Value) -> tuple[Dim, ...] | None:
         """The dimensions of ``value``: sizes, names, ``None`` each where unknown; ``None`` where the rank is."""
@@ -59,17 +60,27 @@ class Shapes:
         """Infer anew when asked next: the model states more than it did."""
         self._known = self._first = None
         self._mark += "'"
+        self.outdate()
+
+    def outdate(self) -> None:
+        """The model is being changed: whatever is inferred later is inferred of what it is then."""
+        self._likeness = None
+
+    def _infer(self, sizes: Sizes) -> Future[Found | None]:
+        if self._likeness is None:
+            self._likeness = Likeness(self._model)
+        return self._likeness.infer(sizes, self._inference)
 
     def _find(self, value: ir.Value) -> Known | None:
         if self._known is None:
-            first = self._first or infer(self._model, {}, self._inference)
+            first = self._first or self._infer({})
             self._known, count = known(self._model, first.result(), self._mark), 0
             for _ in range(ROUNDS):
                 sizes = self._sizes()
                 if len(sizes) <= count:
                     break
                 count = len(sizes)
-                self._known = known(self._model, infer(self._model, sizes, self._inference).result(), self._mark)
+                self._known = known(self._model, self._infer(sizes).result(), self._mark)
         return self._known.get(value)
 
 
