@@ -98,7 +98,17 @@ def _layout(one: Polynomial, other: Polynomial) -> Layout | None:
     kinds = {one.layout, other.layout} - {"any"}
     if len(kinds) > 1 or (kinds == {"reduced"} and not (one.numeric and other.numeric)):
         return None
-    return next(iter(kinds), "any")
+    return next(iter(kinds), "any") if _fit(one, other) else None
+
+
+def _fit(one: Polynomial, other: Polynomial) -> bool:
+    """Whether the coefficients of the two broadcast together."""
+    shapes = {values.shape for polynomial in (one, other) for values in polynomial.terms.values()}
+    try:
+        np.broadcast_shapes(*shapes)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
