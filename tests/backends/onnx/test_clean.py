@@ -12,6 +12,7 @@ from onnx import parser
 
 from folding import model, run, tensor
 from normfold.backends.onnx import remove_dead_weight
+from normfold.backends.onnx.clean.computing import computed
 from normfold.runtime import CHECKER
 
 
@@ -540,3 +541,22 @@ def test_a_wrong_declaration_is_not_brought_to_light() -> None:
     cleaned = ir.from_proto(proto)
     remove_dead_weight(cleaned, CHECKER.infer)
     assert operators(cleaned) == "Shape Slice Concat Reshape"
+
+
+def test_a_constant_that_doubles_is_computed_only_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def counted(node: ir.Node, arguments: Any) -> Any:
+        found = computed(node, arguments)
+        made.append(found.nbytes)
+        return found
+
+    monkeypatch.setattr("normfold.backends.onnx.clean.cones.computed", counted)
+    monkeypatch.setattr("normfold.backends.onnx.clean.cones.LEAST_BUDGET", 1000)
+    links = [
+        f"e{k} = Concat<axis=0>({'c' if k == 0 else f'e{k - 1}'}, {'c' if k == 0 else f'e{k - 1}'})" for k in range(20)
+    ]
+    body = [*links, "r = ReduceSum(e19)", "y = Mul(x, r)"]
+    source = ir.serde.deserialize_model(model("float[3] x", body, {"c": np.float32([1, 2])}))
+    remove_dead_weight(source, CHECKER.infer)
+    assert max(made) == 1024

@@ -15,8 +15,10 @@ from normfold.backends.onnx.clean.editor import Editor
 
 NODE: Final = 64
 """Bytes that a node takes in a file, about."""
-MOST: Final = 1 << 29
-"""Bytes that are computed in one go at most."""
+LEAST_BUDGET: Final = 1 << 27
+"""Bytes that are computed in any model."""
+COPIES: Final = 4
+"""How many times the bytes of its stored constants besides."""
 
 
 @dataclass
@@ -30,8 +32,15 @@ class Cones:
 
     def store(self, model: ir.Model, spare: int) -> tuple[bool, int]:
         """Store what other nodes read of it; whether there was anything, and what is left of ``spare`` bytes."""
+        stored_bytes = sum(
+            value.const_value.nbytes
+            for graph in model.graphs()
+            for value in graph.initializers.values()
+            if value.const_value is not None
+        )
         for node in model.graph.all_nodes():
-            self._follow(node)
+            if self.spent <= LEAST_BUDGET + COPIES * stored_bytes:
+                self._follow(node)
         stored = False
         for nodes in self._parts():
             read = [node for node in nodes if any(use.outputs[0] not in self.made for use, _ in node.outputs[0].uses())]
@@ -45,7 +54,7 @@ class Cones:
     def _follow(self, node: ir.Node) -> None:
         """Compute what ``node`` makes, where all that it reads is known."""
         outside = node.op_type == "Constant" or node.op_identifier() in self.functions or not node.inputs
-        if outside or len(node.outputs) != 1 or node.outputs[0].is_graph_output() or self.spent > MOST:
+        if outside or len(node.outputs) != 1 or node.outputs[0].is_graph_output():
             return
         read = [self._known(value) for value in node.inputs]
         found = None if any(tensor is None for tensor in read) else computed(node, read)

@@ -110,7 +110,7 @@ UNEVALUATED = (ValueError, TypeError, IndexError, KeyError, ArithmeticError, Mem
 """What NumPy and onnx_ir raise for operands and attributes that do not fit the operator: its node computes nothing."""
 
 
-LEAST_BUDGET = 1 << 26
+LEAST_BUDGET = 1 << 24
 """Elements that the constant expressions of any model may make."""
 COPIES = 32
 """How many times each stored constant may be made anew besides."""
