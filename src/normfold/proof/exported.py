@@ -11,7 +11,7 @@ from torch import nn
 
 from normfold.errors import UsageError
 from normfold.models.data import UserInputs
-from normfold.models.exporter.interface import Interface
+from normfold.models.exporter.interface import Interface, Limits
 from normfold.models.module.duplicate import replica
 from normfold.models.module.example import Example, call, to_array
 from normfold.proof.comparison import Setup, verify
@@ -27,6 +27,8 @@ Sizes = Mapping[str, int]
 
 LARGEST_DOUBLED: Final = 64
 """Size up to which a dynamic size is doubled to try another one; larger ones are halved."""
+ANY_SIZE: Final[Limits] = (1, None)
+"""What is allowed where nothing is said."""
 
 
 def compare(
@@ -69,13 +71,14 @@ def _either_way(queue: Queue[M], setup: Setup, source: M, result: M) -> Verifica
 
 
 def examples(module: nn.Module, what: Interface) -> Iterator[Example]:
-    """The example, the same at other dynamic sizes, and with a batch of one."""
+    """The example, the same at other dynamic sizes, and with the smallest batch: of one, unless it has to be larger."""
     yield what.example
     sizes = what.sizes()
     if not sizes:
         return
     batches = {axes[0] for axes in what.dynamic.values() if 0 in axes}
-    others = [other for other in _other_sizes(sizes, batches) if _runs(module, what, other)]
+    allowed = what.limits
+    others = [other for other in _other_sizes(sizes, batches, allowed) if _runs(module, what, other)]
     if not others:
         tried = ", ".join(f"{symbol} {size}" for symbol, size in sizes.items())
         raise UsageError(
@@ -85,18 +88,30 @@ def examples(module: nn.Module, what: Interface) -> Iterator[Example]:
         )
     for other in others[:1]:
         yield what.resized(other)
-    single = dict.fromkeys(batches, 1) | {symbol: n for symbol, n in sizes.items() if symbol not in batches}
+    single = {
+        symbol: max(allowed.get(symbol, ANY_SIZE)[0], 1) if symbol in batches else n for symbol, n in sizes.items()
+    }
     if single not in (sizes, *others[:1]) and _runs(module, what, single):
         yield what.resized(single)
 
 
-def _other_sizes(sizes: Sizes, batches: set[str]) -> Iterator[dict[str, int]]:
-    """All dynamic sizes other than they were, from the likeliest to run."""
+def _other_sizes(sizes: Sizes, batches: set[str], allowed: Mapping[str, Limits]) -> Iterator[dict[str, int]]:
+    """All dynamic sizes other than they were, as far as others are ``allowed``, from the likeliest to run."""
     ways: list[Callable[[int], int]] = [_near, lambda size: 2 * size, lambda size: max(size // 2, 1), lambda n: n + 1]
     for way in ways:
-        other = {symbol: _batch(n) if symbol in batches else way(n) for symbol, n in sizes.items()}
+        wanted = {symbol: _batch(n) if symbol in batches else way(n) for symbol, n in sizes.items()}
+        other = {symbol: another_size(n, sizes[symbol], allowed.get(symbol, ANY_SIZE)) for symbol, n in wanted.items()}
         if all(other[symbol] != size for symbol, size in sizes.items()):
             yield other
+
+
+def another_size(wanted: int, size: int, limits: Limits) -> int:
+    """The allowed size nearest to ``wanted``, or another one where that is ``size``."""
+    least, most = max(limits[0], 1), limits[1] or wanted + size
+    near = max(least, min(wanted, most))
+    if near != size or wanted == size:
+        return near
+    return least if least < size else min(size + 1, most)
 
 
 def _near(size: int) -> int:

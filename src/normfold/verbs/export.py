@@ -14,6 +14,7 @@ from normfold._version import __version__
 from normfold.limits import limited
 from normfold.models import onnxfile
 from normfold.models.data import UserInputs
+from normfold.models.exporter.dynamic import with_shapes
 from normfold.models.exporter.exporter import lowered
 from normfold.models.exporter.interface import Interface, interface
 from normfold.models.module.duplicate import duplicate
@@ -44,6 +45,7 @@ def export(
     *,
     output: File | None = None,
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
+    dynamic_shapes: Any = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     opset: int | None = None,
@@ -68,6 +70,8 @@ def export(
             tuples, lists and dicts of tensors; what is no tensor is fixed in the result.
         output: where to write; nothing is written unless the result is proven (or ``verify`` is off).
         dynamic: dynamic axes: input name to axis to the name of its dimension, as in ``{"x": {0: "batch"}}``.
+        dynamic_shapes: the same as ``torch.export`` takes it, with ``Dim`` and its hints: by name of an argument, or
+            one for each of them, nested as they are.
         input_names: names of the result's inputs; by default those of the arguments.
         output_names: names of its outputs; by default the keys or fields of what the module returns.
         opset: of the result; by default the exporter's.
@@ -96,6 +100,7 @@ def export(
         progress("exporting")
         source = duplicate(evaluation_module(module))
         what = interface(source, Example.of(example_inputs), dynamic or {}, input_names, output_names)
+        what = with_shapes(source, what, dynamic, dynamic_shapes)
         model = exported_model(source, what, opset)
         decisions: tuple[Decision, ...] = ()
         sizes: tuple[Size, Size] | None = None

@@ -14,8 +14,9 @@ from torch.export import ExportedProgram
 from normfold.backends.torch import prepare
 from normfold.errors import UsageError
 from normfold.limits import limited
-from normfold.models.exporter.exporter import dynamic_sizes, exported_again, exported_program, quiet
-from normfold.models.exporter.interface import Dynamic, interface
+from normfold.models.exporter.dynamic import with_shapes
+from normfold.models.exporter.exporter import dynamic_sizes, exported_again, exported_program, limits, quiet
+from normfold.models.exporter.interface import Dynamic, Interface, interface
 from normfold.models.module.duplicate import duplicate
 from normfold.models.module.example import Example
 from normfold.models.module.save import replacing
@@ -39,6 +40,7 @@ def fold_program(
     *,
     output: File | None = None,
     dynamic: Dynamic | None = None,
+    dynamic_shapes: Any = None,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     seed: int = 0,
@@ -59,6 +61,7 @@ def fold_program(
         example_inputs: as for `fold`; by default those that a program was exported with.
         output: where to write the result, as ``.pt2``.
         dynamic: dynamic axes, as for `export`.
+        dynamic_shapes: the same as ``torch.export`` takes it, as for `export`.
         only: glob patterns; norms whose site matches none of them are kept.
         skip: glob patterns; norms whose site matches one of them are kept.
         seed: for the random test inputs.
@@ -76,15 +79,13 @@ def fold_program(
     job = _Job(selection, seed, verify, progress)
     with limited(time_limit, memory_limit):
         if isinstance(module, ExportedProgram):
-            if dynamic:
-                raise UsageError(
-                    "usage", "dynamic is for modules.", "A program has the dynamic axes it was exported with."
-                )
+            if dynamic or dynamic_shapes:
+                hint = "A program has the dynamic axes it was exported with."
+                raise UsageError("usage", "dynamic and dynamic_shapes are for modules.", hint)
             found = _of_program(module, example_inputs, job)
         else:
-            found = _of_module(
-                evaluation_module(module, "fold_program"), Example.of(example_inputs), dynamic or {}, job
-            )
+            own = evaluation_module(module, "fold_program")
+            found = _of_module(own, Example.of(example_inputs), dynamic, dynamic_shapes, job)
 
     def write(path: Path) -> None:
         progress("writing")
@@ -132,11 +133,12 @@ class _Found:
     exported: Callable[[], ExportedProgram]
 
 
-def _of_module(module: nn.Module, example: Example, dynamic: Dynamic, job: _Job) -> _Found:
+def _of_module(module: nn.Module, example: Example, dynamic: Dynamic | None, shapes: Any, job: _Job) -> _Found:
     source = duplicate(module)
     tree = job.done(ModuleFold(source, example, job.selection.fold, job.seed, job.progress))
     job.progress("tracing")
-    what = interface(tree.model.module, example, dynamic)
+    what = interface(tree.model.module, example, dynamic or {})
+    what = with_shapes(tree.model.module, what, dynamic, shapes)
     program = export_program(tree.model.module, what)
     in_graph = ProgramFold(
         source, tree.model.module, tree.decisions, what, program, job.selection, job.seed, job.progress
@@ -151,14 +153,13 @@ def _of_module(module: nn.Module, example: Example, dynamic: Dynamic, job: _Job)
         before,
         after,
         sizes,
-        lambda: _exported(done.model, example, dynamic),
+        lambda: _exported(done.model, what),
     )
 
 
 @untouched()
-def _exported(module: nn.Module, example: Example, dynamic: Dynamic) -> ExportedProgram:
-    found: ExportedProgram = exported_program(module, interface(module, example, dynamic))
-    return found
+def _exported(module: nn.Module, what: Interface) -> ExportedProgram:
+    return exported_program(module, what)
 
 
 def _of_program(program: ExportedProgram, example_inputs: Any, job: _Job) -> _Found:
@@ -172,7 +173,7 @@ def _of_program(program: ExportedProgram, example_inputs: Any, job: _Job) -> _Fo
         graph: Any = prepare(program.module())
     names = interface(source, example, {}, mutable=True)
     dynamic = {name: axes for name, axes in zip(names.inputs, dynamic_sizes(program), strict=True) if axes}
-    what = replace(names, dynamic=dynamic)
+    what = replace(names, dynamic=dynamic, limits=limits(program))
     done = job.done(ProgramFold(source, source, (), what, graph, job.selection, job.seed, job.progress))
     folded = exported_again(done.model, program, example)
     before, after = list(program.state_dict), list(folded.state_dict)

@@ -7,7 +7,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import onnx_ir
@@ -16,7 +16,7 @@ from torch import nn
 
 from normfold.backends.onnx import drop_empty_biases
 from normfold.errors import UsageError
-from normfold.models.exporter.interface import SMALLEST, Flat, Interface
+from normfold.models.exporter.interface import SMALLEST, Flat, Interface, Limits
 from normfold.models.module.example import Example
 
 OLDEST: Final = 18
@@ -61,7 +61,7 @@ def raw_model(module: nn.Module, what: Interface, opset: int | None) -> onnx_ir.
     Raises:
         UsageError: ``not-exportable``, with the exporter's reason.
     """
-    example, shapes = _traced_with(what)
+    example, shapes = traced_with(what)
     flat = Flat(module, what.example)
     try:
         with quiet():
@@ -72,7 +72,7 @@ def raw_model(module: nn.Module, what: Interface, opset: int | None) -> onnx_ir.
                 optimize=False,
                 verbose=False,
                 opset_version=None if opset is None else max(opset, OLDEST),
-                dynamic_shapes=shapes,
+                dynamic_shapes=(tuple(shapes),) if any(shapes) else None,
             )
     except Exception as error:
         raise refusal(error) from error
@@ -165,38 +165,64 @@ def _obstacle(model: onnx_ir.Model, reason: str) -> str:
     return f"{found[1]} has no older form that onnx knows: {', '.join(nodes[:NAMED])}{more}"
 
 
-def exported_program(module: nn.Module, what: Interface) -> Any:
+def exported_program(module: nn.Module, what: Interface) -> torch.export.ExportedProgram:
     """``module`` as an ``ExportedProgram`` that is called as the module is.
 
     Raises:
         UsageError: ``not-exportable``, with PyTorch's reason.
     """
-    example, shapes = _traced_with(what)
+    return program_with(module, *traced_with(what))
+
+
+def program_with(
+    module: nn.Module, example: Example, sizes: Iterable[Mapping[int, Any]]
+) -> torch.export.ExportedProgram:
+    """``module`` as a program, with what ``torch.export`` is told of the ``sizes`` of each tensor, by axis.
+
+    Raises:
+        UsageError: ``not-exportable``, with PyTorch's reason.
+    """
     collection = torch.export.ShapesCollection()
-    for tensor, dims in zip(example.tensors(), shapes[0] if shapes else (), strict=False):
-        if dims:
-            collection[tensor] = dims
+    open_tensors = [(tensor, dims) for tensor, dims in zip(example.tensors(), sizes, strict=True) if dims]
+    for tensor, dims in open_tensors:
+        collection[tensor] = dict(dims)
     kwargs = dict(example.kwargs)
     try:
         with quiet():
-            dynamic = collection.dynamic_shapes(module, example.args, kwargs) if shapes else None
+            dynamic = collection.dynamic_shapes(module, example.args, kwargs) if open_tensors else None
             return torch.export.export(module, example.args, kwargs, dynamic_shapes=dynamic)
     except Exception as error:
         raise refusal(error) from error
 
 
-def _traced_with(what: Interface) -> Any:
+def traced_with(what: Interface) -> tuple[Example, list[dict[int, Any]]]:
     """The example with no dynamic size below `SMALLEST`, and the dynamic sizes by tensor and axis."""
     sizes = what.sizes()
-    example = what.resized({symbol: max(size, SMALLEST) for symbol, size in sizes.items()})
-    dims = {symbol: torch.export.Dim(symbol) for symbol in sizes}
-    free = [{axis: dims[symbol] for axis, symbol in what.dynamic.get(name, {}).items()} for name in what.inputs]
-    return example, (tuple(free),) if sizes else None
+    own = {symbol: size for symbol, size in sizes.items() if symbol not in what.hinted}
+    example = what.resized({symbol: max(size, SMALLEST) for symbol, size in own.items()})
+    dims: dict[str, Any] = dict.fromkeys(what.hinted, torch.export.Dim.AUTO)
+    for symbol in own:
+        least, most = what.limits.get(symbol, (0, None))
+        dims[symbol] = torch.export.Dim(symbol, min=least, max=most)
+    return example, [
+        {axis: dims[symbol] for axis, symbol in what.dynamic.get(name, {}).items()} for name in what.inputs
+    ]
 
 
 def dynamic_sizes(program: torch.export.ExportedProgram) -> list[dict[int, str]]:
     """The axes of each input of ``program`` that may have any size, and names for these: equal where sizes are."""
     return [{axis: str(size) for axis, size in sizes.items() if size.is_symbol} for sizes in _symbolic_sizes(program)]
+
+
+def limits(program: torch.export.ExportedProgram) -> dict[str, Limits]:
+    """The smallest and the largest size that ``program`` takes, by the names of `dynamic_sizes`."""
+    spans = {str(size): span for size, span in program.range_constraints.items()}
+    return {name: (int(span.lower), _number(span.upper)) for name, span in spans.items()}
+
+
+def _number(end: Any) -> int | None:
+    """The end of a range; None where it has none."""
+    return int(end) if getattr(end, "is_Integer", False) else None
 
 
 def _symbolic_sizes(program: torch.export.ExportedProgram) -> Iterator[dict[int, Any]]:
@@ -220,19 +246,11 @@ def exported_again(
     """
     dims: dict[str, Any] = {}
     for size, span in source.range_constraints.items():
-        most = int(span.upper) if getattr(span.upper, "is_Integer", False) else None
-        dims[str(size)] = torch.export.Dim(str(size), min=int(span.lower), max=most)
-    collection = torch.export.ShapesCollection()
-    for tensor, sizes in zip(example.tensors(), _symbolic_sizes(source), strict=True):
-        if sizes:
-            collection[tensor] = {axis: dims.get(str(size), torch.export.Dim.AUTO) for axis, size in sizes.items()}
-    kwargs = dict(example.kwargs)
-    try:
-        with quiet():
-            dynamic = collection.dynamic_shapes(folded, example.args, kwargs) if dims else None
-            return torch.export.export(folded, example.args, kwargs, dynamic_shapes=dynamic)
-    except Exception as error:
-        raise refusal(error) from error
+        dims[str(size)] = torch.export.Dim(str(size), min=int(span.lower), max=_number(span.upper))
+    auto = torch.export.Dim.AUTO
+    symbolic = _symbolic_sizes(source)
+    sizes = [{axis: dims.get(str(size), auto) for axis, size in own.items()} for own in symbolic]
+    return program_with(folded, example, sizes)
 
 
 @contextlib.contextmanager

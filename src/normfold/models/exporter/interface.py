@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
@@ -19,6 +19,8 @@ from normfold.runtime import Failed
 
 Dynamic = Mapping[str, Mapping[int, str]]
 """Input name to axis to the name of its dynamic size; equal names are equal sizes."""
+Limits = tuple[int, int | None]
+"""The smallest and the largest size that a dynamic dimension may have."""
 
 SMALLEST: Final = 2
 """Size that a dynamic dimension has while it is traced: PyTorch takes 0 and 1 for fixed."""
@@ -32,6 +34,10 @@ class Interface:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     dynamic: Dynamic
+    limits: Mapping[str, Limits] = field(default_factory=dict)
+    """Smallest and largest size by name, where not every size is allowed."""
+    hinted: frozenset[str] = frozenset()
+    """Names of sizes that are left to PyTorch, which found them dynamic."""
 
     def sizes(self) -> dict[str, int]:
         """Name of each dynamic size to the size that it has in the example."""
@@ -98,7 +104,7 @@ def interface(
         whole = Interface(example, inputs, renamed, dynamic)
     elif clash:
         raise UsageError("usage", f"{clash[0]!r} names an input and an output.")
-    _check_dynamic(whole)
+    check_dynamic(whole)
     return whole
 
 
@@ -152,7 +158,8 @@ def _given_or(what: str, given: Sequence[str] | None, found: tuple[str, ...]) ->
     return tuple(given)
 
 
-def _check_dynamic(whole: Interface) -> None:
+def check_dynamic(whole: Interface) -> None:
+    """Raise `UsageError` ``bad-input`` where the dynamic dimensions do not fit the inputs."""
     sizes: dict[str, int] = {}
     for name, axes in whole.dynamic.items():
         if name not in whole.inputs:
