@@ -84,21 +84,6 @@ MALFORMED = {
     "instance norm of a vector": written(
         ["n = InstanceNormalization(x, s, c)", "y = Relu(n)"], f"{NORM}, float[2] c={{1,1}}", x="float[3] x"
     ),
-    "scales of two sizes behind a norm that is written out": written(
-        [
-            "m = ReduceMean<axes=[-1], keepdims=1>(x)",
-            "d = Sub(x, m)",
-            "q = Mul(d, d)",
-            "v = ReduceMean<axes=[-1], keepdims=1>(q)",
-            "a = Add(v, e)",
-            "r = Sqrt(a)",
-            "h = Div(d, r)",
-            "g = Mul(h, s)",
-            "y = Mul(g, k)",
-        ],
-        "float[3] s={2,1,1}, float[2] k={3,1}, float e={1e-5}",
-        x="float[1,4,3] x",
-    ),
     "maps": written(
         [
             N,
