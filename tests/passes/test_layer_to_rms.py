@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -271,8 +272,19 @@ def test_a_subclass(kind: type[nn.LayerNorm], outcome: str) -> None:
     assert {one.outcome for one in done.decisions if one.site != "norm"} == {outcome}
 
 
+def test_the_file_of_a_converted_module_is_restored(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    x, made = torch.randn(2, 3, 6, 6, dtype=torch.float64), lambda: shaken(Vision())
+    done = normfold.convert(made(), (x,), to="rms")
+    done.save(tmp_path / "converted.safetensors")
+    restored = normfold.restore(made(), tmp_path / "converted.safetensors")
+    assert [type(inner) for inner in restored.modules()] == [type(inner) for inner in done.model.modules()]
+    assert any(isinstance(inner, torch.nn.RMSNorm) for inner in restored.modules())
+    assert torch.equal(restored(x), done.model(x))
+
+
 def test_a_norm_that_is_called_twice_stays() -> None:
-    done = normfold.convert(shaken(Vision(post=True)), (torch.randn(2, 3, 6, 6, dtype=torch.float64),), to="rms")
+    done = normfold.convert(shaken(Vision()), (torch.randn(2, 3, 6, 6, dtype=torch.float64),), to="rms")
     assert {one.outcome for one in done.decisions} == {"kept"}
 
 

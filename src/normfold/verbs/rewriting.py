@@ -55,14 +55,15 @@ def rewrite_file(model: object, request: Request, selection: Selection, asked: S
 
 def rewrite_module(job: ModuleFold, selection: Selection, target: Path | None, skipped: str) -> FoldResult[nn.Module]:
     """The module of ``job`` rewritten and proven; ``skipped`` says why not. Its state is written to ``target``."""
-    from normfold.models.module.save import SUFFIX, Structure, save_state, taken_out
+    from normfold.models.module.save import SUFFIX, Structure, save_state
 
     if target is not None and target.suffix != SUFFIX:
         hint = "Write .onnx with normfold.export, and .pt2 with normfold.fold_program."
         raise UsageError("usage", f"The state of a module is written as {SUFFIX}, not as {target.name}.", hint)
     done = unproven(job, skipped) if skipped else prove(job)
     change = done.model.change
-    structure = Structure(change.removed, change.added, taken_out(done.model.graph.trace.module, done.model.module))
+    source = done.model.graph.trace.module
+    structure = Structure.between(source, done.model.module, change.removed, change.added)
     folded = job.handed_over(done)
 
     def write(path: Path) -> None:

@@ -5,6 +5,7 @@ from normfold.backends.torch.copies import copied
 from normfold.backends.torch.graph import TorchGraph
 from normfold.backends.torch.paths import closed, explore
 from normfold.backends.torch.program import ProgramGraph, prepare, rewrite
+from normfold.backends.torch.replacing import put
 from normfold.backends.torch.stored import stored
 from normfold.backends.torch.tracer import Trace, shared_memory, trace
 from normfold.backends.torch.write import Change, Snapshot, take_out, write
@@ -20,6 +21,7 @@ __all__ = [
     "copied",
     "explore",
     "prepare",
+    "put",
     "rewrite",
     "shared_memory",
     "stored",

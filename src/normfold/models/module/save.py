@@ -15,13 +15,23 @@ import torch
 from torch import nn
 
 from normfold._version import __version__
-from normfold.backends.torch import take_out
+from normfold.backends.torch import put, take_out
 from normfold.errors import OutputError, UsageError
 from normfold.models.module.packages import needs
 from normfold.records import RECORDS_ATTRIBUTE, RECORDS_KEY, Decision, decision_record
 
 TAKEN_OUT: Final = "normfold.taken_out"
+REPLACED: Final = "normfold.replaced"
 SUFFIX: Final = ".safetensors"
+_CONVOLUTION: Final = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "bias")
+SETTINGS: Final[Mapping[type[nn.Module], Sequence[str]]] = {
+    nn.Conv1d: _CONVOLUTION,
+    nn.Conv2d: _CONVOLUTION,
+    nn.Conv3d: _CONVOLUTION,
+    nn.LayerNorm: ("normalized_shape", "eps", "elementwise_affine", "bias"),
+    nn.RMSNorm: ("normalized_shape", "eps", "elementwise_affine"),
+}
+"""What modules that take another one's place are made with."""
 
 
 @contextmanager
@@ -59,7 +69,43 @@ class Structure:
     added: Sequence[str]
     """Names that its state got."""
     taken_out: Mapping[str, Sequence[str]]
-    """Paths at which another module stands now, and the children that are left there."""
+    """Paths from which a module is gone, and the children that are left there."""
+    replaced: Mapping[str, Mapping[str, Any]]
+    """Paths at which a module of another kind stands now, and how it is made."""
+
+    @staticmethod
+    def between(source: nn.Module, folded: nn.Module, removed: Sequence[str], added: Sequence[str]) -> Structure:
+        """How ``folded`` differs from ``source``, where its state lost and got these names."""
+        before = dict(source.named_modules(remove_duplicate=False))
+        gone, replaced = dict[str, list[str]](), dict[str, dict[str, Any]]()
+        for path, module in folded.named_modules(remove_duplicate=False):
+            if path in before and type(module) is not type(before[path]):
+                if type(module) in SETTINGS:
+                    replaced[path] = _described(module)
+                else:
+                    gone[path] = [name for name, _ in module.named_children()]
+        return Structure(removed, added, gone, replaced)
+
+
+def _described(module: nn.Module) -> dict[str, Any]:
+    """The class and the settings that a module like ``module`` is made with."""
+    settings = {name: getattr(module, name) for name in SETTINGS[type(module)]}
+    flags = {"bias": settings["bias"] is not None} if "bias" in settings else {}
+    return {"class": type(module).__name__, **settings, **flags}
+
+
+def _remade(settings: Mapping[str, Any], old: nn.Module, state: Mapping[str, torch.Tensor]) -> nn.Module:
+    """The module that ``settings`` describe, with room for ``state``, where ``old`` is."""
+    kind = next(kind for kind in SETTINGS if kind.__name__ == settings["class"])
+    chosen = {name: settings[name] for name in SETTINGS[kind]}
+    new = kind(
+        **{name: tuple(held) if isinstance(held, list) else held for name, held in chosen.items()}, device="meta"
+    )
+    device = next((tensor.device for tensor in old.parameters()), None)
+    for name, _ in list(new.named_parameters()):
+        new.register_parameter(name, nn.Parameter(torch.empty_like(state[name], device=device)))
+    new.training = old.training
+    return new
 
 
 def save_state(folded: nn.Module, structure: Structure, decisions: Sequence[Decision], target: Path) -> None:
@@ -81,6 +127,7 @@ def save_state(folded: nn.Module, structure: Structure, decisions: Sequence[Deci
         "normfold.removed": json.dumps(list(structure.removed)),
         "normfold.added": json.dumps(list(structure.added)),
         TAKEN_OUT: json.dumps(structure.taken_out),
+        REPLACED: json.dumps(structure.replaced),
         "normfold.decisions": json.dumps(records),
     }
     if hasattr(folded, RECORDS_ATTRIBUTE):
@@ -108,13 +155,16 @@ def restore(module: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     try:
         for place, children in json.loads(metadata[TAKEN_OUT]).items():
             take_out(module, place, children)
+        for place, settings in json.loads(metadata.get(REPLACED, "{}")).items():
+            own = {name.removeprefix(f"{place}."): held for name, held in state.items() if name.startswith(f"{place}.")}
+            put(module, place, _remade(settings, module.get_submodule(place), own))
         for name in json.loads(metadata["normfold.added"]):
             owner, _, own = name.rpartition(".")
             module.get_submodule(owner).register_parameter(own, nn.Parameter(torch.empty_like(state[name])))
         module.load_state_dict(state)
         if RECORDS_KEY in metadata:
             setattr(module, RECORDS_ATTRIBUTE, metadata[RECORDS_KEY])
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError) as error:
         words = " ".join(str(error).split())[:300]
         raise UsageError("bad-weights", f"{path} does not fit the module: {words}") from error
     return module
@@ -143,13 +193,3 @@ def _plain(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
             hint = "Write .pt2 or .onnx instead."
             raise UsageError("bad-input", f"{name} of the module's state is a {type(value).__name__}.", hint)
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-
-
-def taken_out(source: nn.Module, folded: nn.Module) -> dict[str, list[str]]:
-    """Paths at which another module stands now, and the children that are left there."""
-    before = dict(source.named_modules(remove_duplicate=False))
-    return {
-        path: [name for name, _ in module.named_children()]
-        for path, module in folded.named_modules(remove_duplicate=False)
-        if type(module) is not type(before.get(path)) and path in before
-    }
