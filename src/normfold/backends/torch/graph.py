@@ -17,13 +17,13 @@ from normfold.backends.torch.lift.linear import LIFTS as LINEAR
 from normfold.backends.torch.lift.norms import NORMS
 from normfold.backends.torch.replacing import irreplaceable
 from normfold.backends.torch.running import running_norm
-from normfold.backends.torch.tracer import Op, Trace, Value
-from normfold.backends.torch.tree import ModuleTree, Removal, has_hooks, speaks_for_module
+from normfold.backends.torch.tracer import Computed, Op, Trace, Value
+from normfold.backends.torch.tree import ModuleTree, Removal, has_hooks
 from normfold.core.algebra import Affine
 from normfold.core.graph import Site
 from normfold.core.health import findings
 from normfold.core.plan import Bypass, Edit, Insert, Move, Plan, Remove, Replace, SetConstant, SetView
-from normfold.core.premises import FIXED_PATH, NEEDS_STRUCTURE, NOT_LOOKED_AT, NOT_OUTPUT, NOT_OVERWRITTEN
+from normfold.core.premises import CALLED_ONCE, FIXED_PATH, NEEDS_STRUCTURE, NOT_LOOKED_AT, NOT_OUTPUT, NOT_OVERWRITTEN
 from normfold.core.views import AffineOp, Embedding, Linear, Node, Norm, NotLifted, Recurrent, View
 from normfold.core.views import Value as AnyValue
 from normfold.records import Refusal, StatisticsRecord
@@ -62,6 +62,8 @@ class TorchGraph:
         for op in self._ops:
             for index, value in enumerate(value for value in op.inputs if value.tensor is None):
                 self._uses.setdefault(value, []).append((op, index))
+        found = (self.computed(op) for op in trace.computed)
+        self._making = frozenset(step for one in found if one is not None for step in one.made)
         self._watch()
 
     def _watch(self) -> None:
@@ -119,9 +121,17 @@ class TorchGraph:
     def constant(self, _value: AnyValue) -> None:
         """None: what an operation reads as data is seen by views only."""
 
-    def normalised_by(self, _node: Node) -> Sequence[Op]:
-        """None: a weight that is computed at each call is not read."""
-        return ()
+    def computed(self, op: Op) -> Computed | None:
+        """How a module that stores the weight of ``op`` does the same, where its own one computes it at each call."""
+        found = self.trace.computed.get(op)
+        return found if isinstance(found, Computed) else None
+
+    def normalised_by(self, node: Node) -> Sequence[Op]:
+        """The operations by which the module of ``node`` computes its weight."""
+        op = _op(node)
+        found = self.computed(op)
+        replaced = any(other.call.module is op.call.module for other in self.replaced)
+        return () if found is None or replaced else found.made
 
     def escapes(self, value: AnyValue) -> Refusal | None:
         """Why ``value`` is seen from outside the run, or used otherwise in another one."""
@@ -148,7 +158,7 @@ class TorchGraph:
     def name(self, node: Node) -> str:
         """The path of the module that ``node`` stands in, or the operation's own name where it has company."""
         op = _op(node)
-        return op.call.path if op.call.path and speaks_for_module(op) else op.name
+        return op.call.path if op.call.path and self._tree.speaks_for_module(op) else op.name
 
     def value_name(self, value: AnyValue) -> str:
         """The name of ``value`` as it is now."""
@@ -203,7 +213,7 @@ class TorchGraph:
                 return _needs_structure("a tensor that is no constant of an operation would have to be set")
             case Move():
                 return _needs_structure("operations would have to be put in other places")
-            case Remove() if not self.takes_out:
+            case Remove(node) if not self.takes_out and _op(node) not in self._making:
                 return _needs_structure("operations would have to be taken out")
             case SetView(view):
                 return self._unwritable(view)
@@ -219,7 +229,16 @@ class TorchGraph:
             return _needs_structure(f"{self.label(view.node)} would need other constants")
         if isinstance(view, Linear) and view.bias is None and _op(view.node).arguments["bias"] is not None:
             return _needs_structure(f"the bias of {self.label(view.node)} would have to be taken out")
-        return None
+        return self._differing(_op(view.node), view) if isinstance(view, Linear) else None
+
+    def _differing(self, op: Op, view: Linear) -> Refusal | None:
+        """Why ``op`` cannot have other constants than it has now, where its module computes the weight."""
+        calls, before = self._tree.calls[id(op.call.module)], self.view(op)
+        if self.computed(op) is None or calls == 1 or not isinstance(before, Linear):
+            return None
+        if view.weight is before.weight and view.bias is before.bias:
+            return None
+        return Refusal(CALLED_ONCE, f"{self.label(op)} is called {calls} times with the same weight")
 
     def _irreplaceable(self, op: Op, view: View) -> Refusal | None:
         """Why another module cannot stand where that of ``op`` is."""
@@ -264,11 +283,11 @@ class TorchGraph:
                 case SetView(view) | Replace(view):
                     op = _op(view.node)
                     self._views[op] = self.changed[op] = _with_room(view, self.view(op))
-                    if isinstance(edit, Replace):
+                    if isinstance(edit, Replace) or self.computed(op) is not None:
                         self.replaced.add(op)
                 case Bypass(node, before, same):
                     self._bypass(_op(node), self._now(_value(before)), same=same)
-                case Remove(node):
+                case Remove(node) if _op(node) not in self._making:  # those go with their module
                     self._leave(_op(node))
                 case Insert() | Move() | SetConstant():
                     raise TypeError(f"a run of a module has no place for {edit}")

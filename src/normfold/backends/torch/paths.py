@@ -25,9 +25,21 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from normfold.backends.torch.computed import baked, computed_weights
 from normfold.backends.torch.copies import copied
 from normfold.backends.torch.replacing import LINEAR, put
-from normfold.backends.torch.tracer import Call, EndlessError, Op, Place, Read, Trace, Value, Way, trace
+from normfold.backends.torch.tracer import (
+    Call,
+    Computed,
+    EndlessError,
+    Op,
+    Place,
+    Read,
+    Trace,
+    Value,
+    Way,
+    trace,
+)
 from normfold.backends.torch.tree import PLAIN
 from normfold.errors import UsageError
 
@@ -49,6 +61,7 @@ def explore(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     """
     fresh = copied(module)
     base = trace(module, args, kwargs)
+    base = replace(base, computed=computed_weights(base))
     paths = _Paths(base)
     unknown = [read for read in base.reads if not read.binary]
     binary = [read for read in base.reads if read.binary]
@@ -89,19 +102,34 @@ def _take_all(paths: _Paths, module: nn.Module, inputs: tuple[Any, Mapping[str, 
 
 
 def _vary(paths: _Paths, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Run ``module`` on another batch and without its norms: once, and apart only where it takes another way then."""
+    """Run ``module`` on another batch and without what may go: once, and apart only where it takes another way then."""
     base = paths.base
     other = _other_batch(args, kwargs)
-    norms = {} if base.reads else _plain_norms(base)
+    # Without norms, values are others, and so are answers; with weights as they are computed, they are the same.
+    going = _computing(base) | ({} if base.reads else _plain_norms(base))
     batch, sizes = ((args, kwargs), (1, 1)) if other is None else other
-    if norms and _same_without(base, module, batch, sizes, norms):
+    if going and _same_without(base, module, batch, sizes, going):
         return
     if other is not None:
         run = _run(copied(module), *batch, Way())
         if isinstance(run, Trace):
             paths.compare(run, f"at a batch size of {sizes[1]}", sizes)
-    for path in _looked_at(base, module, (args, kwargs), norms):
-        paths.looked_at.add(norms[path])
+    for path in _looked_at(base, module, (args, kwargs), going):
+        paths.looked_at |= _of_module(base, going[path])
+
+
+def _computing(base: Trace) -> dict[str, Op]:
+    """The first convolution of each module that may make way for one that stores the weight, by the module's path."""
+    out: dict[str, Op] = {}
+    for op, found in base.computed.items():
+        if isinstance(found, Computed):
+            out.setdefault(found.path, op)
+    return out
+
+
+def _of_module(base: Trace, op: Op) -> frozenset[Op]:
+    """``op``, and where it is a convolution with a computed weight, those of its module's other calls."""
+    return frozenset({op, *(other for other in base.computed if other.call.module is op.call.module)})
 
 
 def _plain_norms(base: Trace) -> dict[str, Op]:
@@ -121,18 +149,25 @@ def _same_without(
     module: nn.Module,
     inputs: tuple[tuple[Any, ...], Mapping[str, Any]],
     sizes: tuple[int, int],
-    norms: Mapping[str, Op],
+    going: Mapping[str, Op],
 ) -> bool:
-    """Whether ``module`` does the same without ``norms``, and with biases where they would go."""
+    """Whether ``module`` does the same without the modules of ``going``, and with biases where they would go."""
     bare = copied(module)
-    stand_ins = {id(bare.get_submodule(path)): _StandIn() for path in norms}
+    stand_ins = {id(bare.get_submodule(path)): _stand_in(base, op) for path, op in going.items()}
     for path, inner in list(bare.named_modules(remove_duplicate=False)):
         if id(inner) in stand_ins:
             put(bare, path, stand_ins[id(inner)])
-    for op in norms.values():
+    norms = frozenset(op for op in going.values() if op not in base.computed)
+    for op in norms:
         _give_bias(bare, op.arguments["input"].op)
     run = _run(bare, *inputs, Way())
-    return isinstance(run, Trace) and not _Match(base, run, sizes, frozenset(norms.values())).parts
+    stored = frozenset[Op]().union(*(_of_module(base, op) for op in going.values() if op not in norms))
+    return isinstance(run, Trace) and not _Match(base, run, sizes, norms, stored).parts
+
+
+def _stand_in(base: Trace, op: Op) -> nn.Module:
+    found = base.computed.get(op)
+    return baked(op, found, bias=True) if isinstance(found, Computed) else _StandIn()
 
 
 def _give_bias(module: nn.Module, op: Op | None) -> None:
@@ -157,16 +192,16 @@ class _StandIn(nn.Identity):
 
 
 def _looked_at(
-    base: Trace, module: nn.Module, inputs: tuple[tuple[Any, ...], Mapping[str, Any]], norms: Mapping[str, Op]
+    base: Trace, module: nn.Module, inputs: tuple[tuple[Any, ...], Mapping[str, Any]], going: Mapping[str, Op]
 ) -> list[str]:
-    """The paths of those norms at whose modules the code around them looks, found by halves."""
+    """The paths of those modules of ``going`` at which the code around them looks, found by halves."""
     out: list[str] = []
-    todo = [list(norms)] if norms else []
+    todo = [list(going)] if going else []
     for runs in count():
         if not todo:
             break
         some = todo.pop()
-        if _same_without(base, module, inputs, (1, 1), {path: norms[path] for path in some}):
+        if _same_without(base, module, inputs, (1, 1), {path: going[path] for path in some}):
             continue
         if len(some) == 1 or runs >= MOST_RUNS:
             out += some
@@ -249,12 +284,20 @@ class _Match:
 
     ``parted`` are values of the first run that the other one reads otherwise, ``elsewhere`` its stored tensors that
     others of the other one's operations read, and ``changed`` operations that do something else there. In the other run
-    copies stand in for the operations that are ``gone``.
+    copies stand in for the operations that are ``gone``, and the weights of those that are ``baked`` are stored.
     """
 
-    def __init__(self, base: Trace, other: Trace, sizes: tuple[int, int], gone: frozenset[Op] = frozenset()) -> None:
+    def __init__(
+        self,
+        base: Trace,
+        other: Trace,
+        sizes: tuple[int, int],
+        gone: frozenset[Op] = frozenset(),
+        baked: frozenset[Op] = frozenset(),
+    ) -> None:
         self.base = base
         self.gone = gone
+        self.baked = baked
         self.sizes = sizes
         self.values: dict[Value, Value] = {}
         self.parted: set[Value] = set()
@@ -267,7 +310,8 @@ class _Match:
                 self._read(op, op.inputs)
             else:
                 self._join(op, mate)
-        there, known = set(self.values.values()), set(mates.values())
+        there = set(self.values.values())
+        known = {*mates.values(), *(item for op in baked for item in op.call.items)}
         lonely = [op for op in base.ops if op not in known]
         self.parted |= {value for op in lonely for value in op.inputs if value in there and not value.names}
         outputs = (self.values[value] for value in self.values if value.kept is not None)
@@ -288,6 +332,8 @@ class _Match:
         here, there = (tree_leaves(dict(one.arguments)) for one in (op, mate))
         if mate in self.gone:
             here, there = [op.arguments.get("self")], [mate.arguments["input"]]
+        elif mate in self.baked:
+            here, there = [op.arguments["input"]], [mate.call.arguments[0]]
         differing = [pair for pair in zip(here, there, strict=False) if not self._alike(*pair)]
         ranks = ([len(value.shape) for value in outputs] for outputs in (op.outputs, mate.outputs))
         if len(here) == len(there) and next(ranks) == next(ranks) and all(starmap(_is_data, differing)):

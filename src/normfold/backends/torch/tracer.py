@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
 from normfold.errors import UsageError
+from normfold.records import Refusal
 
 READERS: Final = frozenset({"numpy", "tolist", "__array__", "__dlpack__", "data_ptr"})
 """Methods of a tensor that hand its elements to Python without an operation."""
@@ -145,6 +146,19 @@ class Read:
 
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False)
+class Computed:
+    """A convolution whose module, at ``path``, computes the weight anew at each call, by ``made``, from what it stores.
+
+    A module of the class ``plain`` that is made with ``settings`` does the same with the weight as it is.
+    """
+
+    path: str
+    made: tuple[Op, ...]
+    plain: type[nn.Conv1d | nn.Conv2d | nn.Conv3d]
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
 class Trace:
     """A run of ``module``: its operations, its calls, and the values of the tensors in its state, by name.
 
@@ -152,7 +166,8 @@ class Trace:
     inputs, ``result`` is what the module returned, and ``idle`` are the operations that are not among ``ops`` since
     they did nothing. Where a run may take other ways, ``elsewhere`` holds the operations there that read a stored
     tensor, and ``fixed`` those that must stay as they are, each with why.
-    ``looked_at`` are norms at whose modules the code around them looks.
+    ``looked_at`` are norms, and convolutions with a computed weight, at whose modules the code around them looks.
+    ``computed`` holds those convolutions, each with how another module does the same, or why none can.
     """
 
     module: nn.Module
@@ -167,6 +182,7 @@ class Trace:
     elsewhere: Mapping[Value, Sequence[Op]] = field(default_factory=dict)
     fixed: Mapping[Op, str] = field(default_factory=dict)
     looked_at: frozenset[Op] = frozenset()
+    computed: Mapping[Op, Computed | Refusal] = field(default_factory=dict)
 
     @property
     def stateful(self) -> bool:

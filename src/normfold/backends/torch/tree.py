@@ -88,7 +88,16 @@ class ModuleTree:
         path = op.call.path
         if not path:
             return f"{op.kind} in the module's own forward"
-        return f"{op.call.kind if speaks_for_module(op) else op.kind} {path!r}"
+        return f"{op.call.kind if self.speaks_for_module(op) else op.kind} {path!r}"
+
+    def speaks_for_module(self, op: Op) -> bool:
+        """Whether ``op`` is what its module is there for: its only operation, or the only one with stored constants.
+
+        A convolution does where its module computes those from what it stores.
+        """
+        own = [item for item in op.call.items if isinstance(item, Op)]
+        only = own == [op] or [item for item in own if any(value.names for value in item.inputs)] == [op]
+        return only or op in self.trace.computed
 
     def own(self, op: Op, role: str, argument: str) -> torch.Tensor:
         """The stored tensor that is ``argument`` of ``op`` and of nobody else, so that it may change.
@@ -97,6 +106,16 @@ class ModuleTree:
             NotLifted: it is computed, shared, changed during the run or of a type that is not folded.
         """
         value, label = op.arguments[argument], self.label(op)
+        computed = self.trace.computed.get(op)
+        if isinstance(computed, Refusal):
+            raise NotLifted(computed.premise, computed.because)
+        if computed is not None and isinstance(value, Value) and value.tensor is not None:
+            sources = (source for step in computed.made for source in step.inputs)
+            other = next((reader for source in sources for reader in self.trace.elsewhere.get(source, ())), None)
+            if other is not None:
+                raise NotLifted(CALLED_ONCE, f"what {role} of {label} comes from is also read by {self.label(other)}")
+            # Another module takes the place of this one, with tensors of its own.
+            return value.tensor
         if not isinstance(value, Value) or value.tensor is None or not value.names:
             because = "it is computed at each call (a parametrization?); bake it first, as with remove_parametrizations"
             raise NotLifted(CONSTANT, f"{role} of {label} is not a stored tensor of the module: {because}")
@@ -175,12 +194,6 @@ class ModuleTree:
             for reader in self.readers.get(self.trace.stored[f"{prefix}.{name}"], ()):
                 if reader.call is not call:
                     yield self.label(reader)
-
-
-def speaks_for_module(op: Op) -> bool:
-    """Whether ``op`` is what its module is there for: its only operation, or the only one with stored constants."""
-    own = [item for item in op.call.items if isinstance(item, Op)]
-    return own == [op] or [item for item in own if any(value.names for value in item.inputs)] == [op]
 
 
 def has_hooks(module: nn.Module) -> bool:

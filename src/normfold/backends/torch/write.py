@@ -13,6 +13,7 @@ from torch import nn
 
 from normfold.backends.torch.carried import carry
 from normfold.backends.torch.chains import AFFINE
+from normfold.backends.torch.computed import baked
 from normfold.backends.torch.constants import exact
 from normfold.backends.torch.graph import TorchGraph
 from normfold.backends.torch.lift.pointwise import stored_term
@@ -75,13 +76,21 @@ def write(graph: TorchGraph, module: nn.Module) -> Change:
 
 def _replace(graph: TorchGraph, module: nn.Module, places: Sequence[tuple[str, nn.Module]]) -> None:
     """Put modules of other kinds in their places, before constants are written into them."""
-    views = {id(op.call.module): graph.changed[op] for op in graph.replaced if op not in graph.removals}
+    ops = {id(op.call.module): op for op in graph.replaced if op not in graph.removals}
     made: dict[int, nn.Module] = {}
     for path, old in places:
-        if id(old) in views:
+        if id(old) in ops:
             # One that is registered at several paths stays one.
-            new = made.setdefault(id(old), stand_in(module.get_submodule(path), views[id(old)]))
+            new = made.setdefault(id(old), _replacement(graph, ops[id(old)], module.get_submodule(path)))
             put(module, path, new)
+
+
+def _replacement(graph: TorchGraph, op: Op, old: nn.Module) -> nn.Module:
+    """What takes the place of ``old``, the module of ``op``."""
+    view, computed = graph.changed[op], graph.computed(op)
+    if computed is None or not isinstance(view, Linear):
+        return stand_in(old, view)
+    return baked(op, computed, bias=view.bias is not None)
 
 
 def write_constants(graph: TorchGraph, module: nn.Module, biases: Mapping[Op, str] | None = None) -> None:
@@ -94,7 +103,7 @@ def write_constants(graph: TorchGraph, module: nn.Module, biases: Mapping[Op, st
         for op, view in graph.changed.items():
             if op not in graph.removals:
                 for argument, values in _constants(op, view):
-                    _set(module, op, argument, values, given.get(op, ""))
+                    _set(module, op, _name(graph, op, argument, given.get(op, "")), argument, values)
 
 
 def _constants(op: Op, view: View) -> Iterator[tuple[str, Array]]:
@@ -167,14 +176,21 @@ def _batch_norm(op: Op, view: AffineOp) -> Iterator[tuple[str, Array]]:
         yield "bias", bias
 
 
-def _set(module: nn.Module, op: Op, argument: str, values: Array, given: str) -> None:
-    """Write ``values`` into the stored tensor that is ``argument`` of ``op``; a bias that is missing is added.
+def _name(graph: TorchGraph, op: Op, argument: str, given: str) -> str:
+    """The name of what is stored as ``argument`` of ``op``.
 
-    What ``op`` reads as ``argument`` only since it was traced is called ``given``, or stands beside its weight.
+    What ``op`` reads as that only since it was traced is called ``given``, or stands beside its weight.
     """
+    computed = graph.computed(op)
+    if computed is not None:
+        return f"{computed.path}.{argument}"
     held = op.arguments.get(argument)
     # A module that has taken another one's place has tensors that the run has not seen.
-    name = held.names[0] if isinstance(held, Value) else given or _beside(op.arguments["weight"], argument)
+    return held.names[0] if isinstance(held, Value) else given or _beside(op.arguments["weight"], argument)
+
+
+def _set(module: nn.Module, op: Op, name: str, argument: str, values: Array) -> None:
+    """Write ``values`` into the stored tensor ``name``, ``argument`` of ``op``; a bias that is missing is added."""
     tensor = _stored(module, name)
     owner = module.get_submodule(name.rpartition(".")[0])
     if tensor is not None:

@@ -8,7 +8,7 @@ When it holds:
     Everything that the weight is computed from is constant.
 
 Example:
-    ``Reshape(BatchNormalization(Reshape(W))) -> Conv`` becomes ``Conv``.
+    ``Reshape(BatchNormalization(Reshape(W))) -> Conv`` becomes ``Conv``; timm's ``StdConv2d`` becomes ``nn.Conv2d``.
 
 Refused when:
     A part of the computation is not constant (``constant``).

@@ -88,6 +88,8 @@ def _takes_bias(tree: ModuleTree, op: Op) -> bool:
     """Whether the operation has a bias, can be given one, or its module would use one."""
     if op.arguments["bias"] is not None or tree.gives_biases:
         return True
+    if op in tree.trace.computed:
+        return True
     module = op.call.module
     if tree.owner(op.arguments["weight"]) is not module or getattr(module, "bias", module) is not None:
         return False
