@@ -43,6 +43,7 @@ ROOMS: Final = (
     "backends/torch/lift",
     "backends/torch/program.py",
     "backends/torch/replacing.py",
+    "backends/torch/computed.py",
     "backends/torch/tree.py",
     "passes/convert",
 )

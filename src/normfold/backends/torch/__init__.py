@@ -6,8 +6,8 @@ from normfold.backends.torch.graph import TorchGraph
 from normfold.backends.torch.paths import closed, explore
 from normfold.backends.torch.program import ProgramGraph, prepare, rewrite
 from normfold.backends.torch.replacing import put
-from normfold.backends.torch.stored import stored
-from normfold.backends.torch.tracer import Trace, shared_memory, trace
+from normfold.backends.torch.stored import shared_memory, stored
+from normfold.backends.torch.tracer import Trace, trace
 from normfold.backends.torch.write import Change, Snapshot, take_out, write
 
 __all__ = [

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from torch import nn
 
-from normfold.backends.torch.tracer import Call, Computed, Op, Trace, Value, shared_memory, trace
+from normfold.backends.torch.stored import shared_memory
+from normfold.backends.torch.tracer import Call, Computed, Op, Trace, Value, trace
 from normfold.backends.torch.tree import FLOATS, TENSORS, ModuleTree, has_hooks
 from normfold.core.premises import (
     CALLED_ONCE,

@@ -17,7 +17,8 @@ from torch.fx import GraphModule, Node
 
 from normfold.backends.torch.carried import carried, carry
 from normfold.backends.torch.graph import TorchGraph
-from normfold.backends.torch.tracer import Call, Op, Trace, Value, shared_memory
+from normfold.backends.torch.stored import shared_memory
+from normfold.backends.torch.tracer import Call, Op, Trace, Value
 from normfold.backends.torch.tree import ModuleTree, Removal
 from normfold.backends.torch.write import write_constants
 from normfold.core.plan import Insert, Move, Plan, Replace

@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
+from normfold.backends.torch.stored import storage
 from normfold.errors import UsageError
 from normfold.records import Refusal
 
@@ -239,17 +240,6 @@ def trace(
     return Trace(module, root, ops, tuple(tracer.calls), tracer.stored, reads, tracer.retained, result, idle)
 
 
-def shared_memory(module: nn.Module) -> dict[str, str]:
-    """For every tensor in the state of ``module`` that shares memory with another one, the name of that other."""
-    first: dict[int, tuple[str, torch.Tensor]] = {}
-    out: dict[str, str] = {}
-    for name, tensor in chain(module.named_parameters(), module.named_buffers()):
-        other, holder = first.setdefault(_storage(tensor), (name, tensor))
-        if holder is not tensor and tensor.numel():
-            out[name], out[other] = other, name
-    return out
-
-
 class _Tracer:
     """What is known while the module runs. Tensors that depend on the inputs are not kept alive."""
 
@@ -349,7 +339,7 @@ class _Tracer:
         return found or self._register(tensor, "a tensor that is not in the module's state", constant=not self.reads)
 
     def _register(self, tensor: torch.Tensor, name: str, op: Op | None = None, *, constant: bool = False) -> Value:
-        key = _storage(tensor)
+        key = storage(tensor)
         memory = self.memories.get(key)
         if memory is None or not memory.tensors():
             # The address of one that nobody holds any more may have been given out again.
@@ -491,12 +481,6 @@ def _place() -> Place:
 
 def _is_named(tree: Any) -> bool:
     return isinstance(tree, tuple) and hasattr(tree, "_fields")
-
-
-def _storage(tensor: torch.Tensor) -> int:
-    if tensor.layout is not torch.strided:
-        return id(tensor)
-    return int(tensor.untyped_storage()._cdata)  # noqa: SLF001 - its identity, which nothing else gives
 
 
 def _flat(given: dict[str, Any]) -> dict[str, Any]:
