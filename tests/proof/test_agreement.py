@@ -20,6 +20,8 @@ from normfold.passes.fold import module as module_pass  # noqa: E402 - it needs 
 
 PICTURE = torch.randn(2, 3, 8, 8)
 MOST = 8
+MOST_FIXED = 10
+"""Two more find out that a module runs on no other batch than that of its example, with its norms and without."""
 
 
 class Net(nn.Module):
@@ -64,8 +66,8 @@ def test_a_proof_takes_few_forward_passes() -> None:
 def test_one_that_takes_no_larger_batch_takes_few_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("normfold.proof.probes.TIME_BUDGET", 0.0)
     fixed = Net(lambda net, x: x.reshape(2, 4, 8, 8))
-    assert calls(fixed) <= MOST
-    assert calls(fixed, in_place=True) <= MOST + 1
+    assert calls(fixed) <= MOST_FIXED
+    assert calls(fixed, in_place=True) <= MOST_FIXED + 1
 
 
 def test_the_inputs_are_said() -> None:

@@ -14,13 +14,16 @@ what happens within a module that gets tensors and nothing else stays the same, 
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from itertools import combinations, count, starmap
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
@@ -53,14 +56,39 @@ LONGEST: Final = 1000
 """Items of a call, beyond those at its ends that are the same, that are matched."""
 
 
+_DRAWN: ContextVar[tuple[Any, ...] | None] = ContextVar("_DRAWN", default=None)
+"""The states of the random generators at the beginning of the run that others are compared with."""
+
+
+def _generators() -> tuple[Any, ...]:
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - what modules draw from
+
+
+def _rewind() -> None:
+    """Let the next run draw what the first one drew: it would differ otherwise, and nothing else would be told."""
+    state = _DRAWN.get()
+    if state is not None:
+        random.setstate(state[0])
+        np.random.set_state(state[1])  # noqa: NPY002 - likewise
+        torch.set_rng_state(state[2])
+
+
 def explore(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Trace:
     """A run of ``module``, in which is noted where others of its runs part from it.
 
     Raises:
         UsageError: ``bad-input`` where the module does not run.
     """
-    fresh = copied(module)
+    fresh, state = copied(module), _generators()
     base = trace(module, args, kwargs)
+    token = _DRAWN.set(state)
+    try:
+        return _explored(base, fresh, args, kwargs)
+    finally:
+        _DRAWN.reset(token)
+
+
+def _explored(base: Trace, fresh: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Trace:
     base = replace(base, computed=computed_weights(base))
     paths = _Paths(base)
     unknown = [read for read in base.reads if not read.binary]
@@ -110,10 +138,13 @@ def _vary(paths: _Paths, module: nn.Module, args: tuple[Any, ...], kwargs: Mappi
     batch, sizes = ((args, kwargs), (1, 1)) if other is None else other
     if going and _same_without(base, module, batch, sizes, going):
         return
-    if other is not None:
-        run = _run(copied(module), *batch, Way())
-        if isinstance(run, Trace):
-            paths.compare(run, f"at a batch size of {sizes[1]}", sizes)
+    run = None if other is None else _run(copied(module), *batch, Way())
+    if isinstance(run, Trace):
+        again = _run(copied(module), args, kwargs, Way())
+        if isinstance(again, Trace) and _Match(base, again, (1, 1), frozenset()).parts:
+            # It does not do the same twice, whatever the batch: that is for the proof to tell.
+            return
+        paths.compare(run, f"at a batch size of {sizes[1]}", sizes)
     for path in _looked_at(base, module, (args, kwargs), going):
         paths.looked_at |= _of_module(base, going[path])
 
@@ -211,6 +242,7 @@ def _looked_at(
 
 
 def _run(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], way: Way) -> Trace | EndlessError | None:
+    _rewind()
     try:
         return trace(module, args, kwargs, way=way)
     except EndlessError as endless:
