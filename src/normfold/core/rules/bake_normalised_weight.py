@@ -2,13 +2,14 @@
 
 What it does:
     Weight norm, spectral norm and weight standardisation compute a weight from constants only. Their result becomes the
-    stored weight, and the operations that computed it go.
+    stored weight, and the operations that computed it go. In a module, a plain convolution takes the place of one such
+    as timm's StdConv2d.
 
 When it holds:
     Everything that the weight is computed from is constant.
 
 Example:
-    ``Reshape(BatchNormalization(Reshape(W))) -> Conv`` becomes ``Conv``; timm's ``StdConv2d`` becomes ``nn.Conv2d``.
+    ``Reshape(BatchNormalization(Reshape(W))) -> Conv`` becomes ``Conv``.
 
 Refused when:
     A part of the computation is not constant (``constant``).
