@@ -91,6 +91,12 @@ def test_what_absorbed_a_norm_is_cut_short() -> None:
     assert "    bn -> a, b, c and 2 more" in shown([one])
 
 
+def test_a_norm_that_costs_less_is_still_a_norm() -> None:
+    lowered = Decision("bn", "BatchNormalization", "lowered", ("pool",), ("move_norm_past_pool",))
+    (table,) = size_blocks([lowered], Size(1, 1, 1, None), Size(1, 1, 1, None))
+    assert plain((table,)).splitlines()[1].split() == ["norms", "1", "1"]
+
+
 def test_sizes_before_and_after() -> None:
     blocks = size_blocks([folded("bn1"), kept("bn2")], Size(12, 1_234_567, 5 << 20, 4_110_000_000), Size(9, 999, 77, 0))
     assert plain(blocks).splitlines() == [

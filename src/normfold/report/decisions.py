@@ -33,7 +33,7 @@ TONES: Final[dict[Outcome, Tone]] = {
     "quantized": "good",
     "kept": "bad",
 }
-STAYING: Final[frozenset[Outcome]] = frozenset({"part-folded", "converted", "kept"})
+STAYING: Final[frozenset[Outcome]] = frozenset({"part-folded", "lowered", "converted", "kept"})
 """Outcomes after which there still is a norm."""
 PROOF_TONES: Final[dict[Status, Tone]] = {
     "equivalent": "good",
