@@ -152,12 +152,12 @@ def define_vision_operators() -> Any:
 
     Once for each process; the library stays alive, for its declarations would vanish with it.
     """
-    import torch
+    from torch import library
 
-    library: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+    declared: Any = library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for schema in VISION_OPERATORS:
-        library.define(schema)
-    return library
+        declared.define(schema)
+    return declared
 
 
 def create(architecture: Architecture) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import library, nn
 from torch.nn import functional
 
 from normfold import fold
@@ -16,7 +16,7 @@ STUBS = (
     "qnms(Tensor a, Tensor b, float c) -> Tensor",
     "qroi_align(Tensor a, Tensor b, float c, int d, int e, int f, bool g) -> Tensor",
 )
-LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
+LIBRARY = library.Library("torchvision", "FRAGMENT")
 
 
 def define_vision_operators() -> None:
