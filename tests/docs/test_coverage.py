@@ -97,8 +97,6 @@ def test_networks_are_compared_with_the_best_peer() -> None:
 
 
 UNMET = {
-    "rapidocr-onnxruntime: ch_PP-OCRv4_det_infer": "run on pictures in which it detects nothing: of an output of 1.2e-7"
-    " all three tools are one rounding off (9e-8); the list has larger pictures now, on which it is to be run again",
     "rapidocr-onnxruntime: ch_PP-OCRv4_rec_infer": "eight norms stayed where a peer leaves five; which three, nobody"
     " has looked up. A network built like it, with as many norms and sizes of -1, keeps five; to be run again, too",
 }
