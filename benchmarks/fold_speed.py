@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -100,11 +101,10 @@ def family_of(pid: int) -> list[int]:
     while waiting:
         process = waiting.pop()
         family.append(process)
-        for listing in Path(f"/proc/{process}/task").glob("*/children"):
-            try:
+        # It may end at any moment, between two steps of the listing, too.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for listing in Path(f"/proc/{process}/task").glob("*/children"):
                 waiting.extend(map(int, listing.read_text().split()))
-            except (FileNotFoundError, ProcessLookupError):
-                continue
     return family
 
 
