@@ -27,6 +27,8 @@ CODES: Final[dict[str, str]] = {
     "output-is-input": "The output would overwrite the input.",
     "output-not-writable": "The output cannot be written: a missing folder, missing rights, a full disk.",
     "bad-input": "An input given for verification does not fit the model.",
+    "bad-data": "The calibration or evaluation data cannot be read, is empty, or does not fit the model.",
+    "bad-metric": "The metric is unknown, fails, or needs labels that the data lack.",
     "bad-preprocess": "The preprocessing asked for is not valid, or does not fit the model's input.",
     "unverified": "No evaluator could run the model, so the result was not written.",
     "result-differs": "The folded model differs from its source, so the result was not written.",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from normfold.core.algebra.moves import Dim
 from normfold.errors import UsageError
 from normfold.runtime.side_files import read_npz
 
@@ -17,6 +18,22 @@ Array = NDArray[Any]
 Shapes = Mapping[str, Sequence[int]]
 Arrays = Mapping[str, Array]
 File = str | os.PathLike[str]
+
+
+class Takes(Protocol):
+    """What an input of a model takes."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def dtype(self) -> np.dtype[Any] | None:
+        """None for what is no tensor."""
+
+    @property
+    def shape(self) -> tuple[Dim, ...] | None:
+        """Sizes, symbols or None for each axis; None where the rank is unknown."""
 
 
 @dataclass(frozen=True, slots=True)

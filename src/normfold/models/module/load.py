@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
 import pickle
 import re
-import sys
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +16,7 @@ from numpy.typing import NDArray
 
 from normfold.errors import UsageError, suggestion
 from normfold.models.module.packages import needs
+from normfold.models.named import named, words
 
 if TYPE_CHECKING:
     import torch
@@ -59,32 +57,11 @@ def load(reference: str, weights: str | None = None) -> nn.Module:
     found = REFERENCE.fullmatch(reference)
     if found is None:
         raise UsageError("bad-module", f"{reference!r} is not of the form package.module:factory.")
-    factory = _attribute(_imported(found["package"]), found["factory"], reference)
+    factory = named(found["package"], found["factory"], "bad-module")
     module = _made(reference, factory, _arguments(found["arguments"] or ""))
     if weights is not None:
         _fill(module, weights)
     return module.eval()
-
-
-def _imported(package: str) -> Any:
-    folder = os.getcwd()  # noqa: PTH109 - an entry of sys.path is text
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        return importlib.import_module(package)
-    except (Exception, SystemExit) as error:
-        if isinstance(error, ModuleNotFoundError) and error.name and f"{package}.".startswith(f"{error.name}."):
-            hint = "Name it as for 'python -m', from the folder that holds it."
-            raise UsageError("bad-module", f"There is no Python module {error.name}.", hint) from error
-        raise UsageError("bad-module", f"{package} cannot be imported: {_words(error)}") from error
-
-
-def _attribute(module: Any, path: str, reference: str) -> Any:
-    for name in path.split("."):
-        if not hasattr(module, name):
-            raise UsageError("bad-module", f"{reference}: {getattr(module, '__name__', module)} has no {name!r}.")
-        module = getattr(module, name)
-    return module
 
 
 def _arguments(text: str) -> dict[str, Any]:
@@ -135,7 +112,7 @@ def _called(reference: str, factory: Any, arguments: Mapping[str, Any]) -> Any:
     try:
         return factory(**arguments)
     except (Exception, SystemExit) as error:
-        raise UsageError("bad-module", f"{reference} fails: {_words(error)}") from error
+        raise UsageError("bad-module", f"{reference} fails: {words(error)}") from error
 
 
 def _check_arguments(reference: str, factory: Callable[..., Any], given: Mapping[str, Any]) -> None:
@@ -171,7 +148,7 @@ def _fill(module: nn.Module, weights: str) -> None:
     try:
         missing, unexpected = module.load_state_dict(state, strict=False, assign=assign)
     except RuntimeError as error:
-        raise UsageError("bad-weights", f"{weights} does not fit the module: {_words(error)}") from error
+        raise UsageError("bad-weights", f"{weights} does not fit the module: {words(error)}") from error
     wrong = [f"{_some(names)} {what}" for names, what in ((missing, "missing"), (unexpected, "unexpected")) if names]
     if wrong:
         raise UsageError("bad-weights", f"{weights} does not fit the module: {'; '.join(wrong)}.")
@@ -222,9 +199,9 @@ def _pickled(path: Path) -> Any:
     except RuntimeError as error:
         if "TorchScript" in str(error):
             raise _unsafe(path, "it is a TorchScript program") from error
-        raise UsageError("bad-weights", f"{path} cannot be read: {_words(error)}") from error
+        raise UsageError("bad-weights", f"{path} cannot be read: {words(error)}") from error
     except (OSError, EOFError, ValueError) as error:
-        raise UsageError("bad-weights", f"{path} cannot be read: {_words(error)}") from error
+        raise UsageError("bad-weights", f"{path} cannot be read: {words(error)}") from error
 
 
 def _unsafe(path: Path, because: str) -> UsageError:
@@ -259,7 +236,7 @@ def generated(wanted: Iterable[RandomInput], given: Mapping[str, Array], seed: i
     try:
         return _tensors(wanted, given, seed)
     except (TypeError, RuntimeError, MemoryError) as error:
-        raise UsageError("bad-input", f"A random input cannot be made: {_words(error)}") from error
+        raise UsageError("bad-input", f"A random input cannot be made: {words(error)}") from error
 
 
 def _tensors(wanted: Iterable[RandomInput], given: Mapping[str, Array], seed: int) -> dict[str, torch.Tensor]:
@@ -301,7 +278,3 @@ def called_with(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> tuple
         hint = near or f"It takes {', '.join(signature.parameters)}."
         raise UsageError("bad-input", f"The module has no input named {', '.join(unknown)}.", hint)
     return Example(tuple(tensors.values())), tuple(tensors)
-
-
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -1,0 +1,101 @@
+"""Scores of two models on the same samples."""
+
+import numpy as np
+import pytest
+
+from normfold.errors import UsageError
+from normfold.measure.metrics import Evaluation, metric
+from normfold.models.dataset import Batch
+
+EYE = np.eye(4)
+
+
+def score(name, before, after, labels=None):
+    evaluation = Evaluation(metric(name))
+    before, after = np.asarray(before, float), np.asarray(after, float)
+    for rows in np.array_split(np.arange(len(before)), 2):
+        part = None if labels is None else np.asarray(labels)[rows]
+        evaluation.add({"y": before[rows]}, {"y": after[rows]}, Batch({}, part, len(rows)))
+    return evaluation.score()
+
+
+def test_top1_counts_the_samples_that_are_right():
+    found = score("top1", EYE, EYE[[1, 1, 2, 3]], [0, 1, 2, 3])
+    assert (found.before, found.after, found.drop, found.samples, found.unit) == (100.0, 75.0, 25.0, 4, "points")
+    assert found.difference.low < -25.0 < 0.0 < found.difference.high
+    assert found.worst > found.drop
+
+
+def test_top5_looks_at_five():
+    logits = np.tile(np.arange(10.0), (4, 1))
+    assert score("top5", logits, logits, [9, 5, 4, 0]).before == 50.0
+
+
+def test_not_a_number_is_never_right():
+    assert score("top1", EYE, np.full((4, 4), np.nan), [1, 1, 1, 1]).after == 0.0
+
+
+def test_no_change_still_has_an_interval():
+    """With 100 samples and no difference, one of 2 points cannot be ruled out; with 5,000 one of 0.1 can."""
+    logits = np.tile(EYE, (1250, 1))
+    labels = np.tile(np.arange(4), 1250)
+    few, many = score("top1", logits[:100], logits[:100], labels[:100]), score("top1", logits, logits, labels)
+    assert few.difference.low < -1.0
+    assert -0.1 < many.difference.low < 0.0 < many.difference.high < 0.1
+
+
+def test_the_interval_of_a_difference_covers_it():
+    """Paired proportions of known truth: the 95 % interval misses it in about 5 % of 400 draws."""
+    rng = np.random.default_rng(1)
+    misses = 0
+    for _ in range(400):
+        right = rng.random(500) < 0.8
+        other = np.where(rng.random(500) < 0.05, ~right, right)
+        # Of the 80 % that are right 5 % turn wrong, of the 20 % wrong 5 % right: a difference of -3 points.
+        rows = [np.where(side[:, None], EYE[0], EYE[1]) for side in (right, other)]
+        found = score("top1", *rows, np.zeros(500, int)).difference
+        misses += not found.low <= -3.0 <= found.high
+    assert 5 <= misses <= 40
+
+
+def test_mse_compares_with_the_labels_and_else_with_the_source():
+    before, after = np.zeros((4, 2)), np.ones((4, 2))
+    assert score("mse", before, after).drop == 1.0
+    found = score("mse", before, after, np.ones((4, 2)))
+    assert (found.before, found.after, found.drop) == (1.0, 0.0, -1.0)
+
+
+def test_cosine_is_that_of_each_sample():
+    found = score("cosine", [[1, 0], [0, 0]], [[1, 1], [0, 0]])
+    assert found.after == pytest.approx((np.sqrt(0.5) + 1) / 2)
+    assert found.before == 1.0
+
+
+def test_filled_up_samples_do_not_count():
+    evaluation = Evaluation(metric("cosine"))
+    evaluation.add({"y": EYE}, {"y": np.concatenate([EYE[:3], -EYE[:1]])}, Batch({}, None, 3))
+    assert (evaluation.score().samples, evaluation.score().after) == (3, 1.0)
+
+
+def test_functions_score_samples():
+    assert score(lambda outputs, labels: outputs["y"].max(axis=1), EYE, 2 * EYE).drop == -1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "said"),
+    [
+        ("top2", [0] * 4, "no metric 'top2'"),
+        ("top1", None, "needs labels"),
+        ("top1", [0, 1, 2, 4], "not below 4"),
+        ("top1", [0.5] * 4, "one whole number"),
+        ("mse", [0, 1, 2, 3], "labels of shape"),
+        ("numpy:nothing_like_it", None, "has no 'nothing_like_it'"),
+        ("numpy:pi", None, "not a function"),
+        (lambda outputs, labels: 1 / 0, None, "ZeroDivisionError"),
+        (lambda outputs, labels: np.nan, None, "finite"),
+    ],
+)
+def test_what_is_wrong_with_a_metric_is_said(name, labels, said):
+    with pytest.raises(UsageError, match=said) as error:
+        score(name, EYE, EYE, labels)
+    assert error.value.code == "bad-metric"
