@@ -22,6 +22,8 @@ from normfold.core.laws.law import Law
 from normfold.core.premises import PREMISES
 from normfold.core.rules import LAWS, RULES, Rewrite, Rule
 from normfold.errors import CODES
+from normfold.passes.convert import KINDS, MATRIX, TARGETS, Cell, Target
+from normfold.passes.convert.matrix import ALREADY
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 REFERENCE, DATA = DOCS / "reference", DOCS / "data"
@@ -105,6 +107,50 @@ def errors_page() -> str:
     """The closed list of error codes."""
     intro = "Every error carries one of these codes; with `--json` it stands in `error.code`."
     return page("Errors", "src/normfold/errors.py", intro, [table(("code", "meaning"), CODES)])
+
+
+def letter(cell: Cell) -> str:
+    """How good one way from a kind to another is, in a letter or two."""
+    return "-" if cell.label is None else LETTERS[cell.label]
+
+
+def built(cell: Cell, to: Target) -> str:
+    """What carries a way out."""
+    if cell.conversion is not None:
+        return f"[{cell.conversion.name}](#{cell.conversion.name})"
+    if cell.label is None:
+        return ""
+    return "`fold`" if (to, cell.label) == ("static", "exact") else "not yet"
+
+
+def conversions_page() -> str:
+    """Which norm becomes which: the matrix, every cell in words, and what carries the conversions out."""
+    matrix = grid(
+        ("from, to", *(f"`{target}`" for target in TARGETS)),
+        (
+            [f"`{kind}`", *(", ".join(map(letter, ways)) or "=" for ways in row.values())]
+            for kind, row in (
+                (kind, {to: () if ways is ALREADY else ways for to, ways in MATRIX[kind].items()}) for kind in KINDS
+            )
+        ),
+    )
+    cells = grid(
+        ("from", "to", "label", "how, when, or why not", "done by"),
+        (
+            [f"`{kind}`", f"`{to}`", cell.label or "-", cell.says, built(cell, to)]
+            for kind in KINDS
+            for to, ways in MATRIX[kind].items()
+            for cell in ways
+            if ways is not ALREADY
+        ),
+    )
+    found = {
+        cell.conversion.name: cell for row in MATRIX.values() for way in row.values() for cell in way if cell.conversion
+    }
+    parts = [titled(module_text("normfold.passes.convert", name), 3, name) for name in sorted(found)]
+    return page(
+        "Conversions", "src/normfold/passes/convert", CONVERSIONS, [matrix, "## Cells", cells, "## How", *parts]
+    )
 
 
 def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -239,6 +285,12 @@ def excess_part(models: Sequence[dict[str, Any]]) -> list[str]:
     return [f"{title}\n\n" + "\n".join(listed) for title, listed in parts if listed]
 
 
+LETTERS: Final = {"exact": "E", "exact-if": "Ec", "calibrated": "C", "needs-training": "F"}
+CONVERSIONS: Final = """\
+What `normfold convert --to` makes of every kind of norm. **E**: computes the same, wherever the premises of the
+conversion hold. **Ec**: does so up to a bound under a condition, both of which the result states (`exact-if`). **C**:
+approximate, fitted to unlabelled inputs. **F**: a start for training. **-**: refused, with the reason. **=**: it is one
+already. Of two letters, the first way that is open is taken."""
 INTRO: Final = """\
 What is folded, and what other tools make of the same models. Every cell of the last two tables was measured:
 `benchmarks/patterns.py` and `benchmarks/fold_coverage.py` make the data and say how. Peers, each with its defaults,
@@ -399,6 +451,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "laws.md": laws_page,
     "premises.md": premises_page,
     "errors.md": errors_page,
+    "conversions.md": conversions_page,
     "coverage.md": coverage_page,
     "backends.md": backends_page,
 }

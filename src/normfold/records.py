@@ -62,6 +62,30 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Certificate:
+    """How good a conversion is, and how that is known.
+
+    Attributes:
+        label: whether the norm computes the same, does so under a condition, was fitted to data, or is to be trained.
+        condition: under which it computes the same, up to ``bound``; empty unless the label is ``exact-if``.
+        bound: the largest error of the norm's output, relative to that output, while the condition holds.
+        r2: the share of the variance of the norm's output that the new one explains, where it was fitted.
+        constant_share: the share of the variance that it divides by which does not depend on the input: near 1, the
+            norm is inert, and computes little more than an affine map.
+    """
+
+    label: Label
+    condition: str = ""
+    bound: float | None = None
+    r2: float | None = None
+    constant_share: float | None = None
+
+
+EXACT: Final = Certificate("exact")
+"""That of a norm that computes the same whatever the input."""
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What became of one norm, or of a scale that is none, and why."""
 
@@ -77,7 +101,7 @@ class Decision:
     """Largest deviation seen at this norm's output, relative to that output's range."""
     to: str | None = None
     """What a norm that was converted is now."""
-    label: Label | None = None
+    certificate: Certificate | None = None
     """How good that is."""
     role: Role = "norm"
 
@@ -85,6 +109,11 @@ class Decision:
         """Whoever decides that something of a norm stays says why."""
         if self.outcome in ("kept", "part-folded") and not self.refused_by:
             raise ValueError(f"the norm {self.site!r} is {self.outcome} without a reason")
+
+    @property
+    def label(self) -> Label | None:
+        """How good a conversion is, in a word."""
+        return None if self.certificate is None else self.certificate.label
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +250,18 @@ def decision_record(decision: Decision) -> dict[str, Any]:
         "rules": list(decision.rules),
         "refused_by": [refusal_record(refusal) for refusal in decision.refused_by],
         "error": finite(decision.error),
-        **({} if decision.to is None else {"to": decision.to, "label": decision.label}),
+        **({} if decision.to is None else {"to": decision.to}),
+        **({} if decision.certificate is None else certificate_record(decision.certificate)),
     }
+
+
+def certificate_record(certificate: Certificate) -> dict[str, Any]:
+    """How good a conversion is; figures only where there are any."""
+    figures = {name: getattr(certificate, name) for name in ("bound", "r2", "constant_share")}
+    known = {name: finite(figure) for name, figure in figures.items() if figure is not None}
+    return (
+        {"label": certificate.label} | ({"condition": certificate.condition} if certificate.condition else {}) | known
+    )
 
 
 def cleaning_record(cleaning: Cleaning) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import onnx
 import pytest
 
 from folding import array, model
+from normfold.cli import convert as cli
 from normfold.cli.application import run
-from normfold.cli.convert import TARGETS
-from normfold.passes.convert import CONVERSIONS
+from normfold.passes.convert import KINDS, MATRIX, TARGETS
 from normfold.report.schema import schema
 
 
@@ -25,7 +25,8 @@ def net(tmp_path: Path) -> Path:
 
 
 def test_the_command_line_knows_every_conversion() -> None:
-    assert set(TARGETS) == set(CONVERSIONS)
+    assert (cli.TARGETS, cli.KINDS) == (TARGETS, KINDS)
+    assert {kind: tuple(row) for kind, row in MATRIX.items()} == dict.fromkeys(KINDS, TARGETS)
 
 
 def test_as_a_document(net: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

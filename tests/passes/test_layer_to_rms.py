@@ -15,7 +15,7 @@ from torch import nn
 import normfold
 from folding import array, model, run
 from normfold.backends.onnx import OnnxGraph
-from normfold.passes.convert import CONVERSIONS
+from normfold.passes.convert import Asked
 from normfold.passes.convert.run import Converter
 from normfold.records import Decision
 from normfold.runtime import CHECKER
@@ -27,7 +27,7 @@ EXACT = 1e-12
 
 def converted(source: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Decision, ...]]:
     graph = OnnxGraph(ir.from_proto(source), CHECKER.infer)
-    done = Converter("rms", CONVERSIONS["rms"]).convert(graph, {})
+    done = Converter(Asked("rms")).convert(graph, {})
     result = ir.to_proto(graph.model)
     onnx.checker.check_model(result, full_check=True)
     return result, done.decisions
@@ -107,7 +107,7 @@ def test_a_bias_that_nothing_takes_stays_as_an_addition() -> None:
     inputs = f"{INDICES}, int64[2,{TOKENS}] j"
     held = used(body)
     source = model(inputs, body, held, outputs="double[] y")
-    assert refused(source) == {"parameter-untied"}
+    assert refused(source) == {"parameter-untied", "calibration-data"}
     held["other"] = held["table"][::-1].copy()
     body[1] = "f = Gather(other, j)"
     operators = proven(model(inputs, body, held, outputs="double[] y"), words() | {"j": words()["i"]}, EXACT)
@@ -180,15 +180,16 @@ def test_constants_inside_of_a_norm_that_something_else_reads() -> None:
     result, (decision,) = converted(source)
     assert "ReduceMean" in {node.op_type for node in result.graph.node}
     assert [(refusal.premise, "inside of it" in refusal.because) for refusal in decision.refused_by] == [
-        ("single-use", True)
+        ("single-use", True),
+        ("calibration-data", False),
     ]
 
 
 def test_channels_of_an_unknown_number() -> None:
     body = ["r = Reshape(x, sizes)", "n = LayerNormalization(r, gamma, beta)", "y = MatMul(n, last)"]
     _, (decision,) = converted(model("double[n, m] x, int64[2] sizes", body, used(body), outputs="double[] y"))
-    (refusal,) = decision.refused_by
-    assert refusal.premise == "linear-producer"
+    refusal, fitted = decision.refused_by
+    assert (refusal.premise, fitted.premise) == ("linear-producer", "calibration-data")
     assert "the number of channels of 'r' is not known" in refusal.because
 
 

@@ -29,13 +29,28 @@ from normfold.report.blocks import Detail
 if TYPE_CHECKING:
     from normfold.verbs.fold_result import FoldResult
 
-TARGETS: Final = ("instance", "rms")
-"""Those of `normfold.passes.convert.CONVERSIONS`, which is not imported to parse a command line."""
+TARGETS: Final = ("batch", "frozen", "static", "layer", "rms", "group", "instance", "weight", "bln", "dyt", "tanh")
+KINDS: Final = (
+    *("batch", "frozen", "layer", "rms", "group", "instance", "running-instance", "weight"),
+    *("static-bln", "live-bln", "dyt"),
+)
+"""Those of `normfold.passes.convert`, which is not imported to parse a command line."""
 
 
 @click.command("convert")
 @click.argument("model", type=file_name)
-@click.option("--to", type=click.Choice(TARGETS), required=True, help="What the norms are to become.")
+@click.option(
+    "--to",
+    required=True,
+    metavar="KIND",
+    help=f"What the norms are to become: {', '.join(TARGETS)}; group:count=N or group:size=N says which groups.",
+)
+@click.option("--from", "source", type=click.Choice(KINDS), help="Convert norms of this kind only.")
+@click.option(
+    "--needs-training",
+    is_flag=True,
+    help="Convert norms, too, where the result computes something else and is only a start for training.",
+)
 @click.option("-o", "--output", type=file_name, metavar="FILE", help="Where to write the converted model.")
 @SHAPES
 @INPUTS

@@ -17,6 +17,11 @@ BIAS_RANGE: Final = Premise(
     "A quantised bias leaves headroom in the int32 accumulator: its codes stay within 2^30.",
     "Fold the float model, then quantise it: a bias is rounded to int32 anew there.",
 )
+CALIBRATION_DATA: Final = Premise(
+    "calibration-data",
+    "There are inputs to fit a norm to whose conversion is approximate.",
+    "Name unlabelled inputs with --calibrate.",
+)
 CALLED_ONCE: Final = Premise(
     "called-once",
     "A module that changes is called once, and nothing else reads its weight.",
@@ -104,6 +109,11 @@ MATRIX: Final = Premise(
     "The constant operand of a matrix product is a matrix, and the other one has a known rank.",
     "Name the input's sizes with --shape where the rank is unknown.",
 )
+MEANINGFUL: Final = Premise(
+    "meaningful",
+    "What one kind of norm computes can be computed by the other kind at all.",
+    "Ask for a kind that the table in docs/convert.md gives for it.",
+)
 NEEDS_STRUCTURE: Final = Premise(
     "needs-structure",
     "The fold only sets constants and takes modules out: a module tree can express no more.",
@@ -150,6 +160,11 @@ NOT_PADDED_AXIS: Final = Premise("not-padded-axis", "The map does not vary along
 NOT_POOLED_AXIS: Final = Premise("not-pooled-axis", "The map does not vary along an axis that is pooled or resampled.")
 NOT_SUMMED_AXIS: Final = Premise(
     "not-summed-axis", "A scale does not vary along the axis that a product of two values sums over."
+)
+ONE_AXIS: Final = Premise(
+    "one-axis",
+    "A norm whose mean is taken out before it takes the mean over one axis.",
+    "Leave it out with --skip, or ask for another kind.",
 )
 ONE_GROUP: Final = Premise(
     "one-group", "The channels that a mean is taken over are outputs of one matrix, not of groups."
@@ -253,6 +268,11 @@ STATIC_RESHAPE: Final = Premise(
     "static-reshape",
     "The operation that moves elements takes whole channels to known places.",
     "Name the input's sizes with --shape, so that the reshape's are known.",
+)
+TRAINING_ASKED: Final = Premise(
+    "training-asked",
+    "A conversion after which the model computes something else was asked for as a start for training.",
+    "Pass --needs-training if you are going to train the result.",
 )
 TRAILING_AXES: Final = Premise(
     "trailing-axes", "A decomposed norm normalises the last axes, as the operator that it becomes does."

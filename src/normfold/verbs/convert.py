@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from normfold.errors import UsageError
 from normfold.limits import limited
-from normfold.models.data import Arrays, Shapes, user_inputs
-from normfold.models.source import File, OnnxModel, is_onnx, module_of
-from normfold.passes.convert import CONVERSIONS
+from normfold.models.data import Arrays, Shapes
+from normfold.models.source import File, OnnxModel
+from normfold.passes.convert import KINDS, Asked, Kind
 from normfold.passes.convert.run import Converter
 from normfold.passes.fold.selection import Selection
-from normfold.pipeline.fold_onnx import External, Request, Target
-from normfold.proof.comparison import Setup
+from normfold.pipeline.fold_onnx import External
 from normfold.records import Progress, silent
 from normfold.verbs.fold_result import FoldResult
-from normfold.verbs.rewriting import DRY_RUN, NOT_ASKED_FOR, rewrite_file, rewrite_module
+from normfold.verbs.rewriting import Job
 
 
 def convert(
@@ -25,6 +23,8 @@ def convert(
     example_inputs: Any = None,
     *,
     to: str,
+    source: Kind | None = None,
+    needs_training: bool = False,
     output: File | None = None,
     shapes: Shapes | None = None,
     inputs: Arrays | File | None = None,
@@ -42,13 +42,18 @@ def convert(
 ) -> FoldResult[Any]:
     """Make the norms of ``model`` norms of the kind ``to``, and write the result to ``output`` if that is given.
 
-    A LayerNorm becomes an RMSNorm (``to="rms"``) where the mean that it subtracts can be taken out of everything that
-    writes its input: the result computes the same. Every other norm stays, with the reason.
+    What becomes of which, and how exactly, is listed in docs/convert.md. A LayerNorm becomes an RMSNorm
+    (``to="rms"``) where the mean that it subtracts can be taken out of everything that writes its input. A norm that
+    cannot become what was asked for stays, with the reason.
 
     Args:
         model: a path, a ``ModelProto``, an ``onnx_ir.Model`` or an ``nn.Module``; left as it is.
         example_inputs: what an ``nn.Module`` is traced with, as for `fold`; ONNX models need none.
-        to: the kind of norm asked for.
+        to: the kind of norm asked for: rms, layer, group, group:count=8, group:size=16, instance, batch, frozen (a
+            BatchNorm with fixed statistics), static (an affine map by channel, which is then folded), weight, bln, dyt
+            or tanh.
+        source: the kind of norms that are to be converted; by default all (``--from`` on the command line).
+        needs_training: convert norms, too, where the result computes something else and is only a start for training.
         output: where to write; nothing is written unless the result is proven (or ``verify`` is off). The state of a
             module is written as ``.safetensors``.
         shapes: by input name, for inputs with dynamic dimensions; ONNX only.
@@ -75,28 +80,23 @@ def convert(
         UnprovenError: nothing here can run the two.
         NormfoldError: any other reason, with its code.
     """
-    if to not in CONVERSIONS:
-        raise UsageError("usage", f"Nothing becomes {to!r}.", f"Choose one of {', '.join(sorted(CONVERSIONS))}.")
+    asked = Asked.parse(to, needs_training=needs_training)
+    if source is not None and source not in KINDS:
+        raise UsageError("usage", f"{source!r} is no kind of norm.", f"Choose one of {', '.join(KINDS)}.")
+    selection = Selection(tuple(only), tuple(skip))
+    job = Job(
+        work=Converter(asked, selection, source).convert,
+        selection=selection,
+        output=output,
+        shapes=shapes,
+        inputs=inputs,
+        seed=seed,
+        custom_ops=custom_ops,
+        verify=verify,
+        external_data=external_data,
+        in_place=in_place,
+        dry_run=dry_run,
+        progress=progress,
+    )
     with limited(time_limit, memory_limit):
-        selection = Selection(tuple(only), tuple(skip))
-        converter = Converter(to, CONVERSIONS[to], selection)
-        skipped = DRY_RUN if dry_run else "" if verify else NOT_ASKED_FOR
-        target = None if output is None or dry_run else Path(output)
-        module = module_of(model)
-        if module is not None:
-            if shapes or inputs or custom_ops:
-                raise UsageError("usage", "shapes, inputs and custom_ops are for ONNX models.")
-            from normfold.models.module.example import Example
-            from normfold.models.module.untouched import untouched
-            from normfold.pipeline.fold_module import ModuleFold
-
-            itself = in_place and not dry_run
-            job = ModuleFold(module, Example.of(example_inputs), converter.convert, seed, progress, itself)
-            with untouched(), job.whole():
-                return rewrite_module(job, selection, target, skipped)
-        if example_inputs is not None and is_onnx(model):
-            hint = "ONNX models take inputs={name: array}, and output=PATH."
-            raise UsageError("usage", "example_inputs are for modules.", hint)
-        request = Request(converter.convert, target=Target(target, external_data, in_place), progress=progress)
-        asked = Setup((), user_inputs(shapes, inputs), seed=seed, custom_ops=custom_ops)
-        return rewrite_file(model, request, selection, asked, skipped)
+        return job.run(model, example_inputs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 import onnx
@@ -14,14 +13,13 @@ from normfold.core.costs import DEFAULT, cost_table
 from normfold.core.preprocess import Preprocess
 from normfold.errors import UsageError
 from normfold.limits import limited
-from normfold.models.data import Arrays, Shapes, user_inputs
-from normfold.models.source import File, OnnxModel, is_onnx, module_of
+from normfold.models.data import Arrays, Shapes
+from normfold.models.source import File, OnnxModel, module_of
 from normfold.passes.fold.selection import Selection
-from normfold.pipeline.fold_onnx import External, Request, Target
-from normfold.proof.comparison import Setup
+from normfold.pipeline.fold_onnx import External
 from normfold.records import Progress, silent
 from normfold.verbs.fold_result import FoldResult
-from normfold.verbs.rewriting import DRY_RUN, NOT_ASKED_FOR, rewrite_file, rewrite_module
+from normfold.verbs.rewriting import Job
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -133,26 +131,23 @@ def fold(
     """
     with limited(time_limit, memory_limit):
         selection = Selection(tuple(only), tuple(skip))
-        skipped = DRY_RUN if dry_run else "" if verify else NOT_ASKED_FOR
-        target = None if output is None or dry_run else Path(output)
-        module = module_of(model)
-        if module is not None:
-            if shapes or inputs or custom_ops or preprocess or allow_inserted or not clean:
-                raise UsageError(
-                    "usage", "shapes, inputs, custom_ops, preprocess, allow_inserted and clean are for ONNX models."
-                )
-            from normfold.models.module.example import Example
-            from normfold.models.module.untouched import untouched
-            from normfold.pipeline.fold_module import ModuleFold
-
-            itself = in_place and not dry_run
-            job = ModuleFold(module, Example.of(example_inputs), selection.fold, seed, progress, itself)
-            with untouched(), job.whole():
-                return rewrite_module(job, selection, target, skipped)
-        if example_inputs is not None and is_onnx(model):
-            hint = "ONNX models take inputs={name: array}, and output=PATH."
-            raise UsageError("usage", "example_inputs are for modules.", hint)
-        work = partial(selection.fold, costs=replace(cost_table(ep), allow_inserted=allow_inserted))
-        request = Request(work, preprocess, Target(target, external_data, in_place), clean=clean, progress=progress)
-        asked = Setup((), user_inputs(shapes, inputs), seed=seed, custom_ops=custom_ops)
-        return rewrite_file(model, request, selection, asked, skipped)
+        if allow_inserted and module_of(model) is not None:
+            raise UsageError("usage", "allow_inserted is for ONNX models.")
+        costs = replace(cost_table(ep), allow_inserted=allow_inserted)
+        job = Job(
+            work=partial(selection.fold, costs=costs),
+            selection=selection,
+            output=output,
+            shapes=shapes,
+            inputs=inputs,
+            seed=seed,
+            custom_ops=custom_ops,
+            verify=verify,
+            external_data=external_data,
+            in_place=in_place,
+            dry_run=dry_run,
+            progress=progress,
+            preprocess=preprocess,
+            clean=clean,
+        )
+        return job.run(model, example_inputs)

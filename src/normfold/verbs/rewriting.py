@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from normfold.core.preprocess import Preprocess
 from normfold.errors import UsageError
 from normfold.models import onnxfile
-from normfold.models.source import name_of, onnx_source
+from normfold.models.data import Arrays, Shapes, user_inputs
+from normfold.models.source import File, is_onnx, module_of, name_of, onnx_source
 from normfold.passes.fold.selection import Selection
-from normfold.pipeline.fold_onnx import Request, fold_proven, fold_unproven
+from normfold.passes.rewritten import GraphPass
+from normfold.pipeline.fold_onnx import External, Request, Target, fold_proven, fold_unproven
 from normfold.pipeline.prove import prove, unproven
 from normfold.proof.comparison import Setup
+from normfold.records import Progress
 from normfold.runtime import CHECKER, Evaluator
 from normfold.verbs.fold_result import FoldResult
 
@@ -22,6 +28,57 @@ if TYPE_CHECKING:
 
 NOT_ASKED_FOR = "not asked for"
 DRY_RUN = "a dry run compares nothing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What the verbs that rewrite a model have in common, as their callers name it; ``work`` is what is done to it."""
+
+    work: GraphPass
+    selection: Selection
+    output: File | None
+    shapes: Shapes | None
+    inputs: Arrays | File | None
+    seed: int
+    custom_ops: Sequence[str]
+    verify: bool
+    external_data: External
+    in_place: bool
+    dry_run: bool
+    progress: Progress
+    preprocess: Preprocess | None = None
+    clean: bool = True
+
+    def run(self, model: object, example_inputs: Any) -> FoldResult[Any]:
+        """``model`` rewritten: an ``nn.Module``, called with ``example_inputs``, or an ONNX model.
+
+        Raises:
+            UsageError: ``usage`` where an option is for the other kind of model.
+        """
+        skipped = DRY_RUN if self.dry_run else "" if self.verify else NOT_ASKED_FOR
+        target = None if self.output is None or self.dry_run else Path(self.output)
+        module = module_of(model)
+        if module is not None:
+            return self._module(module, example_inputs, target, skipped)
+        if example_inputs is not None and is_onnx(model):
+            hint = "ONNX models take inputs={name: array}, and output=PATH."
+            raise UsageError("usage", "example_inputs are for modules.", hint)
+        written = Target(target, self.external_data, self.in_place)
+        request = Request(self.work, self.preprocess, written, clean=self.clean, progress=self.progress)
+        asked = Setup((), user_inputs(self.shapes, self.inputs), seed=self.seed, custom_ops=self.custom_ops)
+        return rewrite_file(model, request, self.selection, asked, skipped)
+
+    def _module(self, module: nn.Module, example: Any, target: Path | None, skipped: str) -> FoldResult[nn.Module]:
+        if self.shapes or self.inputs or self.custom_ops or self.preprocess or not self.clean:
+            raise UsageError("usage", "shapes, inputs, custom_ops, preprocess and clean are for ONNX models.")
+        from normfold.models.module.example import Example
+        from normfold.models.module.untouched import untouched
+        from normfold.pipeline.fold_module import ModuleFold
+
+        itself = self.in_place and not self.dry_run
+        job = ModuleFold(module, Example.of(example), self.work, self.seed, self.progress, itself)
+        with untouched(), job.whole():
+            return rewrite_module(job, self.selection, target, skipped)
 
 
 def rewrite_file(model: object, request: Request, selection: Selection, asked: Setup, skipped: str) -> FoldResult[Any]:

@@ -22,30 +22,28 @@ from dataclasses import replace
 
 from normfold.core.graph import Graph
 from normfold.core.plan import Plan, Replace
-from normfold.core.views import Node, Norm, View
-from normfold.passes.convert.conversion import Conversion, Proposal
+from normfold.core.premises import CONSTANT
+from normfold.core.views import Node, Norm
+from normfold.passes.convert.conversion import Asked, Conversion, Proposal
+from normfold.records import Refusal
 
 
-def _fits(view: View) -> bool:
-    """A GroupNorm whose scale and bias are known."""
-    return isinstance(view, Norm) and view.kind == "group" and view.tail is not None
-
-
-def _prepare(_graph: Graph, _norms: Sequence[Node]) -> None:
-    """Nothing stands in the way of one norm that another fold could take away."""
-
-
-def _proposals(graph: Graph, norms: Sequence[Node]) -> Iterator[Proposal]:
+def _proposals(graph: Graph, norms: Sequence[Node], _asked: Asked) -> Iterator[Proposal]:
     for node in norms:
         view = graph.view(node)
         if not isinstance(view, Norm):
             raise TypeError(f"not a norm: {graph.label(node)}")
+        if view.refusals or view.tail is None:
+            yield Proposal(
+                (node,),
+                refusals=view.refusals
+                or (Refusal(CONSTANT, f"the scale and bias of {graph.label(node)} are not read"),),
+            )
+            continue
         plan = Plan((Replace(replace(view, kind="instance")),), into=(node,), rules=("group_to_instance",))
         unable = graph.unable(plan)
-        refusals = view.refusals or (() if unable is None else (unable,))
+        refusals = () if unable is None else (unable,)
         yield Proposal((node,), refusals=refusals) if refusals else Proposal((node,), plan)
 
 
-CONVERSION = Conversion(
-    name="group_to_instance", target="instance", label="exact", fits=_fits, proposals=_proposals, prepare=_prepare
-)
+CONVERSION = Conversion(name="group_to_instance", proposals=_proposals)

@@ -26,12 +26,12 @@ from normfold.core.algebra import Affine, Centring, Offset
 from normfold.core.graph import Graph
 from normfold.core.origins import Origin
 from normfold.core.plan import Change, Insert, Plan, Replace, SetConstant, SetView
-from normfold.core.premises import LINEAR_CONSUMER, LINEAR_PRODUCER
+from normfold.core.premises import LINEAR_CONSUMER, LINEAR_PRODUCER, ONE_AXIS
 from normfold.core.rules import BACKWARD, FORWARD, Carry, Target, carries
 from normfold.core.search import Search
 from normfold.core.streams import Port, Stream, streams
-from normfold.core.views import AffineOp, Node, Norm, Value, View
-from normfold.passes.convert.conversion import Conversion, Proposal
+from normfold.core.views import AffineOp, Node, Norm, Value
+from normfold.passes.convert.conversion import Asked, Conversion, Proposal
 from normfold.records import Refusal
 
 
@@ -41,11 +41,6 @@ class _RefusedError(Exception):
     def __init__(self, *refusals: Refusal) -> None:
         super().__init__()
         self.refusals = refusals
-
-
-def _fits(view: View) -> bool:
-    """A LayerNorm over one axis."""
-    return isinstance(view, Norm) and view.kind == "layer" and view.axes is not None and len(view.axes) == 1
 
 
 def _prepare(graph: Graph, norms: Sequence[Node]) -> None:
@@ -66,9 +61,15 @@ def _prepare(graph: Graph, norms: Sequence[Node]) -> None:
                 graph.commit(plan)
 
 
-def _proposals(graph: Graph, norms: Sequence[Node]) -> Iterator[Proposal]:
+def _proposals(graph: Graph, norms: Sequence[Node], _asked: Asked) -> Iterator[Proposal]:
     """A stream at a time, then norms that read no stream one by one."""
     left = dict.fromkeys(norms)
+    for node in norms:
+        axes = _view(graph, node).axes
+        if axes is None or len(axes) != 1:
+            del left[node]
+            because = f"{graph.label(node)} takes its mean over several axes, and that of one axis can be taken out"
+            yield Proposal((node,), refusals=(Refusal(ONE_AXIS, because),))
     for stream in streams(graph):
         mine = tuple(port.node for port in stream.readers if port.node in left)
         for node in mine:
@@ -94,10 +95,15 @@ def _judged(graph: Graph, norms: tuple[Node, ...], stream: Stream | None) -> Pro
     return Proposal(norms, plan) if unable is None else Proposal(norms, refusals=(unable,))
 
 
-def _norm(graph: Graph, plan: Plan, node: Node) -> Norm:
-    view = plan.view(node) or graph.view(node)
+def _view(graph: Graph, node: Node, plan: Plan | None = None) -> Norm:
+    view = (None if plan is None else plan.view(node)) or graph.view(node)
     if not isinstance(view, Norm):
         raise TypeError(f"not a norm: {graph.label(node)}")
+    return view
+
+
+def _norm(graph: Graph, plan: Plan, node: Node) -> Norm:
+    view = _view(graph, node, plan)
     if view.refusals:
         raise _RefusedError(*view.refusals)
     return view
@@ -198,6 +204,4 @@ def _replaced(graph: Graph, plan: Plan, node: Node) -> Plan:
     return replace(plan, edits=(*edits, Replace(view)))
 
 
-CONVERSION = Conversion(
-    name="layer_to_rms", target="rms", label="exact", fits=_fits, proposals=_proposals, prepare=_prepare
-)
+CONVERSION = Conversion(name="layer_to_rms", proposals=_proposals, prepare=_prepare)

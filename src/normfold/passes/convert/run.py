@@ -2,51 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from normfold.core import driver
 from normfold.core.driver import Folding
 from normfold.core.graph import Graph, Site
-from normfold.core.premises import CONVERTIBLE
+from normfold.core.premises import CONVERTIBLE, SELECTED
 from normfold.core.views import AffineOp, Node, Norm
-from normfold.passes.convert.conversion import Conversion, Proposal
+from normfold.passes.convert.conversion import Asked, Cell, Conversion, Kind, Proposal
+from normfold.passes.convert.kinds import kind_of
+from normfold.passes.convert.matrix import ALREADY, MATRIX
 from normfold.passes.fold.selection import Selection
-from normfold.records import Decision, Pair, Refusal
+from normfold.records import EXACT, Decision, Pair, Refusal
 
 
 @dataclass(frozen=True, slots=True)
 class Converter:
-    """Converts the norms of a graph that are selected to ``target``, with whichever of ``conversions`` fits each."""
+    """Converts the norms of a graph that are selected, and of the kind ``source`` if that is given, as ``asked``."""
 
-    target: str
-    conversions: Sequence[Conversion]
+    asked: Asked
     selection: Selection = field(default_factory=Selection)
+    source: Kind | None = None
 
     def convert(self, graph: Graph, dropped: Mapping[str, Refusal]) -> Folding:
         """Convert what can be, but for the sites that are ``dropped``."""
-        run = _Run(graph, self.target, self.selection, dropped)
-        for conversion in self.conversions:
-            run.carry_out(conversion)
-        return run.done()
+        run = _Run(graph, self, dropped)
+        for kind in dict.fromkeys(kind for _, _, kind in run.norms):
+            for cell in MATRIX[kind][self.asked.target]:
+                run.go(kind, cell)
+        return run.folded() if self.asked.target == "static" else run.done()
 
 
 @dataclass
 class _Run:
     graph: Graph
-    target: str
-    selection: Selection
+    converter: Converter
     dropped: Mapping[str, Refusal]
     decided: dict[str, Decision] = field(default_factory=dict)
+    refusals: dict[str, list[Refusal]] = field(default_factory=dict)
+    """Why ways that were tried are not open."""
     sites: Sequence[Site] = field(init=False)
     before: frozenset[str] = field(init=False)
+    norms: list[tuple[Site, Node, Kind]] = field(default_factory=list)
+    """Norms that a conversion is about, and that nobody left out."""
+    refused: dict[str, Refusal] = field(default_factory=dict)
+    """Why norms stay, whatever could be done."""
 
     def __post_init__(self) -> None:
         self.sites = [site for site in self.graph.sites() if self._is_norm(site)]
         self.before = frozenset(self.graph.values())
         for site in self.sites:
-            refusal = self.dropped.get(site.name) or self.selection.refusal(site.name)
+            found = next(((node, kind) for node in site.nodes if (kind := kind_of(self.graph.view(node)))), None)
+            refusal = self._refusal(site, None if found is None else found[1])
             if refusal is not None:
-                self.decided[site.name] = _kept(site, refusal)
+                self.refused[site.name] = refusal
+            elif found is not None:
+                self.norms.append((site, *found))
 
     def _is_norm(self, site: Site) -> bool:
         """Whether ``site`` normalises, and is not some other map by constants, which no conversion is about."""
@@ -54,40 +66,75 @@ class _Run:
         measured = any(isinstance(view, AffineOp) and view.statistics is not None for view in views)
         return site.role == "norm" and (measured or any(isinstance(view, Norm) or view.refusals for view in views))
 
-    def carry_out(self, conversion: Conversion) -> None:
-        """Convert what ``conversion`` is about and nobody has decided yet."""
-        mine = dict(self._concerned(conversion))
+    def _refusal(self, site: Site, kind: Kind | None) -> Refusal | None:
+        """Why the norm at ``site`` stays, whatever could be done."""
+        refusal = self.dropped.get(site.name) or self.converter.selection.refusal(site.name)
+        if refusal is not None:
+            return refusal
+        wanted, target = self.converter.source, self.converter.asked.target
+        if wanted not in (None, kind):
+            return Refusal(SELECTED, f"--from {wanted} asks for norms of another kind than a {site.norm}")
+        if kind is None:
+            views = [self.graph.view(node) for node in site.nodes]
+            told = [refusal for view in views for refusal in view.refusals]
+            because = f"nothing makes a {site.norm} the kind of norm that was asked for, {target!r}"
+            return told[0] if told else Refusal(CONVERTIBLE, because)
+        if MATRIX[kind][target] is ALREADY:
+            return Refusal(CONVERTIBLE, f"a {site.norm} is of the kind that was asked for, {target!r}, already")
+        return None
+
+    def go(self, kind: Kind, cell: Cell) -> None:
+        """Convert the norms of ``kind`` that nobody has decided yet by ``cell``."""
+        mine = {node: site for site, node, own in self.norms if own == kind and site.name not in self.decided}
+        for site in mine.values():
+            refusal = cell.refusal(site.norm, self.converter.asked)
+            if refusal is not None:
+                self.refusals.setdefault(site.name, []).append(refusal)
+        if mine and cell.conversion is not None and cell.refusal("norm", self.converter.asked) is None:
+            self._carry_out(cell, cell.conversion, mine)
+
+    def _carry_out(self, cell: Cell, conversion: Conversion, mine: Mapping[Node, Site]) -> None:
         conversion.prepare(self.graph, tuple(mine))
-        for proposal in conversion.proposals(self.graph, tuple(mine)):
+        for proposal in conversion.proposals(self.graph, tuple(mine), self.converter.asked):
             for node in proposal.norms:
-                self._decide(mine[node], conversion, proposal)
+                self._decide(mine[node], node, cell, proposal)
             if proposal.plan is not None:
                 self.graph.commit(proposal.plan)
 
-    def _concerned(self, conversion: Conversion) -> Iterator[tuple[Node, Site]]:
-        """The norms that ``conversion`` is about, each with its site."""
-        for site in self.sites:
-            if site.name not in self.decided:
-                fitting = [node for node in site.nodes if conversion.fits(self.graph.view(node))]
-                if fitting:
-                    yield fitting[0], site
-
-    def _decide(self, site: Site, conversion: Conversion, proposal: Proposal) -> None:
+    def _decide(self, site: Site, node: Node, cell: Cell, proposal: Proposal) -> None:
         plan = proposal.plan
         if plan is None:
-            self.decided[site.name] = _kept(site, *proposal.refusals)
+            self.refusals.setdefault(site.name, []).extend(proposal.refusals)
             return
         into = tuple(self.graph.name(node) for node in dict.fromkeys(plan.into))
+        certificate = proposal.certificates.get(node, cell.certificate)
         self.decided[site.name] = Decision(
-            site.name, site.norm, "converted", into, plan.rules, to=self.target, label=conversion.label
+            site.name,
+            site.norm,
+            "converted",
+            into,
+            plan.rules,
+            to=self.converter.asked.target,
+            certificate=certificate,
         )
 
+    def folded(self) -> Folding:
+        """What was decided, with the norms folded that are affine maps: that is what becomes of those."""
+        own = self.done()
+        affine = [site.name for site, _, kind in self.norms if MATRIX[kind]["static"][0].label == "exact"]
+        static = {*affine, *(one.site for one in own.decisions if one.outcome == "converted")}
+        others = Refusal(SELECTED, "it was not to become an affine map")
+        exclude = {site.name: others for site in self.graph.sites() if site.name not in static}
+        done = driver.fold(self.graph, exclude=exclude)
+        folded = {one.site: _as_static(one) for one in done.decisions if one.site in static}
+        return replace(done, decisions=tuple(folded.get(one.site, one) for one in own.decisions))
+
     def done(self) -> Folding:
-        """What was decided. A norm that no conversion is about says so."""
+        """What was decided. A norm that stays says why."""
         for site in self.sites:
             if site.name not in self.decided:
-                because = f"nothing makes a {site.norm} the kind of norm that was asked for, {self.target!r}, exactly"
-                self.decided[site.name] = _kept(site, Refusal(CONVERTIBLE, because))
+                refusal = self.refused.get(site.name)
+                self.decided[site.name] = _kept(site, *(self.refusals[site.name] if refusal is None else [refusal]))
         shared = self.before & frozenset(self.graph.values())
         pairs = tuple(
             Pair(site.output, site.output, (site.name,))
@@ -95,6 +142,13 @@ class _Run:
             if self.decided[site.name].outcome == "converted" and site.output in shared
         )
         return Folding(tuple(self.decided[site.name] for site in self.sites), pairs)
+
+
+def _as_static(decision: Decision) -> Decision:
+    """A norm that was folded was made an affine map; one that was not says why it was not."""
+    if decision.outcome != "folded":
+        return decision
+    return replace(decision, outcome="converted", to="static", certificate=EXACT)
 
 
 def _kept(site: Site, *refusals: Refusal) -> Decision:

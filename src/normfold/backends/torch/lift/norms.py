@@ -42,7 +42,7 @@ def _batch_norm(tree: ModuleTree, op: Op) -> View:
     tree.removal(op)
     return AffineOp(
         node=op,
-        op="BatchNormalization",
+        op="InstanceNormalization" if op.kind == "instance_norm" else "BatchNormalization",
         inputs=(arguments["input"],),
         outputs=op.outputs,
         affine=affine,

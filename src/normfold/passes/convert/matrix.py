@@ -1,0 +1,133 @@
+"""Which kinds of norms become which others, how, and how well: the whole matrix on one screen.
+
+A norm takes the first way of its cell that is open to it. A cell without an entry is one that nothing is meant by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from normfold.passes.convert import group_to_instance, layer_to_rms
+from normfold.passes.convert.conversion import Cell, Conversion, Kind, Target
+from normfold.records import Label
+
+Row = dict[Target, tuple[Cell, ...]]
+
+
+def _way(label: Label | None, says: str, conversion: Conversion | None = None) -> tuple[Cell, ...]:
+    return (Cell(label, says, conversion),)
+
+
+ALREADY: Final = _way("exact", "it is one already")
+_TANH: Final = _way(None, "only a DyT is a tanh between scales")
+_WEIGHT: Final = _way(None, "a weight norm is fixed, and this norm computes its statistics from each input")
+_FITTED: Final = _way("calibrated", "it is fitted to what the norm makes of calibration inputs")
+_STATIC: Final = _way("exact", "an affine map by channel, folded into what stands next to it")
+_LIVE_TO_STATIC: Final = _way("needs-training", "statistics of each input become the same for all of them")
+_TRAINED: Final = _way("needs-training", "statistics are taken over other elements")
+_TO_DYT: Final = _way("needs-training", "a tanh replaces statistics of each input")
+_NOT_CENTRED: Final = _way(None, "an RMSNorm does not subtract the mean of a group of channels and positions")
+_SAME_BY_RESHAPE: Final = "the same elements are normalised, in another shape"
+
+_BATCH: Final[Row] = {
+    "batch": ALREADY,
+    "frozen": _way("exact", "the same statistics, which training leaves alone"),
+    "static": _STATIC,
+    "layer": _FITTED,
+    "rms": (Cell("exact-if", "epsilon is large beside the mean square of its input"), *_FITTED),
+    "group": _FITTED,
+    "instance": _TRAINED,
+    "weight": _way("exact-if", "no channel has the scale zero"),
+    "bln": _way("exact-if", "its live statistics have no share"),
+    "dyt": _way("exact-if", "alpha times its input is small"),
+    "tanh": _TANH,
+}
+_LAYER: Final[Row] = {
+    "batch": _LIVE_TO_STATIC,
+    "frozen": _LIVE_TO_STATIC,
+    "static": _LIVE_TO_STATIC,
+    "layer": ALREADY,
+    "rms": (Cell("exact", "all that writes its input takes the mean away", layer_to_rms.CONVERSION), *_FITTED),
+    "group": _way("exact", "one group, every position a sample of its own"),
+    "instance": _way("exact", "every position a channel of its own"),
+    "weight": _WEIGHT,
+    "bln": _way("exact-if", "the share of its batch statistics is nothing"),
+    "dyt": _TO_DYT,
+    "tanh": _TANH,
+}
+_GROUP: Final[Row] = {
+    "batch": _FITTED,
+    "frozen": _FITTED,
+    "static": _FITTED,
+    "layer": _way("exact", _SAME_BY_RESHAPE),
+    "rms": _NOT_CENTRED,
+    "group": _way("exact", "as many groups as before"),
+    "instance": _way("exact", _SAME_BY_RESHAPE, group_to_instance.CONVERSION),
+    "weight": _WEIGHT,
+    "bln": _TRAINED,
+    "dyt": _TO_DYT,
+    "tanh": _TANH,
+}
+_NO_NORM: Final = _way(None, "a normalised weight does not look at the input")
+_BLN: Final[Row] = _BATCH | {
+    "batch": _way("exact-if", "its statistics are the same for every sample and position"),
+    "frozen": _way("exact-if", "its statistics are the same for every sample and position"),
+    "static": _way("exact-if", "its statistics are the same for every sample and position"),
+    "bln": ALREADY,
+}
+
+MATRIX: Final[Mapping[Kind, Row]] = {
+    "batch": _BATCH,
+    "frozen": _BATCH | {"batch": _way("exact", "the same statistics, which training updates"), "frozen": ALREADY},
+    "layer": _LAYER,
+    "rms": _LAYER
+    | {
+        "layer": _way("exact", "the first half of the LayerNorm of its input beside the negative of that"),
+        "rms": ALREADY,
+    },
+    "group": _GROUP,
+    "instance": _GROUP | {"group": _way("exact", _SAME_BY_RESHAPE), "instance": ALREADY},
+    "running-instance": _BATCH | {"batch": _way("exact", "the same statistics"), "instance": _TRAINED},
+    "weight": {
+        "batch": _way("exact-if", "its statistics, which change nothing, are re-estimated before it is trained"),
+        "frozen": _way("exact-if", "its statistics, which change nothing, are re-estimated before it is trained"),
+        "static": _way("exact", "the weight is computed once, and stored"),
+        "layer": _NO_NORM,
+        "rms": _NO_NORM,
+        "group": _NO_NORM,
+        "instance": _NO_NORM,
+        "weight": ALREADY,
+        "bln": _NO_NORM,
+        "dyt": _NO_NORM,
+        "tanh": _TANH,
+    },
+    "static-bln": _BLN,
+    "live-bln": {
+        "batch": _LIVE_TO_STATIC,
+        "frozen": _LIVE_TO_STATIC,
+        "static": _LIVE_TO_STATIC,
+        "layer": _way("exact-if", "the share of its batch statistics is nothing"),
+        "rms": _way("exact-if", "the share of its batch statistics is nothing, and the mean of its input zero"),
+        "group": _TRAINED,
+        "instance": _TRAINED,
+        "weight": _WEIGHT,
+        "bln": ALREADY,
+        "dyt": _TO_DYT,
+        "tanh": _TANH,
+    },
+    "dyt": {
+        "batch": _LIVE_TO_STATIC,
+        "frozen": _LIVE_TO_STATIC,
+        "static": _way("calibrated", "alpha times its input is small"),
+        "layer": _TRAINED,
+        "rms": _TRAINED,
+        "group": _TRAINED,
+        "instance": _TRAINED,
+        "weight": _WEIGHT,
+        "bln": _TRAINED,
+        "dyt": ALREADY,
+        "tanh": _way("exact", "alpha goes into what stands before it, scale and shift into what stands behind it"),
+    },
+}
+"""By the kind that a norm is, then by the kind that it is to become: the ways there, the best one first."""
