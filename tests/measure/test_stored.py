@@ -113,6 +113,25 @@ def test_models_are_matched_by_name_where_there_are_several() -> None:
     assert one.comparison.verdict == "faster"
 
 
+@pytest.mark.parametrize("time", [0, -1, math.nan, math.inf, 10**400, "a", None, []])
+def test_times_that_are_none(time: Any) -> None:
+    damaged = document(1e6)
+    damaged["cells"][0]["samples"][1]["ns"]["net"] = [[time] * 10] * 9
+    assert code(damaged, document(1e6)) == "bad-measurement"
+
+
+def test_controls_that_are_none() -> None:
+    damaged = document(1e6)
+    damaged["cells"][0]["control"]["low"] = -1
+    assert code(damaged, document(1e6)) == "bad-measurement"
+
+
+def test_figures_without_samples() -> None:
+    damaged = document(1e6)
+    damaged["cells"][0]["samples"] = []
+    assert code(damaged, document(1e6)) == "bad-measurement"
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[]", "{}", '{"schema": "normfold/1"}', '{"schema": "normfold.bench/1"}'],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ def from_document(document: Any) -> Stored:
         }
         models = {model["name"]: model for model in document["models"]}
         series = [one for cell in document["cells"] for one in _series(cell, models)]
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError) as error:
         message = f"It does not hold what {SCHEMA} promises: {type(error).__name__} {error}."
         raise UsageError("bad-measurement", message) from error
     return Stored(decisive, tuple(series))
@@ -94,9 +95,9 @@ def _series(cell: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) ->
     for figure in cell["figures"]:
         model = models[figure["name"]]
         levels = tuple(_level(sample, figure["name"]) for sample in cell["samples"])
-        bounds = (
-            None if control is None else Interval(*(float(np.log(control[key])) for key in ("value", "low", "high")))
-        )
+        if not levels:
+            raise ValueError(f"{figure['name']} has no samples")
+        bounds = None if control is None else Interval(*(_log(control[key]) for key in ("value", "low", "high")))
         provider = str(model["session"]["provider"])
         found.append(Series(where, provider, figure["name"], model["sha256"], levels, bounds))
     return found
@@ -104,7 +105,14 @@ def _series(cell: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) ->
 
 def _level(sample: Mapping[str, Any], name: str) -> float:
     blocks = sample["ns"][name][sample["steady_from"] or 0 :]
-    return float(np.log(np.median(statistics.block_medians(blocks))))
+    return _log(np.median(statistics.block_medians(blocks)))
+
+
+def _log(value: Any) -> float:
+    """The logarithm of a time or a ratio of times; raises ValueError where it is none."""
+    if not 0.0 < value < math.inf:
+        raise ValueError(f"{value} is no time")
+    return math.log(value)
 
 
 def compare_stored(
