@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -479,6 +480,16 @@ def test_operators_of_unknown_domains_are_not_merged() -> None:
     body = "a = other.Draw(x)\nb = other.Draw(x)\ny = Sub(a, b)"
     cleaned = ir.from_proto(model("float[2] x", body, imports='"other": 1'))
     assert not remove_dead_weight(cleaned, CHECKER.infer).changed
+
+
+def test_half_of_a_complex_number_is_no_number() -> None:
+    """No operator of onnx multiplies them; a file may say so all the same."""
+    cleaned = ir.from_proto(
+        model("complex64[2] x", "y = Div(x, c)", {"c": np.complex64([1 + 2j])}, outputs="complex64[2] y")
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not remove_dead_weight(cleaned, CHECKER.infer).changed
 
 
 @pytest.mark.parametrize(("is_test", "left"), [(1, "Relu"), (0, "Dropout Relu")])

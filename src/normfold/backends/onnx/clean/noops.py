@@ -13,6 +13,7 @@ import onnx_ir as ir
 from normfold.backends.onnx.clean.editor import Editor
 from normfold.backends.onnx.clean.operands import axes_of, given, listed, slice_bounds
 from normfold.backends.onnx.clean.sizes import Along, Element, Sizes
+from normfold.backends.onnx.reading.constants import NO_REALS
 from normfold.backends.onnx.reading.inference import Inference
 from normfold.backends.onnx.reading.shapes import Shapes
 from normfold.core.algebra.moves import Dim
@@ -145,7 +146,7 @@ def _neutral(number: int, *, signed: bool) -> Callable[[Around, ir.Node, ir.Valu
             value, tensor = node.inputs[1 - slot], around.editor.tensor(node.inputs[slot])
             if value is None or tensor is None or tensor.size != 1 or len(tensor.shape) > (around.rank(value) or 0):
                 continue
-            if tensor.dtype == ir.DataType.STRING or not (tensor.dtype.is_integer() or signed):
+            if tensor.dtype in NO_REALS or not (tensor.dtype.is_integer() or signed):
                 continue
             if float(tensor.numpy().reshape(-1)[0]) == number:
                 return value

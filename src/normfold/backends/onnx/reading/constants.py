@@ -118,6 +118,8 @@ COPIES = 32
 
 OVERRIDABLE = "is also a model input, so a caller can override it"
 """How the reason ends why an initializer is no constant."""
+NO_REALS = frozenset({ir.DataType.STRING, ir.DataType.COMPLEX64, ir.DataType.COMPLEX128})
+"""Types whose elements float64 does not hold."""
 
 
 class Constants:
@@ -185,9 +187,9 @@ class Constants:
         ]
 
     def array(self, value: ir.Value | None) -> Array | None:
-        """The float64 values behind ``value``; ``None`` where it is not a constant number."""
+        """The float64 values behind ``value``; ``None`` where it is not a constant real number."""
         tensor = None if value is None else self.find(value)
-        if tensor is None or isinstance(tensor, str) or tensor.dtype == ir.DataType.STRING:
+        if tensor is None or isinstance(tensor, str) or tensor.dtype in NO_REALS:
             return None
         return exact(tensor)
 

@@ -242,7 +242,7 @@ def _batch_normalization(node: ir.Node, arguments: Arguments) -> ir.TensorProtoc
 
 def _matrix_product(_: ir.Node, arguments: Arguments) -> ir.TensorProtocol | None:
     left, right = arguments
-    if left is None or right is None or left.dtype not in FLOATS or left.size * right.size > LIMIT:
+    if left is None or right is None or {left.dtype, right.dtype} - FLOATS or left.size * right.size > LIMIT:
         return None
     return ExactTensor(np.matmul(exact(left), exact(right)), left.dtype)
 
