@@ -270,15 +270,25 @@ def group(groups: dict[Signature, Group], result: Result) -> None:
         known.commands[finding.command[0]] += 1
 
 
-def shrink(data: bytes, finding: Finding) -> bytes:
-    """``data`` with as little as still shows ``finding``."""
+Again = Callable[[Group, bytes], Finding | None]
+"""What the command of a group comes to on other data."""
+
+
+def _by_command(group: Group, data: bytes) -> Finding | None:
+    found = checked("", data, [group.finding.command]).findings
+    return next((one for one in found if one.signature == group.finding.signature), None)
+
+
+def shrink(group: Group, again: Again = _by_command) -> bytes:
+    """The data of ``group`` with as little as still shows its finding."""
+    data = group.data
     tries, progress = SHRINK_TRIES, True
     while progress and tries > 0:
         progress = False
         for smaller in _smaller(data):
             tries -= 1
-            again = checked("", smaller, [finding.command])
-            if any(found.signature == finding.signature for found in again.findings):
+            found = again(group, smaller)
+            if found is not None and found.signature == group.finding.signature:
                 data, progress = smaller, True
                 break
             if tries <= 0:
@@ -317,13 +327,13 @@ def _with(model: onnx.ModelProto, entries: Any, kept: Sequence[Any], rename: tup
     return made
 
 
-def keep(groups: Sequence[Group], folder: Path) -> None:
+def keep(groups: Sequence[Group], folder: Path, again: Again = _by_command) -> None:
     """Save a case of each group, cut down, with its snippet."""
     shutil.rmtree(folder, ignore_errors=True)
     for number, found in enumerate(groups, 1):
         home = folder / f"{number:02}-{found.finding.kind.replace(' ', '-')}"
         home.mkdir(parents=True)
-        data = shrink(found.data, found.finding) if found.data else b""
+        data = shrink(found, again) if found.data else b""
         if data:
             (home / "model.onnx").write_bytes(data)
         (home / "finding.txt").write_text(_told(found, data))

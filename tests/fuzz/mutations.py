@@ -43,7 +43,7 @@ def mutate(model: onnx.ModelProto, rng: Random, times: int) -> list[str]:
         name = rng.choice(list(MUTATIONS))
         try:
             MUTATIONS[name](model, rng)
-        except (NothingToMutateError, ValueError, OverflowError):
+        except (NothingToMutateError, ValueError, OverflowError, onnx.checker.ValidationError):
             continue
         done.append(name)
     return done
