@@ -68,12 +68,12 @@ class Score:
     error: str = ""
 
 
-def pictures(garden: Path, count: int) -> tuple[Floats, NDArray[np.int64]]:
-    """The first ``count`` test pictures, normalised, float32 [count, 3, 32, 32], and their labels."""
+def pictures(garden: Path, count: int, split: str = "test") -> tuple[Floats, NDArray[np.int64]]:
+    """The first ``count`` pictures of ``split``, normalised, float32 [count, 3, 32, 32], and their labels."""
     import numpy as np
     from PIL import Image
 
-    with np.load(garden / "test.npz") as archive:
+    with np.load(garden / f"{split}.npz") as archive:
         jpeg, offset = archive["jpeg"].tobytes(), archive["offset"]
         labels = archive["label"][:count].astype(np.int64)
     decoded = [
