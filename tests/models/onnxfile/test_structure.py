@@ -145,6 +145,10 @@ MISFITS: dict[str, tuple[Break, str]] = {
     "a blank input": (lambda m: _node(m, "Conv", ["x", ""]), "leaves out input 1"),
     "too many outputs": (lambda m: _node(m, "Relu", ["x"], ["z", "zz"]), "2 outputs"),
     "an attribute of another type": (lambda m: _node(m, "Softmax", ["x"], axis=[1]), "'axis'.*wrong type"),
+    "an attribute of an operator without a schema": (
+        lambda m: _node(m, "MatMulNBits", ["x"], domain="com.microsoft", block_size=[16]),
+        "'block_size'.*wrong type",
+    ),
     "a required attribute": (lambda m: _node(m, "Cast", ["x"]), "no attribute 'to'"),
     "a constant of two values": (lambda m: _odd_constant(m, value_int=1, value_float=1.0), "one value"),
     "a constant of none": (_odd_constant, "one value"),
@@ -437,3 +441,9 @@ def test_five_thousand_nodes_are_checked_at_once() -> None:
         return time.process_time() - start
 
     assert min(seconds() for _ in range(5)) < 0.1
+
+
+def test_somebody_elses_operator_may_look_like_anything(model: onnx.ModelProto) -> None:
+    _node(model, "MatMulNBits", ["x"], domain="elsewhere", block_size=[16])
+    model.opset_import.append(helper.make_opsetid("elsewhere", 1))
+    check_structure(model)

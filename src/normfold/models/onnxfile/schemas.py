@@ -1,8 +1,8 @@
 """Whether a node is one that its operator's schema allows: how many inputs, and attributes of which types.
 
 ONNX Runtime and onnx's checker refuse the same nodes. Behind this check, what reads a node may rely on it. An operator
-without a schema (of another domain) may look like anything, and an attribute that the operator does not have means
-nothing.
+without a schema (of another domain) may look like anything but for the attributes in `CONTRIBUTED`, and an attribute
+that the operator does not have means nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +21,21 @@ Versions = Mapping[str, int]
 """Version of each operator set, the default domain as ""."""
 
 CONSTANT: Final = "Constant"
+INT: Final = 2
+FLOAT: Final = 1
+_GROUPED: Final = {"activation": INT, "channels_last": INT, "epsilon": FLOAT, "groups": INT}
+CONTRIBUTED: Final[Mapping[str, Mapping[str, int]]] = {
+    "DequantizeLinear": {"axis": INT},
+    "EmbedLayerNormalization": {"epsilon": FLOAT},
+    "GroupNorm": _GROUPED,
+    "MatMulNBits": dict.fromkeys(("K", "N", "accuracy_level", "bits", "block_size"), INT),
+    "QuantizeLinear": {"axis": INT},
+    "SimplifiedLayerNormalization": {"axis": INT, "epsilon": FLOAT},
+    "SkipGroupNorm": _GROUPED,
+    "SkipLayerNormalization": {"epsilon": FLOAT},
+    "SkipSimplifiedLayerNormalization": {"epsilon": FLOAT},
+}
+"""Types of the attributes that are read of ONNX Runtime's own operators, for which onnx has no schema."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +86,26 @@ def check_node(node: onnx.NodeProto, versions: Versions, where: str) -> None:
     version = versions.get(domain)
     known = None if version is None else signature(domain, node.op_type, version)
     if known is None:
+        if domain in ("", "com.microsoft"):
+            _check_types(node, CONTRIBUTED.get(node.op_type, {}), where)
         return
+    _check_types(node, known.attributes, where)
     _check_count(len(node.input), known.inputs, "inputs", where)
     _check_count(len(node.output), known.outputs, "outputs", where)
     for position in known.needed:
         if position < len(node.input) and not node.input[position]:
             raise _invalid(f"{where} leaves out input {position}, which the operator needs")
-    for attribute in node.attribute:
-        if known.attributes.get(attribute.name, attribute.type) != attribute.type:
-            raise _invalid(f"attribute {attribute.name!r} of {where} is of the wrong type")
     given = {attribute.name for attribute in node.attribute}
     if missing := [name for name in known.required if name not in given]:
         raise _invalid(f"{where} has no attribute {missing[0]!r}")
     if node.op_type == CONSTANT and not domain and (len(given) != 1 or not given <= known.attributes.keys()):
         raise _invalid(f"{where} needs one value, and has the attributes {sorted(given)}")
+
+
+def _check_types(node: onnx.NodeProto, types: Mapping[str, int], where: str) -> None:
+    for attribute in node.attribute:
+        if types.get(attribute.name, attribute.type) != attribute.type:
+            raise _invalid(f"attribute {attribute.name!r} of {where} is of the wrong type")
 
 
 def _check_count(count: int, bounds: tuple[int, int], what: str, where: str) -> None:
