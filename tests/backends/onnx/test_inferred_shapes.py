@@ -75,6 +75,18 @@ def test_a_convolution_has_the_rank_of_its_weight_and_so_has_what_follows(line: 
     assert (len(found["y"]), found["y"][1]) == (4, 3)
 
 
+def test_a_weight_that_a_node_holds_has_a_rank_too() -> None:
+    found = shapes(
+        parsed("""m (float[1, 3, 4, 4] x) => (y) {
+            w = Constant <value = float[3, 3, 1, 1] {1, 0, 0, 0, 1, 0, 0, 0, 1}> ()
+            u = other.Make(x)
+            c = Conv(u, w)
+            y = Neg(c) }""")
+    )
+    assert found["y"] is not None
+    assert (len(found["y"]), found["y"][1]) == (4, 3)
+
+
 def test_known_rank_is_no_reason_behind_a_convolution_of_an_unknown_input() -> None:
     body = ["c = Conv(x, w)", "r = Relu(c)", norm("r", "n"), "y = Conv(n, w)"]
     source = model("float[] x", body, {"w": array(3, 3, 1, 1), **statistics(3)})

@@ -162,19 +162,28 @@ def _say_more(node: ir.Node) -> None:
 def _size_convolution(node: ir.Node) -> None:
     """Say that the output has as many axes as the weight has, and its channels, whatever the input is."""
     weight = node.inputs[1] if len(node.inputs) > 1 else None
-    source = weight
-    while source is not None and source.const_value is None and source.producer() is not None:
-        maker = source.producer()
-        if maker is None or maker.op_type not in ("DequantizeLinear", "Cast", "Identity") or not maker.inputs:
-            return
-        source = maker.inputs[0]
-    if source is None or source.const_value is None or len(source.const_value.shape) < 3:
+    tensor = None if weight is None else _stored(weight)
+    if weight is None or tensor is None or len(tensor.shape) < 3:
         return
-    output, dims = node.outputs[0], source.const_value.shape.numpy()
+    output, dims = node.outputs[0], tensor.shape.numpy()
     channels = dims[0] if node.op_type == "Conv" else dims[1] * node.attributes.get_int("group", 1)
     output.shape = ir.Shape([None, channels, *[None] * (len(dims) - 2)])
-    if output.type is None and weight is not None and weight.dtype is not None:
-        output.type = ir.TensorType(weight.dtype)
+    if output.type is None:
+        output.type = None if weight.dtype is None else ir.TensorType(weight.dtype)
+
+
+def _stored(weight: ir.Value) -> ir.TensorProtocol | None:
+    """The tensor of a weight, or that which it is made of by what changes no more than its type."""
+    source: ir.Value | None = weight
+    while source is not None and source.const_value is None:
+        maker = source.producer()
+        if maker is not None and maker.op_type == "Constant":
+            # Its type and shape are stated with it.
+            return ir.convenience.get_const_tensor(source, propagate_shape_type=True)
+        if maker is None or maker.op_type not in ("DequantizeLinear", "Cast", "Identity") or not maker.inputs:
+            return None
+        source = maker.inputs[0]
+    return None if source is None else source.const_value
 
 
 def _can_follow(model: ir.Model) -> bool:
