@@ -85,7 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for number in TERMINATING:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
             signal.signal(number, _terminated)
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    code = run(sys.argv[1:] if arguments is None else arguments)
+    # Else the interpreter looks twice for garbage among all modules and the whole model on its way out.
+    gc.freeze()
+    sys.exit(code)
 
 
 def _terminated(number: int, _frame: object) -> NoReturn:
