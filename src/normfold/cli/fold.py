@@ -111,6 +111,10 @@ def command(
 
 
 def _fold_file(model: str, options: dict[str, Any]) -> FoldResult[Any]:
+    from normfold.runtime import CHECKER
+
+    # Its imports overlap with ours.
+    CHECKER.start()
     from normfold.core.preprocess import Preprocess
     from normfold.verbs import fold as folding
 

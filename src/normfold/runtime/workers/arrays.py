@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, TypedDict
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-Array = NDArray[Any]
+    Array = NDArray[Any]
 
 MAP_FROM_BYTES: Final = 1 << 20
 """Files from this size on are mapped instead of read: a run's outputs can be larger than memory."""
@@ -39,6 +40,8 @@ def read(entries: Iterable[Entry]) -> dict[str, Array]:
 
 
 def _write_one(file: Path, name: str, array: Array) -> Entry:
+    import numpy as np
+
     kind = ""
     if array.dtype == object:
         array = array.astype(np.str_)
@@ -50,6 +53,8 @@ def _write_one(file: Path, name: str, array: Array) -> Entry:
 
 
 def _read_one(entry: Entry) -> Array:
+    import numpy as np
+
     mapped = Path(entry["file"]).stat().st_size >= MAP_FROM_BYTES
     array: Array = np.load(entry["file"], mmap_mode="r" if mapped else None, allow_pickle=False)
     return array.view(extended_type(entry["type"])) if entry["type"] else array
@@ -63,6 +68,7 @@ def is_extended(dtype: np.dtype[Any]) -> bool:
 def extended_type(name: str) -> np.dtype[Any]:
     """The NumPy type called ``name`` (such as ``bfloat16``) that only ml_dtypes knows."""
     import ml_dtypes
+    import numpy as np
 
     dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
     return dtype

@@ -11,7 +11,7 @@ import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
@@ -19,10 +19,13 @@ from normfold.runtime.memory import address_space, limit_this_process
 from normfold.runtime.providers import CPU
 from normfold.runtime.session_profile import SPINNING
 from normfold.runtime.sessions import QUIET
-from normfold.runtime.workers.arrays import Array, is_extended, read, write
+from normfold.runtime.workers.arrays import is_extended, read, write
 from normfold.runtime.workers.options import worker_options
 from normfold.runtime.workers.protocol import RefusedError, Reply, Request, kind_of, own_stdout, sentence, serve
 from normfold.runtime.workers.values import EXTENDED_TYPES, to_array, to_value
+
+if TYPE_CHECKING:
+    from normfold.runtime.workers.arrays import Array
 
 REFERENCE_LIMIT: Final = 64 << 20
 """Bytes of model and data up to which onnx's reference evaluator, which is slow, is tried."""

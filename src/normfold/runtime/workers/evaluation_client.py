@@ -7,9 +7,13 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from normfold.runtime.workers.arrays import Array, Entry, read, write
+from normfold.runtime.workers.arrays import Entry, read, write
 from normfold.runtime.workers.process import Failed, WorkerProcess, local
+
+if TYPE_CHECKING:
+    from normfold.runtime.workers.arrays import Array
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from normfold.runtime.workers import arrays
-from normfold.runtime.workers.arrays import Array, Entry
+from normfold.runtime.workers.arrays import Entry
 from normfold.runtime.workers.evaluation_client import Runnable
 from normfold.runtime.workers.process import Failed, WorkerProcess, local
+
+if TYPE_CHECKING:
+    from normfold.runtime.workers.arrays import Array
 
 LOCAL: Final = local("normfold.runtime.workers.timing")
 

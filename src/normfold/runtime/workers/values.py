@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from normfold.runtime.workers.arrays import Array, extended_type
+from normfold.runtime.workers.arrays import extended_type
 from normfold.runtime.workers.protocol import RefusedError
+
+if TYPE_CHECKING:
+    from normfold.runtime.workers.arrays import Array
 
 EXTENDED_TYPES: Final[dict[str, tuple[str, int]]] = {
     "tensor(bfloat16)": ("bfloat16", 16),
