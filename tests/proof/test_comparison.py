@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
@@ -83,7 +84,7 @@ def folded(save, wrong=None):
         "b2": (bias + (0.3 if wrong == 2 else 0)).astype(np.float32),
     }
     nodes = [("Conv", ["x", "w1", "b1"], ["f1"]), ("Relu", ["f1"], ["r"]), ("Conv", ["r", "w2", "b2"], ["y"])]
-    return save(f"folded{wrong}", nodes, constants=constants)
+    return save(f"folded{wrong or ''}", nodes, constants=constants)
 
 
 PAIRS = (Pair("n1", "f1", ("first",)), Pair("y", "y", ("second",)))
@@ -126,6 +127,59 @@ def test_errors_at_every_site_on_request(evaluator, save):
     assert found.status == "equivalent"
     assert set(found.errors) == {"first", "second"}
     assert all(0 <= error < 1e-5 for error in found.errors.values())
+
+
+class Noting:
+    """A queue before a runner, which notes what is loaded."""
+
+    def __init__(self, evaluator):
+        self.evaluator, self.loaded = evaluator, []
+
+    def submit(self, task):
+        return self.evaluator.submit(lambda runner: task(self.noting(runner)))
+
+    def noting(self, runner):
+        def load(model, **options):
+            self.loaded.append(model.file.stem)
+            return runner.load(model, **options)
+
+        return SimpleNamespace(load=load, run=runner.run)
+
+
+@pytest.mark.parametrize(
+    ("prepared", "loads"),
+    [
+        (PAIRS, "source source folded folded"),
+        (PAIRS[:1], "source source folded source folded"),
+        ((Pair("nowhere", "f1", ("first",)),), "source source folded source folded"),
+        (None, "source folded source folded"),
+    ],
+)
+def test_the_sources_inner_values_are_computed_ahead_where_they_are_known(evaluator, save, prepared, loads):
+    queue = Noting(evaluator)
+    comparison = Comparison(queue, Setup([IMAGE]))
+    comparison.begin(two_convolutions(save))
+    if prepared is not None:
+        comparison.prepare(prepared)
+        comparison.prepare(prepared)
+    found = comparison.finish(folded(save), PAIRS, per_site=True)
+    assert " ".join(queue.loaded) == loads
+    assert set(found.errors) == {"first", "second"}
+    assert all(0 <= error < 1e-5 for error in found.errors.values())
+
+
+def test_values_computed_ahead_are_of_another_input_than_a_later_divergence(evaluator, save):
+    source = save("source", [("Mul", ["x", "two"], ["m"]), ("Relu", ["m"], ["y"])], constants={"two": np.float32([2])})
+    # Only what is far from zero differs.
+    nodes = [("Mul", ["x", "two"], ["p"]), ("Clip", ["p", "", "most"], ["f"]), ("Relu", ["f"], ["y"])]
+    constants = {"two": np.float32([2]), "most": np.float32(40)}
+    pairs = (Pair("m", "f", ("site",)),)
+    comparison = Comparison(evaluator, Setup([IMAGE]))
+    comparison.begin(source)
+    comparison.prepare(pairs)
+    found = comparison.finish(save("clipped", nodes, constants=constants), pairs)
+    assert found.status == "different"
+    assert found.first_divergence == "site"
 
 
 def test_pairs_that_are_no_values_are_said_not_fatal(evaluator, save):

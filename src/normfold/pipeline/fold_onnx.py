@@ -120,6 +120,9 @@ class _Fold:
         if self._stage is not None:
             preprocess(copy, self._stage)
         attempt = onnx_model.rewrite(copy, CHECKER.infer, self._request.work, dropped)
+        if self._comparison is not None and self._per_site and attempt.changed:
+            # The evaluator has nothing else to do until the result is written.
+            self._comparison.prepare(attempt.pairs)
         changed = attempt.changed or self._stage is not None or self._source.mended
         # What is handed over without a proof is the source itself: folding inlines functions where nothing goes, too.
         model = attempt.model if changed else self._source.fresh()
@@ -141,7 +144,7 @@ class _Fold:
             result = Runnable(staged.file, staged.data_folder)
             if quantized:
                 result = files.enter_context(_unquantized(attempt.model.clone()))
-            proof = self._comparison.finish(result, attempt.pairs, per_site=self._source.nbytes <= MEASURED_BELOW)
+            proof = self._comparison.finish(result, attempt.pairs, per_site=self._per_site)
         if self._comparison.source_fails and self._stage is None:
             proof = self._compared_part(attempt, proof)
         problem = self._problem(rejection.result())
@@ -176,6 +179,10 @@ class _Fold:
                 raise ModelFileError("invalid-model", message, "Please report this.")
         if self._staged is not None:
             self._staged[1].commit()
+
+    @property
+    def _per_site(self) -> bool:
+        return self._source.nbytes <= MEASURED_BELOW
 
     def _copy(self) -> onnx_ir.Model:
         first, self._first = self._first, None

@@ -10,7 +10,7 @@ outputs, to name the site of the first divergence.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, TypeVar
@@ -39,6 +39,7 @@ from normfold.proof.probes import (
     unmakeable,
 )
 from normfold.proof.runner import Queue, Runner
+from normfold.proof.sites import with_sites
 from normfold.records import Pair, Status, Verification
 from normfold.runtime import Failed, Loaded, Ran
 
@@ -53,8 +54,6 @@ NOISE_CAP: Final = 1e-2
 NOISE_DRAWS: Final = 2
 NAMED: Final = 4
 """Sets of shapes named in a message."""
-DIVERGENCE: Final = 10.0
-"""A site diverges from its source where its deviation exceeds that of every earlier one by this factor."""
 CHAOTIC: Final = (
     "inconclusive: the source is numerically chaotic on this input "
     f"(it moves by more than {NOISE_CAP:g} of its range where its inputs move by one unit of rounding)"
@@ -131,6 +130,7 @@ class Comparison(Generic[M]):
         self._setup = setup
         self._source: M | None = None
         self._answers: Future[SourceAnswers | Failed] | None = None
+        self._ahead: tuple[frozenset[str], Future[Values | Failed]] | None = None
 
     @property
     def source_fails(self) -> bool:
@@ -141,6 +141,24 @@ class Comparison(Generic[M]):
         """Start running ``source``; returns at once. The file must stay as it is until `finish` is done."""
         self._source = source
         self._answers = self._queue.submit(lambda runner: self._explore(runner, source))
+
+    def prepare(self, pairs: Sequence[Pair]) -> None:
+        """Start running ``source`` for its values at ``pairs``, which `finish` needs ``per_site``; returns at once."""
+        source, answers = self._source, self._answers
+        if source is None or answers is None:
+            raise ValueError("prepare before begin")
+        names = frozenset(pair.source for pair in self._inner(pairs))
+        if self._ahead is not None and names <= self._ahead[0]:
+            return
+
+        def ahead(runner: Runner[M]) -> Values | Failed:
+            # The task that finds these came before this one.
+            found = answers.result()
+            if isinstance(found, Failed):
+                return found
+            return self._inner_values(runner, source, names, found, self._for_source(found.feeds[0]))
+
+        self._ahead = names, self._queue.submit(ahead)
 
     def finish(self, result: M, pairs: Sequence[Pair] = (), *, per_site: bool = False) -> Verification:
         """Compare ``result`` with the source; ``pairs`` in topological order.
@@ -161,7 +179,7 @@ class Comparison(Generic[M]):
         located = self._queue.submit(
             lambda runner: self._locate(runner, source, result, pairs, answers, worst)
         ).result()
-        return _with_sites(verification, located)
+        return with_sites(verification, located)
 
     def _unavailable(self, failure: Failed) -> Verification:
         if failure.kind == "custom-ops":
@@ -343,13 +361,11 @@ class Comparison(Generic[M]):
         probe: int,
     ) -> list[tuple[Pair, Deviation]] | Failed:
         """Deviation at every pair on one probe; both models run with the pairs' values as extra outputs."""
-        fed = {spec.name for spec in self._setup.inputs}
-        pairs = [pair for pair in pairs if pair.source not in fed and pair.result not in fed]
-        feed = answers.feeds[probe]
-        before = self._inner_values(runner, source, [pair.source for pair in pairs], answers, self._for_source(feed))
+        pairs = self._inner(pairs)
+        before = self._source_values(runner, source, [pair.source for pair in pairs], answers, probe)
         if isinstance(before, Failed):
             return before
-        after = self._inner_values(runner, result, [pair.result for pair in pairs], answers, feed)
+        after = self._inner_values(runner, result, [pair.result for pair in pairs], answers, answers.feeds[probe])
         if isinstance(after, Failed):
             return after
         return [
@@ -358,8 +374,22 @@ class Comparison(Generic[M]):
             if pair.source in before and pair.result in after
         ]
 
+    def _inner(self, pairs: Sequence[Pair]) -> list[Pair]:
+        fed = {spec.name for spec in self._setup.inputs}
+        return [pair for pair in pairs if pair.source not in fed and pair.result not in fed]
+
+    def _source_values(
+        self, runner: Runner[M], source: M, names: Collection[str], answers: SourceAnswers, probe: int
+    ) -> Values | Failed:
+        """Values of the source by name: those that were prepared, or of another run."""
+        if probe == 0 and self._ahead is not None and self._ahead[0].issuperset(names):
+            values = self._ahead[1].result()
+            if not isinstance(values, Failed):
+                return values
+        return self._inner_values(runner, source, names, answers, self._for_source(answers.feeds[probe]))
+
     def _inner_values(
-        self, runner: Runner[M], model: M, names: Sequence[str], answers: SourceAnswers, feed: Feed
+        self, runner: Runner[M], model: M, names: Collection[str], answers: SourceAnswers, feed: Feed
     ) -> Values | Failed:
         distinct = tuple(dict.fromkeys(names))
         extra = [name for name in distinct if name not in answers.outputs[0]]
@@ -465,27 +495,3 @@ def _largest(values: Iterable[float | None]) -> float | None:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names)) or "none"
-
-
-def _with_sites(verification: Verification, located: list[tuple[Pair, Deviation]] | Failed) -> Verification:
-    if isinstance(located, Failed):
-        because = "; ".join(filter(None, [verification.because, f"inner values cannot be compared: {located}"]))
-        return replace(verification, because=because)
-    errors: dict[str, float] = {}
-    for pair, deviation in located:
-        for site in pair.sites:
-            errors[site] = max(errors.get(site, 0.0), deviation.max_rel or 0.0)
-    divergence = _first_divergence(located) if verification.status == "different" else None
-    return replace(verification, errors=errors, first_divergence=divergence)
-
-
-def _first_divergence(located: Sequence[tuple[Pair, Deviation]]) -> str | None:
-    """The first site beyond its tolerance that stands out from all before it; else the first beyond it."""
-    before, fallback = 0.0, None
-    for pair, deviation in located:
-        if deviation.excess > 1.0 and pair.sites:
-            if deviation.excess > DIVERGENCE * before:
-                return pair.sites[0]
-            fallback = fallback or pair.sites[0]
-        before = max(before, deviation.excess)
-    return fallback
