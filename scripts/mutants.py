@@ -42,6 +42,7 @@ ROOMS: Final = (
     "backends/torch/graph.py",
     "backends/torch/lift",
     "backends/torch/program.py",
+    "backends/torch/making.py",
     "backends/torch/replacing.py",
     "backends/torch/computed.py",
     "backends/torch/tree.py",

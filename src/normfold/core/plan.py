@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from normfold.core.algebra import Affine, Map
 from normfold.core.algebra.affine import Array
-from normfold.core.views import AffineOp, Node, Value, View
+from normfold.core.views import AffineOp, Node, Spelling, Value, View
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +35,14 @@ class Replace:
     """
 
     view: View
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Respell:
+    """The operation of ``view.node`` is made of that of another kind of norm, ``by``, and computes the same."""
+
+    view: View
+    by: Spelling
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,8 +103,8 @@ class Insert:
         return self.view.inputs[0]
 
 
-Edit = SetView | SetConstant | Replace | Bypass | Remove | Insert | Move
-E = TypeVar("E", SetView, SetConstant, Replace, Bypass, Remove, Insert, Move)
+Edit = SetView | SetConstant | Replace | Respell | Bypass | Remove | Insert | Move
+E = TypeVar("E", SetView, SetConstant, Replace, Respell, Bypass, Remove, Insert, Move)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,9 +124,9 @@ class Plan:
     """All the edits of one fold.
 
     Each edit speaks of the graph as it is before any of them, so that their order says nothing; only insertions at
-    one value follow each other. A node has one `SetView` or `Replace` at most. ``changed`` are values whose content in
-    the result is not that of the value of the same name in the source, and how. ``into`` are the nodes that absorbed
-    something, ``rules`` the names of the rules on the route.
+    one value follow each other. A node has one `SetView`, `Replace` or `Respell` at most. ``changed`` are values whose
+    content in the result is not that of the value of the same name in the source, and how. ``into`` are the nodes that
+    absorbed something, ``rules`` the names of the rules on the route.
     """
 
     edits: tuple[Edit, ...] = ()
@@ -137,7 +145,7 @@ class Plan:
     @property
     def views(self) -> tuple[View, ...]:
         """The views that nodes get."""
-        return tuple(edit.view for edit in self.edits if isinstance(edit, SetView | Replace))
+        return tuple(edit.view for edit in self.edits if isinstance(edit, SetView | Replace | Respell))
 
     def bypasses(self, node: Node) -> bool:
         """Whether ``node`` goes, and its input takes its output's place."""
@@ -159,6 +167,7 @@ class Plan:
 
     def with_view(self, view: View) -> Plan:
         """This plan with ``view`` in place of its node's, which stays a replacement if it is one."""
-        mine = [edit for edit in self.edits if isinstance(edit, SetView | Replace) and edit.view.node == view.node]
-        changed = Replace(view) if any(isinstance(edit, Replace) for edit in mine) else SetView(view)
+        kinds = SetView | Replace | Respell
+        mine = [edit for edit in self.edits if isinstance(edit, kinds) and edit.view.node == view.node]
+        changed = replace(mine[0], view=view) if mine else SetView(view)
         return replace(self, edits=(*(edit for edit in self.edits if edit not in mine), changed))

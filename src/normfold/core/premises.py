@@ -228,6 +228,11 @@ SAME_IN_GROUP: Final = Premise(
     "same-in-group", "A bias before a norm is the same for all channels that share a mean, which subtracts it."
 )
 SAME_INPUT: Final = Premise("same-input", "Branches that are merged read the same value.")
+SAME_GROUPS: Final = Premise(
+    "same-groups",
+    "A norm becomes a GroupNorm of as many groups as it normalises.",
+    "Leave the number of groups out.",
+)
 SAME_OPSET: Final = Premise(
     "same-opset",
     "A local function that holds norms uses the model's own opset, so that it can be inlined.",

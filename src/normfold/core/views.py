@@ -218,6 +218,35 @@ class Norm(View):
     unemitted: Refusal | None = None
 
 
+Spelling = Literal["batch", "frozen", "static", "layer", "group", "instance", "tanh"]
+"""Norms, and what comes of them, whose operation can compute what that of another one does."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DynamicTanh(View):
+    """``tail(tanh(alpha * x))``: a DyT. ``largest`` is the largest magnitude that the type of its constants holds."""
+
+    alpha: float
+    tail: Affine
+    largest: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BatchLayer(View):
+    """Batch Layer Normalization: a norm over channels and one over the batch, added up, and ``tail`` behind them.
+
+    ``batch`` and ``features`` are the stored statistics of the two parts, right-aligned with the input, or None where
+    they are those of the input; the share of the features is one over ``batch_size``. ``axis`` is that of the channels.
+    """
+
+    batch: RunningStatistics | None
+    features: RunningStatistics | None
+    batch_size: float
+    epsilon: float
+    axis: int
+    tail: Affine
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Moving(View):
     """An operation that only moves elements: Transpose, Reshape, Flatten, Squeeze, Slice, Split, Identity.

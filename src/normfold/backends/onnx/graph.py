@@ -14,7 +14,7 @@ from normfold.backends.onnx.lift.context import Context, opaque
 from normfold.backends.onnx.norms.decompositions import RMS, Decomposition, find_decompositions
 from normfold.backends.onnx.norms.emission import OPSETS, emit, obstacle, settle, spelled_out, written_out
 from normfold.backends.onnx.norms.sites import Labels, find_sites, may_hold_norm, walk_model
-from normfold.backends.onnx.norms.spelling import SPELLED, spell_instance, spell_rms
+from normfold.backends.onnx.norms.spelling import SPELLED, spell_by, spell_rms, spell_tanh
 from normfold.backends.onnx.reading.constants import FLOATS, Constants, ExactTensor, budget, exact, reads_elements
 from normfold.backends.onnx.reading.expressions import EXPRESSIONS, normalises
 from normfold.backends.onnx.reading.inference import Inference
@@ -26,9 +26,12 @@ from normfold.backends.onnx.write.preprocessing import STAGE
 from normfold.core.algebra.affine import Array
 from normfold.core.algebra.moves import Dim
 from normfold.core.graph import Site
-from normfold.core.plan import Bypass, Insert, Move, Plan, Remove, Replace, SetConstant, SetView
+from normfold.core.plan import Bypass, Insert, Move, Plan, Remove, Replace, Respell, SetConstant, SetView
 from normfold.core.premises import (
+    CONSTANT,
+    CONVERTIBLE,
     HAS_KERNEL,
+    KNOWN_RANK,
     KNOWN_SIZES,
     MATRIX,
     NEEDS_STRUCTURE,
@@ -38,13 +41,13 @@ from normfold.core.premises import (
     SAME_OPSET,
     SINGLE_USE,
 )
-from normfold.core.views import AffineOp, Node, Norm, Value, View
+from normfold.core.views import AffineOp, DynamicTanh, Node, Norm, Spelling, Value, View
 from normfold.records import RECORDS_KEY, Refusal, StatisticsRecord, packed, unpacked
 
 SIZED: Final = frozenset({"Expand", "Pad", "ReduceMean", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze"})
 """Operators whose inputs behind the first say what shape the result has."""
 
-ORDER: Final = (Replace, Bypass, Insert, Move, Remove)
+ORDER: Final = (Replace, Respell, Bypass, Insert, Move, Remove)
 """In which edits are carried out, once all constants are written. What nobody reads any more goes last."""
 
 REPLACEMENTS: Final = frozenset(
@@ -221,7 +224,9 @@ class OnnxGraph:
             # Who reads the shape of what moves finds it at what it read, which is the same for norms alone.
             if not isinstance(self.view(node), AffineOp) and len(node.outputs[0].uses()) > 1:
                 return Refusal(SINGLE_USE, f"the shape of {self.label(node.outputs[0])} is read as well")
-        return next((no for edit in plan.each(Replace) if (no := self._irreplaceable(edit.view)) is not None), None)
+        made = (self._irreplaceable(edit.view) for edit in plan.each(Replace))
+        spelled = (self._unspellable(edit.view, edit.by) for edit in plan.each(Respell))
+        return next((no for no in (*made, *spelled) if no is not None), None)
 
     def copied(self, plan: Plan) -> int:
         """The constants of nodes that get new ones, where other nodes read them."""
@@ -233,7 +238,7 @@ class OnnxGraph:
     def _irreplaceable(self, view: View) -> Refusal | None:
         """Why the node of ``view`` cannot become its operator."""
         node, label = _node(view.node), self.label(view.node)
-        if isinstance(view, Norm) and self._is_spelled_out(view):
+        if self._is_spelled_out(view):
             return self._unspeakable(view, label)
         wanted = operator_of(view)
         if (node.op_type, wanted) not in REPLACEMENTS or node in self._written or node in self._spelled:
@@ -242,20 +247,36 @@ class OnnxGraph:
             return Refusal(MATRIX, f"the input of {label} is not known to be a matrix, as that of a Gemm is")
         return None
 
-    def _unspeakable(self, view: Norm, label: str) -> Refusal | None:
+    def _unspeakable(self, view: View, label: str) -> Refusal | None:
         """Why the norm cannot be written out where ``view`` stands."""
-        if view.kind == "instance":
-            return self._ungrouped(view, label)
         if self._shapes.dtype(_value(view.inputs[0])) not in SPELLED:
             because = f"opset {self._context.opset} has no {RMS}, and in the type of {label} its squares would overflow"
             return Refusal(OPSET_HAS_OPERATOR, f"{because}: export with opset {OPSETS[RMS]} or newer")
         return None
 
-    def _ungrouped(self, view: Norm, label: str) -> Refusal | None:
-        if self._shapes.dtype(_value(view.inputs[0])) != ir.DataType.FLOAT:
-            return Refusal(HAS_KERNEL, f"ONNX Runtime has a kernel for InstanceNormalization in float32 only: {label}")
-        if self._back(view) is None:
-            return Refusal(KNOWN_SIZES, f"more than one size of the input of {label} is not known")
+    def _unspellable(self, view: View, by: Spelling) -> Refusal | None:
+        """Why the operation of a norm of the kind ``by`` cannot do what ``view`` does."""
+        label, node = self.label(view.node), _node(view.node)
+        if not isinstance(view, Norm):
+            return Refusal(CONVERTIBLE, f"{label} is an affine map already, with statistics that are fixed")
+        if by == "group" and view.groups is not None:
+            because = (
+                "is a norm of groups of channels, as ONNX Runtime runs it: it has no kernel for GroupNormalization"
+            )
+            return Refusal(CONVERTIBLE, f"{label} {because}")
+        if view.tail is None and not view.parts:
+            return Refusal(CONSTANT, f"the scale and bias of {label} are not read")
+        shape, dtype = self.shape(view.inputs[0]), self._shapes.dtype(_value(view.inputs[0]))
+        if len(view.inputs) > 1 or not isinstance(node.graph, ir.Graph):
+            return Refusal(NEEDS_STRUCTURE, f"{label} adds its inputs up, or stands in a function")
+        if dtype not in SPELLED:
+            kinds = "float32 and float64"
+            return Refusal(HAS_KERNEL, f"ONNX Runtime has kernels for what {label} would become in {kinds} only")
+        if shape is None or (view.groups is not None and view.groups.axis != 1 - len(shape)):
+            return Refusal(KNOWN_RANK, f"the rank of the input of {label} is not known, or its channels come last")
+        trailing = shape[len(shape) - len(view.axes or ()) :]
+        if view.groups is None and not all(isinstance(size, int) for size in trailing):
+            return Refusal(KNOWN_SIZES, f"the sizes of the axes that {label} normalises are not known")
         return None
 
     def commit(self, plan: Plan) -> dict[Value, str]:
@@ -303,11 +324,13 @@ class OnnxGraph:
         """Whether norms are still to become operators, or one that is written out gives its constants away."""
         return bool(self._written) or any(_node(view.node) in self._spelled for view in plan.views)
 
-    def _step(self, edit: Replace | Bypass | Insert | Move | Remove) -> Callable[[], None]:
+    def _step(self, edit: Replace | Respell | Bypass | Insert | Move | Remove) -> Callable[[], None]:
         """What is to be done for ``edit``, with its edges as they are now."""
         match edit:
             case Replace(view):
                 return partial(self._replace, view)
+            case Respell(view, by):
+                return partial(self._respell, view, by)
             case Bypass(node, value, same):
                 slot = position(_node(node), value)
                 return partial(self._bypass, _node(node), slot, same=same)
@@ -323,33 +346,38 @@ class OnnxGraph:
                 return partial(_sweep_outputs, _node(node))
 
     def _replace(self, view: View) -> None:
-        if not isinstance(view, Norm) or not self._is_spelled_out(view):
+        if not self._is_spelled_out(view):
             self._writer.replace(view)
             return
-        shape, dtype = self._back(view), self._shapes.dtype(_value(view.inputs[0]))
-        if view.kind == "instance" and shape is not None:
-            spell_instance(self._writer, view, shape)
-            return
+        dtype = self._dissolve(view)
+        if isinstance(view, DynamicTanh):
+            spell_tanh(self._writer, view, dtype)
+        elif isinstance(view, Norm):
+            spell_rms(self._writer, view, dtype)
+
+    def _respell(self, view: View, by: Spelling) -> None:
+        shape = self.shape(view.inputs[0])
+        if not isinstance(view, Norm) or shape is None:
+            raise TypeError(f"{self.label(view.node)} cannot be spelled otherwise")
+        sizes = [size if isinstance(size, int) else None for size in shape]
+        spell_by(self._writer, view, by, self._dissolve(view), sizes)
+
+    def _dissolve(self, view: View) -> ir.DataType:
+        """The type of what the node of ``view`` reads; what it was part of is a norm no more."""
+        dtype = self._shapes.dtype(_value(view.inputs[0]))
         if dtype is None:
             raise TypeError(f"the type of {self.label(view.node)} is not known")
-        for one in (_node(view.node), *map(_node, view.parts)):
+        for one in (_node(view.node), *(map(_node, view.parts) if isinstance(view, Norm) else ())):
             self._written.pop(one, None)
             self._spelled.pop(one, None)
-        spell_rms(self._writer, view, dtype)
+        return dtype
 
-    def _is_spelled_out(self, view: Norm) -> bool:
+    def _is_spelled_out(self, view: View) -> bool:
         """Whether ``view`` has no operator, or stands where there is none."""
-        if view.kind == "instance":
-            return _node(view.node).op_type == "GroupNormalization"
-        return view.kind == "rms" and (bool(view.parts) or self._context.opset < OPSETS[RMS])
-
-    def _back(self, view: Norm) -> tuple[int, ...] | None:
-        """What a Reshape needs to give the groups of ``view`` its shape back; None where too little is known of it."""
-        shape = self.shape(view.inputs[0])
-        if shape is None:
-            return None
-        sizes = (0, *(size if isinstance(size, int) else -1 for size in shape[1:]))
-        return sizes if sizes.count(-1) <= 1 else None
+        if not isinstance(view, Norm):
+            return isinstance(view, DynamicTanh)
+        outside = view.groups is not None or self._context.opset < OPSETS[RMS]
+        return view.kind == "rms" and (bool(view.parts) or outside)
 
     def _bypass(self, node: ir.Node, slot: int, *, same: bool) -> None:
         source, output = node.inputs[slot], node.outputs[0]

@@ -15,6 +15,8 @@ from normfold.backends.torch.chains import collapse
 from normfold.backends.torch.lift import lift
 from normfold.backends.torch.lift.linear import LIFTS as LINEAR
 from normfold.backends.torch.lift.norms import NORMS
+from normfold.backends.torch.making import Making
+from normfold.backends.torch.replacing import NORMS as NORM_MODULES
 from normfold.backends.torch.replacing import irreplaceable
 from normfold.backends.torch.running import running_norm
 from normfold.backends.torch.tracer import Computed, Op, Trace, Value
@@ -22,14 +24,21 @@ from normfold.backends.torch.tree import ModuleTree, Removal, has_hooks
 from normfold.core.algebra import Affine
 from normfold.core.graph import Site
 from normfold.core.health import findings
-from normfold.core.plan import Bypass, Edit, Insert, Move, Plan, Remove, Replace, SetConstant, SetView
+from normfold.core.plan import Bypass, Edit, Insert, Move, Plan, Remove, Replace, Respell, SetConstant, SetView
 from normfold.core.premises import CALLED_ONCE, FIXED_PATH, NEEDS_STRUCTURE, NOT_LOOKED_AT, NOT_OUTPUT, NOT_OVERWRITTEN
-from normfold.core.views import AffineOp, Embedding, Linear, Node, Norm, NotLifted, Recurrent, View
+from normfold.core.views import AffineOp, Embedding, Linear, Node, Norm, NotLifted, Recurrent, Spelling, View
 from normfold.core.views import Value as AnyValue
 from normfold.records import Refusal, StatisticsRecord
 
-ORDER: Final = (Insert, Move, Remove, SetConstant, SetView, Replace, Bypass)
+ORDER: Final = (Insert, Move, Remove, SetConstant, SetView, Replace, Respell, Bypass)
 """In which edits are looked at for a reason to refuse: what no module tree can express comes first."""
+
+ASKED: Final = {
+    Insert: "a new operation would have to be put in",
+    SetConstant: "a tensor that is no constant of an operation would have to be set",
+    Move: "operations would have to be put in other places",
+}
+"""What an edit asks for that no module tree can express."""
 
 
 class TorchGraph:
@@ -39,7 +48,8 @@ class TorchGraph:
 
     Plans change this graph only. What has come of them is then written into a module tree of the same make
     (`normfold.backends.torch.write`): ``changed`` holds the views with new constants, ``replaced`` the operations
-    among them whose modules make way for others, ``removals`` the norms that go.
+    among them whose modules make way for others, ``spelled`` by which kind of norm those compute what they did,
+    ``removals`` the norms that go.
     """
 
     takes_out = False
@@ -53,6 +63,7 @@ class TorchGraph:
         self.kept: tuple[StatisticsRecord, ...] | None = None
         self.removals: dict[Op, Removal] = {}
         self.replaced: set[Op] = set()
+        self.spelled: dict[Op, Spelling | None] = {}
         self._ops = collapse(trace)
         self._tree = self.tree_type(trace, shared or {})
         self._views: dict[Op, View] = {}
@@ -207,18 +218,14 @@ class TorchGraph:
 
     def _unable(self, edit: Edit) -> Refusal | None:
         match edit:
-            case Insert():
-                return _needs_structure("a new operation would have to be put in")
-            case SetConstant():
-                return _needs_structure("a tensor that is no constant of an operation would have to be set")
-            case Move():
-                return _needs_structure("operations would have to be put in other places")
+            case Insert() | SetConstant() | Move():
+                return _needs_structure(ASKED[type(edit)])
             case Remove(node) if not self.takes_out and _op(node) not in self._making:
                 return _needs_structure("operations would have to be taken out")
             case SetView(view):
                 return self._unwritable(view)
-            case Replace(view):
-                return self._irreplaceable(_op(view.node), view)
+            case Replace(view) | Respell(view):
+                return self._irreplaceable(_op(view.node), view, edit.by if isinstance(edit, Respell) else None)
             case Bypass(node, value):
                 return self._stuck(_op(node)) or self._overwritten(_op(node), self._now(_value(value)))
         return None
@@ -240,13 +247,23 @@ class TorchGraph:
             return None
         return Refusal(CALLED_ONCE, f"{self.label(op)} is called {calls} times with the same weight")
 
-    def _irreplaceable(self, op: Op, view: View) -> Refusal | None:
+    def _irreplaceable(self, op: Op, view: View, by: Spelling | None = None) -> Refusal | None:
         """Why another module cannot stand where that of ``op`` is."""
         try:
             self._tree.removal(op)
         except NotLifted as reason:
             return reason.refusal
-        return irreplaceable(op.call.module, view, self.label(op))
+        making = self.making(op, view, by)
+        return irreplaceable(op.call.module, view, self.label(op)) if making is None else making.refusal(self.label(op))
+
+    def children(self, op: Op) -> tuple[str, ...]:
+        """What the module of ``op`` calls behind it."""
+        return () if isinstance(self.changed.get(op), Linear) else self._tree.removal(op).children
+
+    def making(self, op: Op, view: View, by: Spelling | None) -> Making | None:
+        """How the module is made whose constants come with it; None for one that only gets other constants."""
+        alike = isinstance(op.call.module, tuple(NORM_MODULES.values())) and isinstance(view, Norm)
+        return None if by is None and (alike or isinstance(view, Linear)) else Making(op, view, by)
 
     def _stuck(self, op: Op) -> Refusal | None:
         """Why ``op`` cannot be taken out of the tree."""
@@ -280,11 +297,8 @@ class TorchGraph:
             names[value] = self._names[value] = f"{self.value_name(value)}_folded"
         for edit in plan.edits:
             match edit:
-                case SetView(view) | Replace(view):
-                    op = _op(view.node)
-                    self._views[op] = self.changed[op] = _with_room(view, self.view(op))
-                    if isinstance(edit, Replace) or self.computed(op) is not None:
-                        self.replaced.add(op)
+                case SetView(view) | Replace(view) | Respell(view):
+                    self._change(_op(view.node), edit)
                 case Bypass(node, before, same):
                     self._bypass(_op(node), self._now(_value(before)), same=same)
                 case Remove(node) if _op(node) not in self._making:  # those go with their module
@@ -292,6 +306,15 @@ class TorchGraph:
                 case Insert() | Move() | SetConstant():
                     raise TypeError(f"a run of a module has no place for {edit}")
         return {value: name for value, name in names.items() if self.value_name(value) == name}
+
+    def _change(self, op: Op, edit: SetView | Replace | Respell) -> None:
+        by = edit.by if isinstance(edit, Respell) else None
+        made = None if isinstance(edit, SetView) else self.making(op, edit.view, by)
+        self._views[op] = self.changed[op] = _with_room(edit.view, self.view(op))
+        if not isinstance(edit, SetView) or self.computed(op) is not None:
+            self.replaced.add(op)
+        if made is not None:
+            self.spelled[op] = by
 
     def _leave(self, op: Op) -> None:
         """Take ``op`` out: it reads nothing any more."""
@@ -331,7 +354,7 @@ def _needs_structure(what: str) -> Refusal:
 def _touched(edit: Edit) -> Op | None:
     """The operation that ``edit`` changes or takes out."""
     match edit:
-        case SetView(view) | Replace(view):
+        case SetView(view) | Replace(view) | Respell(view):
             return _op(view.node)
         case Bypass(node) | Remove(node) | Move(node):
             return _op(node)

@@ -21,7 +21,7 @@ from normfold.backends.torch.stored import shared_memory
 from normfold.backends.torch.tracer import Call, Op, Trace, Value
 from normfold.backends.torch.tree import ModuleTree, Removal
 from normfold.backends.torch.write import write_constants
-from normfold.core.plan import Insert, Move, Plan, Replace
+from normfold.core.plan import Insert, Move, Plan, Replace, Respell
 from normfold.core.premises import NEEDS_STRUCTURE
 from normfold.core.views import Linear
 from normfold.errors import UsageError
@@ -87,7 +87,7 @@ class ProgramGraph(TorchGraph):
 
     def unable(self, plan: Plan) -> Refusal | None:
         """What ``plan`` asks of the program that is not done here."""
-        if any(isinstance(edit, Insert | Move | Replace) for edit in plan.edits):
+        if any(isinstance(edit, Insert | Move | Replace | Respell) for edit in plan.edits):
             what = "operations would have to be put in, or in other places, or become others"
             because = f"{what}; normfold.export does that in ONNX models"
             return Refusal(NEEDS_STRUCTURE, because)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -18,12 +18,16 @@ from normfold.backends.torch.constants import exact
 from normfold.backends.torch.graph import TorchGraph
 from normfold.backends.torch.lift.pointwise import stored_term
 from normfold.backends.torch.lift.recurrent import first_layer
+from normfold.backends.torch.making import Making
 from normfold.backends.torch.replacing import put, stand_in
 from normfold.backends.torch.tracer import Op, Value
 from normfold.core.algebra.affine import Array
 from normfold.core.laws.collapse import norm_constants
 from normfold.core.views import AffineOp, Embedding, Linear, Norm, Recurrent, View
 from normfold.records import RECORDS_ATTRIBUTE
+
+NORM: Final = "norm"
+"""The name of a norm that has taken the place of one with children, beside those."""
 
 
 class Snapshot:
@@ -81,13 +85,25 @@ def _replace(graph: TorchGraph, module: nn.Module, places: Sequence[tuple[str, n
     for path, old in places:
         if id(old) in ops:
             # One that is registered at several paths stays one.
-            new = made.setdefault(id(old), _replacement(graph, ops[id(old)], module.get_submodule(path)))
+            op, there = ops[id(old)], module.get_submodule(path)
+            new = made.setdefault(id(old), _with_children(_replacement(graph, op, there), there, graph.children(op)))
             put(module, path, new)
+
+
+def _with_children(new: nn.Module, old: nn.Module, children: Sequence[str]) -> nn.Module:
+    """``new``, and behind it what ``old`` calls behind its norm, such as an activation."""
+    if not children:
+        return new
+    row = nn.Sequential(OrderedDict([(NORM, new), *((name, old.get_submodule(name)) for name in children)]))
+    row.training = old.training
+    return row
 
 
 def _replacement(graph: TorchGraph, op: Op, old: nn.Module) -> nn.Module:
     """What takes the place of ``old``, the module of ``op``."""
     view, computed = graph.changed[op], graph.computed(op)
+    if op in graph.spelled:
+        return Making(op, view, graph.spelled[op]).module(old)
     if computed is None or not isinstance(view, Linear):
         return stand_in(old, view)
     return baked(op, computed, bias=view.bias is not None)
@@ -101,7 +117,7 @@ def write_constants(graph: TorchGraph, module: nn.Module, biases: Mapping[Op, st
     given = biases or {}
     with torch.no_grad():
         for op, view in graph.changed.items():
-            if op not in graph.removals:
+            if op not in graph.removals and op not in graph.spelled:
                 for argument, values in _constants(op, view):
                     _set(module, op, _name(graph, op, argument, given.get(op, "")), argument, values)
 
@@ -236,7 +252,7 @@ def _stored(module: nn.Module, name: str) -> torch.Tensor | None:
 def take_out(module: nn.Module, path: str, children: Sequence[str] = ()) -> None:
     """Put the children of the norm at ``path`` in its place, or an Identity."""
     norm = module.get_submodule(path)
-    inner = OrderedDict((child, norm.get_submodule(child)) for child in children)
+    inner = OrderedDict((child, getattr(norm, child) if child != NORM else nn.Identity()) for child in children)
     left = nn.Sequential(inner) if inner else nn.Identity()
     left.training = norm.training
     put(module, path, left)

@@ -23,7 +23,13 @@ from normfold.errors import UsageError
 
 DEFAULT: Final = "cpu"
 """The provider whose table is used where none is named."""
-ALIKE: Final = {"Sub": "Add", "Div": "Mul", "Neg": "Mul", "InstanceNormalization": "BatchNormalization"}
+ALIKE: Final = {
+    "Sub": "Add",
+    "Div": "Mul",
+    "Neg": "Mul",
+    "InstanceNormalization": "BatchNormalization",
+    "FrozenBatchNormalization": "BatchNormalization",
+}
 """Operations that cost what another one costs."""
 WORDS: Final = {
     "Add": "an addition",

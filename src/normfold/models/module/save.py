@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from normfold._version import __version__
-from normfold.backends.torch import put, take_out
+from normfold.backends.torch import modules, put, take_out
 from normfold.errors import OutputError, UsageError
 from normfold.models.module.packages import needs
 from normfold.records import RECORDS_ATTRIBUTE, RECORDS_KEY, Decision, decision_record
@@ -30,6 +30,15 @@ SETTINGS: Final[Mapping[type[nn.Module], Sequence[str]]] = {
     nn.Conv3d: _CONVOLUTION,
     nn.LayerNorm: ("normalized_shape", "eps", "elementwise_affine", "bias"),
     nn.RMSNorm: ("normalized_shape", "eps", "elementwise_affine"),
+    nn.GroupNorm: ("num_groups", "num_channels", "eps", "affine"),
+    **dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), ("num_features", "eps", "affine")),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), ("num_features", "eps", "momentum")),
+    nn.Tanh: (),
+    modules.FrozenBatchNorm: ("num_features", "eps"),
+    modules.StaticAffine: ("shape",),
+    modules.DynamicTanh: ("shape",),
+    modules.Regrouped: ("by", "groups", "shape", "eps", "held", "mirrored"),
+    modules.BatchLayerNorm: ("shape", "batch_size", "divisor", "eps", "static_batch", "static_features"),
 }
 """What modules that take another one's place are made with."""
 
@@ -79,10 +88,11 @@ class Structure:
         before = dict(source.named_modules(remove_duplicate=False))
         gone, replaced = dict[str, list[str]](), dict[str, dict[str, Any]]()
         for path, module in folded.named_modules(remove_duplicate=False):
-            if path in before and type(module) is not type(before[path]):
+            beside = path not in before and path.rpartition(".")[0] in gone
+            if beside or (path in before and type(module) is not type(before[path])):
                 if type(module) in SETTINGS:
                     replaced[path] = _described(module)
-                else:
+                elif not beside:
                     gone[path] = [name for name, _ in module.named_children()]
         return Structure(removed, added, gone, replaced)
 
@@ -98,12 +108,13 @@ def _remade(settings: Mapping[str, Any], old: nn.Module, state: Mapping[str, tor
     """The module that ``settings`` describe, with room for ``state``, where ``old`` is."""
     kind = next(kind for kind in SETTINGS if kind.__name__ == settings["class"])
     chosen = {name: settings[name] for name in SETTINGS[kind]}
-    new = kind(
-        **{name: tuple(held) if isinstance(held, list) else held for name, held in chosen.items()}, device="meta"
-    )
-    device = next((tensor.device for tensor in old.parameters()), None)
+    with torch.device("meta"):
+        new = kind(**{name: tuple(held) if isinstance(held, list) else held for name, held in chosen.items()})
+    device = next((tensor.device for tensor in (*old.parameters(), *old.buffers())), None)
     for name, _ in list(new.named_parameters()):
         new.register_parameter(name, nn.Parameter(torch.empty_like(state[name], device=device)))
+    for name, _ in list(new.named_buffers()):
+        new.register_buffer(name, torch.empty_like(state[name], device=device))
     new.training = old.training
     return new
 
@@ -158,7 +169,7 @@ def restore(module: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
         for place, settings in json.loads(metadata.get(REPLACED, "{}")).items():
             own = {name.removeprefix(f"{place}."): held for name, held in state.items() if name.startswith(f"{place}.")}
             put(module, place, _remade(settings, module.get_submodule(place), own))
-        for name in json.loads(metadata["normfold.added"]):
+        for name in set(json.loads(metadata["normfold.added"])).difference(module.state_dict()):
             owner, _, own = name.rpartition(".")
             module.get_submodule(owner).register_parameter(own, nn.Parameter(torch.empty_like(state[name])))
         module.load_state_dict(state)

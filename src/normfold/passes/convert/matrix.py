@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from normfold.passes.convert import group_to_instance, layer_to_rms
+from normfold.passes.convert import layer_to_rms, respell
 from normfold.passes.convert.conversion import Cell, Conversion, Kind, Target
 from normfold.records import Label
 
@@ -23,16 +23,18 @@ ALREADY: Final = _way("exact", "it is one already")
 _TANH: Final = _way(None, "only a DyT is a tanh between scales")
 _WEIGHT: Final = _way(None, "a weight norm is fixed, and this norm computes its statistics from each input")
 _FITTED: Final = _way("calibrated", "it is fitted to what the norm makes of calibration inputs")
-_STATIC: Final = _way("exact", "an affine map by channel, folded into what stands next to it")
+_STATIC: Final = _way("exact", "an affine map by channel, folded into what stands next to it", respell.CONVERSION)
 _LIVE_TO_STATIC: Final = _way("needs-training", "statistics of each input become the same for all of them")
 _TRAINED: Final = _way("needs-training", "statistics are taken over other elements")
 _TO_DYT: Final = _way("needs-training", "a tanh replaces statistics of each input")
 _NOT_CENTRED: Final = _way(None, "an RMSNorm does not subtract the mean of a group of channels and positions")
-_SAME_BY_RESHAPE: Final = "the same elements are normalised, in another shape"
+_RESHAPED: Final = _way("exact", "the same elements are normalised, in another shape", respell.CONVERSION)
+_STATISTICS: Final = _way("exact", "the same statistics, which training updates", respell.CONVERSION)
+_FROZEN: Final = _way("exact", "the same statistics, which training leaves alone", respell.CONVERSION)
 
 _BATCH: Final[Row] = {
-    "batch": ALREADY,
-    "frozen": _way("exact", "the same statistics, which training leaves alone"),
+    "batch": _way("exact", "a synchronised one becomes a plain one", respell.CONVERSION),
+    "frozen": _FROZEN,
     "static": _STATIC,
     "layer": _FITTED,
     "rms": (Cell("exact-if", "epsilon is large beside the mean square of its input"), *_FITTED),
@@ -49,8 +51,8 @@ _LAYER: Final[Row] = {
     "static": _LIVE_TO_STATIC,
     "layer": ALREADY,
     "rms": (Cell("exact", "all that writes its input takes the mean away", layer_to_rms.CONVERSION), *_FITTED),
-    "group": _way("exact", "one group, every position a sample of its own"),
-    "instance": _way("exact", "every position a channel of its own"),
+    "group": _way("exact", "one group, every position a sample of its own", respell.CONVERSION),
+    "instance": _way("exact", "every position a channel of its own", respell.CONVERSION),
     "weight": _WEIGHT,
     "bln": _way("exact-if", "the share of its batch statistics is nothing"),
     "dyt": _TO_DYT,
@@ -60,10 +62,10 @@ _GROUP: Final[Row] = {
     "batch": _FITTED,
     "frozen": _FITTED,
     "static": _FITTED,
-    "layer": _way("exact", _SAME_BY_RESHAPE),
+    "layer": _RESHAPED,
     "rms": _NOT_CENTRED,
-    "group": _way("exact", "as many groups as before"),
-    "instance": _way("exact", _SAME_BY_RESHAPE, group_to_instance.CONVERSION),
+    "group": _way("exact", "as many groups as before", respell.CONVERSION),
+    "instance": _RESHAPED,
     "weight": _WEIGHT,
     "bln": _TRAINED,
     "dyt": _TO_DYT,
@@ -79,16 +81,18 @@ _BLN: Final[Row] = _BATCH | {
 
 MATRIX: Final[Mapping[Kind, Row]] = {
     "batch": _BATCH,
-    "frozen": _BATCH | {"batch": _way("exact", "the same statistics, which training updates"), "frozen": ALREADY},
+    "frozen": _BATCH | {"batch": _STATISTICS, "frozen": ALREADY},
     "layer": _LAYER,
     "rms": _LAYER
     | {
-        "layer": _way("exact", "the first half of the LayerNorm of its input beside the negative of that"),
+        "layer": _way(
+            "exact", "the first half of the LayerNorm of its input beside the negative of that", respell.CONVERSION
+        ),
         "rms": ALREADY,
     },
     "group": _GROUP,
-    "instance": _GROUP | {"group": _way("exact", _SAME_BY_RESHAPE), "instance": ALREADY},
-    "running-instance": _BATCH | {"batch": _way("exact", "the same statistics"), "instance": _TRAINED},
+    "instance": _GROUP | {"group": _RESHAPED, "instance": ALREADY},
+    "running-instance": _BATCH | {"batch": _STATISTICS, "instance": _TRAINED},
     "weight": {
         "batch": _way("exact-if", "its statistics, which change nothing, are re-estimated before it is trained"),
         "frozen": _way("exact-if", "its statistics, which change nothing, are re-estimated before it is trained"),

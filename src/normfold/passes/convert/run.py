@@ -9,7 +9,7 @@ from normfold.core import driver
 from normfold.core.driver import Folding
 from normfold.core.graph import Graph, Site
 from normfold.core.premises import CONVERTIBLE, SELECTED
-from normfold.core.views import AffineOp, Node, Norm
+from normfold.core.views import Node, Norm
 from normfold.passes.convert.conversion import Asked, Cell, Conversion, Kind, Proposal
 from normfold.passes.convert.kinds import kind_of
 from normfold.passes.convert.matrix import ALREADY, MATRIX
@@ -63,8 +63,8 @@ class _Run:
     def _is_norm(self, site: Site) -> bool:
         """Whether ``site`` normalises, and is not some other map by constants, which no conversion is about."""
         views = [self.graph.view(node) for node in site.nodes]
-        measured = any(isinstance(view, AffineOp) and view.statistics is not None for view in views)
-        return site.role == "norm" and (measured or any(isinstance(view, Norm) or view.refusals for view in views))
+        known = any(isinstance(view, Norm) or kind_of(view) is not None or view.refusals for view in views)
+        return site.role == "norm" and known
 
     def _refusal(self, site: Site, kind: Kind | None) -> Refusal | None:
         """Why the norm at ``site`` stays, whatever could be done."""
@@ -126,8 +126,8 @@ class _Run:
         others = Refusal(SELECTED, "it was not to become an affine map")
         exclude = {site.name: others for site in self.graph.sites() if site.name not in static}
         done = driver.fold(self.graph, exclude=exclude)
-        folded = {one.site: _as_static(one) for one in done.decisions if one.site in static}
-        return replace(done, decisions=tuple(folded.get(one.site, one) for one in own.decisions))
+        found = {one.site: one for one in done.decisions if one.site in static}
+        return replace(done, decisions=tuple(_as_static(one, found.get(one.site, one)) for one in own.decisions))
 
     def done(self) -> Folding:
         """What was decided. A norm that stays says why."""
@@ -144,11 +144,11 @@ class _Run:
         return Folding(tuple(self.decided[site.name] for site in self.sites), pairs)
 
 
-def _as_static(decision: Decision) -> Decision:
-    """A norm that was folded was made an affine map; one that was not says why it was not."""
-    if decision.outcome != "folded":
-        return decision
-    return replace(decision, outcome="converted", to="static", certificate=EXACT)
+def _as_static(own: Decision, folded: Decision) -> Decision:
+    """What became of a norm that was to be static: it was folded, or is an affine map where it stood, or stays."""
+    if folded.outcome == "folded":
+        return replace(folded, outcome="converted", to="static", certificate=own.certificate or EXACT)
+    return own if own.outcome == "converted" else folded
 
 
 def _kept(site: Site, *refusals: Refusal) -> Decision:

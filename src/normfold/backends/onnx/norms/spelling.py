@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Final
 
 import numpy as np
@@ -16,13 +17,18 @@ import onnx_ir as ir
 
 from normfold.backends.onnx.reading.constants import ExactTensor
 from normfold.backends.onnx.write.commit import Writer, sweep
+from normfold.core.algebra import Affine
 from normfold.core.algebra.affine import Array
-from normfold.core.views import Norm
+from normfold.core.views import DynamicTanh, Norm, Spelling
 
 AXES_AS_INPUT: Final = 18
 """The opset from which ReduceMean reads its axes."""
 SPELLED: Final = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE})
 """Types in which squares and their mean are computed as well as an operator would; half precision overflows."""
+LAYER_OPSET: Final = 17
+"""The opset that brought LayerNormalization."""
+
+Dims = Sequence[int | None]
 
 
 def spell_rms(writer: Writer, view: Norm, dtype: ir.DataType) -> None:
@@ -31,26 +37,50 @@ def spell_rms(writer: Writer, view: Norm, dtype: ir.DataType) -> None:
     if not isinstance(node, ir.Node) or not isinstance(x, ir.Value) or axes is None or view.epsilon is None:
         raise TypeError(f"not a norm that can be written out: {view.op}")
     spell = _Speller(writer, node, dtype)
-    square = spell.node("Pow", x, spell.constant("two", np.asarray(2.0)))
-    mean = spell.mean(square, axes)
-    root = spell.node("Sqrt", spell.node("Add", mean, spell.constant("epsilon", np.asarray(view.epsilon))))
-    spell.end(view, x, ("Div", root))
+    spell.end(x, [("Div", spell.deviation(x, axes, view.epsilon)), *spell.tail(view.tail)])
 
 
-def spell_instance(writer: Writer, view: Norm, shape: Sequence[int]) -> None:
-    """Let an InstanceNormalization of the groups of ``view``, a GroupNorm in float32, make what its node makes.
+def spell_tanh(writer: Writer, view: DynamicTanh, dtype: ir.DataType) -> None:
+    """Let elementary operations of ``dtype`` make what ``view`` says."""
+    node, x = view.node, view.inputs[0]
+    if not isinstance(node, ir.Node) or not isinstance(x, ir.Value):
+        raise TypeError("not a node")
+    spell = _Speller(writer, node, dtype)
+    squashed = spell.node("Tanh", spell.node("Mul", x, spell.constant("alpha", np.asarray(view.alpha))))
+    spell.end(squashed, spell.tail(view.tail) or [("Identity",)])
 
-    ``shape`` is that of its input, with -1 for one size that is not known and 0 for that of the first axis.
+
+def spell_by(writer: Writer, view: Norm, by: Spelling, dtype: ir.DataType, shape: Dims) -> None:
+    """Let the operation of a norm of the kind ``by`` make what the node of ``view`` makes, in ``dtype``.
+
+    ``shape`` is that of its input, as far as it is known; `rows` says what of it has to be.
     """
-    node, x, groups = view.node, view.inputs[0], view.groups
-    if not isinstance(node, ir.Node) or not isinstance(x, ir.Value) or groups is None or view.epsilon is None:
-        raise TypeError(f"not a norm of groups: {view.op}")
-    spell = _Speller(writer, node, ir.DataType.FLOAT)
-    ones, zeros = (spell.constant(role, np.full(groups.count, k)) for role, k in (("ones", 1.0), ("zeros", 0.0)))
-    flat = spell.node("Reshape", x, spell.sizes("groups", (0, groups.count, -1)))
-    epsilon = ir.AttrFloat32("epsilon", view.epsilon)
-    normed = spell.node("InstanceNormalization", flat, ones, zeros, attributes=(epsilon,))
-    spell.end(view, normed, ("Reshape", spell.sizes("shape", shape)))
+    node, x = view.node, view.inputs[0]
+    if not isinstance(node, ir.Node) or not isinstance(x, ir.Value) or view.epsilon is None:
+        raise TypeError(f"not a norm that can be written out: {view.op}")
+    spell = _Speller(writer, node, dtype)
+    between, size = rows(view, shape)
+    flat = spell.node("Reshape", x, spell.sizes("rows", between))
+    if view.kind == "rms":
+        flat = spell.node("Concat", flat, spell.node("Neg", flat), attributes=(ir.AttrInt64("axis", -1),))
+    normed = spell.normed(flat, by, between[1], view.epsilon)
+    if view.kind == "rms":
+        bounds = (spell.sizes(role, (number,)) for role, number in (("start", 0), ("end", size or 0), ("axis", -1)))
+        normed = spell.node("Slice", normed, *bounds)
+    spell.end(normed, [("Reshape", spell.back(x, shape, grouped=view.groups is not None)), *spell.tail(view.tail)])
+
+
+def rows(view: Norm, shape: Dims) -> tuple[tuple[int, int, int], int | None]:
+    """The shape ``[a, b, -1]`` in which the norm of ``view`` is over the last axis, and that axis's size if known.
+
+    ``b`` is -1 and the size known where it is over the last axes of its input.
+    """
+    if view.groups is not None:
+        return (0, view.groups.count, -1), None
+    trailing = [size for size in shape[len(shape) - len(view.axes or ()) :] if size is not None]
+    leading = [size for size in shape[: len(shape) - len(view.axes or ())] if size is not None]
+    known = len(leading) == len(shape) - len(view.axes or ())
+    return (1, prod(leading) if known else -1, prod(trailing)), prod(trailing)
 
 
 @dataclass(frozen=True)
@@ -79,7 +109,8 @@ class _Speller:
 
     def node(self, op: str, *inputs: ir.Value, attributes: tuple[ir.Attr, ...] = ()) -> ir.Value:
         name = self.writer.fresh(f"{self._stem}_{op.lower()}")
-        output = ir.Value(name=self.writer.fresh(f"{name}_output"), type=ir.TensorType(self.dtype))
+        dtype = ir.DataType.INT64 if op == "Shape" else self.dtype
+        output = ir.Value(name=self.writer.fresh(f"{name}_output"), type=ir.TensorType(dtype))
         self.graph.insert_before(self.before, ir.Node("", op, inputs, attributes, outputs=[output], name=name))
         return output
 
@@ -92,24 +123,54 @@ class _Speller:
             return self.node("ReduceMean", value, attributes=(ir.AttrInt64s("axes", axes), keep))
         return self.node("ReduceMean", value, self._held("axes", ir.tensor(np.asarray(axes))), attributes=(keep,))
 
-    def end(self, view: Norm, value: ir.Value, first: tuple[str, ir.Value]) -> None:
-        """Let ``before`` make ``first`` of ``value``, with the scale and shift of ``view`` behind it."""
-        steps = [first]
-        if view.tail is not None and view.tail.scales:
-            steps.append(("Mul", self.constant("scale", view.tail.scale)))
-        if view.tail is not None and view.tail.shifts:
-            steps.append(("Add", self.constant("bias", view.tail.shift)))
-        for op, operand in steps[:-1]:
-            value = self.node(op, value, operand)
-        self.become(*steps[-1], value)
+    def deviation(self, value: ir.Value, axes: tuple[int, ...], epsilon: float) -> ir.Value:
+        """The root of the mean square of ``value``, plus ``epsilon`` under it."""
+        mean = self.mean(self.node("Pow", value, self.constant("two", np.asarray(2.0))), axes)
+        return self.node("Sqrt", self.node("Add", mean, self.constant("epsilon", np.asarray(epsilon))))
 
-    def become(self, op: str, operand: ir.Value, value: ir.Value) -> None:
-        """Make ``before`` itself ``op`` of ``value`` and ``operand``: what it makes stays the same value."""
+    def normed(self, flat: ir.Value, by: Spelling, count: int, epsilon: float) -> ir.Value:
+        """``flat``, ``[a, count, n]``, normalised over its last axis: by one operator, where there is a kernel."""
+        rounded = ir.AttrFloat32("epsilon", epsilon)
+        # The kernel for float64 takes the difference of two squares for the variance, and loses digits to a large mean.
+        if by == "layer" and self.writer.opset >= LAYER_OPSET and self.dtype == ir.DataType.FLOAT:
+            return self.node("LayerNormalization", flat, self.constant("one", np.ones(1)), attributes=(rounded,))
+        # The GroupNormalization that came with opset 21 has no kernel, and is taken apart in a way that loses digits.
+        if by in ("instance", "group") and self.dtype == ir.DataType.FLOAT and count > 0:
+            constants = (self.constant(role, np.full(count, k)) for role, k in (("ones", 1.0), ("zeros", 0.0)))
+            return self.node("InstanceNormalization", flat, *constants, attributes=(rounded,))
+        centred = self.node("Sub", flat, self.mean(flat, (-1,)))
+        return self.node("Div", centred, self.deviation(centred, (-1,), epsilon))
+
+    def back(self, x: ir.Value, shape: Dims, *, grouped: bool) -> ir.Value:
+        """What a Reshape needs to give its input the shape of ``x``, whose first size groups of channels have still."""
+        known = [-1 if size is None else size for size in shape]
+        known[0] = 0 if grouped else known[0]
+        return self.sizes("shape", known) if known.count(-1) <= 1 else self.node("Shape", x)
+
+    def tail(self, affine: Affine | None) -> list[tuple[str, ir.Value]]:
+        """The operations that scale and shift by ``affine``."""
+        steps = []
+        if affine is not None and affine.scales:
+            steps.append(("Mul", self.constant("scale", affine.scale)))
+        if affine is not None and affine.shifts:
+            steps.append(("Add", self.constant("bias", affine.shift)))
+        return steps
+
+    def end(self, value: ir.Value, steps: Sequence[tuple[str, *tuple[ir.Value, ...]]]) -> None:
+        """Let ``before`` make what comes of ``value`` by ``steps``, operators with what they read besides."""
+        for op, *operands in steps[:-1]:
+            value = self.node(op, value, *operands)
+        op, *operands = steps[-1]
+        self.become(op, value, *operands)
+
+    def become(self, op: str, *inputs: ir.Value) -> None:
+        """Make ``before`` itself ``op`` of ``inputs``: what it makes stays the same value."""
         read = [old for old in self.before.inputs if old is not None]
         self.before.op_type, self.before.domain = op, ""
         self.before.attributes.clear()
-        self.before.resize_inputs(2)
-        self.before.replace_input_with(0, value)
-        self.before.replace_input_with(1, operand)
+        self.before.resize_outputs(1)
+        self.before.resize_inputs(len(inputs))
+        for slot, value in enumerate(inputs):
+            self.before.replace_input_with(slot, value)
         for old in read:
             sweep(old)

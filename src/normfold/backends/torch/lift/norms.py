@@ -42,7 +42,7 @@ def _batch_norm(tree: ModuleTree, op: Op) -> View:
     tree.removal(op)
     return AffineOp(
         node=op,
-        op="InstanceNormalization" if op.kind == "instance_norm" else "BatchNormalization",
+        op=_name(op),
         inputs=(arguments["input"],),
         outputs=op.outputs,
         affine=affine,
@@ -52,6 +52,13 @@ def _batch_norm(tree: ModuleTree, op: Op) -> View:
         statistics=RunningStatistics(mean, variance, float(arguments["eps"])),
         largest=_largest(op),
     )
+
+
+def _name(op: Op) -> str:
+    """The name of a norm by stored statistics, which says what kind it is."""
+    if op.call.kind.startswith("Frozen"):
+        return "FrozenBatchNormalization"
+    return "InstanceNormalization" if op.kind == "instance_norm" else "BatchNormalization"
 
 
 def _instance_norm(tree: ModuleTree, op: Op) -> View:
@@ -94,7 +101,7 @@ def _affine(tree: ModuleTree, op: Op) -> View:
     axis = _only_axis(op)
     return AffineOp(
         node=op,
-        op="Mul",
+        op="FrozenBatchNormalization" if op.call.kind.startswith("Frozen") else "Mul",
         inputs=(op.arguments["input"],),
         outputs=op.outputs,
         affine=affine,
