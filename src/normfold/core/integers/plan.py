@@ -1,0 +1,238 @@
+"""Which values are codes, which steps run on them, and with what scales."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+
+from normfold.core.algebra.affine import Array
+from normfold.core.integers.ranges import Codes, Method, Range, Seen
+from normfold.core.integers.steps import (
+    SHARING,
+    Affine,
+    Clamped,
+    Concat,
+    Floating,
+    Linear,
+    Network,
+    Sigmoid,
+    Step,
+    Transposed,
+)
+from normfold.core.integers.weights import FULL, WeightCodes, coded
+
+UNIT: Final = Codes(1.0 / 256.0, 0)
+"""The codes of what lies between 0 and 1, with the scale that integer sigmoids have."""
+APART: Final = 16.0
+"""How many times wider than another the range of a part of a Concat is, from which on they share no scale."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Steps that run on codes, the codes of values, and the weights; everything else is in floating point."""
+
+    network: Network
+    integer: frozenset[Step]
+    codes: Mapping[str, Codes]
+    weights: Mapping[Step, WeightCodes]
+    kept: Mapping[Step, str] = field(default_factory=dict)
+    """Why a step that could run on codes does not."""
+
+
+def placed(network: Network, kept: Mapping[Step, str]) -> frozenset[Step]:
+    """The steps that run on codes: linear ones, and what is made of codes; ``kept`` do not."""
+    makers, readers = network.makers(), network.readers()
+    integer: set[Step] = set()
+    for step in network.steps:
+        if step in kept or isinstance(step, Floating | Affine) or not _typed(network, step):
+            continue
+        if isinstance(step, Linear | Transposed) or all(makers.get(value) in integer for value in step.inputs):
+            integer.add(step)
+    # What only floating-point steps read is quicker where they are, but for the results of products.
+    while True:
+        idle = {
+            step
+            for step in integer
+            if not isinstance(step, Linear | Transposed)
+            and not any(reader in integer for reader in readers.get(step.output, ()))
+            and _is_light(step)
+        }
+        if not idle:
+            return frozenset(integer)
+        integer -= idle
+
+
+def _typed(network: Network, step: Step) -> bool:
+    """Whether the values are floating point; those that no model has are."""
+    known = set(network.shapes)
+    return all(value in network.floats or value not in known for value in (*step.inputs, step.output))
+
+
+def _is_light(step: Step) -> bool:
+    return isinstance(step, Clamped | Sigmoid)
+
+
+class _Groups:
+    """Values that share their codes, joined pair by pair."""
+
+    def __init__(self) -> None:
+        self._parent: dict[str, str] = {}
+
+    def find(self, value: str) -> str:
+        while (parent := self._parent.setdefault(value, value)) != value:
+            self._parent[value] = self._parent[parent]
+            value = parent
+        return value
+
+    def join(self, first: str, second: str) -> None:
+        self._parent[self.find(first)] = self.find(second)
+
+
+def apart(network: Network, ranges: Mapping[str, Range]) -> dict[Step, str]:
+    """Concats whose parts differ so much in range that one scale for all would drown some; to be kept as they are."""
+    found: dict[Step, str] = {}
+    for step in network.steps:
+        if isinstance(step, Concat):
+            widths = [ranges[value][1] - ranges[value][0] for value in step.inputs if value in ranges]
+            if len(widths) == len(step.inputs) and max(widths) > APART * max(min(widths), 1e-30):
+                found[step] = (
+                    f"one of its parts has a range {max(widths) / max(min(widths), 1e-30):.0f} times another's"
+                )
+    return found
+
+
+def ranges_of(network: Network, seen: Mapping[str, Seen], method: Method) -> dict[str, Range]:
+    """The range of every value with statistics, cut off where its step cuts off."""
+    makers = network.makers()
+    found = {}
+    for value in _values(network):
+        statistics = _statistics(network, seen, value)
+        if statistics is None:
+            continue
+        low, high = method(statistics)
+        maker = makers.get(value)
+        if isinstance(maker, Clamped):
+            low, high = (min(max(end, maker.low), maker.high) for end in (low, high))
+        found[value] = (low, high)
+    return found
+
+
+def _values(network: Network) -> Iterable[str]:
+    return dict.fromkeys([*network.inputs, *(value for step in network.steps for value in (*step.inputs, step.output))])
+
+
+def _statistics(network: Network, seen: Mapping[str, Seen], value: str) -> Seen | None:
+    if value in seen:
+        return seen[value]
+    source, factor = network.derived.get(value, ("", 1.0))
+    return seen[source].times(factor) if source in seen else None
+
+
+def coded_values(network: Network, integer: frozenset[Step], ranges: Mapping[str, Range]) -> dict[str, Codes] | str:
+    """The codes of all values that ``integer`` steps read or make; the name of one whose range nobody knows."""
+    groups, fixed = _Groups(), dict[str, Codes]()
+    needed: dict[str, None] = {}
+    readers = network.readers()
+    for step in network.steps:
+        if step not in integer:
+            continue
+        needed |= dict.fromkeys(step.inputs)
+        if not _leaves_codes(step, readers, integer):
+            needed[step.output] = None
+        if isinstance(step, SHARING):
+            for value in step.inputs:
+                groups.join(value, step.output)
+        if isinstance(step, Sigmoid):
+            fixed[step.output] = UNIT
+    members: dict[str, list[str]] = {}
+    for value in needed:
+        members.setdefault(groups.find(value), []).append(value)
+    found: dict[str, Codes] = {}
+    for group in members.values():
+        known = [ranges[value] for value in group if value in ranges]
+        unit = next((fixed[value] for value in group if value in fixed), None)
+        if unit is None and not known:
+            return group[0]
+        codes = unit or Codes.of(min(low for low, _ in known), max(high for _, high in known))
+        found |= dict.fromkeys(group, codes)
+    return found
+
+
+def _leaves_codes(step: Step, readers: Mapping[str, Sequence[Step]], integer: frozenset[Step]) -> bool:
+    """Whether a product hands its result over in floating point: nobody reads it as codes."""
+    if not isinstance(step, Linear) or step.window is not None:
+        return False
+    clamped = step.low > -math.inf or step.high < math.inf
+    return not clamped and not any(reader in integer for reader in readers.get(step.output, ()))
+
+
+def made_plan(
+    network: Network,
+    seen: Mapping[str, Seen],
+    method: Method,
+    kept: Mapping[Step, str] | None = None,
+    largest: int = FULL,
+) -> Plan:
+    """The plan for ``network`` with ranges by ``method``; what has no known range stays in floating point."""
+    ranges = ranges_of(network, seen, method)
+    held = dict(kept or {}) | apart(network, ranges)
+    while True:
+        integer = placed(network, held)
+        codes = coded_values(network, integer, ranges)
+        if not isinstance(codes, str):
+            break
+        unknown = codes
+        touching = [step for step in integer if unknown in (*step.inputs, step.output)]
+        held |= dict.fromkeys(touching, f"the range of {unknown!r} is not known")
+    weights: dict[Step, WeightCodes] = {
+        step: coded(step, codes[step.inputs[0]], *_moments(network, seen, step), largest)
+        for step in integer
+        if isinstance(step, Linear | Transposed)
+    }
+    return Plan(network, integer, codes, weights, held)
+
+
+def _moments(
+    network: Network, seen: Mapping[str, Seen], step: Linear | Transposed
+) -> tuple[Array | None, Array | None]:
+    """Mean and mean square by channel of the input of ``step``."""
+    found = _statistics(network, seen, step.inputs[0])
+    channels = step.groups * step.weight.shape[1]
+    if found is None or found.mean is None or found.mean.shape != (channels,):
+        return None, None
+    return found.mean, found.square
+
+
+def as_depthwise(network: Network) -> Network:
+    """Maps by channel that no weight took become 1x1 depthwise convolutions."""
+    from normfold.core.integers.simplify import unit_window
+
+    steps: list[Step] = []
+    for step in network.steps:
+        rank = network.rank(step.output) or 0
+        channels = network.channels(step.output, 1 - rank) if rank > 2 else None
+        if not isinstance(step, Affine) or rank not in (3, 4) or channels is None or step.axis not in (None, 1 - rank):
+            steps.append(step)
+            continue
+        scale, shift = (np.broadcast_to(one, (channels,)) for one in (step.scale, step.shift))
+        window = unit_window(rank - 2)
+        steps.append(
+            Linear(
+                name=step.name,
+                operator=step.operator,
+                inputs=step.inputs,
+                output=step.output,
+                nodes=step.nodes,
+                low=step.low,
+                high=step.high,
+                weight=scale.reshape(-1, 1, *[1] * (rank - 2)).astype(np.float64),
+                bias=shift.astype(np.float64),
+                groups=channels,
+                window=window,
+            )
+        )
+    return replace(network, steps=tuple(steps))
