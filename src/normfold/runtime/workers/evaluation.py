@@ -20,6 +20,7 @@ from normfold.runtime.providers import CPU
 from normfold.runtime.session_profile import SPINNING
 from normfold.runtime.sessions import QUIET
 from normfold.runtime.workers.arrays import is_extended, read, write
+from normfold.runtime.workers.observing import Observed
 from normfold.runtime.workers.options import worker_options
 from normfold.runtime.workers.protocol import RefusedError, Reply, Request, kind_of, own_stdout, sentence, serve
 from normfold.runtime.workers.values import EXTENDED_TYPES, to_array, to_value
@@ -189,6 +190,8 @@ class EvaluationWorker:
     def __init__(self) -> None:
         self._session: Session | None = None
         self._used: int | None = None
+        self._observed: dict[str, Observed] = {}
+        self._turns = 0
 
     def load(self, request: Request) -> Reply:
         """Release the model held and load ``model``; ``evaluator`` is "", "onnxruntime" or "onnx.reference"."""
@@ -216,9 +219,35 @@ class EvaluationWorker:
         seconds = time.perf_counter() - started
         return {"results": write(Path(request["results"]), values), "seconds": seconds}
 
+    def observe(self, request: Request) -> Reply:
+        """Run the model held on one set of inputs, and keep statistics of the values in ``axes`` alone.
+
+        ``axes`` has the axis of each value's channels, or null.
+        """
+        if self._session is None:
+            raise RefusedError("crash", "no model is loaded")
+        limit_this_process(request["memory_limit"], self._used)
+        feeds, axes = read(request["feeds"]), request["axes"]
+        try:
+            ran = self._session.run(feeds, [name for name in axes if name not in feeds])
+        except Exception as error:
+            raise RefusedError(kind_of(error, "run"), sentence(error)) from error
+        for name, axis in axes.items():
+            self._observed.setdefault(name, Observed(axis)).add(ran[name] if name in ran else feeds[name], self._turns)
+        self._turns += 1
+        return {}
+
+    def observed(self, request: Request) -> Reply:
+        """The statistics kept since the model was loaded, as arrays in the new directory ``results``."""
+        entries = {
+            f"{key} {name}": array for name, one in self._observed.items() for key, array in one.arrays().items()
+        }
+        return {"results": write(Path(request["results"]), entries)}
+
     def release(self, _request: Request) -> Reply:
         """Let go of the model held, if any."""
         self._session = None
+        self._observed, self._turns = {}, 0
         gc.collect()
         return {}
 
@@ -226,6 +255,8 @@ class EvaluationWorker:
 VERBS: Final[dict[str, Callable[[EvaluationWorker, Request], Reply]]] = {
     "load": EvaluationWorker.load,
     "run": EvaluationWorker.run,
+    "observe": EvaluationWorker.observe,
+    "observed": EvaluationWorker.observed,
     "release": EvaluationWorker.release,
 }
 """What can be asked."""

@@ -92,6 +92,32 @@ class WorkerClient(WorkerProcess):
         _remove(reply["results"])
         return Ran(values, reply["seconds"])
 
+    def observe(self, feeds: Mapping[str, Array], axes: Mapping[str, int | None]) -> Failed | None:
+        """Run the model held on ``feeds``, and let the worker keep statistics of the values that ``axes`` names.
+
+        ``axes`` has the axis of the channels of each, negative, or None where they do not matter.
+        """
+        number = next(self._numbers)
+        try:
+            entries = write(self.folder / f"feeds-{number}", feeds)
+        except OSError as error:
+            return Failed("crash", f"the inputs cannot be written to {self.folder}: {error.strerror}")
+        reply = self.ask("observe", feeds=entries, axes=dict(axes))
+        _remove(entries)
+        return reply if isinstance(reply, Failed) else None
+
+    def observed(self) -> Mapping[str, Mapping[str, Array]] | Failed:
+        """What `Observed.arrays` has of each value since the model was loaded."""
+        reply = self.ask("observed", results=str(self.folder / f"results-{next(self._numbers)}"))
+        if isinstance(reply, Failed):
+            return reply
+        found: dict[str, dict[str, Array]] = {}
+        for key, array in read(reply["results"]).items():
+            kind, _, name = key.partition(" ")
+            found.setdefault(name, {})[kind] = array
+        _remove(reply["results"])
+        return found
+
     def release(self) -> None:
         """Let go of the model held."""
         if self._process is not None and self._process.poll() is None:
