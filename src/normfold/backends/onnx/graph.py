@@ -178,6 +178,10 @@ class OnnxGraph:
         """The dimensions of ``value``, inferred once where the model does not state them."""
         return self._shapes.of(_value(value))
 
+    def dtype(self, value: Value) -> ir.DataType | None:
+        """The type of the elements of ``value``, where it is known."""
+        return self._context.dtype(_value(value)) or self._shapes.dtype(_value(value))
+
     def label(self, thing: Node | Value) -> str:
         """A node's operator and site name, a value's name."""
         if isinstance(thing, ir.Node):

@@ -1,0 +1,323 @@
+"""A plan written into a model: what all forms share.
+
+Nodes that stay are left where they are; the others go, and what they made comes from new nodes, in floating point only
+where a node that stays, or an output, reads it.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from normfold.core.algebra import Window
+from normfold.core.integers import steps
+from normfold.core.integers.plan import Plan
+from normfold.core.integers.ranges import Codes
+from normfold.core.integers.steps import Floating, Linear, Step
+
+MICROSOFT: Final = "com.microsoft"
+
+
+class Emitter(ABC):
+    """Writes ``plan`` into ``model``, a copy of the one that the plan's network was read from, and uses it up."""
+
+    def __init__(self, model: ir.Model, plan: Plan) -> None:
+        self.model, self.plan = model, plan
+        graph = model.graph
+        self._nodes = tuple(graph)
+        self._originals = {
+            value.name: value
+            for value in (*graph.inputs, *(out for node in graph for out in node.outputs))
+            if value.name
+        }
+        self._floats: dict[str, ir.Value] = {value.name: value for value in graph.inputs if value.name}
+        self._constants: dict[tuple[str, bytes, tuple[int, ...]], ir.Value] = {}
+        self._names = {*self._originals, *graph.initializers}
+        self._label = ""
+
+    def write(self) -> ir.Model:
+        """The model."""
+        staying = [step for step in self.plan.network.steps if isinstance(step, Floating)]
+        kept = {self._nodes[place] for step in staying for place in step.nodes}
+        old = [node for node in self.model.graph if node not in kept]
+        for value in (value for stays in staying for value in (stays.output, *stays.more) if value):
+            self._floats[value] = self._originals[value]
+        for step in self.plan.network.steps:
+            if isinstance(step, Floating):
+                continue
+            self._label = step.name
+            if step in self.plan.integer:
+                self.integer(step)
+            else:
+                self.give(step.output, self.floating(step))
+        self._replace(kept)
+        self.model.graph.remove(old, safe=False)
+        for node in old:
+            node.resize_inputs(0)
+        self._sweep()
+        self.model.graph.sort()
+        return self.model
+
+    @abstractmethod
+    def integer(self, step: Step) -> None:
+        """Write ``step``, which runs on codes."""
+
+    @abstractmethod
+    def dequantized(self, value: str) -> ir.Value:
+        """``value``, of which there are codes, in floating point."""
+
+    def give(self, value: str, made: ir.Value) -> None:
+        """``made`` is ``value`` in floating point."""
+        self._floats[value] = made
+
+    def float_of(self, value: str) -> ir.Value:
+        """``value`` in floating point."""
+        if value not in self._floats:
+            self._floats[value] = self.dequantized(value)
+        return self._floats[value]
+
+    def has_float(self, value: str) -> bool:
+        """Whether ``value`` is there in floating point."""
+        return value in self._floats
+
+    def codes_of(self, value: str) -> Codes:
+        """The codes of ``value``."""
+        return self.plan.codes[value]
+
+    def constant(self, array: NDArray[Any], name: str = "constant") -> ir.Value:
+        """An initializer; equal ones are one."""
+        # NumPy makes a scalar of a contiguous array with no axes.
+        array = np.asarray(array, order="C")
+        key = (array.dtype.str, array.tobytes(), array.shape)
+        if key not in self._constants:
+            value = ir.Value(name=self._fresh(name), const_value=ir.tensor(array), shape=ir.Shape(array.shape))
+            value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+            assert value.const_value is not None  # noqa: S101 - for the type checker
+            value.const_value.name = value.name
+            self.model.graph.register_initializer(value)
+            self._constants[key] = value
+        return self._constants[key]
+
+    def node(
+        self,
+        operator: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        domain: str = "",
+        name: str = "",
+    ) -> ir.Value:
+        """The output of a new node, called ``name`` or after the step that is being written."""
+        made = ir.node(operator, list(inputs), attributes or {}, domain=domain)
+        made.name = self._fresh(f"{self._label}/{operator}")
+        made.outputs[0].name = self._fresh(name or f"{self._label}/{operator}_out")
+        if domain:
+            self.model.opset_imports.setdefault(domain, 1)
+        self.model.graph.append(made)
+        return made.outputs[0]
+
+    def like(self, step: steps.Moving, data: ir.Value) -> ir.Value:
+        """The native operation of ``step`` on ``data``."""
+        native = self._nodes[step.nodes[0]]
+        return self.node(native.op_type, [data, *native.inputs[1:]], dict(native.attributes), domain=native.domain)
+
+    def floating(self, step: Step) -> ir.Value:
+        """``step`` in floating point."""
+        made: ir.Value = FLOATING[type(step)](self, step)
+        return made
+
+    def weight(self, step: Linear | steps.Transposed) -> tuple[ir.Value, ir.Value]:
+        """The weight and bias of a step in floating point, as it is to be computed there."""
+        return self.constant(step.weight.astype(np.float32), "weight"), self.constant(
+            step.bias.astype(np.float32), "bias"
+        )
+
+    def clamped(self, step: steps.Clamped, value: ir.Value) -> ir.Value:
+        """``value`` cut off as ``step`` says, in floating point."""
+        return self.bounded(value, step.low, step.high)
+
+    def bounded(self, value: ir.Value, low: float, high: float) -> ir.Value:
+        """``value`` cut off below and above."""
+        if low == 0.0 and high == math.inf:
+            return self.node("Relu", [value])
+        if low == -math.inf and high == math.inf:
+            return value
+        bounds = [
+            None if math.isinf(one) else self.constant(np.asarray(one, np.float32), "bound") for one in (low, high)
+        ]
+        return self.node("Clip", [value, *bounds])
+
+    def _fresh(self, name: str) -> str:
+        found, count = name, 1
+        while found in self._names:
+            found, count = f"{name}_{count}", count + 1
+        self._names.add(found)
+        return found
+
+    def _replace(self, kept: set[Any]) -> None:
+        """Let what stays read, and hand out, what the new nodes make."""
+        outputs = set(self.plan.network.outputs)
+        for step in self.plan.network.steps:
+            if isinstance(step, Floating):
+                continue
+            original = self._originals.get(step.output)
+            if original is None:
+                continue
+            # A body inside a node that stays reads it, too: its nodes are no part of this graph.
+            read = any(node in kept or node.graph is not self.model.graph for node, _ in original.uses())
+            if not read and step.output not in outputs:
+                continue
+            self._label = step.name
+            new = self.float_of(step.output)
+            name, original.name = original.name, f"{original.name}/gone"
+            if new.is_graph_input() or new.is_initializer() or new.is_graph_output():
+                new = self.node("Identity", [new])
+            new.name = name
+            new.shape, new.type = original.shape, original.type
+            original.replace_all_uses_with(new, replace_graph_outputs=True)
+
+    def _sweep(self) -> None:
+        """Take out initializers and new nodes that nobody reads."""
+        graph = self.model.graph
+        while True:
+            idle = [node for node in graph if not any(out.uses() or out.is_graph_output() for out in node.outputs)]
+            if not idle:
+                break
+            graph.remove(idle, safe=True)
+        unread = [
+            name for name, value in graph.initializers.items() if not value.uses() and not value.is_graph_output()
+        ]
+        for name in unread:
+            if not graph.initializers[name].is_graph_input():
+                graph.initializers.pop(name)
+
+
+def window_attributes(window: Window, groups: int | None = None) -> dict[str, Any]:
+    """Attributes of a convolution; of a pool without ``groups``."""
+    shared: dict[str, Any] = {
+        "kernel_shape": list(window.kernel),
+        "strides": list(window.strides),
+        "dilations": list(window.dilations),
+        "pads": [*window.begins, *window.ends],
+    }
+    return shared if groups is None else shared | {"group": groups}
+
+
+def _linear(emitter: Emitter, step: Linear) -> ir.Value:
+    x = emitter.float_of(step.inputs[0])
+    weight, bias = emitter.weight(step)
+    if step.window is not None:
+        made = emitter.node("Conv", [x, weight, bias], window_attributes(step.window, step.groups))
+    elif emitter.plan.network.rank(step.inputs[0]) == 2:
+        made = emitter.node("Gemm", [x, weight, bias], {"transB": 1})
+    else:
+        made = emitter.node("Add", [emitter.node("MatMul", [x, emitter.node("Transpose", [weight])]), bias])
+    return emitter.clamped(step, made)
+
+
+def _transposed(emitter: Emitter, step: steps.Transposed) -> ir.Value:
+    weight, bias = emitter.weight(step)
+    made = emitter.node(
+        "ConvTranspose",
+        [emitter.float_of(step.inputs[0]), stored(emitter, weight, step), bias],
+        window_attributes(step.window, step.groups) | {"output_padding": list(step.surplus)},
+    )
+    return emitter.clamped(step, made)
+
+
+def stored(emitter: Emitter, weight: ir.Value, step: steps.Transposed) -> ir.Value:
+    """A weight ``[out, in/groups, *taps]`` as a transposed convolution takes it: ``[in, out/groups, *taps]``."""
+    assert weight.const_value is not None  # noqa: S101 - for the type checker
+    array = weight.const_value.numpy()
+    rows, columns, *taps = array.shape
+    grouped = array.reshape(step.groups, rows // step.groups, columns, *taps)
+    return emitter.constant(
+        np.swapaxes(grouped, 1, 2).reshape(step.groups * columns, rows // step.groups, *taps), "weight"
+    )
+
+
+def _affine(emitter: Emitter, step: steps.Affine) -> ir.Value:
+    tail = [1] * (-1 - step.axis) if step.axis is not None else []
+    made = emitter.float_of(step.inputs[0])
+    for operator, array, neutral in (("Mul", step.scale, 1.0), ("Add", step.shift, 0.0)):
+        if (array != neutral).any():
+            shape = [*array.shape, *tail] if array.ndim else []
+            made = emitter.node(operator, [made, emitter.constant(array.reshape(shape).astype(np.float32))])
+    return emitter.clamped(step, made)
+
+
+def _binary(operator: str) -> Any:
+    def write(emitter: Emitter, step: steps.Clamped) -> ir.Value:
+        return emitter.clamped(step, emitter.node(operator, [emitter.float_of(value) for value in step.inputs]))
+
+    return write
+
+
+def _sigmoid(emitter: Emitter, step: steps.Sigmoid) -> ir.Value:
+    x = emitter.float_of(step.inputs[0])
+    if step.factor != 1.0:
+        x = emitter.node("Mul", [x, emitter.constant(np.asarray(step.factor, np.float32))])
+    return emitter.node("Sigmoid", [x])
+
+
+def _max_pool(emitter: Emitter, step: steps.MaxPool) -> ir.Value:
+    attributes = window_attributes(step.window) | {"ceil_mode": int(step.ceil)}
+    return emitter.node("MaxPool", [emitter.float_of(step.inputs[0])], attributes)
+
+
+def _average_pool(emitter: Emitter, step: steps.AveragePool) -> ir.Value:
+    attributes = window_attributes(step.window)
+    del attributes["dilations"]
+    return emitter.node("AveragePool", [emitter.float_of(step.inputs[0])], attributes)
+
+
+def _global_mean(emitter: Emitter, step: steps.GlobalMean) -> ir.Value:
+    pooled = emitter.node("GlobalAveragePool", [emitter.float_of(step.inputs[0])])
+    return pooled if step.keeps else emitter.node("Flatten", [pooled])
+
+
+def _concat(emitter: Emitter, step: steps.Concat) -> ir.Value:
+    return emitter.node("Concat", [emitter.float_of(value) for value in step.inputs], {"axis": step.axis})
+
+
+def _moving(emitter: Emitter, step: steps.Moving) -> ir.Value:
+    return emitter.like(step, emitter.float_of(step.inputs[0]))
+
+
+def _leaky(emitter: Emitter, step: steps.Leaky) -> ir.Value:
+    return emitter.node("LeakyRelu", [emitter.float_of(step.inputs[0])], {"alpha": step.slope})
+
+
+def _channel_clamp(emitter: Emitter, step: steps.ChannelClamp) -> ir.Value:
+    if step.low.size == 1:
+        return emitter.bounded(emitter.float_of(step.inputs[0]), float(step.low[0]), float(step.high[0]))
+    made = emitter.float_of(step.inputs[0])
+    for operator, bound in (("Max", step.low), ("Min", step.high)):
+        if np.isfinite(bound).any():
+            array = bound.astype(np.float32).reshape(-1, *[1] * (-1 - step.axis))
+            made = emitter.node(operator, [made, emitter.constant(array)])
+    return made
+
+
+FLOATING: Final[Mapping[type[Step], Any]] = {
+    Linear: _linear,
+    steps.Transposed: _transposed,
+    steps.Affine: _affine,
+    steps.Sum: _binary("Add"),
+    steps.Product: _binary("Mul"),
+    steps.Sigmoid: _sigmoid,
+    steps.Leaky: _leaky,
+    steps.MaxPool: _max_pool,
+    steps.AveragePool: _average_pool,
+    steps.GlobalMean: _global_mean,
+    steps.Concat: _concat,
+    steps.Moving: _moving,
+    steps.ChannelClamp: _channel_clamp,
+}
+"""How each kind of step is written in floating point."""
