@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from normfold.verbs.fold_program import fold_program
     from normfold.verbs.fold_result import FoldResult
     from normfold.verbs.inspect import InspectResult, inspect
+    from normfold.verbs.quantize import QuantizeResult, quantize
     from normfold.verbs.tune import TuneResult, tune
     from normfold.verbs.verify import VerifyResult, verify
 
@@ -41,6 +42,7 @@ __all__ = [
     "InspectResult",
     "NormfoldError",
     "Preprocess",
+    "QuantizeResult",
     "SessionProfile",
     "TuneResult",
     "UnprovenError",
@@ -56,6 +58,7 @@ __all__ = [
     "fold_program",
     "inspect",
     "open_session",
+    "quantize",
     "restore",
     "tune",
     "verify",
@@ -71,6 +74,7 @@ _PLACES: Final = {
     "FoldResult": "normfold.verbs.fold_result",
     "InspectResult": "normfold.verbs.inspect",
     "Preprocess": "normfold.core.preprocess",
+    "QuantizeResult": "normfold.verbs.quantize",
     "SessionProfile": "normfold.runtime.session_profile",
     "TuneResult": "normfold.verbs.tune",
     "UnprovenError": "normfold.pipeline.prove",
@@ -85,6 +89,7 @@ _PLACES: Final = {
     "fold_program": "normfold.verbs.fold_program",
     "inspect": "normfold.verbs.inspect",
     "open_session": "normfold.runtime.sessions",
+    "quantize": "normfold.verbs.quantize",
     "restore": "normfold.models.module.save",
     "tune": "normfold.verbs.tune",
     "verify": "normfold.verbs.verify",

@@ -1,0 +1,89 @@
+"""The recipe for eight bits: activations as unsigned bytes, weights as signed bytes by channel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import onnx_ir
+
+from normfold.backends.onnx import OnnxGraph
+from normfold.backends.onnx.integers.contrib import emit_contrib
+from normfold.backends.onnx.integers.qdq import emit_qdq
+from normfold.backends.onnx.integers.read import read_network
+from normfold.backends.onnx.integers.simulated import emit_simulated
+from normfold.core.integers.plan import Plan, as_depthwise, made_plan
+from normfold.core.integers.ranges import METHODS, Seen, min_max
+from normfold.core.integers.simplify import simplified
+from normfold.core.integers.steps import Floating, Linear, Network, Step, Transposed
+from normfold.models.source import runnable
+from normfold.passes.quantize.figures import Format, NodeFigures
+from normfold.passes.quantize.outputs import Loss, run, split
+from normfold.passes.quantize.recipe import Quantized, Work
+from normfold.passes.quantize.statistics import gathered, recorded
+from normfold.runtime import CHECKER
+
+EMITTERS: Final[Mapping[Format, Callable[[onnx_ir.Model, Plan], onnx_ir.Model]]] = {
+    "qdq": emit_qdq,
+    "contrib": emit_contrib,
+}
+BUDGET: Final = 0.05
+"""Deviation from the simulation, relative to the output's range: sums are rounded in another order, here and there to
+the next step, and steps add up over layers."""
+
+
+def integers(work: Work) -> Sequence[Quantized]:
+    """The model in each format asked for; empty where no operation of it has an integer form."""
+    graph = OnnxGraph(work.fresh(), CHECKER.infer)
+    plain = read_network(graph)
+    network = as_depthwise(simplified(plain))
+    model = graph.model
+    if not any(isinstance(step, Linear | Transposed) for step in network.steps):
+        return []
+    seen = _statistics(work, model, plain, network)
+    plan = _chosen(work, model, network, seen)
+    if not plan.weights:
+        return []
+    nodes = tuple(_figures(step, plan) for step in network.steps)
+    simulation = emit_simulated(model.clone(), plan)
+    return [
+        Quantized(EMITTERS[form](model.clone(), plan), "int8", form, nodes, simulation.clone(), BUDGET)
+        for form in work.formats
+    ]
+
+
+def _statistics(work: Work, model: onnx_ir.Model, plain: Network, network: Network) -> dict[str, Seen]:
+    if work.calibration is None:
+        return recorded(plain, work.records)
+    work.progress("calibrating")
+    with runnable(model.clone()) as file:
+        return gathered(work.evaluator, file, network, split(work.calibration)[0], work.custom_ops)
+
+
+def _chosen(work: Work, model: onnx_ir.Model, network: Network, seen: Mapping[str, Seen]) -> Plan:
+    """The plan whose outputs, on held-out samples, are nearest to those of ``model``."""
+    if work.calibration is None:
+        return made_plan(network, seen, min_max)
+    held_out = split(work.calibration)[1]
+    loss = Loss()
+    with runnable(model.clone()) as file:
+        run(work.evaluator, file, held_out, loss.expect, work.custom_ops)
+    best, least = None, np.inf
+    for name, method in METHODS.items():
+        work.progress(f"ranges by {name}")
+        plan = made_plan(network, seen, method)
+        with runnable(EMITTERS[work.formats[-1]](model.clone(), plan)) as file:
+            found = loss.of(work.evaluator, file, held_out, work.custom_ops)
+        if best is None or found < least:
+            best, least = plan, found
+    assert best is not None  # noqa: S101 - there are methods
+    return best
+
+
+def _figures(step: Step, plan: Plan) -> NodeFigures:
+    integer = step in plan.integer
+    because = ""
+    if not integer:
+        because = step.because if isinstance(step, Floating) else plan.kept.get(step, "its neighbours are")
+    return NodeFigures(step.name, step.operator, "int8" if integer else "fp32", because)

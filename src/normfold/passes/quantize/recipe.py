@@ -1,0 +1,51 @@
+"""What a recipe gets, and what it hands back: a width is a recipe that makes quantised models of a folded one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import onnx_ir
+
+from normfold.models.dataset import Dataset
+from normfold.passes.quantize.figures import Format, NodeFigures, Width
+from normfold.records import Progress, StatisticsRecord, silent
+from normfold.runtime import Evaluator
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A folded model, and what there is to quantise it with."""
+
+    fresh: Callable[[], onnx_ir.Model]
+    """A copy of the folded model at each call."""
+    width: Width
+    formats: Sequence[Format]
+    """Those asked for, without ``auto``."""
+    evaluator: Evaluator
+    calibration: Dataset | None = None
+    records: tuple[StatisticsRecord, ...] = ()
+    """What the norms that were folded know about values of the model."""
+    ep: str = "cpu"
+    seed: int = 0
+    custom_ops: tuple[str, ...] = ()
+    progress: Progress = silent
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """A model that a recipe has made."""
+
+    model: onnx_ir.Model
+    width: Width
+    format: Format
+    nodes: tuple[NodeFigures, ...]
+    simulation: onnx_ir.Model | None = None
+    """Computes the same codes in floating point; what the model is verified against. None: against the folded model."""
+    budget: float | None = None
+    """Deviation from ``simulation`` that rounding explains, relative to the output's range."""
+    name: str = ""
+    """What tells it from others of the same width and format."""
+
+
+Recipe = Callable[[Work], Sequence[Quantized]]

@@ -1,0 +1,13 @@
+"""Every width and the recipe that makes models of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from normfold.passes.quantize.figures import Width
+from normfold.passes.quantize.integers import integers
+from normfold.passes.quantize.recipe import Recipe
+
+RECIPES: Final[Mapping[Width, Recipe]] = {"int8": integers}
+"""Width to what makes models of it."""

@@ -1,0 +1,74 @@
+"""Statistics of the values of a model over data, gathered in one pass, in a worker, in constant memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from normfold import limits
+from normfold.core.integers.moments import Normal, carried
+from normfold.core.integers.ranges import Seen
+from normfold.core.integers.steps import Linear, Network, Transposed
+from normfold.errors import UsageError
+from normfold.models.dataset import Dataset
+from normfold.passes.quantize.outputs import BATCH
+from normfold.records import StatisticsRecord
+from normfold.runtime import Evaluator, Failed, Runnable, WorkerClient
+
+
+def gathered(
+    evaluator: Evaluator, model: Runnable, network: Network, data: Dataset, custom_ops: tuple[str, ...] = ()
+) -> dict[str, Seen]:
+    """The statistics over ``data`` of every value of ``network`` that ``model`` has.
+
+    Raises:
+        UsageError: ``bad-data``: the model does not run on them, or there are none.
+    """
+    axes = _axes(network)
+
+    def task(client: WorkerClient) -> Mapping[str, Mapping[str, np.ndarray]] | Failed:
+        extra = [name for name in axes if name not in (*network.inputs, *network.outputs)]
+        loaded = client.load(model, extra_outputs=extra, custom_ops=custom_ops, optimised=True)
+        if isinstance(loaded, Failed):
+            return loaded
+        for batch in data.batches(BATCH):
+            limits.check()
+            failed = client.observe(batch.inputs, axes)
+            if failed is not None:
+                return failed
+        return client.observed()
+
+    found = evaluator.submit(task).result()
+    if isinstance(found, Failed):
+        raise UsageError("bad-data", f"The model does not run on {data.origin}: {found.message}")
+    return {name: _seen(arrays) for name, arrays in found.items() if arrays["extent"][4]}
+
+
+def _axes(network: Network) -> dict[str, int | None]:
+    """Values of the model that may get codes, and the axis of the channels of each."""
+    wanted: dict[str, int | None] = {}
+    for step in network.steps:
+        for value in (*step.inputs, step.output):
+            source = network.derived.get(value, (value, 1.0))[0]
+            if source in network.floats:
+                wanted.setdefault(source, None)
+        if isinstance(step, Linear | Transposed):
+            source = network.derived.get(step.inputs[0], (step.inputs[0], 1.0))[0]
+            if source in wanted:
+                wanted[source] = -1 if step.window is None else -1 - len(step.window.kernel)
+    return wanted
+
+
+def _seen(arrays: Mapping[str, np.ndarray]) -> Seen:
+    low, high, reach, elements, _ = (float(number) for number in arrays["extent"])
+    mean = square = None
+    if elements and arrays["total"].size:
+        mean, square = arrays["total"] / elements, arrays["squares"] / elements
+    return Seen(low, high, np.array(arrays["counts"]), reach, mean, square)
+
+
+def recorded(network: Network, records: Iterable[StatisticsRecord]) -> dict[str, Seen]:
+    """What the norms that were folded knew about the values of ``network``, and what follows for others."""
+    known = {record.value: Normal(np.asarray(record.mean), np.asarray(record.deviation)) for record in records}
+    return carried(network, known)

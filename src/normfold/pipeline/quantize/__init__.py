@@ -1,0 +1,1 @@
+"""Quantising a model: folded, made narrower by a recipe, proven, measured, and handed over only if that paid."""

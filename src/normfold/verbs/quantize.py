@@ -1,0 +1,286 @@
+"""`quantize`: make a model narrower, prove it, and hand it over where it is faster and accurate enough."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from normfold.errors import FindingError, UsageError
+from normfold.limits import limited
+from normfold.measure import metrics
+from normfold.measure.candidate import Conditions
+from normfold.models import onnxfile
+from normfold.models.data import Arrays, Shapes, user_inputs
+from normfold.models.source import File, name_of, onnx_source
+from normfold.passes.quantize.figures import Accuracy, Format, Latency, NodeFigures, Point, Width
+from normfold.passes.quantize.recipes import RECIPES
+from normfold.pipeline.fold_onnx import External, Target
+from normfold.pipeline.quantize.run import Asked, Done
+from normfold.pipeline.quantize.run import quantize as run
+from normfold.records import Decision, Progress, Verification, decision_record, silent, verification_record
+from normfold.report.blocks import Blocks, Column, Detail, Heading, Interval, Paragraph, Table, Verdict
+from normfold.report.decisions import verification_blocks
+from normfold.report.result import Result
+from normfold.report.words import plural
+from normfold.runtime import CHECKER, Evaluator, processors
+from normfold.verbs.exporting import exported_file
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from normfold.models.source import OnnxModel
+
+SECONDS = 600.0
+"""Time limit where none is given."""
+KEPT_NAMED = 12
+"""Rows of the table of operations that stay in floating point."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class QuantizeResult(Result):
+    """A quantised model, what each of its operations computes in, and what that costs and gains."""
+
+    model: Any
+    """Of the kind that came in (``onnx_ir.Model`` for a path or a module); None where it was refused."""
+    chosen: Point
+    nodes: tuple[NodeFigures, ...]
+    decisions: tuple[Decision, ...]
+    verification: Verification
+    front: tuple[Point, ...]
+    """All that was tried."""
+    refused: FindingError | None = None
+    """Why nothing was written."""
+    source: str | None = None
+    output: str | None = None
+    nbytes_before: int = 0
+    warnings: tuple[str, ...] = ()
+    write: Callable[[Path], None] | None = field(default=None, compare=False)
+
+    @property
+    def accuracy(self) -> Accuracy | None:
+        """Of the model chosen; None where there was nothing to measure it on."""
+        return self.chosen.accuracy
+
+    @property
+    def latency(self) -> Latency | None:
+        """Of the model chosen; None where its execution provider is absent."""
+        return self.chosen.latency
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model in one step.
+
+        Raises:
+            OutputError: ``output-not-writable``.
+        """
+        if self.write is None:
+            raise ValueError("there is no model to write")
+        self.write(Path(path))
+
+    def report(self, detail: Detail = Detail.NORMAL) -> Blocks:
+        """What was tried, what stays in floating point, the accuracy, the proof and the verdict."""
+        verdict = Verdict(self._verdict(), "bad" if self.refused else "good")
+        if detail == Detail.SUMMARY:
+            return (verdict,)
+        title = f"{self.source} -> {self.output}" if self.output else f"{self.source}: nothing written"
+        return (
+            *((Heading(title),) if self.source else ()),
+            self._tried(),
+            *self._kept(detail),
+            *(Paragraph(f"note: {warning}", "caution") for warning in self.warnings),
+            *self._accuracy(),
+            *verification_blocks(self.verification, detail),
+            verdict,
+        )
+
+    def _tried(self) -> Table:
+        columns = (Column("model"), Column("format"), Column("width"), Column("size", "right"), Column("time"))
+        rows = tuple(
+            (
+                ("* " if one.chosen else "  ") + one.name,
+                one.format,
+                one.width,
+                f"{one.nbytes / 2**20:.3g} MiB",
+                "-" if one.latency is None else _ratio(one.latency),
+            )
+            for one in self.front
+        )
+        return Table(columns, rows)
+
+    def _kept(self, detail: Detail) -> Blocks:
+        kept = [node for node in self.nodes if node.because]
+        shown = kept if detail == Detail.FULL else kept[:KEPT_NAMED]
+        said = f"{len(self.nodes) - len(kept)} of {plural(len(self.nodes), 'operation')} quantised"
+        rows = tuple((node.operator, node.name, node.because) for node in shown)
+        more = (f"and {len(kept) - len(shown)} more",) if len(kept) > len(shown) else ()
+        columns = (Column("operator"), Column("node"), Column("in floating point because"))
+        return Paragraph(said), *((Table(columns, rows, notes=more),) if rows else ())
+
+    def _accuracy(self) -> Blocks:
+        found = self.accuracy
+        if found is None:
+            return ()
+        change = found.difference
+        interval = f"{change.value:+.3g} ({change.low:+.3g} to {change.high:+.3g}) {found.unit}".rstrip()
+        samples = plural(found.samples, "sample")
+        return (Paragraph(f"{found.metric}: {found.before:.5g} -> {found.after:.5g}, {interval}, on {samples}"),)
+
+    def _verdict(self) -> str:
+        if self.refused is not None:
+            return f"refused [{self.refused.code}]: {self.refused.message}"
+        if self.latency is None:
+            return "written unmeasured: its execution provider is not here"
+        ratio = self.latency.ratio
+        return f"takes {ratio.value:.3g}x the time of its source ({ratio.low:.3g} to {ratio.high:.3g})"
+
+    def document(self) -> dict[str, Any]:
+        """All of it; ``output`` is None where nothing was written."""
+        return {
+            "source": self.source,
+            "output": self.output,
+            "width": self.chosen.width,
+            "format": self.chosen.format,
+            "nodes": [node.record() for node in self.nodes],
+            "accuracy": None if self.accuracy is None else self.accuracy.record(),
+            "latency": None if self.latency is None else self.latency.record(),
+            "front": [point.record() for point in self.front],
+            "decisions": [decision_record(decision) for decision in self.decisions],
+            "verification": verification_record(self.verification),
+            "bytes": {"before": self.nbytes_before, "after": self.chosen.nbytes},
+            "refused": None if self.refused is None else self.refused.record(),
+            "warnings": list(self.warnings),
+        }
+
+
+def _ratio(latency: Latency) -> Interval:
+    return Interval(latency.ratio.value, latency.ratio.low, latency.ratio.high, unit="x")
+
+
+def quantize(
+    model: OnnxModel | nn.Module,
+    example_inputs: Any = None,
+    *,
+    output: File | None = None,
+    calibrate: Any = None,
+    evaluate: Any = None,
+    metric: str | None = None,
+    max_drop: float | None = None,
+    max_latency: float | str | None = None,
+    width: Width = "int8",
+    format: Format = "auto",  # noqa: A002 - the option's name
+    ep: str = "cpu",
+    unmeasured: bool = False,
+    shapes: Shapes | None = None,
+    inputs: Arrays | File | None = None,
+    threads: int | None = None,
+    batch: int | None = None,
+    seed: int = 0,
+    custom_ops: tuple[str, ...] = (),
+    external_data: External = "auto",
+    in_place: bool = False,
+    force: bool = False,
+    time_limit: float | None = None,
+    memory_limit: int | None = None,
+    progress: Progress = silent,
+) -> QuantizeResult:
+    """Fold ``model``, quantise it, prove and measure the result, and write it to ``output`` if it is faster.
+
+    Args:
+        model: a path, a ``ModelProto``, an ``onnx_ir.Model`` or an ``nn.Module``, which is exported first.
+        example_inputs: what an ``nn.Module`` is exported with.
+        output: where to write; nothing is written unless the result is proven, faster and within the budget.
+        calibrate: data to choose scales on; without, they come from the statistics that the folded norms knew.
+        evaluate: data to measure the accuracy on.
+        metric: "top1", "mse", "cosine" or ``package.module:function``.
+        max_drop: largest loss of the metric, in its own unit.
+        max_latency: "3ms", "0.5x" or a number of seconds.
+        width: what to compute in.
+        format: "qdq" writes standard operators only, "contrib" may use ONNX Runtime's own, "auto" takes the faster.
+        ep: execution provider that the result runs on.
+        unmeasured: write for a provider that is not here, without figures.
+        shapes: by input name, for inputs with dynamic dimensions.
+        inputs: arrays by input name to compare and time on, or the path of an ``.npz`` file of them.
+        threads: threads within an operation while timing; by default one for each core.
+        batch: size of the inputs' free first dimension while timing.
+        seed: for random inputs and the order of blocks.
+        custom_ops: libraries of custom operators, loaded to run the model.
+        external_data: whether weights go into a file of their own; "auto" does as the source does.
+        in_place: allow ``output`` to be ``model``.
+        force: write also what misses its budget or is not faster.
+        time_limit: seconds for the whole call; by default ten minutes.
+        memory_limit: bytes that each process may take; by default what model and inputs of their size need.
+        progress: called with what is being done.
+
+    Returns:
+        The model with its figures; where it is ``refused``, the figures alone.
+
+    Raises:
+        NormfoldError: the model or the data cannot be used, with the code.
+    """
+    with limited(time_limit, memory_limit, SECONDS):
+        if width not in RECIPES:
+            raise UsageError("usage", f"There is no width {width!r}.", f"Choose one of {', '.join(RECIPES)}.")
+        limit, absolute = _latency_limit(max_latency)
+        asked = Asked(
+            width,
+            format,
+            ep,
+            calibration=calibrate,
+            evaluation=evaluate,
+            metric=None if metric is None else metrics.metric(metric),
+            max_drop=max_drop,
+            max_latency=limit,
+            absolute=absolute,
+            measured=not unmeasured,
+            force=force,
+            conditions=Conditions(batch, threads or processors.cores(processors.usable())),
+            inputs=user_inputs(shapes, inputs),
+            custom_ops=tuple(custom_ops),
+            seed=seed,
+            target=Target(None if output is None else Path(output), external_data, in_place),
+            progress=progress,
+        )
+        CHECKER.start()
+        with ExitStack() as stack:
+            file = stack.enter_context(exported_file(model, example_inputs))
+            evaluator = stack.enter_context(Evaluator())
+            evaluator.start()
+            progress("reading")
+            source = onnx_source(file)
+            evaluator.expect(source.nbytes)
+            done = run(evaluator, source, RECIPES[width], asked)
+        return _result(done, model, None if done.model is None else source.like_source(done.model), output)
+
+
+def _result(done: Done, model: object, made: object, output: File | None) -> QuantizeResult:
+    written = output if made is not None else None
+    target = done.model
+    return QuantizeResult(
+        made,
+        done.chosen,
+        done.nodes,
+        done.decisions,
+        done.verification,
+        done.front,
+        done.refused,
+        name_of(model),
+        name_of(written),
+        done.nbytes_before,
+        done.warnings,
+        None if target is None else lambda path: onnxfile.write(target, path),
+    )
+
+
+def _latency_limit(text: float | str | None) -> tuple[float | None, bool]:
+    """A limit on the time of a run, and whether it is in seconds; else it is over the source's."""
+    if text is None or isinstance(text, int | float):
+        return text, True
+    units: Mapping[str, tuple[float, bool]] = {"ms": (1e-3, True), "s": (1.0, True), "x": (1.0, False)}
+    for unit, (scale, absolute) in units.items():
+        number = text.removesuffix(unit)
+        if number != text and number.replace(".", "", 1).isdigit() and float(number) > 0:
+            return float(number) * scale, absolute
+    raise UsageError("usage", f"max_latency is {text!r}.", "Write 3ms, 0.1s or 0.5x.")

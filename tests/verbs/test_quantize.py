@@ -1,0 +1,119 @@
+"""`normfold.quantize` from end to end, on networks small enough to be quick."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import normfold
+from folding import array, model
+from normfold.cli.application import run
+from normfold.errors import NormfoldError
+from normfold.report.schema import schema
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    body = [
+        "[c1] a = Conv<pads=[1,1,1,1]>(x, w1, b1)",
+        "[n1] n = BatchNormalization(a, g, b, m, v)",
+        "[r1] r = Relu(n)",
+        "[c2] c = Conv<pads=[1,1,1,1]>(r, w2)",
+        "[s] s = Add(c, r)",
+        "[r2] t = Relu(s)",
+        "[p] p = GlobalAveragePool(t)",
+        "[f] f = Flatten(p)",
+        "[g] y = Gemm<transB=1>(f, w3, b3)",
+    ]
+    held = {
+        "w1": array(16, 4, 3, 3),
+        "b1": array(16, seed=1),
+        "g": array(16, seed=2),
+        "b": array(16, seed=3),
+        "m": array(16, seed=4),
+        "v": np.abs(array(16, seed=5)) + 0.5,
+        "w2": array(16, 16, 3, 3, seed=6),
+        "w3": array(8, 16, seed=7),
+        "b3": array(8, seed=8),
+    }
+    onnx.save(model("float[N,4,12,12] x", body, held), tmp_path / "net.onnx")
+    return tmp_path / "net.onnx"
+
+
+@pytest.fixture
+def data() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((64, 4, 12, 12)).astype(np.float32)
+
+
+@pytest.mark.parametrize("form", ["qdq", "contrib"])
+def test_the_result_runs_on_plain_onnx_runtime_and_is_near_its_source(
+    net: Path, data: np.ndarray, tmp_path: Path, form: str
+) -> None:
+    done = normfold.quantize(net, calibrate={"x": data}, format=form, output=tmp_path / "out.onnx", unmeasured=True)
+    assert done.refused is None
+    assert done.verification.status == "within-budget"
+    assert {node.width for node in done.nodes} == {"int8"}
+    ours, theirs = (
+        onnxruntime.InferenceSession(str(file)).run(None, {"x": data})[0] for file in (tmp_path / "out.onnx", net)
+    )
+    assert np.square(ours - theirs).mean() < 1e-3 * theirs.var()
+    domains = {node.domain for node in onnx.load(tmp_path / "out.onnx").graph.node}
+    assert domains == {""} if form == "qdq" else "com.microsoft" in domains
+
+
+def test_the_same_input_gives_the_same_bytes(net: Path, data: np.ndarray, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        normfold.quantize(net, calibrate={"x": data}, output=tmp_path / name, format="qdq", unmeasured=True)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_without_data_the_ranges_come_from_the_folded_norms(net: Path) -> None:
+    done = normfold.quantize(net, format="qdq", unmeasured=True)
+    assert "n1" in {decision.site for decision in done.decisions}
+    assert any(node.width == "int8" for node in done.nodes)
+    assert all(node.because for node in done.nodes if node.width != "int8")
+
+
+def test_a_drop_beyond_the_budget_is_refused_with_figures(net: Path, data: np.ndarray, tmp_path: Path) -> None:
+    target = tmp_path / "out.onnx"
+    options = {"calibrate": {"x": data}, "evaluate": {"x": data}, "metric": "mse", "max_drop": 0.0, "format": "qdq"}
+    done = normfold.quantize(net, output=target, unmeasured=True, **options)
+    assert done.refused is not None
+    assert done.refused.code == "budget-missed"
+    assert done.accuracy is not None
+    assert done.accuracy.drop > 0
+    assert not target.exists()
+    forced = normfold.quantize(net, output=target, unmeasured=True, force=True, **options)
+    assert forced.refused is not None
+    assert target.exists()
+
+
+def test_a_model_with_nothing_to_quantise(tmp_path: Path) -> None:
+    onnx.save(model("float[N,4] x", ["y = Relu(x)"], {}), tmp_path / "net.onnx")
+    with pytest.raises(NormfoldError) as error:
+        normfold.quantize(tmp_path / "net.onnx", calibrate={"x": np.ones((4, 4), np.float32)}, unmeasured=True)
+    assert error.value.code == "nothing-to-quantize"
+
+
+def test_as_a_document(net: Path, data: np.ndarray, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "data.npz", x=data)
+    target, given = str(tmp_path / "out.onnx"), str(tmp_path / "data.npz")
+    arguments = ["quantize", str(net), "-o", target, "--calibrate", given, "--unmeasured", "--json"]
+    assert run(arguments) == 0
+    parsed = json.loads(capfd.readouterr().out)
+    jsonschema.validate(parsed, schema())
+    result = parsed["result"]
+    assert (result["output"], result["width"], result["latency"]) == (target, "int8", None)
+    assert result["verification"]["budget"] > 0
+    assert result["bytes"]["after"] > 0
+
+
+def test_nothing_is_written_without_a_path(net: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["quantize", str(net)]) == 2
+    assert "No output path given." in capfd.readouterr().err
