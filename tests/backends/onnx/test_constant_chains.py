@@ -11,6 +11,8 @@ from onnx.reference import ReferenceEvaluator
 
 from folding import array, model, norm, only_fold, proven_fold, statistics
 from normfold.backends.onnx import OnnxGraph
+from normfold.backends.onnx.reading.constants import Constants
+from normfold.backends.onnx.reading.expressions import EXPRESSIONS
 from normfold.runtime import CHECKER
 
 CONV = "[linear] h = Conv(x, w)"
@@ -237,3 +239,19 @@ def test_a_size_divided_by_zero_is_not_known() -> None:
     graph = OnnxGraph(ir.from_proto(source), CHECKER.infer)
     found = graph._constants.find(graph.model.graph[0].outputs[0])
     assert found == "'c' cannot be computed by Div: a division by zero"
+
+
+def test_what_was_found_once_is_found_again() -> None:
+    """A weight is read when a fold is planned and when it is written; between them others may use up the budget."""
+    body = ["a = Mul(w, w)", "b = Add(w, w)", "c = Mul(a, b)", "y = Conv(x, c)"]
+    held = ir.from_proto(model("float[1, 3, 4, 4] x", body, {"w": array(3, 3, 1, 1)}))
+    constants = Constants(lambda _: False, EXPRESSIONS, lambda _: None, budget=10)
+    _, b, c = (node.outputs[0] for node in held.graph if node.op_type != "Conv")
+    assert not isinstance(constants.find(b), str)
+    constants.forget_expressions()
+    assert "over 10 elements" in str(constants.find(c))
+    constants.forget(b)
+    assert isinstance(constants.find(b), str)
+    np.testing.assert_array_equal(constants.again(b).numpy(), 2 * array(3, 3, 1, 1))
+    with pytest.raises(TypeError, match="over 10 elements"):
+        constants.again(c)

@@ -149,6 +149,7 @@ MISFITS: dict[str, tuple[Break, str]] = {
         lambda m: _node(m, "MatMulNBits", ["x"], domain="com.microsoft", block_size=[16]),
         "'block_size'.*wrong type",
     ),
+    "a word that is no text": (lambda m: _node(m, "Pad", ["x", "w"], mode=b"\xff\xfe"), "'mode'.*not UTF-8"),
     "a required attribute": (lambda m: _node(m, "Cast", ["x"]), "no attribute 'to'"),
     "a constant of two values": (lambda m: _odd_constant(m, value_int=1, value_float=1.0), "one value"),
     "a constant of none": (_odd_constant, "one value"),
@@ -446,4 +447,9 @@ def test_five_thousand_nodes_are_checked_at_once() -> None:
 def test_somebody_elses_operator_may_look_like_anything(model: onnx.ModelProto) -> None:
     _node(model, "MatMulNBits", ["x"], domain="elsewhere", block_size=[16])
     model.opset_import.append(helper.make_opsetid("elsewhere", 1))
+    check_structure(model)
+
+
+def test_a_constant_holds_any_bytes(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Constant", [], ["k"], value_string=b"\xff"))
     check_structure(model)

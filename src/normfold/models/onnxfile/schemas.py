@@ -21,6 +21,8 @@ Versions = Mapping[str, int]
 """Version of each operator set, the default domain as ""."""
 
 CONSTANT: Final = "Constant"
+ANY_TEXT: Final = frozenset({CONSTANT, "RegexFullMatch", "StringSplit"})
+"""Operators that have attributes of any bytes; of others, a text is one of a list of words."""
 INT: Final = 2
 FLOAT: Final = 1
 _GROUPED: Final = {"activation": INT, "channels_last": INT, "epsilon": FLOAT, "groups": INT}
@@ -90,6 +92,8 @@ def check_node(node: onnx.NodeProto, versions: Versions, where: str) -> None:
             _check_types(node, CONTRIBUTED.get(node.op_type, {}), where)
         return
     _check_types(node, known.attributes, where)
+    if not domain and node.op_type not in ANY_TEXT:
+        _check_words(node, where)
     _check_count(len(node.input), known.inputs, "inputs", where)
     _check_count(len(node.output), known.outputs, "outputs", where)
     for position in known.needed:
@@ -106,6 +110,16 @@ def _check_types(node: onnx.NodeProto, types: Mapping[str, int], where: str) -> 
     for attribute in node.attribute:
         if types.get(attribute.name, attribute.type) != attribute.type:
             raise _invalid(f"attribute {attribute.name!r} of {where} is of the wrong type")
+
+
+def _check_words(node: onnx.NodeProto, where: str) -> None:
+    """One of a list of words is text."""
+    for attribute in node.attribute:
+        try:
+            for text in (attribute.s, *attribute.strings):
+                text.decode()
+        except UnicodeDecodeError as error:
+            raise _invalid(f"attribute {attribute.name!r} of {where} is not UTF-8") from error
 
 
 def _check_count(count: int, bounds: tuple[int, int], what: str, where: str) -> None:

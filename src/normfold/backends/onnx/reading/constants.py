@@ -110,7 +110,7 @@ UNEVALUATED = (ValueError, TypeError, IndexError, KeyError, ArithmeticError, Mem
 """What NumPy and onnx_ir raise for operands and attributes that do not fit the operator: its node computes nothing."""
 
 
-LEAST_BUDGET = 1 << 24
+LEAST_BUDGET = 1 << 25
 """Elements that the constant expressions of any model may make."""
 COPIES = 32
 """How many times each stored constant may be made anew besides."""
@@ -176,6 +176,16 @@ class Constants:
                 if node is not None and not _is_constant(node):
                     self._computed.append(done)
         return self._cache[value]
+
+    def again(self, value: ir.Value) -> ir.TensorProtocol:
+        """The tensor behind ``value``, where one was found before; others make room where the budget is used up."""
+        found = self.find(value)
+        if isinstance(found, str):
+            self.forget_expressions()
+            found = self.find(value)
+        if isinstance(found, str):
+            raise TypeError(found)
+        return found
 
     def _operands(self, value: ir.Value) -> list[ir.Value]:
         """What the constant expression that makes ``value`` reads."""

@@ -204,10 +204,7 @@ class Writer:
         self.set_constant(node, slot, ExactTensor(np.asarray(number), dtype), name)
 
     def _tensor(self, node: ir.Node, slot: int) -> ir.TensorProtocol:
-        found = self.constants.find(_operand(node, slot))
-        if isinstance(found, str):
-            raise TypeError(found)
-        return found
+        return self.constants.again(_operand(node, slot))
 
     def set_constant(self, node: ir.Node, slot: int, tensor: ir.TensorProtocol, name: str) -> None:
         """Make ``tensor`` what ``node`` reads at ``slot``; a shared constant is copied, a private one replaced."""
