@@ -35,6 +35,14 @@ def doubled(times: int) -> list[str]:
 
 
 MALFORMED = {
+    "convolutions in a row that do not fit": written(
+        ["h = Conv(x, v)", "g = Conv(h, v)", "y = BatchNormalization(g, s, b, b, s)"],
+        f"{NORM}, float[1,5,4,4] h, float[3,5,1,1] v={{{','.join('1' * 15)}}}",
+        x="bfloat16[1,5,4,4] x",
+    ),
+    "a weight of no outputs": written(
+        ["n = Sub(x, k)", "y = Conv(n, w)"], "float[3,1,1] k={1,1,1}, float[0,3,2,2] w={}"
+    ),
     "pad of another rank": written(
         ["p = Pad(x, q)", "y = Conv(p, w)"], f"{EYE}, int64[8] q={{0,0,1,1,0,0,1,1}}", x="float[1,3,4] x"
     ),

@@ -74,6 +74,9 @@ def _places(graph: Graph, second: Linear) -> Iterable[Neighbours]:
     first = None if second.window is None else maker(graph, second.inputs[0])
     if not isinstance(first, Linear) or first.window is None or first.weight.groups != second.weight.groups:
         return
+    # Where nothing says what is between them, a file may hold two that do not fit.
+    if first.weight.out_per_group != second.weight.in_per_group:
+        return
     if is_pointwise(first) and first.weight.in_per_group <= first.weight.out_per_group:
         yield Neighbours(graph, second, first, host=second)
     elif is_pointwise(second) and second.weight.out_per_group <= second.weight.in_per_group:

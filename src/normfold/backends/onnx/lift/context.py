@@ -44,6 +44,8 @@ class Context:
             raise NotLifted(premise, f"{role} of {self.label(node)} is not constant: {found}")
         if found.dtype not in FLOATS:
             raise NotLifted(FLOATING_POINT, f"{role} of {self.label(node)} is {found.dtype}, not a floating type")
+        if not found.size:
+            raise NotLifted(WELL_FORMED, f"{role} of {self.label(node)} has no elements")
         return found
 
     def optional(self, node: ir.Node, index: int, role: str) -> ir.TensorProtocol | None:
