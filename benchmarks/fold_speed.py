@@ -1,12 +1,14 @@
-"""Wall time and memory of whole commands: ``normfold fold`` against onnxsim and OnnxSlim.
+"""Wall time and memory of whole commands: ``normfold fold`` against onnxsim and OnnxSlim, or against an earlier one.
 
 Every command is a fresh process on the same file, with its own defaults. Rounds are interleaved, so that a
 slow minute of the machine hits all of them, and ratios are taken within a round before their median.
-Memory is sampled: *peak* is resident memory with mapped files, *anonymous* what the process allocated itself.
+Memory is sampled: *peak* is resident memory with mapped files, *anonymous* what was allocated, both of the command and
+its children together; *largest* is the peak of the largest of these processes.
 
     python benchmarks/zoo.py --only resnet50 --only mobileone_s0
     python benchmarks/fold_speed.py --json out/fold_speed.json
     python benchmarks/fold_speed.py --big-only --blocks 4     # a quarter of the 4 GiB model
+    python benchmarks/fold_speed.py --against ../earlier      # a checkout of another commit, in the same environment
 
 The big model is a stack of 1x1 convolutions with BN and 256 MiB of weights each, in one external data file.
 Its yardstick is copying its two files in the same round.
@@ -21,9 +23,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +36,8 @@ CHANNELS: Final = 8192
 BLOCKS: Final = 16
 SAMPLE_SECONDS: Final = 0.01
 MIB: Final = 1 << 20
+EARLIER: Final = "earlier"
+HERE: Final = Path(__file__).resolve().parents[1]
 MEMORY_PART: Final = 0.6
 """Part of the machine's memory that a command may allocate before it is stopped."""
 
@@ -47,6 +51,7 @@ class Sample:
     seconds: float
     peak_mib: float
     anonymous_mib: float
+    largest_mib: float
     status: str
 
 
@@ -56,6 +61,8 @@ class Command:
 
     name: str
     arguments: Callable[[Path, Path], list[str]]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables besides those of this process."""
 
 
 def module(*words: str) -> list[str]:
@@ -81,18 +88,22 @@ def model_files(model: Path) -> list[Path]:
     return [model, *model.parent.glob(f"{model.name}.data")]
 
 
-def memory_of(pid: int) -> tuple[float, float]:
-    """Resident and anonymous memory of a process and its children in MiB; zero where it has just ended."""
-    resident = anonymous = 0
+def memory_of(pid: int) -> tuple[float, float, float]:
+    """Resident and anonymous memory of a process and its children, and resident memory of the largest, in MiB.
+
+    Zero where it has just ended.
+    """
+    resident = anonymous = largest = 0
     for process in family_of(pid):
         try:
             lines = Path(f"/proc/{process}/status").read_text().splitlines()
         except (FileNotFoundError, ProcessLookupError):
             continue
         fields = dict(line.split(":", 1) for line in lines if ":" in line)
-        resident += int(fields.get("VmRSS", "0 kB").split()[0])
+        own = int(fields.get("VmRSS", "0 kB").split()[0])
+        resident, largest = resident + own, max(largest, own)
         anonymous += int(fields.get("RssAnon", "0 kB").split()[0])
-    return resident / 1024, anonymous / 1024
+    return resident / 1024, anonymous / 1024, largest / 1024
 
 
 def family_of(pid: int) -> list[int]:
@@ -114,28 +125,31 @@ def run(command: Command, source: Path, place: int, limit: float) -> Sample:
         arguments = command.arguments(source, Path(folder) / "out.onnx")
         started = time.perf_counter()
         process = subprocess.Popen(
-            arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=common.one_thread()
+            arguments,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**common.one_thread(), **command.environment},
         )
-        peak, anonymous, stopped = watch(process, started + limit)
+        peaks, stopped = watch(process, started + limit)
         seconds = time.perf_counter() - started
         status = stopped or ("done" if process.returncode == 0 else f"exit {process.returncode}")
-        return Sample(command.name, place, round(seconds, 3), round(peak, 1), round(anonymous, 1), status)
+        return Sample(command.name, place, round(seconds, 3), *(round(peak, 1) for peak in peaks), status)
 
 
-def watch(process: subprocess.Popen[bytes], deadline: float) -> tuple[float, float, str]:
-    """Wait for ``process``; return its peak memory, its peak anonymous memory and why it was stopped, if it was."""
-    peak = anonymous = 0.0
+def watch(process: subprocess.Popen[bytes], deadline: float) -> tuple[tuple[float, float, float], str]:
+    """Wait for ``process``; return the peaks of what `memory_of` says, and why it was stopped, if it was."""
+    peaks = 0.0, 0.0, 0.0
     ceiling = MEMORY_PART * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / MIB
     while process.poll() is None:
-        resident, own = memory_of(process.pid)
-        peak, anonymous = max(peak, resident), max(anonymous, own)
-        late, greedy = time.perf_counter() > deadline, own > ceiling
+        now = memory_of(process.pid)
+        peaks = max(peaks[0], now[0]), max(peaks[1], now[1]), max(peaks[2], now[2])
+        late, greedy = time.perf_counter() > deadline, now[1] > ceiling
         if late or greedy:
             process.kill()
             process.wait()
-            return peak, anonymous, "timeout" if late else "out of memory"
+            return peaks, "timeout" if late else "out of memory"
         time.sleep(SAMPLE_SECONDS)
-    return peak, anonymous, ""
+    return peaks, ""
 
 
 def compare(source: Path, commands: Sequence[Command], rounds: int, limit: float) -> list[Sample]:
@@ -143,7 +157,7 @@ def compare(source: Path, commands: Sequence[Command], rounds: int, limit: float
     samples: list[Sample] = []
     failed: set[str] = set()
     for place in range(rounds):
-        for command in commands:
+        for command in commands if place % 2 == 0 else reversed(commands):
             if command.name in failed:
                 continue
             sample = run(command, source, place, limit)
@@ -159,23 +173,62 @@ def compare(source: Path, commands: Sequence[Command], rounds: int, limit: float
     return samples
 
 
+def checkout(root: Path, name: str, *options: str) -> Command:
+    """``normfold fold`` of the sources under ``root``, with the packages of this environment."""
+    sources = root.resolve() / "src"
+    if not (sources / "normfold").is_dir():
+        raise SystemExit(f"{sources} holds no normfold")
+    # Compiling all modules at each start is nothing that a user waits for.
+    environment = {"PYTHONPATH": str(sources), "PYTHONDONTWRITEBYTECODE": ""}
+    return Command(name, lambda a, b: [*module("normfold", "fold"), str(a), "-o", str(b), *options], environment)
+
+
+def against(root: Path, source: Path, rounds: int, limit: float) -> dict[str, list[Sample]]:
+    """Runs of this checkout and of that under ``root`` by title, with and without the comparison of the result."""
+    found = {}
+    for options in ((), ("--no-verify",)):
+        pair = checkout(root, EARLIER, *options), checkout(HERE, FOLD.name, *options)
+        # The first round reads the file and writes the modules' bytecode.
+        compare(source, pair, 1, limit)
+        found[" ".join((source.stem, *options))] = compare(source, pair, rounds, limit)
+    return found
+
+
+def commit(root: Path) -> str:
+    """What is checked out under ``root``."""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=7"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
 def summary(samples: Sequence[Sample], yardstick: str) -> dict[str, dict[str, Any]]:
-    """Medians by command, and the median over rounds of its time over the yardstick's in the same round."""
+    """Medians by command, and medians over rounds of its time and memory over the yardstick's in the same round."""
     done = [sample for sample in samples if sample.status == "done"]
-    base = {sample.round: sample.seconds for sample in done if sample.command == yardstick}
+    base = {sample.round: sample for sample in done if sample.command == yardstick}
     figures: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(sample.command for sample in samples):
         mine = [sample for sample in samples if sample.command == name]
-        paired = [(s.seconds, base[s.round]) for s in done if s.command == name and s.round in base]
+        paired = [(sample, base[sample.round]) for sample in done if sample.command == name and sample.round in base]
         figures[name] = {
             "status": mine[-1].status,
             "rounds": len(mine),
             "seconds": statistics.median(sample.seconds for sample in mine),
-            "ratio": round(common.median_ratio(*zip(*paired, strict=True)), 3) if paired else None,
+            "ratio": ratio(paired, "seconds"),
             "peak_mib": statistics.median(sample.peak_mib for sample in mine),
             "anonymous_mib": statistics.median(sample.anonymous_mib for sample in mine),
+            "largest_mib": statistics.median(sample.largest_mib for sample in mine),
+            "peak_ratio": ratio(paired, "peak_mib"),
+            "anonymous_ratio": ratio(paired, "anonymous_mib"),
+            "largest_ratio": ratio(paired, "largest_mib"),
         }
     return figures
+
+
+def ratio(paired: Sequence[tuple[Sample, Sample]], figure: str) -> float | None:
+    """Median over rounds of a figure over the yardstick's; None where there are none."""
+    if not paired or not all(getattr(base, figure) for _, base in paired):
+        return None
+    mine, theirs = zip(*((getattr(sample, figure), getattr(base, figure)) for sample, base in paired), strict=True)
+    return round(common.median_ratio(mine, theirs), 3)
 
 
 def make_big(path: Path, blocks: int, channels: int) -> None:
@@ -240,19 +293,28 @@ def external_tensor(name: str, shape: tuple[int, ...], location: str, offset: in
 
 def show(model: str, figures: dict[str, dict[str, Any]], yardstick: str) -> None:
     """Print the table of one model."""
-    heads = ("command", "seconds", f"x {yardstick}", "peak MiB", "anonymous MiB", "status")
+    heads = ("command", "time", "x", "peak", "x", "anon.", "x", "largest", "x", "status")
     rows = (
         (
             name,
             f"{row['seconds']:.2f}",
-            "-" if row["ratio"] is None else f"{row['ratio']:.2f}",
+            times(row["ratio"]),
             f"{row['peak_mib']:.0f}",
+            times(row["peak_ratio"]),
             f"{row['anonymous_mib']:.0f}",
+            times(row["anonymous_ratio"]),
+            f"{row['largest_mib']:.0f}",
+            times(row["largest_ratio"]),
             row["status"],
         )
         for name, row in figures.items()
     )
-    common.show_table(model, heads, rows, left=("status",))
+    common.show_table(f"{model}: seconds and MiB; x: over {yardstick}", heads, rows, left=("status",))
+
+
+def times(ratio: float | None) -> str:
+    """A ratio as a cell."""
+    return "-" if ratio is None else f"{ratio:.2f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -267,16 +329,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="rounds on zoo models (default: %(default)s)")
     parser.add_argument("--big-rounds", type=int, default=3, help="rounds on the big model (default: %(default)s)")
     parser.add_argument("--limit", type=float, default=600.0, help="seconds for one command (default: %(default)s)")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="CHECKOUT",
+        help="compare with the normfold of another checkout instead of other tools, on the zoo's models",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     options = parser.parse_args(arguments)
     samples: dict[str, list[Sample]] = {}
     figures: dict[str, dict[str, dict[str, Any]]] = {}
     names = [] if options.big_only else options.model or ["resnet50", "mobileone_s0"]
     for name in names:
-        samples[name] = compare(options.zoo / f"{name}.onnx", SMALL, options.rounds, options.limit)
-        figures[name] = summary(samples[name], FOLD.name)
-        show(name, figures[name], FOLD.name)
-    if options.blocks:
+        source = options.zoo / f"{name}.onnx"
+        if options.against is None:
+            found, yardstick = {name: compare(source, SMALL, options.rounds, options.limit)}, FOLD.name
+        else:
+            found, yardstick = against(options.against, source, options.rounds, options.limit), EARLIER
+        samples |= found
+        for title, runs in found.items():
+            figures[title] = summary(runs, yardstick)
+            show(title, figures[title], yardstick)
+    if options.blocks and options.against is None:
         options.big.parent.mkdir(parents=True, exist_ok=True)
         make_big(options.big, options.blocks, CHANNELS)
         title = f"big ({options.blocks * CHANNELS * CHANNELS * 4 // MIB} MiB)"
@@ -291,6 +365,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "benchmark": "fold_speed",
             "versions": peers.versions(),
             "cpus": os.cpu_count(),
+            "against": None if options.against is None else commit(options.against),
             "summary": figures,
             "samples": {name: [asdict(sample) for sample in rows] for name, rows in samples.items()},
         }
