@@ -57,6 +57,8 @@ CODES: Final[dict[str, str]] = {
     "bad-session-profile": "The session profile is not valid, or has an unknown setting.",
     "bad-measurement": "The file of figures is not a valid normfold.bench/1 document.",
     "environment-differs": "Two sets of figures were measured under different conditions.",
+    "already-quantized": "The model is quantised already.",
+    "cannot-dequantize": "An operation of a quantised model has no form in floating point here.",
     "internal": "A bug in normfold.",
 }
 """Error code to what it means, in the order in which the documentation lists them."""

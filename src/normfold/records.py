@@ -10,7 +10,7 @@ import json
 import math
 import struct
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, Self, get_args
 
 Progress = Callable[[str], None]
@@ -125,6 +125,34 @@ class SiteReport:
     shape: tuple[int | str | None, ...] | None
     health: tuple[str, ...]
     would: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedPart:
+    """Operations of one kind that are quantised in the same way.
+
+    ``form`` is ``qdq`` (between DequantizeLinear and QuantizeLinear), ``qoperator`` (an operator on codes), ``dynamic``
+    (scales computed at run time) or ``weights`` (the activations are floating point); ``weight`` and ``activation`` say
+    the types of the codes, and of a weight how many scales it has.
+    """
+
+    operator: str
+    form: str
+    weight: str
+    activation: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """What of a model is quantised; ``floating`` counts its linear operations that are not, by operator."""
+
+    parts: tuple[QuantizedPart, ...]
+    floating: Mapping[str, int]
+
+    def record(self) -> dict[str, Any]:
+        """As a document holds it."""
+        return {"parts": [asdict(part) for part in self.parts], "floating": dict(self.floating)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from normfold.records import Cleaning, Decision, Outcome, Role, SiteReport, Size, Status, Verification
+from normfold.records import Cleaning, Decision, Outcome, Quantization, Role, SiteReport, Size, Status, Verification
 from normfold.report.blocks import Block, Blocks, Column, Detail, Names, Paragraph, Row, Table, Tone, Verdict
 from normfold.report.words import (
     bytes_words,
@@ -73,6 +73,20 @@ def norm_blocks(norms: Sequence[SiteReport], detail: Detail) -> Blocks:
         return (counts,)
     shapes = {norm.site: shape_words(norm.shape) for norm in norms}
     return (*_grouped(would, shapes, detail), *_health(norms, detail), counts)
+
+
+def quantization_blocks(found: Quantization | None, detail: Detail) -> Blocks:
+    """What of a model is quantised, and how."""
+    if found is None:
+        return ()
+    total, floating = sum(part.count for part in found.parts), sum(found.floating.values())
+    left = "" if not floating else f"; {plural(floating, 'linear operation')} in floating point"
+    sentence = Paragraph(f"quantised: {plural(total, 'operation')} on codes{left}")
+    if detail == Detail.SUMMARY:
+        return (sentence,)
+    columns = (Column("quantised"), Column("form"), Column("weight"), Column("activation"), Column("count", "right"))
+    rows = tuple((one.operator, one.form, one.weight or "-", one.activation, str(one.count)) for one in found.parts)
+    return (Table(columns, rows), sentence)
 
 
 def size_blocks(decisions: Sequence[Decision], before: Size, after: Size) -> Blocks:

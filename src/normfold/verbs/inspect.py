@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from normfold.backends.onnx.dequantize import quantization_of
 from normfold.limits import limited
 from normfold.models.source import OnnxModel, module_of, name_of, onnx_source
 from normfold.passes.fold import onnx_model
 from normfold.records import (
     Decision,
     Progress,
+    Quantization,
     SiteReport,
     StatisticsRecord,
     counts,
@@ -19,7 +21,7 @@ from normfold.records import (
     statistics_record,
 )
 from normfold.report.blocks import Blocks, Detail, Heading
-from normfold.report.decisions import norm_blocks
+from normfold.report.decisions import norm_blocks, quantization_blocks
 from normfold.report.result import Result
 from normfold.runtime import CHECKER
 
@@ -35,6 +37,8 @@ class InspectResult(Result):
     records: tuple[StatisticsRecord, ...] = ()
     source: str | None = None
     """The model, as it was named; None for one in memory."""
+    quantization: Quantization | None = None
+    """What is quantised; None where nothing is."""
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
@@ -44,7 +48,8 @@ class InspectResult(Result):
     def report(self, detail: Detail = Detail.NORMAL) -> Blocks:
         """A row for every norm with the decision that `fold` would take, and the counts."""
         named = self.source is not None and detail > Detail.SUMMARY
-        return (*((Heading(str(self.source)),) if named else ()), *norm_blocks(self.norms, detail))
+        heading = (Heading(str(self.source)),) if named else ()
+        return (*heading, *norm_blocks(self.norms, detail), *quantization_blocks(self.quantization, detail))
 
     def document(self) -> dict[str, Any]:
         """The norms; the counts say what `fold` would reach."""
@@ -53,6 +58,7 @@ class InspectResult(Result):
             "norms": [site_record(norm) for norm in self.norms],
             "counts": counts(self.decisions),
             "records": [statistics_record(record) for record in self.records],
+            "quantization": None if self.quantization is None else self.quantization.record(),
         }
 
 
@@ -88,4 +94,5 @@ def inspect(
         progress("reading")
         copy = onnx_source(model).fresh()
         progress("inspecting")
-        return InspectResult(*onnx_model.inspect(copy, CHECKER.infer), name_of(model))
+        quantization = quantization_of(copy)
+        return InspectResult(*onnx_model.inspect(copy, CHECKER.infer), name_of(model), quantization)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,6 +100,18 @@ def _matmul_nbits(context: Context, node: ir.Node) -> View:
         normal=(least_normal(scale.dtype), largest(scale.dtype)),
         rounds_input=node.attributes.get_int("accuracy_level", 0) >= INTEGER_KERNEL,
     )
+
+
+def unpacked_blocks(node: ir.Node, constant: Callable[[ir.Value | None], ir.TensorProtocol | None]) -> Array | None:
+    """The weight ``[out, in]`` of a MatMulNBits node; None where a part of it is not constant, or it has an order."""
+    inputs, outputs, bits, size = (node.attributes.get_int(name, 0) for name in ("K", "N", "bits", "block_size"))
+    operands = [*node.inputs, *[None] * (BIAS + 1 - len(node.inputs))]
+    codes, scales, zeros = (constant(operands[slot]) for slot in (CODES, SCALES, ZERO_POINTS))
+    computed = operands[ZERO_POINTS] is not None and zeros is None
+    if codes is None or scales is None or computed or operands[ORDER] is not None or bits not in BITS or size < 1:
+        return None
+    blocks = -(-inputs // size)
+    return _Blocks(codes, exact(scales).reshape(outputs, blocks), zeros, bits, inputs).numpy()
 
 
 def _stored(context: Context, node: ir.Node, slot: int, role: str) -> ir.TensorProtocol:
