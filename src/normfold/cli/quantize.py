@@ -24,8 +24,8 @@ from normfold.errors import UsageError
 from normfold.records import Progress
 from normfold.report.blocks import Detail
 
-WIDTHS: Final = ("int8",)
-"""Those of `normfold.passes.quantize.recipes.RECIPES`, which is not imported to parse a command line."""
+WIDTHS: Final = ("int8", "fp32")
+"""Those of `normfold.verbs.quantize.WIDTHS`, which is not imported to parse a command line."""
 
 
 @click.command("quantize")
@@ -47,6 +47,7 @@ WIDTHS: Final = ("int8",)
     help="Standard operators only, or ONNX Runtime's own too; 'auto' takes the faster on the CPU, else qdq.",
 )
 @EP
+@click.option("--requantize", is_flag=True, help="Quantise a quantised MODEL anew, from what its codes stand for.")
 @click.option("--unmeasured", is_flag=True, help="Write for an execution provider that is not here, without figures.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads of an operation while timing.")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Batch size while timing.")

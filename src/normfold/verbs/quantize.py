@@ -19,8 +19,10 @@ from normfold.models.source import File, name_of, onnx_source
 from normfold.passes.quantize.figures import Accuracy, Format, Latency, NodeFigures, Point, Width
 from normfold.passes.quantize.recipes import RECIPES
 from normfold.pipeline.fold_onnx import External, Target
+from normfold.pipeline.quantize.floating import FLOAT, floating, settled
 from normfold.pipeline.quantize.run import Asked, Done
 from normfold.pipeline.quantize.run import quantize as run
+from normfold.proof.comparison import Setup
 from normfold.records import Decision, Progress, Verification, decision_record, silent, verification_record
 from normfold.report.blocks import Blocks, Column, Detail, Heading, Interval, Paragraph, Table, Verdict
 from normfold.report.decisions import verification_blocks
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 SECONDS = 600.0
 """Time limit where none is given."""
+WIDTHS = (*RECIPES, FLOAT)
+"""What can be asked for."""
 KEPT_NAMED = 12
 """Rows of the table of operations that stay in floating point."""
 
@@ -88,8 +92,7 @@ class QuantizeResult(Result):
         title = f"{self.source} -> {self.output}" if self.output else f"{self.source}: nothing written"
         return (
             *((Heading(title),) if self.source else ()),
-            self._tried(),
-            *self._kept(detail),
+            *(() if self.chosen.width == FLOAT else (self._tried(), *self._kept(detail))),
             *(Paragraph(f"note: {warning}", "caution") for warning in self.warnings),
             *self._accuracy(),
             *verification_blocks(self.verification, detail),
@@ -131,6 +134,8 @@ class QuantizeResult(Result):
     def _verdict(self) -> str:
         if self.refused is not None:
             return f"refused [{self.refused.code}]: {self.refused.message}"
+        if self.chosen.width == FLOAT:
+            return "in floating point again: what the codes stand for, without their quantisers"
         if self.latency is None:
             return "written unmeasured: its execution provider is not here"
         ratio = self.latency.ratio
@@ -172,6 +177,7 @@ def quantize(
     width: Width = "int8",
     format: Format = "auto",  # noqa: A002 - the option's name
     ep: str = "cpu",
+    requantize: bool = False,
     unmeasured: bool = False,
     shapes: Shapes | None = None,
     inputs: Arrays | File | None = None,
@@ -200,6 +206,8 @@ def quantize(
         width: what to compute in.
         format: "qdq" writes standard operators only, "contrib" may use ONNX Runtime's own, "auto" takes the faster.
         ep: execution provider that the result runs on.
+        requantize: start anew from what the codes of a quantised model stand for; without, it is refused, unless
+            ``width`` is "fp32", which makes it floating point again.
         unmeasured: write for a provider that is not here, without figures.
         shapes: by input name, for inputs with dynamic dimensions.
         inputs: arrays by input name to compare and time on, or the path of an ``.npz`` file of them.
@@ -221,8 +229,8 @@ def quantize(
         NormfoldError: the model or the data cannot be used, with the code.
     """
     with limited(time_limit, memory_limit, SECONDS):
-        if width not in RECIPES:
-            raise UsageError("usage", f"There is no width {width!r}.", f"Choose one of {', '.join(RECIPES)}.")
+        if width not in WIDTHS:
+            raise UsageError("usage", f"There is no width {width!r}.", f"Choose one of {', '.join(WIDTHS)}.")
         limit, absolute = _latency_limit(max_latency)
         asked = Asked(
             width,
@@ -251,7 +259,12 @@ def quantize(
             progress("reading")
             source = onnx_source(file)
             evaluator.expect(source.nbytes)
-            done = run(evaluator, source, RECIPES[width], asked)
+            setup = Setup((), asked.inputs, seed=seed, custom_ops=asked.custom_ops)
+            if width == FLOAT:
+                done = floating(evaluator, source, setup, asked.target)
+            else:
+                source = settled(evaluator, source, setup, requantize=requantize)
+                done = run(evaluator, source, RECIPES[width], asked)
         return _result(done, model, None if done.model is None else source.like_source(done.model), output)
 
 

@@ -59,10 +59,18 @@ class Dequantizer:
     """Rewrites one model, node by node in topological order.
 
     ``number`` has for every value of codes the one of numbers that takes its place, and ``steps`` what the codes stand
-    for. ``handlers`` are by domain and operator; ``scaled`` is for what reads sums of integers.
+    for. ``handlers`` are by domain and operator; ``scaled`` is for what reads sums of integers. A simulation keeps the
+    quantisers: it computes what ``model`` computes, in floating point.
     """
 
-    def __init__(self, model: ir.Model, handlers: Mapping[tuple[str, str], Handler], scaled: Handler) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        handlers: Mapping[tuple[str, str], Handler],
+        scaled: Handler,
+        *,
+        simulated: bool = False,
+    ) -> None:
         self.model = model
         self.number: dict[ir.Value, ir.Value] = {}
         self.steps: dict[ir.Value, Steps] = {}
@@ -71,6 +79,7 @@ class Dequantizer:
         self._names = Names(model)
         self._handlers = handlers
         self._scaled = scaled
+        self.simulated = simulated
 
     def run(self) -> None:
         """Rewrite all nodes of the main graph."""
@@ -87,7 +96,7 @@ class Dequantizer:
                 raise refused(node, "there is no such operation in floating point here")
         self._outputs()
         remove_dead(graph)
-        for node in graph.all_nodes():
+        for node in () if self.simulated else graph.all_nodes():
             at_the_border = node.op_type in PAIR and node.graph is graph
             if (node.domain.removeprefix("ai.onnx"), node.op_type) in self._handlers and not at_the_border:
                 where = "it stands in the body of another operation" if node.graph is not graph else "codes are read"
@@ -126,16 +135,32 @@ class Dequantizer:
         return output
 
     def stands(self, codes: ir.Value, number: ir.Value, steps: Steps | None) -> None:
-        """Note that ``number`` takes the place of ``codes``, cut off as their quantiser does it."""
+        """Note that ``number`` takes the place of ``codes``."""
         self.number[codes] = number
         if steps is not None:
             self.steps[codes] = steps
         if number.shape is None:
             number.shape = codes.shape
 
+    def quantized(self, node: ir.Node, number: ir.Value, scale: int, zero: int, steps: Steps | None) -> None:
+        """Note that ``number`` takes the place of the codes of ``node``; ``scale`` and ``zero`` are inputs of it."""
+        codes = node.outputs[0]
+        number = self.restrained(node, number, steps)
+        if self.simulated:
+            inputs = [operand(node, scale), operand(node, zero)]
+            axis = node.attributes.get_int("axis", 1) if node.op_type == "QuantizeLinear" else None
+            between = self.insert(node, "QuantizeLinear", [number, *inputs], f"{codes.name}_codes", axis=axis)
+            number = self.insert(node, "DequantizeLinear", [between, *inputs], f"{codes.name}_numbers", axis=axis)
+            for made in (between, number):
+                made_by = made.producer()
+                if made_by is not None and node.op_type == "QuantizeLinear":
+                    made_by.domain = node.domain  # which has 16 bits in any opset
+        self.stands(codes, number, steps)
+
     def restrained(self, node: ir.Node, number: ir.Value, steps: Steps | None) -> ir.Value:
         """``number``, with the activation that the quantiser ``node`` has in its ``steps``."""
-        if steps is None or not steps.starts_at_zero or number.is_graph_input() or _above_zero(number):
+        stored = tensor_of(number) is not None or number.is_graph_input()
+        if steps is None or not steps.starts_at_zero or stored or _above_zero(number):
             return number
         if abs(steps.high / SIX - 1) < NEAR:
             bounds = [self.constant(ir.Tensor(np.asarray(end, steps.scale.dtype)), "bound") for end in (0.0, SIX)]
@@ -151,7 +176,7 @@ class Dequantizer:
         if steps is not None and not steps.single:
             raise refused(node, "its codes have a scale for each channel")
         kind = None if steps is None else steps.dtype
-        made = self._copied(node)
+        made = self.copied(node)
         for slot, value in enumerate(node.inputs):
             held = tensor_of(value)
             if value in self.number or (held is not None and held.dtype == kind and _is_data(node, slot)):
@@ -161,7 +186,7 @@ class Dequantizer:
         for codes, number in zip(node.outputs, made.outputs, strict=True):
             self.stands(codes, number, steps)
 
-    def _copied(self, node: ir.Node) -> ir.Node:
+    def copied(self, node: ir.Node) -> ir.Node:
         """A node like ``node`` in front of it, whose outputs are new values."""
         outputs = [ir.Value(name=self._names.fresh(f"{value.name}_numbers")) for value in node.outputs]
         name = self._names.fresh(f"{node.name or outputs[0].name}_numbers")

@@ -20,13 +20,10 @@ WINDOW: Final = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "stri
 def _quantize(work: Dequantizer, node: ir.Node) -> None:
     """QuantizeLinear: what it reads, with the activation that its range stands for."""
     axis, block = node.attributes.get_int("axis", 1), node.attributes.get_int("block_size", 0)
-    number, codes = operand(node, 0), node.outputs[0]
+    number = operand(node, 0)
     if number is None:
         raise refused(node, "it reads nothing")
-    steps = steps_of(node, 1, 2, axis=axis, block=block)
-    if tensor_of(number) is None:
-        number = work.restrained(node, number, steps)
-    work.stands(codes, number, steps)
+    work.quantized(node, number, 1, 2, steps_of(node, 1, 2, axis=axis, block=block))
 
 
 def _dequantize(work: Dequantizer, node: ir.Node) -> None:
@@ -44,6 +41,9 @@ def _dynamic(work: Dequantizer, node: ir.Node) -> None:
     number = operand(node, 0)
     if number is None:
         raise refused(node, "it reads nothing")
+    if work.simulated:
+        copied = work.copied(node)
+        number = work.insert(node, "DequantizeLinear", list(copied.outputs), f"{number.name}_rounded")
     work.number[node.outputs[0]] = number
 
 
@@ -74,19 +74,19 @@ def _bias(work: Dequantizer, node: ir.Node, slot: int, scales: Sequence[Steps | 
     return work.constant(ir.Tensor(numbers.reshape(held.shape.numpy())), f"{value.name}_numbers")
 
 
-def _done(work: Dequantizer, node: ir.Node, number: ir.Value, steps: Steps | None) -> None:
-    """``number`` is what the codes that ``node`` makes stand for."""
-    work.stands(node.outputs[0], work.restrained(node, number, steps), steps)
+def _done(work: Dequantizer, node: ir.Node, number: ir.Value, scale: int) -> None:
+    """``number`` is what the codes that ``node`` makes stand for; their scale is its input ``scale``."""
+    work.quantized(node, number, scale, scale + 1, steps_of(node, scale, scale + 1))
 
 
 def _convolution(work: Dequantizer, node: ir.Node) -> None:
     """QLinearConv, of ONNX Runtime's domain with its channels last, too."""
-    x, w, y = steps_of(node, 1, 2), steps_of(node, 4, 5, axis=0), steps_of(node, 6, 7)
+    x, w = steps_of(node, 1, 2), steps_of(node, 4, 5, axis=0)
     last = node.attributes.get_int("channels_last", 0) == 1
     data = _moved(work, node, work.numbers(node, 0, x), TO_FIRST if last else None)
     inputs = [data, work.numbers(node, 3, w), _bias(work, node, 8, (x, w))]
     made = work.insert(node, "Conv", inputs, f"{node.outputs[0].name}_numbers", **_kept(node, WINDOW))
-    _done(work, node, _moved(work, node, made, TO_LAST if last else None), y)
+    _done(work, node, _moved(work, node, made, TO_LAST if last else None), 6)
 
 
 def _moved(work: Dequantizer, node: ir.Node, value: ir.Value, order: tuple[int, ...] | None) -> ir.Value:
@@ -102,9 +102,9 @@ def _kept(node: ir.Node, names: Sequence[str]) -> dict[str, Any]:
 
 def _product(work: Dequantizer, node: ir.Node) -> None:
     """QLinearMatMul."""
-    a, b, y = steps_of(node, 1, 2, axis=-2), steps_of(node, 4, 5, axis=-1), steps_of(node, 6, 7)
+    a, b = steps_of(node, 1, 2, axis=-2), steps_of(node, 4, 5, axis=-1)
     inputs: list[ir.Value | None] = [work.numbers(node, 0, a), work.numbers(node, 3, b)]
-    _done(work, node, work.insert(node, "MatMul", inputs, f"{node.outputs[0].name}_numbers"), y)
+    _done(work, node, work.insert(node, "MatMul", inputs, f"{node.outputs[0].name}_numbers"), 6)
 
 
 def _gemm(work: Dequantizer, node: ir.Node) -> None:
@@ -119,7 +119,7 @@ def _gemm(work: Dequantizer, node: ir.Node) -> None:
     if operand(node, 7) is None:
         _hand_over(work, node, made, node.outputs[0])
     else:
-        _done(work, node, made, steps_of(node, 7, 8))
+        _done(work, node, made, 7)
 
 
 def _to_float(work: Dequantizer, node: ir.Node) -> None:
@@ -197,9 +197,9 @@ def _pair(op: str) -> Handler:
     """QLinearAdd and QLinearMul."""
 
     def handler(work: Dequantizer, node: ir.Node) -> None:
-        a, b, y = steps_of(node, 1, 2), steps_of(node, 4, 5), steps_of(node, 6, 7)
+        a, b = steps_of(node, 1, 2), steps_of(node, 4, 5)
         inputs: list[ir.Value | None] = [work.numbers(node, 0, a), work.numbers(node, 3, b)]
-        _done(work, node, work.insert(node, op, inputs, f"{node.outputs[0].name}_numbers"), y)
+        _done(work, node, work.insert(node, op, inputs, f"{node.outputs[0].name}_numbers"), 6)
 
     return handler
 
@@ -208,11 +208,11 @@ def _single(op: str, kept: Sequence[str] = ()) -> Handler:
     """Operations of one operand, its scale and zero point, and those of the result."""
 
     def handler(work: Dequantizer, node: ir.Node) -> None:
-        x, y = steps_of(node, 1, 2), steps_of(node, 3, 4)
+        x = steps_of(node, 1, 2)
         last = node.attributes.get_int("channels_last", 0) == 1
         data = _moved(work, node, work.numbers(node, 0, x), TO_FIRST if last else None)
         made = work.insert(node, op, [data], f"{node.outputs[0].name}_numbers", **_kept(node, kept))
-        _done(work, node, _moved(work, node, made, TO_LAST if last else None), y)
+        _done(work, node, _moved(work, node, made, TO_LAST if last else None), 3)
 
     return handler
 
@@ -221,14 +221,14 @@ def _concat(work: Dequantizer, node: ir.Node) -> None:
     """QLinearConcat: each part has a scale of its own."""
     parts = [work.numbers(node, slot, steps_of(node, slot + 1, slot + 2)) for slot in range(2, len(node.inputs), 3)]
     made = work.insert(node, "Concat", [*parts], f"{node.outputs[0].name}_numbers", **_kept(node, ("axis",)))
-    _done(work, node, made, steps_of(node, 0, 1))
+    _done(work, node, made, 0)
 
 
 def _where(work: Dequantizer, node: ir.Node) -> None:
     """QLinearWhere."""
     x, y = (work.numbers(node, slot, steps_of(node, slot + 1, slot + 2)) for slot in (1, 4))
     made = work.insert(node, "Where", [operand(node, 0), x, y], f"{node.outputs[0].name}_numbers")
-    _done(work, node, made, steps_of(node, 7, 8))
+    _done(work, node, made, 7)
 
 
 def _pool(work: Dequantizer, node: ir.Node) -> None:
@@ -286,10 +286,13 @@ OPERATORS: Final[Mapping[tuple[str, str], Handler]] = {
 """By domain and operator."""
 
 
-def dequantize(model: ir.Model) -> None:
+def dequantize(model: ir.Model, *, simulated: bool = False) -> None:
     """Make ``model``, in place, the network in floating point that it stands for.
+
+    With ``simulated`` its quantisers stay, each followed by its inverse: it then computes what it computed before, but
+    in floating point between them.
 
     Raises:
         ModelFileError: ``cannot-dequantize``, an operation on codes has no such form here.
     """
-    Dequantizer(model, OPERATORS, scaled).run()
+    Dequantizer(model, OPERATORS, scaled, simulated=simulated).run()
