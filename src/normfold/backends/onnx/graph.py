@@ -11,10 +11,10 @@ import onnx_ir as ir
 
 from normfold.backends.onnx.lift import lift
 from normfold.backends.onnx.lift.context import Context, opaque
-from normfold.backends.onnx.norms.decompositions import RMS, Decomposition, find_decompositions
-from normfold.backends.onnx.norms.emission import OPSETS, emit, obstacle, settle, spelled_out, written_out
+from normfold.backends.onnx.native import native_node, native_value
+from normfold.backends.onnx.norms.decompositions import find_decompositions
 from normfold.backends.onnx.norms.sites import Labels, find_sites, may_hold_norm, walk_model
-from normfold.backends.onnx.norms.spelling import SPELLED, spell_by, spell_rms, spell_tanh
+from normfold.backends.onnx.norms.written import WrittenNorms
 from normfold.backends.onnx.reading.constants import FLOATS, Constants, ExactTensor, budget, exact, reads_elements
 from normfold.backends.onnx.reading.expressions import EXPRESSIONS, normalises
 from normfold.backends.onnx.reading.inference import Inference
@@ -28,20 +28,14 @@ from normfold.core.algebra.moves import Dim
 from normfold.core.graph import Site
 from normfold.core.plan import Bypass, Insert, Move, Plan, Remove, Replace, Respell, SetConstant, SetView
 from normfold.core.premises import (
-    CONSTANT,
-    CONVERTIBLE,
-    HAS_KERNEL,
-    KNOWN_RANK,
-    KNOWN_SIZES,
     MATRIX,
     NEEDS_STRUCTURE,
     NOT_OUTPUT,
     NOT_OVERRIDABLE,
-    OPSET_HAS_OPERATOR,
     SAME_OPSET,
     SINGLE_USE,
 )
-from normfold.core.views import AffineOp, DynamicTanh, Node, Norm, Spelling, Value, View
+from normfold.core.views import AffineOp, Node, Value, View
 from normfold.records import RECORDS_KEY, Refusal, StatisticsRecord, packed, unpacked
 
 SIZED: Final = frozenset({"Expand", "Pad", "ReduceMean", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze"})
@@ -80,12 +74,10 @@ class OnnxGraph:
             model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1)),
             self.label,
         )
-        self._written: dict[ir.Node, Decomposition] = {}
-        self._spelled: dict[ir.Node, tuple[Decomposition, Refusal]] = {}
-        for found in find_decompositions(self.nodes(), self._context):
-            self._claim(found)
-        self._views: dict[ir.Node, View] = {}
         self._writer = Writer(model, self._constants, self._context.opset, self._shapes, self.fresh_name)
+        found = find_decompositions(self.nodes(), self._context)
+        self._norms = WrittenNorms(found, self._context, self._shapes, self._writer)
+        self._views: dict[ir.Node, View] = {}
 
     def nodes(self) -> Sequence[ir.Node]:
         """Every node, those of subgraphs and functions, too."""
@@ -96,35 +88,17 @@ class OnnxGraph:
 
     def sites(self) -> Sequence[Site]:
         """Every norm of the model, in topological order."""
-        spelled = [found.as_it_is() for found, _ in dict.fromkeys(self._spelled.values())]
-        written = dict.fromkeys(self._written.values())
-        return find_sites(self, self._labels, self._context, (*written, *spelled))
+        return find_sites(self, self._labels, self._context, self._norms.all())
 
     def view(self, node: Node) -> View:
         """``node`` as a view, lifted once until a commit touches it."""
-        native = _node(node)
+        native = native_node(node)
         if native not in self._views:
             self._views[native] = self._foreign_view(native) or self._view(native)
         return self._views[native]
 
-    def _claim(self, found: Decomposition) -> None:
-        """Note whether a norm that is written out is to become one operator; whatever is folded, that stays so."""
-        because = obstacle(self._context, found)
-        if because is None:
-            self._written |= dict.fromkeys(found.whole, found)
-        else:
-            self._spelled |= dict.fromkeys(found.nodes, (found, because))
-            self._shapes.tell_more(found.core.outputs[0], found.shape)
-
     def _view(self, node: ir.Node) -> View:
-        """The last node of a norm that is written out stands for the whole, the others for nothing."""
-        if node in self._written:
-            found = self._written[node]
-            return written_out(self._context, found) if node is found.whole[-1] else opaque(node)
-        if node in self._spelled:
-            found, because = self._spelled[node]
-            return spelled_out(self._context, found, because) if node is found.core else opaque(node)
-        return lift(self._context, node)
+        return self._norms.view(node) if node in self._norms else lift(self._context, node)
 
     def _foreign_view(self, node: ir.Node) -> View | None:
         function = self._foreign.get(node)
@@ -137,17 +111,17 @@ class OnnxGraph:
 
     def producer(self, value: Value) -> ir.Node | None:
         """The node that makes ``value``."""
-        return _value(value).producer()
+        return native_value(value).producer()
 
     def consumers(self, value: Value) -> Sequence[tuple[ir.Node, int]]:
         """The nodes that read the elements of ``value``, in subgraphs, too, in the order that they had at first."""
-        readers = [(node, index) for node, index in _value(value).uses() if reads_elements(node, index)]
+        readers = [(node, index) for node, index in native_value(value).uses() if reads_elements(node, index)]
         # Uses come in the order in which they were made, so that which fold came first would show in the next one.
         return sorted(readers, key=lambda use: self._order.get(use[0], math.inf)) if len(readers) > 1 else readers
 
     def constant(self, value: Value) -> Array | None:
         """The initializer ``value``, where it has one reader and no caller may override it."""
-        native = _value(value)
+        native = native_value(value)
         tensor = native.const_value if native.is_initializer() else None
         if tensor is None or len(native.uses()) != 1 or native.is_graph_output() or self._overridable(native):
             return None
@@ -155,14 +129,14 @@ class OnnxGraph:
 
     def normalised_by(self, node: Node) -> Sequence[ir.Node]:
         """The nodes that compute the weight of ``node`` from constants, where it is normalised on the way."""
-        native = _node(node)
+        native = native_node(node)
         weight = native.inputs[1] if len(native.inputs) > 1 else None
         made = [] if weight is None else self._constants.computing(weight)
         return made if normalises(made) else []
 
     def escapes(self, value: Value) -> Refusal | None:
         """Why ``value`` is seen from outside its graph."""
-        native = _value(value)
+        native = native_value(value)
         if native.is_graph_output():
             return Refusal(NOT_OUTPUT, f"{native.name!r} is an output of its graph")
         home = native.graph
@@ -172,29 +146,29 @@ class OnnxGraph:
 
     def same_scope(self, first: Node, second: Node) -> bool:
         """Whether both nodes stand in the same graph body."""
-        return _node(first).graph is _node(second).graph
+        return native_node(first).graph is native_node(second).graph
 
     def shape(self, value: Value) -> tuple[Dim, ...] | None:
         """The dimensions of ``value``, inferred once where the model does not state them."""
-        return self._shapes.of(_value(value))
+        return self._shapes.of(native_value(value))
 
     def dtype(self, value: Value) -> ir.DataType | None:
         """The type of the elements of ``value``, where it is known."""
-        return self._context.dtype(_value(value)) or self._shapes.dtype(_value(value))
+        return self._context.dtype(native_value(value)) or self._shapes.dtype(native_value(value))
 
     def label(self, thing: Node | Value) -> str:
         """A node's operator and site name, a value's name."""
         if isinstance(thing, ir.Node):
             return f"{thing.op_type} {self._labels.name(thing)!r}"
-        return repr(_value(thing).name)
+        return repr(native_value(thing).name)
 
     def name(self, node: Node) -> str:
         """The site name of ``node``."""
-        return self._labels.name(_node(node))
+        return self._labels.name(native_node(node))
 
     def value_name(self, value: Value) -> str:
         """The name of ``value`` as it is now."""
-        return _value(value).name or ""
+        return native_value(value).name or ""
 
     def values(self) -> frozenset[str]:
         """Names of all values that nodes of the main graph make, those of a preprocessing put in left out."""
@@ -217,70 +191,38 @@ class OnnxGraph:
 
     def unable(self, plan: Plan) -> Refusal | None:
         """A node that would go with more than its data: a Dropout has a mask, and a ratio that callers may set."""
-        for node in (_node(edit.node) for edit in plan.each(Bypass)):
+        for node in (native_node(edit.node) for edit in plan.each(Bypass)):
             seen = self.view(node).outputs
             if any(output not in seen and (output.uses() or output.is_graph_output()) for output in node.outputs):
                 return Refusal(SINGLE_USE, f"{self.label(node)} makes other values that are read")
             settable = (value for value in node.inputs if value is not None and value.is_initializer())
             if any(self._overridable(value) for value in settable):
                 return Refusal(NOT_OVERRIDABLE, f"{self.label(node)} reads an input that a caller may set")
-        for node in (_node(edit.node) for edit in plan.each(Move)):
+        for node in (native_node(edit.node) for edit in plan.each(Move)):
             # Who reads the shape of what moves finds it at what it read, which is the same for norms alone.
             if not isinstance(self.view(node), AffineOp) and len(node.outputs[0].uses()) > 1:
                 return Refusal(SINGLE_USE, f"the shape of {self.label(node.outputs[0])} is read as well")
         made = (self._irreplaceable(edit.view) for edit in plan.each(Replace))
-        spelled = (self._unspellable(edit.view, edit.by) for edit in plan.each(Respell))
+        spelled = (self._norms.unspellable(edit.view, edit.by) for edit in plan.each(Respell))
         return next((no for no in (*made, *spelled) if no is not None), None)
 
     def copied(self, plan: Plan) -> int:
         """The constants of nodes that get new ones, where other nodes read them."""
-        read = [(view, value) for view in plan.views for value in _node(view.node).inputs if value is not None]
+        read = [(view, value) for view in plan.views for value in native_node(view.node).inputs if value is not None]
         own = [value for view, value in read if value not in view.inputs]
         held = [self._constants.find(value) for value in own if len({node for node, _ in value.uses()}) > 1]
         return sum(tensor.size for tensor in held if not isinstance(tensor, str))
 
     def _irreplaceable(self, view: View) -> Refusal | None:
         """Why the node of ``view`` cannot become its operator."""
-        node, label = _node(view.node), self.label(view.node)
-        if self._is_spelled_out(view):
-            return self._unspeakable(view, label)
+        node, label = native_node(view.node), self.label(view.node)
+        if self._norms.needs_words(view):
+            return self._norms.unspeakable(view)
         wanted = operator_of(view)
-        if (node.op_type, wanted) not in REPLACEMENTS or node in self._written or node in self._spelled:
+        if (node.op_type, wanted) not in REPLACEMENTS or node in self._norms:
             return Refusal(NEEDS_STRUCTURE, f"{label} cannot become {wanted or 'another operator'} as it stands")
         if wanted == "Gemm" and len(self.shape(view.inputs[0]) or ()) != 2:
             return Refusal(MATRIX, f"the input of {label} is not known to be a matrix, as that of a Gemm is")
-        return None
-
-    def _unspeakable(self, view: View, label: str) -> Refusal | None:
-        """Why the norm cannot be written out where ``view`` stands."""
-        if self._shapes.dtype(_value(view.inputs[0])) not in SPELLED:
-            because = f"opset {self._context.opset} has no {RMS}, and in the type of {label} its squares would overflow"
-            return Refusal(OPSET_HAS_OPERATOR, f"{because}: export with opset {OPSETS[RMS]} or newer")
-        return None
-
-    def _unspellable(self, view: View, by: Spelling) -> Refusal | None:
-        """Why the operation of a norm of the kind ``by`` cannot do what ``view`` does."""
-        label, node = self.label(view.node), _node(view.node)
-        if not isinstance(view, Norm):
-            return Refusal(CONVERTIBLE, f"{label} is an affine map already, with statistics that are fixed")
-        if by == "group" and view.groups is not None:
-            because = (
-                "is a norm of groups of channels, as ONNX Runtime runs it: it has no kernel for GroupNormalization"
-            )
-            return Refusal(CONVERTIBLE, f"{label} {because}")
-        if view.tail is None and not view.parts:
-            return Refusal(CONSTANT, f"the scale and bias of {label} are not read")
-        shape, dtype = self.shape(view.inputs[0]), self._shapes.dtype(_value(view.inputs[0]))
-        if len(view.inputs) > 1 or not isinstance(node.graph, ir.Graph):
-            return Refusal(NEEDS_STRUCTURE, f"{label} adds its inputs up, or stands in a function")
-        if dtype not in SPELLED:
-            kinds = "float32 and float64"
-            return Refusal(HAS_KERNEL, f"ONNX Runtime has kernels for what {label} would become in {kinds} only")
-        if shape is None or (view.groups is not None and view.groups.axis != 1 - len(shape)):
-            return Refusal(KNOWN_RANK, f"the rank of the input of {label} is not known, or its channels come last")
-        trailing = shape[len(shape) - len(view.axes or ()) :]
-        if view.groups is None and not all(isinstance(size, int) for size in trailing):
-            return Refusal(KNOWN_SIZES, f"the sizes of the axes that {label} normalises are not known")
         return None
 
     def commit(self, plan: Plan) -> dict[Value, str]:
@@ -288,7 +230,8 @@ class OnnxGraph:
         self.committed = True
         self._shapes.outdate()
         # Other views stay as they are cached only where every edge that changes is next to a node that the plan names.
-        local = not self._reaches(plan) and all(isinstance(edit, SetView | Bypass) for edit in plan.edits)
+        reached = self._norms.reach(native_node(view.node) for view in plan.views)
+        local = not reached and all(isinstance(edit, SetView | Bypass) for edit in plan.edits)
         stale = self._around(plan) if local else None
         # Each edit's edges are looked up before the first edit moves any.
         rest = sorted(
@@ -297,12 +240,12 @@ class OnnxGraph:
         )
         steps = [self._step(edit) for edit in rest]
         for edit in plan.each(SetView):
-            self._write(edit.view)
+            self._norms.write(edit.view)
         for one in plan.each(SetConstant):
-            self._store(_value(one.value), one.array)
+            self._store(native_value(one.value), one.array)
         # New constants are named after values, so those change their names afterwards.
         names: dict[Value, str] = {}
-        for value in (_value(change.value) for change in plan.changed):
+        for value in (native_value(change.value) for change in plan.changed):
             names[value] = value.name = self.fresh_name(f"{value.name}_folded")
         for step in steps:
             step()
@@ -313,7 +256,7 @@ class OnnxGraph:
         for node in stale or ():
             self._views.pop(node, None)
         self._nodes = ()
-        return {value: name for value, name in names.items() if _value(value).name == name}
+        return {value: name for value, name in names.items() if native_value(value).name == name}
 
     def _store(self, value: ir.Value, array: Array) -> None:
         if value.const_value is None:
@@ -324,64 +267,26 @@ class OnnxGraph:
         value.name = value.const_value.name = name
         self._constants.forget(value)
 
-    def _reaches(self, plan: Plan) -> bool:
-        """Whether norms are still to become operators, or one that is written out gives its constants away."""
-        return bool(self._written) or any(_node(view.node) in self._spelled for view in plan.views)
-
     def _step(self, edit: Replace | Respell | Bypass | Insert | Move | Remove) -> Callable[[], None]:
         """What is to be done for ``edit``, with its edges as they are now."""
         match edit:
             case Replace(view):
-                return partial(self._replace, view)
+                return partial(self._norms.replace if self._norms.needs_words(view) else self._writer.replace, view)
             case Respell(view, by):
-                return partial(self._respell, view, by)
+                return partial(self._norms.respell, view, by)
             case Bypass(node, value, same):
-                slot = position(_node(node), value)
-                return partial(self._bypass, _node(node), slot, same=same)
+                slot = position(native_node(node), value)
+                return partial(self._bypass, native_node(node), slot, same=same)
             case Insert(view, None):
-                return partial(self._writer.insert, _value(edit.value), view.affine)
+                return partial(self._writer.insert, native_value(edit.value), view.affine)
             case Insert(view, reader):
-                slot = position(_node(reader), edit.value)
-                return partial(self._writer.insert_before, _node(reader), slot, view.affine)
+                slot = position(native_node(reader), edit.value)
+                return partial(self._writer.insert_before, native_node(reader), slot, view.affine)
             case Move(node, behind):
-                slot = position(_node(node), self.view(node).inputs[0])
-                return partial(move, _node(node), slot, _node(behind), self._shapes, self.fresh_name)
+                slot = position(native_node(node), self.view(node).inputs[0])
+                return partial(move, native_node(node), slot, native_node(behind), self._shapes, self.fresh_name)
             case Remove(node):
-                return partial(_sweep_outputs, _node(node))
-
-    def _replace(self, view: View) -> None:
-        if not self._is_spelled_out(view):
-            self._writer.replace(view)
-            return
-        dtype = self._dissolve(view)
-        if isinstance(view, DynamicTanh):
-            spell_tanh(self._writer, view, dtype)
-        elif isinstance(view, Norm):
-            spell_rms(self._writer, view, dtype)
-
-    def _respell(self, view: View, by: Spelling) -> None:
-        shape = self.shape(view.inputs[0])
-        if not isinstance(view, Norm) or shape is None:
-            raise TypeError(f"{self.label(view.node)} cannot be spelled otherwise")
-        sizes = [size if isinstance(size, int) else None for size in shape]
-        spell_by(self._writer, view, by, self._dissolve(view), sizes)
-
-    def _dissolve(self, view: View) -> ir.DataType:
-        """The type of what the node of ``view`` reads; what it was part of is a norm no more."""
-        dtype = self._shapes.dtype(_value(view.inputs[0]))
-        if dtype is None:
-            raise TypeError(f"the type of {self.label(view.node)} is not known")
-        for one in (_node(view.node), *(map(_node, view.parts) if isinstance(view, Norm) else ())):
-            self._written.pop(one, None)
-            self._spelled.pop(one, None)
-        return dtype
-
-    def _is_spelled_out(self, view: View) -> bool:
-        """Whether ``view`` has no operator, or stands where there is none."""
-        if not isinstance(view, Norm):
-            return isinstance(view, DynamicTanh)
-        outside = view.groups is not None or self._context.opset < OPSETS[RMS]
-        return view.kind == "rms" and (bool(view.parts) or outside)
+                return partial(_sweep_outputs, native_node(node))
 
     def _bypass(self, node: ir.Node, slot: int, *, same: bool) -> None:
         source, output = node.inputs[slot], node.outputs[0]
@@ -396,25 +301,11 @@ class OnnxGraph:
 
     def _around(self, plan: Plan) -> set[ir.Node]:
         """The nodes whose views may change with ``plan``: those it names, and whatever stands next to them."""
-        named = {_node(node) for node in (*plan.gone, *(view.node for view in plan.views))}
+        named = {native_node(node) for node in (*plan.gone, *(view.node for view in plan.views))}
         values = {value for node in named for value in (*node.inputs, *node.outputs) if value is not None}
-        values |= {_value(change.value) for change in plan.changed}
+        values |= {native_value(change.value) for change in plan.changed}
         made = {producer for value in values if (producer := value.producer()) is not None}
         return named | made | {reader for value in values for reader, _ in value.uses()}
-
-    def _write(self, view: View) -> None:
-        node = _node(view.node)
-        if node in self._written and isinstance(view, Norm):
-            found = self._written[node]
-            emit(view, found, self._writer.set_constant)
-            for one in found.whole:
-                self._written.pop(one, None)
-        elif node in self._spelled:
-            found, because = self._spelled[node]
-            settled = settle(found, self.fresh_name)
-            self._spelled |= dict.fromkeys(settled.nodes, (settled, because))
-        else:
-            self._writer.view(view)
 
     def fresh_name(self, wanted: str) -> str:
         """``wanted``, or the first numbered variant that no value and no node of the model has."""
@@ -441,15 +332,3 @@ class OnnxGraph:
 def _sweep_outputs(node: ir.Node) -> None:
     for output in node.outputs:
         sweep(output)
-
-
-def _node(node: Node) -> ir.Node:
-    if not isinstance(node, ir.Node):
-        raise TypeError(f"not an ONNX node: {node!r}")
-    return node
-
-
-def _value(value: Value) -> ir.Value:
-    if not isinstance(value, ir.Value):
-        raise TypeError(f"not an ONNX value: {value!r}")
-    return value
