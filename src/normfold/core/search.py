@@ -27,7 +27,7 @@ from normfold.core.premises import (
     WELL_CONDITIONED,
 )
 from normfold.core.rules import BACKWARD, FORWARD, Carry, Step, Target, carries
-from normfold.core.views import AffineOp, Concat, Moving, Node, Norm, View
+from normfold.core.views import AffineOp, BatchLayer, Concat, DynamicTanh, Moving, Node, Norm, View
 from normfold.records import Refusal
 
 DEPTH = 64
@@ -56,7 +56,7 @@ class Search:
     def ways_out(self, node: Node) -> Iterator[Plan]:
         """Plans that take the affine operation ``node`` out of the graph, or the scale and shift out of a norm."""
         view = self.graph.view(node)
-        if isinstance(view, Norm):
+        if isinstance(view, Norm | DynamicTanh | BatchLayer):
             self.refuse(view.core)
         self.refuse(*view.refusals)
         if isinstance(view, AffineOp):

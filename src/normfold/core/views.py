@@ -224,11 +224,11 @@ Spelling = Literal["batch", "frozen", "static", "layer", "group", "instance", "t
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DynamicTanh(View):
-    """``tail(tanh(alpha * x))``: a DyT. ``largest`` is the largest magnitude that the type of its constants holds."""
+    """``tail(tanh(alpha * x))``: a DyT. ``core`` says why it stays."""
 
     alpha: float
     tail: Affine
-    largest: float
+    core: Refusal
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -236,7 +236,8 @@ class BatchLayer(View):
     """Batch Layer Normalization: a norm over channels and one over the batch, added up, and ``tail`` behind them.
 
     ``batch`` and ``features`` are the stored statistics of the two parts, right-aligned with the input, or None where
-    they are those of the input; the share of the features is one over ``batch_size``. ``axis`` is that of the channels.
+    they are those of the input; the share of the features is one over ``batch_size``. ``axis`` is that of the
+    channels; ``core`` says why it stays.
     """
 
     batch: RunningStatistics | None
@@ -245,6 +246,7 @@ class BatchLayer(View):
     epsilon: float
     axis: int
     tail: Affine
+    core: Refusal
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -13,6 +13,15 @@ from normfold.core.algebra import Affine, trim
 
 AFFINE: Final = "affine"
 """The kind of the operation that stands for such a module's own ones, which its argument ``steps`` holds."""
+TANH: Final = "dynamic tanh"
+"""The kind of the operation that stands for those of a DyT."""
+MIXED: Final = "batch layer norm"
+"""The kind of the operation that stands for those of a Batch Layer Normalization."""
+ATTRIBUTES: Final = (
+    *("weight", "bias", "batch_mean", "batch_var", "feature_mean", "feature_var"),
+    *("batch_size", "divisor", "eps", "static_batch", "static_features"),
+)
+"""What such a module has (`normfold.backends.torch.modules.BatchLayerNorm`)."""
 
 
 def collapse(trace: Trace) -> tuple[Op, ...]:
@@ -21,11 +30,46 @@ def collapse(trace: Trace) -> tuple[Op, ...]:
     for op in written_norms(trace):
         stands_for |= dict.fromkeys(op.arguments["steps"][:-1]) | {op.arguments["steps"][-1]: op}
     for call in trace.calls:
-        steps = _steps(call)
-        if steps:
-            stands_for |= dict.fromkeys(steps[:-1]) | {steps[-1]: _joined(call, steps)}
+        kinds = ((_mixed(call), MIXED), (_steps(call), AFFINE), (_tanh_steps(call), TANH))
+        for steps, kind in [one for one in kinds if one[0]][:1]:
+            stands_for |= dict.fromkeys(steps[:-1]) | {steps[-1]: _joined(call, steps, kind)}
     moving = (op for op in trace.ops if any(value.tensor is None for value in op.outputs) or _reads_data(op))
-    return tuple(found for op in moving if (found := stands_for.get(op, op)) is not None)
+    # A norm that is written out may be a step of a module that is one operation as a whole.
+    joined = (found for op in moving if (found := stands_for.get(op, op)) is not None)
+    return tuple(found for op in joined if (found := stands_for.get(op, op)) is not None)
+
+
+def _tanh_steps(call: Call) -> list[Op]:
+    """The operations on data of ``call``, if they are a DyT of its one input: ``tanh(alpha * x) * weight + bias``."""
+    value = call.arguments[0] if len(call.arguments) == 1 else None
+    steps = [item for item in call.items if isinstance(item, Op) and _reads_data(item)]
+    if [step.kind for step in steps] not in (["mul", "tanh", "mul"], ["mul", "tanh", "mul", "add"]):
+        return []
+    for k, step in enumerate(steps):
+        if not isinstance(value, Value) or (k != 1 and not _is_step(step, value)):
+            return []
+        if k == 1 and step.arguments["self"] is not value:
+            return []
+        value = step.outputs[0]
+    alone = not any(isinstance(item, Call) for item in call.items)
+    return steps if alone and call.result is value and _constant(steps[0]).tensor.numel() == 1 else []
+
+
+def _mixed(call: Call) -> list[Op]:
+    """The operations on data of ``call``, where its module is a Batch Layer Normalization by its attributes."""
+    alike = len(call.arguments) == 1 and all(hasattr(call.module, name) for name in ATTRIBUTES)
+    steps = [item for item in call.items if isinstance(item, Op) and _reads_data(item)] if alike else []
+    alone = not any(isinstance(item, Call) for item in call.items)
+    return steps if steps and alone and (call.result,) == steps[-1].outputs else []
+
+
+def tanh_of(op: Op) -> tuple[float, Affine]:
+    """The ``alpha`` of a DyT, and the scale and shift behind its tanh."""
+    first, _, *rest = op.arguments["steps"]
+    tail = Affine.of()
+    for step in rest:
+        tail = _map(step).after(tail)
+    return float(exact(_constant(first).tensor).reshape(())), tail
 
 
 def affine_of(op: Op) -> Affine:
@@ -70,10 +114,10 @@ def _is_step(op: Op, value: Value) -> bool:
     return fresh and constant.memory.written < 0 and op.outputs[0].shape == value.shape
 
 
-def _joined(call: Call, steps: list[Op]) -> Op:
+def _joined(call: Call, steps: list[Op], kind: str) -> Op:
     value = call.arguments[0]
-    arguments = {"input": value, "steps": tuple(steps), **_held(steps)}
-    op = Op(AFFINE, steps[-1].name, steps[-1].index, call, arguments, steps[-1].outputs)
+    arguments = {"input": value, "steps": tuple(steps), **(_held(steps) if kind == AFFINE else {})}
+    op = Op(kind, steps[-1].name, steps[-1].index, call, arguments, steps[-1].outputs)
     op.outputs[0].op = op
     call.items = [op if item is steps[-1] else item for item in call.items if item not in steps[:-1]]
     return op

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from normfold.passes.convert import layer_to_rms, respell
+from normfold.passes.convert import batch_to_dyt, dyt_to_tanh, layer_to_rms, respell, to_bln
 from normfold.passes.convert.conversion import Cell, Conversion, Kind, Target
 from normfold.records import Label
 
@@ -41,8 +41,8 @@ _BATCH: Final[Row] = {
     "group": _FITTED,
     "instance": _TRAINED,
     "weight": _way("exact-if", "no channel has the scale zero"),
-    "bln": _way("exact-if", "its live statistics have no share"),
-    "dyt": _way("exact-if", "alpha times its input is small"),
+    "bln": _way("exact-if", "its statistics stay the stored ones", to_bln.CONVERSION),
+    "dyt": _way("exact-if", "alpha times its input is small", batch_to_dyt.CONVERSION),
     "tanh": _TANH,
 }
 _LAYER: Final[Row] = {
@@ -54,7 +54,7 @@ _LAYER: Final[Row] = {
     "group": _way("exact", "one group, every position a sample of its own", respell.CONVERSION),
     "instance": _way("exact", "every position a channel of its own", respell.CONVERSION),
     "weight": _WEIGHT,
-    "bln": _way("exact-if", "the share of its batch statistics is nothing"),
+    "bln": _way("exact-if", "the share of its batch statistics is nothing", to_bln.CONVERSION),
     "dyt": _TO_DYT,
     "tanh": _TANH,
 }
@@ -72,10 +72,11 @@ _GROUP: Final[Row] = {
     "tanh": _TANH,
 }
 _NO_NORM: Final = _way(None, "a normalised weight does not look at the input")
+_SAME_EVERYWHERE: Final = _way("exact-if", "its statistics stay the stored ones", respell.CONVERSION)
 _BLN: Final[Row] = _BATCH | {
-    "batch": _way("exact-if", "its statistics are the same for every sample and position"),
-    "frozen": _way("exact-if", "its statistics are the same for every sample and position"),
-    "static": _way("exact-if", "its statistics are the same for every sample and position"),
+    "batch": _SAME_EVERYWHERE,
+    "frozen": _SAME_EVERYWHERE,
+    "static": _SAME_EVERYWHERE,
     "bln": ALREADY,
 }
 
@@ -131,7 +132,11 @@ MATRIX: Final[Mapping[Kind, Row]] = {
         "weight": _WEIGHT,
         "bln": _TRAINED,
         "dyt": ALREADY,
-        "tanh": _way("exact", "alpha goes into what stands before it, scale and shift into what stands behind it"),
+        "tanh": _way(
+            "exact",
+            "alpha goes into what stands before it, scale and shift into what stands behind it",
+            dyt_to_tanh.CONVERSION,
+        ),
     },
 }
 """By the kind that a norm is, then by the kind that it is to become: the ways there, the best one first."""

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from normfold.core import driver
 from normfold.core.driver import Folding
 from normfold.core.graph import Graph, Site
 from normfold.core.premises import CONVERTIBLE, SELECTED
 from normfold.core.views import Node, Norm
-from normfold.passes.convert.conversion import Asked, Cell, Conversion, Kind, Proposal
+from normfold.passes.convert.conversion import Asked, Cell, Conversion, Kind, Proposal, Target
 from normfold.passes.convert.kinds import kind_of
 from normfold.passes.convert.matrix import ALREADY, MATRIX
 from normfold.passes.fold.selection import Selection
 from normfold.records import EXACT, Decision, Pair, Refusal
+
+DYNAMIC_TANH: Final = "DynamicTanh"
+"""What a DyT is called that is several operations."""
+FOLDED: Final = frozenset({"static", "tanh"})
+"""What norms become whose affine maps go elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +37,7 @@ class Converter:
         for kind in dict.fromkeys(kind for _, _, kind in run.norms):
             for cell in MATRIX[kind][self.asked.target]:
                 run.go(kind, cell)
-        return run.folded() if self.asked.target == "static" else run.done()
+        return run.folded() if self.asked.target in FOLDED else run.done()
 
 
 @dataclass
@@ -53,18 +59,21 @@ class _Run:
         self.sites = [site for site in self.graph.sites() if self._is_norm(site)]
         self.before = frozenset(self.graph.values())
         for site in self.sites:
-            found = next(((node, kind) for node in site.nodes if (kind := kind_of(self.graph.view(node)))), None)
+            found = next(((node, kind) for node in site.nodes if (kind := self._kind(site, node))), None)
             refusal = self._refusal(site, None if found is None else found[1])
             if refusal is not None:
                 self.refused[site.name] = refusal
             elif found is not None:
                 self.norms.append((site, *found))
 
+    def _kind(self, site: Site, node: Node) -> Kind | None:
+        return "dyt" if site.norm == DYNAMIC_TANH else kind_of(self.graph.view(node))
+
     def _is_norm(self, site: Site) -> bool:
         """Whether ``site`` normalises, and is not some other map by constants, which no conversion is about."""
         views = [self.graph.view(node) for node in site.nodes]
         known = any(isinstance(view, Norm) or kind_of(view) is not None or view.refusals for view in views)
-        return site.role == "norm" and known
+        return site.role == "norm" and (known or site.norm == DYNAMIC_TANH)
 
     def _refusal(self, site: Site, kind: Kind | None) -> Refusal | None:
         """Why the norm at ``site`` stays, whatever could be done."""
@@ -121,13 +130,15 @@ class _Run:
     def folded(self) -> Folding:
         """What was decided, with the norms folded that are affine maps: that is what becomes of those."""
         own = self.done()
-        affine = [site.name for site, _, kind in self.norms if MATRIX[kind]["static"][0].label == "exact"]
+        target = self.converter.asked.target
+        affine = [site.name for site, _, kind in self.norms if MATRIX[kind][target][0].label == "exact"]
         static = {*affine, *(one.site for one in own.decisions if one.outcome == "converted")}
         others = Refusal(SELECTED, "it was not to become an affine map")
         exclude = {site.name: others for site in self.graph.sites() if site.name not in static}
         done = driver.fold(self.graph, exclude=exclude)
         found = {one.site: one for one in done.decisions if one.site in static}
-        return replace(done, decisions=tuple(_as_static(one, found.get(one.site, one)) for one in own.decisions))
+        decisions = tuple(_as_asked(one, found.get(one.site, one), target) for one in own.decisions)
+        return replace(done, decisions=decisions)
 
     def done(self) -> Folding:
         """What was decided. A norm that stays says why."""
@@ -144,11 +155,12 @@ class _Run:
         return Folding(tuple(self.decided[site.name] for site in self.sites), pairs)
 
 
-def _as_static(own: Decision, folded: Decision) -> Decision:
-    """What became of a norm that was to be static: it was folded, or is an affine map where it stood, or stays."""
+def _as_asked(own: Decision, folded: Decision, target: Target) -> Decision:
+    """What became of a norm that is affine maps around what is left: they went, or it is another one, or stays."""
     if folded.outcome == "folded":
-        return replace(folded, outcome="converted", to="static", certificate=own.certificate or EXACT)
-    return own if own.outcome == "converted" else folded
+        return replace(folded, outcome="converted", to=target, certificate=own.certificate or EXACT)
+    open_to_folds = [refusal.premise for refusal in own.refused_by] == [CONVERTIBLE]
+    return folded if own.outcome == "kept" and open_to_folds else own
 
 
 def _kept(site: Site, *refusals: Refusal) -> Decision:

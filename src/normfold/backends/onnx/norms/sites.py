@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 BATCH_NORMALIZATION = ("", "BatchNormalization")
 SCALER = ("ai.onnx.ml", "Scaler")
 NORM_OPERATORS = KINDS.keys() | {BATCH_NORMALIZATION, SCALER}
+DYNAMIC_TANH = "DynamicTanh"
 GATES = frozenset({"Erf", "Tanh"})
 """What makes the gate of a GELU."""
 LINEAR_OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -100,6 +101,7 @@ def find_sites(
         finder.claim(norm)
     for group_norm in find_group_norms(nodes, context):
         finder.claim(group_norm)
+    finder.squash(nodes)
     return (*finder.preprocessing(preprocessing(nodes)), *(site for node in nodes for site in finder.at(node)))
 
 
@@ -110,6 +112,7 @@ class _Finder:
     context: Context
     claimed: set[ir.Node] = field(default_factory=set)
     decomposed: dict[ir.Node, Decomposition | GroupNorm] = field(default_factory=dict)
+    tanhs: dict[ir.Node, Site] = field(default_factory=dict)
 
     def claim(self, norm: Decomposition | GroupNorm) -> None:
         self.claimed.update(norm.whole)
@@ -127,6 +130,8 @@ class _Finder:
         if node in self.decomposed:
             found = self.decomposed[node]
             yield self.site(found.whole, found.norm, named=found.named)
+        elif node in self.tanhs:
+            yield self.tanhs[node]
         elif node in self.claimed:
             return
         elif (("" if node.domain == "ai.onnx" else node.domain), node.op_type) in NORM_OPERATORS:
@@ -160,6 +165,32 @@ class _Finder:
             value is not None and isinstance(self.context.constants.find(value), str) for value in node.inputs
         )
         return view if computed else None
+
+    def squash(self, nodes: Sequence[ir.Node]) -> None:
+        """Find every DyT: its site is made of what scales and shifts before its tanh and behind it."""
+        for node in nodes:
+            steps = self._dynamic_tanh(node) if node.op_type == "Tanh" and node not in self.claimed else ()
+            if steps:
+                self.claimed.update(steps)
+                self.tanhs[node] = self.site(steps, DYNAMIC_TANH, named=node)
+
+    def _dynamic_tanh(self, node: ir.Node) -> tuple[ir.Node, ...]:
+        """What stands around the tanh ``node`` if it is that of ``tanh(alpha * x) * weight + bias``; else nothing."""
+        value = node.inputs[0]
+        before = None if value is None else value.producer()
+        alpha = None if before is None else self._constant_map(before)
+        if value is None or before is None or alpha is None or len(list(value.uses())) != 1 or alpha.affine.shifts:
+            return ()
+        behind: list[ir.Node] = []
+        made = node.outputs[0]
+        while len(behind) < 2 and not made.is_graph_output() and len(readers := list(made.uses())) == 1:
+            reader, _ = readers[0]
+            view = self._constant_map(reader)
+            if view is None or (view.affine.scales if behind else not _per_channel(view.affine.scale)):
+                break
+            behind.append(reader)
+            made = reader.outputs[0]
+        return (before, *behind) if behind and not alpha.affine.scale.ndim else ()
 
     def _chain(self, first: ir.Node) -> Iterator[Site]:
         run = list(self._run(first))

@@ -8,16 +8,18 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from normfold.backends.torch.chains import AFFINE, affine_of
+from normfold.backends.torch.chains import AFFINE, MIXED, TANH, affine_of, tanh_of
 from normfold.backends.torch.constants import exact, largest
+from normfold.backends.torch.lift.mixed import batch_layer
 from normfold.backends.torch.tracer import Op, Value
 from normfold.backends.torch.tree import ModuleTree
 from normfold.backends.torch.written import WRITTEN
 from normfold.core.algebra import Affine
 from normfold.core.algebra.affine import Array
 from normfold.core.laws.collapse import inference_norm
+from normfold.core.premises import AFFINE as IS_AFFINE
 from normfold.core.premises import CONSTANT, EVAL_MODE, FINITE, FIXED_STATISTICS, RUNNING_STATISTICS
-from normfold.core.views import AffineOp, Groups, Norm, NormKind, NotLifted, RunningStatistics, View
+from normfold.core.views import AffineOp, DynamicTanh, Groups, Norm, NormKind, NotLifted, RunningStatistics, View
 from normfold.records import Refusal
 
 
@@ -112,6 +114,25 @@ def _affine(tree: ModuleTree, op: Op) -> View:
     )
 
 
+def _tanh(tree: ModuleTree, op: Op) -> View:
+    """A module that squashes its input: DyT."""
+    alpha, tail = tanh_of(op)
+    label = tree.label(op)
+    if not (np.isfinite(alpha) and tail.finite):
+        raise NotLifted(FINITE, f"a constant of {label} is not a number")
+    tree.removal(op)
+    because = f"{label} squashes its input by a tanh; its scales can go elsewhere: convert --to tanh"
+    return DynamicTanh(
+        node=op,
+        op="DynamicTanh",
+        inputs=(op.arguments["input"],),
+        outputs=op.outputs,
+        alpha=alpha,
+        tail=tail,
+        core=Refusal(IS_AFFINE, because),
+    )
+
+
 def _only_axis(op: Op) -> int | None:
     """The axis along which the stored scale varies, and the stored shift, if there is one."""
     axes = [
@@ -175,6 +196,8 @@ NORMS: dict[str, Callable[[ModuleTree, Op], View]] = {
     "group_norm": _group_norm,
     "rms_norm": _layer_norm,
     AFFINE: _affine,
+    TANH: _tanh,
+    MIXED: batch_layer,
     WRITTEN: _written,
 }
 """Kinds of operations that are norms, each with what lifts it."""
