@@ -323,6 +323,15 @@ def test_only_norms_of_the_kind_that_was_named() -> None:
     assert [one.premise for one in done.decisions[0].refused_by] == ["selected"]
 
 
+def test_a_norm_of_the_kind_that_was_asked_for_says_so() -> None:
+    done = normfold.convert(nn.Sequential(nn.LayerNorm(8)).eval(), (torch.randn(4, 8),), to="layer")
+    (decision,) = done.decisions
+    assert decision.outcome == "kept"
+    (refusal,) = decision.refused_by
+    assert refusal.premise == "convertible"
+    assert refusal.because == "a LayerNorm is of the kind that was asked for, 'layer', already"
+
+
 def test_every_cell_that_is_spelled_is_tested() -> None:
     """By module: the kind that it is, and the kind that it is to become."""
     tested = {(_kind(make()), to.partition(":")[0]) for make, to, *_ in CELLS}
