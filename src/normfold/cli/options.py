@@ -95,6 +95,8 @@ ALLOW_FALLBACK: Final = click.option(
 
 ONLY: Final = click.option("--only", multiple=True, metavar="GLOB", help="Fold norms whose site matches; repeatable.")
 SKIP: Final = click.option("--skip", multiple=True, metavar="GLOB", help="Keep norms whose site matches; repeatable.")
+DRY_RUN: Final = click.option("--dry-run", is_flag=True, help="Print the decisions; run nothing, write nothing.")
+IN_PLACE: Final = click.option("--in-place", is_flag=True, help="Overwrite MODEL.")
 NO_VERIFY: Final = click.option(
     "--no-verify", "unverified", is_flag=True, help="Write the result without verifying it against the source."
 )
@@ -109,6 +111,18 @@ def external_data(automatic: str) -> Callable[[_Command], _Command]:
         show_default=True,
         help=f"Keep weights in an external data file; 'auto' does so {automatic}.",
     )
+
+
+def output_path(model: str, output: str | None, *, in_place: bool, dry_run: bool) -> str | None:
+    """The path that the result of rewriting ``model`` is written to; None only for a dry run.
+
+    Raises:
+        UsageError: no output path is given.
+    """
+    target = output or (model if in_place else None)
+    if target is None and not dry_run:
+        raise UsageError("usage", "No output path given.", "Add -o FILE, --in-place or --dry-run.")
+    return target
 
 
 def refuse_overwriting(target: str | None, *read: str | None) -> None:
