@@ -18,6 +18,7 @@ from normfold.core.integers.steps import (
     Concat,
     Floating,
     Linear,
+    Moving,
     Network,
     Sigmoid,
     Step,
@@ -48,7 +49,7 @@ def placed(network: Network, kept: Mapping[Step, str]) -> frozenset[Step]:
     makers, readers = network.makers(), network.readers()
     integer: set[Step] = set()
     for step in network.steps:
-        if step in kept or isinstance(step, Floating | Affine) or not _typed(network, step):
+        if step in kept or isinstance(step, Floating | Affine | Transposed) or not _typed(network, step):
             continue
         if isinstance(step, Linear | Transposed) or all(makers.get(value) in integer for value in step.inputs):
             integer.add(step)
@@ -59,7 +60,7 @@ def placed(network: Network, kept: Mapping[Step, str]) -> frozenset[Step]:
             for step in integer
             if not isinstance(step, Linear | Transposed)
             and not any(reader in integer for reader in readers.get(step.output, ()))
-            and _is_light(step)
+            and _is_light(step, makers)
         }
         if not idle:
             return frozenset(integer)
@@ -72,7 +73,11 @@ def _typed(network: Network, step: Step) -> bool:
     return all(value in network.floats or value not in known for value in (*step.inputs, step.output))
 
 
-def _is_light(step: Step) -> bool:
+def _is_light(step: Step, makers: Mapping[str, Step]) -> bool:
+    """Whether ``step`` takes no longer in floating point; what moves the result of a product gets it in either form."""
+    if isinstance(step, Moving):
+        maker = makers.get(step.inputs[0])
+        return isinstance(maker, Moving | Linear) and getattr(maker, "window", None) is None
     return isinstance(step, Clamped | Sigmoid)
 
 
@@ -215,7 +220,7 @@ def as_depthwise(network: Network) -> Network:
     for step in network.steps:
         rank = network.rank(step.output) or 0
         channels = network.channels(step.output, 1 - rank) if rank > 2 else None
-        if not isinstance(step, Affine) or rank not in (3, 4) or channels is None or step.axis not in (None, 1 - rank):
+        if not isinstance(step, Affine) or rank not in (3, 4) or channels is None or step.axis != 1 - rank:
             steps.append(step)
             continue
         scale, shift = (np.broadcast_to(one, (channels,)) for one in (step.scale, step.shift))

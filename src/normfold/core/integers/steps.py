@@ -144,6 +144,15 @@ class Moving(Step):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Interleave(Step):
+    """Values of ``channels`` and ``sizes`` put between one another, one for each phase of ``strides``."""
+
+    strides: tuple[int, ...]
+    sizes: tuple[int, ...]
+    channels: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Floating(Step):
     """Whatever else: computed in floating point, by ``nodes``. ``more`` are outputs beside the first."""
 
@@ -151,7 +160,7 @@ class Floating(Step):
     because: str = ""
 
 
-SHARING: Final = (MaxPool, Concat, ChannelClamp, Moving)
+SHARING: Final = (MaxPool, Concat, ChannelClamp, Moving, Interleave)
 """Steps whose output has the codes of their inputs."""
 
 

@@ -13,6 +13,7 @@ from normfold.backends.onnx.integers.contrib import emit_contrib
 from normfold.backends.onnx.integers.qdq import emit_qdq
 from normfold.backends.onnx.integers.read import read_network
 from normfold.backends.onnx.integers.simulated import emit_simulated
+from normfold.core.integers.phases import with_phases
 from normfold.core.integers.plan import Plan, as_depthwise, made_plan
 from normfold.core.integers.ranges import METHODS, Seen, min_max
 from normfold.core.integers.simplify import simplified
@@ -37,7 +38,7 @@ def integers(work: Work) -> Sequence[Quantized]:
     """The model in each format asked for; empty where no operation of it has an integer form."""
     graph = OnnxGraph(work.fresh(), CHECKER.infer)
     plain = read_network(graph)
-    network = as_depthwise(simplified(plain))
+    network = with_phases(as_depthwise(simplified(plain)))
     model = graph.model
     if not any(isinstance(step, Linear | Transposed) for step in network.steps):
         return []

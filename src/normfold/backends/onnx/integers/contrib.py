@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import onnx_ir as ir
 
-from normfold.backends.onnx.integers.emitter import MICROSOFT, Emitter, window_attributes
+from normfold.backends.onnx.integers.emitter import MICROSOFT, Emitter, interleaved, window_attributes
 from normfold.core.algebra import Window
 from normfold.core.integers import steps
 from normfold.core.integers.plan import Plan
@@ -80,8 +80,15 @@ class ContribEmitter(Emitter):
             return self.last(value)
         if value not in self._padded:
             rank = self.rank(value)
-            pads = self.constant(np.array([0] * (2 * rank - 1) + [missing], np.int64), "pads")
-            self._padded[value] = self.node("Pad", [self.last(value), pads, self.step_of(value)[1]])
+            # Where the channels are not last yet, whole planes are copied, which is ten times faster.
+            axis = rank - 1 if self.is_last(value) else 1
+            ends = [missing if k == axis else 0 for k in range(rank)]
+            pads = self.constant(np.array([0] * rank + ends, np.int64), "pads")
+            x = self.last(value) if self.is_last(value) else self.plain(value)
+            made = self.node("Pad", [x, pads, self.step_of(value)[1]])
+            if axis == 1:
+                made = self.node("Transpose", [made], {"perm": [0, *range(2, rank), 1]})
+            self._padded[value] = made
         return self._padded[value]
 
     def rank(self, value: str) -> int:
@@ -182,7 +189,7 @@ def _product(emitter: ContribEmitter, step: Linear) -> None:
     x = emitter.plain(source)
     columns = coded.codes.shape[1]
     codes = coded.codes.reshape(*coded.codes.shape, 1, 1)
-    rows = x if rank == 4 else _reshaped(emitter, x, [1, -1, 1, columns])
+    rows = x if rank == 4 else emitter.reshaped(x, [1, -1, 1, columns])
     made = emitter.microsoft(
         "QLinearConv",
         [
@@ -198,12 +205,8 @@ def _product(emitter: ContribEmitter, step: Linear) -> None:
     if rank != 4:
         shape = emitter.plan.network.shapes[source] or ()
         inner = [dim if isinstance(dim, int) else 0 for dim in shape[1:-1]]
-        made = _reshaped(emitter, made, [-1, *inner, coded.codes.shape[0]])
+        made = emitter.reshaped(made, [-1, *inner, coded.codes.shape[0]])
     emitter.put_plain(step.output, _cut_off(emitter, step, made))
-
-
-def _reshaped(emitter: ContribEmitter, value: ir.Value, shape: Sequence[int]) -> ir.Value:
-    return emitter.node("Reshape", [value, emitter.constant(np.array(shape, np.int64), "shape")])
 
 
 def _sum(emitter: ContribEmitter, step: steps.Sum) -> None:
@@ -285,6 +288,11 @@ def _concat(emitter: ContribEmitter, step: steps.Concat) -> None:
     emitter.put_plain(step.output, emitter.node("Concat", [emitter.plain(v) for v in step.inputs], {"axis": step.axis}))
 
 
+def _interleave(emitter: ContribEmitter, step: steps.Interleave) -> None:
+    phases = [emitter.last(value) for value in step.inputs]
+    emitter.put_last(step.output, interleaved(emitter, step, phases, last=True))
+
+
 def _moving(emitter: ContribEmitter, step: steps.Moving) -> None:
     source, order = step.inputs[0], step.permutation
     rank = len(order or ())
@@ -323,6 +331,7 @@ INTEGER: Final[Mapping[type[Step], Callable[[ContribEmitter, Any], None]]] = {
     steps.AveragePool: _average_pool,
     steps.GlobalMean: _global_mean,
     steps.Concat: _concat,
+    steps.Interleave: _interleave,
     steps.Moving: _moving,
     steps.Sigmoid: _sigmoid,
     steps.Leaky: _leaky,

@@ -122,6 +122,10 @@ class Emitter(ABC):
         self.model.graph.append(made)
         return made.outputs[0]
 
+    def reshaped(self, value: ir.Value, shape: Sequence[int]) -> ir.Value:
+        """``value`` in another shape."""
+        return self.node("Reshape", [value, self.constant(np.array(shape, np.int64), "shape")])
+
     def like(self, step: steps.Moving, data: ir.Value) -> ir.Value:
         """The native operation of ``step`` on ``data``."""
         native = self._nodes[step.nodes[0]]
@@ -305,6 +309,30 @@ def _channel_clamp(emitter: Emitter, step: steps.ChannelClamp) -> ir.Value:
     return made
 
 
+def _interleave(emitter: Emitter, step: steps.Interleave) -> ir.Value:
+    return interleaved(emitter, step, [emitter.float_of(value) for value in step.inputs])
+
+
+def interleaved(
+    emitter: Emitter, step: steps.Interleave, phases: Sequence[ir.Value], *, last: bool = False
+) -> ir.Value:
+    """``phases``, whose channels come last or not, put between one another."""
+    rank = len(step.strides)
+    parts, places = list(step.strides), list(range(1, rank + 1))
+    if last:
+        joined = emitter.node("Concat", list(phases), {"axis": -1})
+        split = [-1, *step.sizes, *parts, step.channels]
+        order = [0, *(axis for k in range(rank) for axis in (1 + k, 1 + rank + k)), 1 + 2 * rank]
+    else:
+        joined = emitter.node("Concat", list(phases), {"axis": 1})
+        split = [-1, *parts, step.channels, *step.sizes]
+        order = [0, rank + 1, *(axis for k in range(rank) for axis in (rank + 2 + k, places[k]))]
+    whole = [size * stride for size, stride in zip(step.sizes, step.strides, strict=True)]
+    target = [-1, *whole, step.channels] if last else [-1, step.channels, *whole]
+    spread = emitter.reshaped(joined, split)
+    return emitter.reshaped(emitter.node("Transpose", [spread], {"perm": order}), target)
+
+
 FLOATING: Final[Mapping[type[Step], Any]] = {
     Linear: _linear,
     steps.Transposed: _transposed,
@@ -317,6 +345,7 @@ FLOATING: Final[Mapping[type[Step], Any]] = {
     steps.AveragePool: _average_pool,
     steps.GlobalMean: _global_mean,
     steps.Concat: _concat,
+    steps.Interleave: _interleave,
     steps.Moving: _moving,
     steps.ChannelClamp: _channel_clamp,
 }

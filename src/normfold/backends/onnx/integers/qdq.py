@@ -51,13 +51,10 @@ class QdqEmitter(Emitter):
         x = self.float_of(step.inputs[0])
         shape = self.plan.network.shapes[step.inputs[0]] or ()
         weight, bias = self.weight(step)
-        rows = self._reshaped(x, [-1, step.weight.shape[1]])
+        rows = self.reshaped(x, [-1, step.weight.shape[1]])
         made = self.node("Gemm", [rows, weight, bias], {"transB": 1})
         inner = [dim if isinstance(dim, int) else 0 for dim in shape[1:-1]]
-        return self._reshaped(made, [-1, *inner, len(step.weight)])
-
-    def _reshaped(self, value: ir.Value, shape: list[int]) -> ir.Value:
-        return self.node("Reshape", [value, self.constant(np.array(shape, np.int64), "shape")])
+        return self.reshaped(made, [-1, *inner, len(step.weight)])
 
     def codes(self, value: str) -> ir.Value:
         """The codes of ``value``."""
