@@ -49,7 +49,7 @@ def placed(network: Network, kept: Mapping[Step, str]) -> frozenset[Step]:
     makers, readers = network.makers(), network.readers()
     integer: set[Step] = set()
     for step in network.steps:
-        if step in kept or isinstance(step, Floating | Affine | Transposed) or not _typed(network, step):
+        if step in kept or isinstance(step, Floating | Transposed) or _is_float_map(step) or not _typed(network, step):
             continue
         if isinstance(step, Linear | Transposed) or all(makers.get(value) in integer for value in step.inputs):
             integer.add(step)
@@ -65,6 +65,11 @@ def placed(network: Network, kept: Mapping[Step, str]) -> frozenset[Step]:
         if not idle:
             return frozenset(integer)
         integer -= idle
+
+
+def _is_float_map(step: Step) -> bool:
+    """Whether ``step`` is a map that no addition to codes can stand for: by channel, or with a scale below zero."""
+    return isinstance(step, Affine) and (step.axis is not None or float(step.scale) <= 0)
 
 
 def _typed(network: Network, step: Step) -> bool:
@@ -151,8 +156,9 @@ def coded_values(network: Network, integer: frozenset[Step], ranges: Mapping[str
         if isinstance(step, SHARING):
             for value in step.inputs:
                 groups.join(value, step.output)
-        if isinstance(step, Sigmoid):
-            fixed[step.output] = UNIT
+        unit = _unit(step)
+        if unit is not None:
+            fixed[step.output] = unit
     members: dict[str, list[str]] = {}
     for value in needed:
         members.setdefault(groups.find(value), []).append(value)
@@ -165,6 +171,13 @@ def coded_values(network: Network, integer: frozenset[Step], ranges: Mapping[str
         codes = unit or Codes.of(min(low for low, _ in known), max(high for _, high in known))
         found |= dict.fromkeys(group, codes)
     return found
+
+
+def _unit(step: Step) -> Codes | None:
+    """The codes of what always lies between 0 and 1."""
+    if isinstance(step, Sigmoid):
+        return UNIT
+    return Codes.of(0.0, 1.0) if isinstance(step, Affine) and (step.low, step.high) == (0.0, 1.0) else None
 
 
 def _leaves_codes(step: Step, readers: Mapping[str, Sequence[Step]], integer: frozenset[Step]) -> bool:

@@ -144,6 +144,22 @@ class Moving(Step):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Slice(Step):
+    """Elements ``start`` to ``stop`` along ``axis`` (negative)."""
+
+    axis: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Enlarge(Step):
+    """Each element ``factors`` times along the axes behind the channels: nearest-neighbour resizing."""
+
+    factors: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Interleave(Step):
     """Values of ``channels`` and ``sizes`` put between one another, one for each phase of ``strides``."""
 
@@ -160,7 +176,7 @@ class Floating(Step):
     because: str = ""
 
 
-SHARING: Final = (MaxPool, Concat, ChannelClamp, Moving, Interleave)
+SHARING: Final = (MaxPool, Concat, ChannelClamp, Moving, Slice, Enlarge, Interleave)
 """Steps whose output has the codes of their inputs."""
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import onnx_ir as ir
 
-from normfold.backends.onnx.integers.emitter import MICROSOFT, Emitter, interleaved, window_attributes
+from normfold.backends.onnx.integers.emitter import MICROSOFT, Emitter, enlarged, interleaved, sliced, window_attributes
 from normfold.core.algebra import Window
 from normfold.core.integers import steps
 from normfold.core.integers.plan import Plan
@@ -304,6 +304,34 @@ def _moving(emitter: ContribEmitter, step: steps.Moving) -> None:
         emitter.put_plain(step.output, emitter.like(step, emitter.plain(source)))
 
 
+def _slice(emitter: ContribEmitter, step: steps.Slice) -> None:
+    source = step.inputs[0]
+    rank = emitter.rank(source)
+    if not emitter.is_last(source):
+        emitter.put_plain(step.output, sliced(emitter, step, emitter.plain(source), step.axis))
+        return
+    axis = -1 if step.axis == 1 - rank else step.axis - 1 if step.axis > 1 - rank else 0
+    emitter.put_last(step.output, sliced(emitter, step, emitter.last(source), axis))
+
+
+def _enlarge(emitter: ContribEmitter, step: steps.Enlarge) -> None:
+    emitter.put_last(step.output, enlarged(emitter, emitter.last(step.inputs[0]), (1, *step.factors, 1)))
+
+
+def _affine(emitter: ContribEmitter, step: steps.Affine) -> None:
+    """One map for all channels: an addition of a constant to codes that stand for multiples."""
+    source = step.inputs[0]
+    last = emitter.is_last(source)
+    x = emitter.last(source) if last else emitter.plain(source)
+    shift = float(step.shift)
+    constant = Codes(abs(shift) or 1.0, int(shift < 0))
+    one = emitter.constant(np.asarray(int(shift > 0), np.uint8), "one")
+    scaled = emitter.scale_and_zero(emitter.codes_of(source), float(step.scale))
+    operands = [x, *scaled, one, *emitter.scale_and_zero(constant), *emitter.step_of(step.output)]
+    made = _cut_off(emitter, step, emitter.microsoft("QLinearAdd", operands))
+    (emitter.put_last if last else emitter.put_plain)(step.output, made)
+
+
 def _sigmoid(emitter: ContribEmitter, step: steps.Sigmoid) -> None:
     source = step.inputs[0]
     last = emitter.is_last(source)
@@ -332,6 +360,9 @@ INTEGER: Final[Mapping[type[Step], Callable[[ContribEmitter, Any], None]]] = {
     steps.GlobalMean: _global_mean,
     steps.Concat: _concat,
     steps.Interleave: _interleave,
+    steps.Slice: _slice,
+    steps.Enlarge: _enlarge,
+    steps.Affine: _affine,
     steps.Moving: _moving,
     steps.Sigmoid: _sigmoid,
     steps.Leaky: _leaky,

@@ -333,6 +333,27 @@ def interleaved(
     return emitter.reshaped(emitter.node("Transpose", [spread], {"perm": order}), target)
 
 
+def _slice(emitter: Emitter, step: steps.Slice) -> ir.Value:
+    return sliced(emitter, step, emitter.float_of(step.inputs[0]), step.axis)
+
+
+def sliced(emitter: Emitter, step: steps.Slice, value: ir.Value, axis: int) -> ir.Value:
+    """``value`` from start to stop along ``axis``."""
+    ends = [emitter.constant(np.array([k], np.int64), "index") for k in (step.start, step.stop, axis)]
+    return emitter.node("Slice", [value, *ends])
+
+
+def _enlarge(emitter: Emitter, step: steps.Enlarge) -> ir.Value:
+    return enlarged(emitter, emitter.float_of(step.inputs[0]), (1, 1, *step.factors))
+
+
+def enlarged(emitter: Emitter, value: ir.Value, factors: Sequence[int]) -> ir.Value:
+    """``value`` with each element repeated."""
+    scales = emitter.constant(np.array(factors, np.float32), "scales")
+    way = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    return emitter.node("Resize", [value, None, scales], way)
+
+
 FLOATING: Final[Mapping[type[Step], Any]] = {
     Linear: _linear,
     steps.Transposed: _transposed,
@@ -346,6 +367,8 @@ FLOATING: Final[Mapping[type[Step], Any]] = {
     steps.GlobalMean: _global_mean,
     steps.Concat: _concat,
     steps.Interleave: _interleave,
+    steps.Slice: _slice,
+    steps.Enlarge: _enlarge,
     steps.Moving: _moving,
     steps.ChannelClamp: _channel_clamp,
 }

@@ -41,7 +41,7 @@ class QdqEmitter(Emitter):
             free = replace(step, low=-np.inf, high=np.inf)
             if step in self.plan.weights:
                 return self._linear(step, free)
-            return self.floating(free)
+            return self.floating(replace(free, scale=np.ones(())) if isinstance(free, steps.Affine) else free)
         return self.floating(replace(step, factor=1.0) if isinstance(step, steps.Sigmoid) else step)
 
     def _linear(self, step: Step, free: Step) -> ir.Value:
@@ -71,6 +71,7 @@ class QdqEmitter(Emitter):
         if self._reader is None:
             return super().float_of(value)
         factor = self._reader.factor if isinstance(self._reader, steps.Sigmoid) else 1.0
+        factor = float(self._reader.scale) if isinstance(self._reader, steps.Affine) else factor
         return self.node("DequantizeLinear", [self.codes(value), *self._step_of(value, factor)])
 
     def weight(self, step: Linear | steps.Transposed) -> tuple[ir.Value, ir.Value]:

@@ -25,10 +25,10 @@ MOVES: Final = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsquee
 def read_network(graph: OnnxGraph) -> Network:
     """The main graph of ``graph``; operations of subgraphs belong to the nodes that hold them."""
     model = graph.model
-    read = [_read(graph, node, place) for place, node in enumerate(model.graph)]
+    read = [step for place, node in enumerate(model.graph) for step in _read(graph, node, place)]
     values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
     return Network(
-        tuple(step for step in read if step is not None),
+        tuple(read),
         tuple(_name(value) for value in model.graph.inputs),
         tuple(_name(value) for value in model.graph.outputs),
         {_name(value): graph.shape(value) for value in values},
@@ -36,30 +36,30 @@ def read_network(graph: OnnxGraph) -> Network:
     )
 
 
-def _read(graph: OnnxGraph, node: ir.Node, place: int) -> Step | None:
-    if not node.outputs:
-        return None
-    made = _lifted(graph, node)
-    step = _floating(node, made) if isinstance(made, str) else made
-    return replace(step, nodes=(place,))
+def _read(graph: OnnxGraph, node: ir.Node, place: int) -> list[Step]:
+    made = _lifted(graph, node) if node.outputs else []
+    found = [_floating(node, made)] if isinstance(made, str) else made
+    return [replace(step, nodes=(place,)) for step in found]
 
 
-def _lifted(graph: OnnxGraph, node: ir.Node) -> Step | str:
-    """The step that ``node`` is, or why it stays in floating point."""
+def _lifted(graph: OnnxGraph, node: ir.Node) -> list[Step] | str:
+    """The steps that ``node`` comes to, or why it stays in floating point."""
     view = graph.view(node)
-    if view.refusals or any(
-        graph.dtype(value) != ir.DataType.FLOAT for value in (node.outputs[0], *_values(view.inputs))
-    ):
-        return NO_FORM.format(node.op_type)
+    unknown = NO_FORM.format(node.op_type)
+    if view.refusals or any(graph.dtype(one) != ir.DataType.FLOAT for one in (node.outputs[0], *_values(view.inputs))):
+        return unknown
+    if any(inner.graph is not node.graph for out in node.outputs for inner, _ in out.uses()):
+        return "it is read inside a subgraph"
+    native = NATIVE.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if native is not None:
+        return native(graph, node, view) or unknown
     if any(out.uses() or out.is_graph_output() for out in node.outputs[1:]):
         return "it has more than one output"
-    if any(inner.graph is not node.graph for inner, _ in node.outputs[0].uses()):
-        return "it is read inside a subgraph"
-    reader = NATIVE.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-    made = reader(graph, node) if reader else None
     for kind, function in READERS:
-        made = made or (function(graph, node, view) if isinstance(view, kind) else None)
-    return made or NO_FORM.format(node.op_type)
+        made = function(graph, node, view) if isinstance(view, kind) else None
+        if made is not None:
+            return [made]
+    return unknown
 
 
 def _values(inputs: Sequence[views.Value]) -> list[ir.Value]:
@@ -239,11 +239,76 @@ def _moving(_: OnnxGraph, node: ir.Node, view: views.Moving) -> Step | None:
     return steps.Moving(**_basics(node, view), permutation=order)
 
 
-def _sigmoid(graph: OnnxGraph, node: ir.Node) -> Step | None:
-    return steps.Sigmoid(**_basics(node, graph.view(node)))
+def _resample(graph: OnnxGraph, node: ir.Node, view: views.Resample) -> Step | None:
+    before, after = graph.shape(node.inputs[0]) if node.inputs[0] else None, graph.shape(node.outputs[0])
+    nearest = node.attributes.get_string("mode", "nearest") == "nearest"
+    if before is None or after is None or len(before) != len(after) or len(after) < 3 or not nearest:
+        return None
+    pairs = list(zip(before[2:], after[2:], strict=True))
+    factors = [b // a if isinstance(a, int) and isinstance(b, int) and b % a == 0 else 0 for a, b in pairs]
+    way = node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
+    rounding = node.attributes.get_string("nearest_mode", "round_prefer_floor")
+    # Whole factors copy each element, but for ways of rounding that begin in the middle of one.
+    copies = (way, rounding) in COPYING or way.endswith("half_pixel")
+    if not all(factors) or not copies or before[:2] != after[:2]:
+        return None
+    return steps.Enlarge(**_basics(node, view), factors=tuple(factors))
 
 
-NATIVE: Final[dict[str, Callable[[OnnxGraph, ir.Node], Step | None]]] = {"Sigmoid": _sigmoid}
+def _split(graph: OnnxGraph, node: ir.Node, view: views.View) -> list[Step]:
+    shapes = [graph.shape(value) for value in node.outputs]
+    rank = len(shapes[0] or ())
+    axis = node.attributes.get_int("axis", 0)
+    axis = axis - rank if axis >= 0 else axis
+    sizes = [None if shape is None or not -rank <= axis < 0 else shape[axis] for shape in shapes]
+    made: list[Step] = []
+    start = 0
+    for value, size in zip(node.outputs, sizes, strict=True):
+        if not isinstance(size, int):
+            return []
+        basics = _basics(node, view) | {"inputs": (_name(node.inputs[0]),), "output": _name(value)}
+        made.append(steps.Slice(**basics, axis=axis, start=start, stop=start + size))
+        start += size
+    return made
+
+
+def _sigmoid(_: OnnxGraph, node: ir.Node, view: views.View) -> list[Step]:
+    return [steps.Sigmoid(**_basics(node, view))]
+
+
+def _hard_sigmoid(_: OnnxGraph, node: ir.Node, view: views.View) -> list[Step]:
+    alpha, beta = node.attributes.get_float("alpha", 0.2), node.attributes.get_float("beta", 0.5)
+    return [_ramp(_basics(node, view), alpha, beta)]
+
+
+def _ramp(basics: dict[str, Any], alpha: float, beta: float) -> Step:
+    return steps.Affine(**basics, scale=np.asarray(alpha), shift=np.asarray(beta), axis=None, low=0.0, high=1.0)
+
+
+def _hard_swish(_: OnnxGraph, node: ir.Node, view: views.View) -> list[Step]:
+    basics = _basics(node, view)
+    gate = f"{basics['output']}/gate"
+    ramp = _ramp(basics | {"output": gate}, 1.0 / 6.0, 0.5)
+    return [ramp, steps.Product(**basics | {"inputs": (*basics["inputs"], gate)})]
+
+
+def _gelu(_: OnnxGraph, node: ir.Node, view: views.View) -> list[Step]:
+    basics = _basics(node, view)
+    gate = f"{basics['output']}/gate"
+    sigmoid = steps.Sigmoid(**basics | {"output": gate}, factor=steps.GELU)
+    return [sigmoid, steps.Product(**basics | {"inputs": (*basics["inputs"], gate)})]
+
+
+COPYING: Final = frozenset({("asymmetric", "floor")})
+"""Coordinates and rounding with which whole factors copy each element."""
+NATIVE: Final[dict[str, Callable[[OnnxGraph, ir.Node, views.View], list[Step]]]] = {
+    "Sigmoid": _sigmoid,
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _hard_swish,
+    "Gelu": _gelu,
+    "Split": _split,
+}
+"""Operators that are read by their name."""
 READERS: Final[Sequence[tuple[type[views.View], Callable[[OnnxGraph, ir.Node, Any], Step | None]]]] = (
     (views.Linear, _linear),
     (views.AffineOp, _affine),
@@ -253,6 +318,7 @@ READERS: Final[Sequence[tuple[type[views.View], Callable[[OnnxGraph, ir.Node, An
     (views.Sum, _sum),
     (views.Product, _product),
     (views.Concat, _concat),
+    (views.Resample, _resample),
     (views.Moving, _moving),
 )
 """Views to steps; what a reader answers with None stays in floating point."""
