@@ -38,7 +38,7 @@ from normfold.measure.processes import PLAIN
 from normfold.models.data import UserInputs
 from normfold.report.environment import environment
 from normfold.runtime.session_profile import SessionProfile
-from normfold.runtime.workers.timing_client import TimingClient
+from normfold.runtime.targets.timing_client import TimingClient
 
 LAYERS: Final = 100
 WIDTH: Final = 96

@@ -28,7 +28,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -55,6 +55,7 @@ from normfold.measure.candidate import INT8
 from normfold.models.data import UserInputs
 from normfold.report.environment import environment
 from normfold.runtime import Failed, Runnable, WorkerClient
+from normfold.runtime.targets import LOCAL
 
 if TYPE_CHECKING:
     import numpy as np
@@ -393,7 +394,7 @@ def timed(network: Network, files: Mapping[str, Path], batch: int, setting: Sett
             setting.effort(),
             UserInputs(arrays=arrays),
             rtol=RTOL,
-            command=command,
+            target=replace(LOCAL, command=command),
         )
         cell = measure(experiment, lambda doing: print(f"  {doing}", file=sys.stderr, flush=True))
     if cell.refused is not None:

@@ -238,6 +238,14 @@ def test_env(ask: Ask) -> None:
     code, parsed = ask("env")
     assert code == 0
     assert "CPUExecutionProvider" in parsed["result"]["providers"]
+    assert parsed["result"]["targets"][0]["name"] == "local"
+    assert parsed["result"]["targets"][0]["available"]
+
+
+def test_env_of_one_target(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["env", "--target", "local"]) == 0
+    assert capfd.readouterr().out == "The target local can run here.\n"
+    assert run(["env", "--target", "nowhere"]) == 2
 
 
 def test_demo(ask: Ask, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from normfold.measure import Candidate, Cell, Conditions, Effort, Experiment, Se
 from normfold.measure.checks import check_inputs, check_outputs, check_placement
 from normfold.proof.probes import InputSpec
 from normfold.runtime import Runnable, memory
+from normfold.runtime.targets import LOCAL
 
 DISGUISED = """
 import os, signal, sys
@@ -64,7 +65,10 @@ def test_a_provider_that_is_there_but_does_not_load(experiment: Experiment) -> N
         "    return reply\n"
         "timing.VERBS['hello'] = claim\n"
     )
-    assert refused(measure(replace(on(experiment, "cuda"), command=disguised(changes)))) == "provider-unavailable"
+    assert (
+        refused(measure(replace(on(experiment, "cuda"), target=replace(LOCAL, command=disguised(changes)))))
+        == "provider-unavailable"
+    )
 
 
 HALF = (
@@ -76,13 +80,13 @@ HALF = (
 
 
 def test_half_of_the_nodes_elsewhere(experiment: Experiment) -> None:
-    cell = measure(replace(experiment, command=disguised(HALF)))
+    cell = measure(replace(experiment, target=replace(LOCAL, command=disguised(HALF))))
     assert refused(cell) == "provider-fallback"
     assert "2 of 4 nodes" in str(cell.refused)
 
 
 def test_half_of_the_nodes_elsewhere_where_that_is_allowed(experiment: Experiment) -> None:
-    cell = measure(replace(experiment, command=disguised(HALF), allow_fallback=True))
+    cell = measure(replace(experiment, target=replace(LOCAL, command=disguised(HALF)), allow_fallback=True))
     assert cell.refused is None
     assert cell.figures[0].placed == {"CPUExecutionProvider": 2, "CUDAExecutionProvider": 2}
     assert any("more than one execution provider" in warning for warning in cell.warnings)
@@ -99,13 +103,13 @@ def test_a_worker_killed_in_the_middle(experiment: Experiment, tmp_path: Path) -
         "    return run(self, request)\n"
         "timing.VERBS['time'] = die\n"
     )
-    cell = measure(replace(experiment, command=disguised(changes)))
+    cell = measure(replace(experiment, target=replace(LOCAL, command=disguised(changes))))
     assert refused(cell) == "worker-died"
     assert "-9" in str(cell.refused)
 
 
 def test_a_worker_that_cannot_be_started(experiment: Experiment) -> None:
-    assert refused(measure(replace(experiment, command=("/nowhere/python",)))) == "worker-died"
+    assert refused(measure(replace(experiment, target=replace(LOCAL, command=("/nowhere/python",))))) == "worker-died"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory limit needs Linux")

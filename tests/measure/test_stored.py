@@ -27,7 +27,7 @@ def document(level: float, *, name: str = "net", spread: float = 0.001, processe
         "threads": 2,
         "use": "server",
         "cpus": [],
-        "figures": [{"name": name}],
+        "figures": [{"name": name, "kind": "measured"}],
         "samples": samples,
         "control": {"value": 1.0, "low": 0.999, "high": 1.001},
     }
@@ -97,6 +97,39 @@ def test_other_conditions_are_nothing_to_compare_even_when_forced() -> None:
     b["cells"][0]["threads"] = 1
     assert code(a, b) == "environment-differs"
     assert code(a, b, force=True) == "environment-differs"
+
+
+@pytest.mark.parametrize("place", ["target", "kind"])
+def test_another_target_or_kind_is_nothing_to_compare_even_when_forced(place: str) -> None:
+    a, b = document(1e6), document(1e6)
+    at(b, "node", "measured" if place == "target" else "counted")
+    if place == "kind":
+        at(a, "node", "measured")
+    assert code(a, b) == "environment-differs"
+    assert code(a, b, force=True) == "environment-differs"
+
+
+def test_another_board_is_refused_unless_forced() -> None:
+    a, b = document(1e6), document(1e6, seed=1)
+    at(a, "ssh://pi", "measured")
+    at(b, "ssh://pi", "measured")
+    assert normfold.compare(a, b).figures[0].comparison.verdict == "equivalent"
+    b["cells"][0]["machine"] = {"processor": "Cortex-A76"}
+    assert code(a, b) == "environment-differs"
+    assert normfold.compare(a, b, force=True).figures[0].conditions.target == "ssh://pi"
+    b["cells"][0]["machine"] = a["cells"][0]["machine"]
+    for sample in b["cells"][0]["samples"]:
+        sample["onnxruntime"] = "1.30.0"
+    assert code(a, b) == "environment-differs"
+
+
+def at(document: Document, target: str, kind: str) -> None:
+    """Let the figures be those of another target."""
+    (cell,) = document["cells"]
+    cell |= {"target": target, "machine": {"processor": "Cortex-A53"}}
+    cell["figures"][0]["kind"] = kind
+    for sample in cell["samples"]:
+        sample["onnxruntime"] = "1.31.1"
 
 
 def test_models_are_matched_by_name_where_there_are_several() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from normfold.report import environment
+from normfold.runtime import processors
 
 
 @pytest.fixture
 def old(monkeypatch: pytest.MonkeyPatch) -> dict:
     """A processor without products of bytes, and nothing optional installed."""
-    monkeypatch.setattr(environment, "_cpu_facts", lambda: {"model name": "Abacus", "flags": "sse avx2 fma"})
+    monkeypatch.setattr(processors, "facts", lambda: {"model name": "Abacus", "flags": "sse avx2 fma"})
     optional = {**environment.OPTIONAL, **environment.PROVIDERS}
     version = environment._version
     monkeypatch.setattr(environment, "_version", lambda name: None if name in optional else version(name))

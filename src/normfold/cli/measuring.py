@@ -15,6 +15,7 @@ from normfold.cli.options import (
     EP,
     RTOL,
     SESSION,
+    TARGET,
     THREADS,
     USE,
     sizes_by_name,
@@ -22,6 +23,7 @@ from normfold.cli.options import (
 from normfold.cli.param_types import duration
 
 OPTIONS = (
+    TARGET,
     EP,
     BATCHES,
     THREADS,

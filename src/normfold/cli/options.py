@@ -89,6 +89,13 @@ BATCHES: Final = click.option("--batch", type=types.counts, metavar="N[,N]", hel
 CPUS: Final = click.option(
     "--cpus", type=types.indices, metavar="N[,N]", help="Processors to run on; by default all that are available."
 )
+TARGET: Final = click.option(
+    "--target",
+    default="local",
+    show_default=True,
+    metavar="NAME",
+    help="Where the models run: one of those that `normfold env` lists.",
+)
 ALLOW_FALLBACK: Final = click.option(
     "--allow-fallback", is_flag=True, help="Accept nodes that run on another execution provider than --ep."
 )

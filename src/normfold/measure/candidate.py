@@ -19,6 +19,7 @@ from normfold.models.data import UserInputs
 from normfold.proof.probes import Dim, InputSpec, input_specs
 from normfold.runtime import Runnable
 from normfold.runtime.session_profile import SessionProfile, Use
+from normfold.runtime.targets import LOCAL
 
 if TYPE_CHECKING:
     import onnx
@@ -59,6 +60,8 @@ class Conditions:
     use: Use = "server"
     cpus: tuple[int, ...] = ()
     """Processors to run on; empty: those that this process may use."""
+    target: str = LOCAL.name
+    """Name of the target that they run on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +150,7 @@ def open_candidate(
         file = modelfile.read(path)
         yield Candidate(
             name or path.stem,
-            Runnable(file.file, file.data_folder),
+            Runnable(file.file, file.data_folder, file.locations),
             input_specs(file.model),
             file.sha256,
             file.nbytes,

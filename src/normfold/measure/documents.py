@@ -55,6 +55,8 @@ def cell_record(cell: Cell) -> Json:
         "threads": cell.conditions.threads,
         "use": cell.conditions.use,
         "cpus": list(cell.conditions.cpus),
+        "target": cell.conditions.target,
+        "machine": dict(cell.samples[0].machine) if cell.samples else None,
         "refused": None if cell.refused is None else cell.refused.record(),
         "inputs": [probe_record(probe) for probe in cell.probes],
         "figures": [figure_record(figure, cell) for figure in cell.figures],
@@ -73,7 +75,7 @@ def figure_record(figure: Figure, cell: Cell) -> Json:
     batch = cell.conditions.batch or 1
     return {
         "name": figure.name,
-        "kind": "measured",
+        "kind": cell.kind,
         "latency_ns": interval_record(figure.latency),
         "quantiles_ns": [asdict(quantile) for quantile in figure.quantiles],
         "per_second": finite(batch * 1e9 / figure.latency.value),
@@ -158,6 +160,7 @@ def compare_record(
                 "batch": one.conditions.batch,
                 "threads": one.conditions.threads,
                 "use": one.conditions.use,
+                "target": one.conditions.target,
                 "reference": one.reference,
                 "other": one.other,
                 **comparison_record(one.comparison),

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from normfold import limits
 from normfold.measure.candidate import CONTROL, COPIED_BELOW, Candidate, Conditions, Effort
 from normfold.models.data import UserInputs
 from normfold.runtime.session_profile import SessionProfile, Threading, session_request, threading_of
-from normfold.runtime.workers.timing_client import LOCAL
+from normfold.runtime.targets import LOCAL, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +24,8 @@ class Experiment:
     rtol: float | None = None
     allow_fallback: bool = False
     custom_ops: tuple[str, ...] = ()
-    command: tuple[str, ...] = LOCAL
-    """What to start for each process: anything that serves the verbs of `normfold.runtime.workers.timing`."""
+    target: Target = LOCAL
+    """Where the models run: its worker serves the verbs of `normfold.runtime.workers.timing`."""
 
     @property
     def reference(self) -> Candidate:
@@ -47,15 +48,17 @@ class Experiment:
 
     @property
     def copies(self) -> int:
-        """Sessions of each model in each process; one of large models."""
+        """Sessions of each model in each process; one of large models, and where memory is short."""
         large = any((one.nbytes or 0) > COPIED_BELOW for one in self.candidates)
-        return 1 if large else self.effort.copies
+        short = self.conditions.use == "edge" and limits.memory_limit() is not None
+        return 1 if large or short else self.effort.copies
 
     @property
     def threading(self) -> Threading:
         """How the sessions of one process get their threads."""
         profiles = [one.profile for one in self.candidates]
-        return threading_of(profiles, self.conditions.threads, self.conditions.use)
+        found = threading_of(profiles, self.conditions.threads, self.conditions.use)
+        return found if self.target.pools else Threading(0)
 
     def session(self, profile: SessionProfile, threading: Threading | None = None) -> dict[str, Any]:
         """The settings of a session, as a worker's request has them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from normfold.measure.candidate import Conditions
 from normfold.measure.schedule import Turn
 from normfold.measure.statistics import Comparison, Floats, Interval, Quantile
 from normfold.records import Probe
+from normfold.runtime.targets import FigureKind
 
 GpuState = Sequence[Mapping[str, str]] | str
 Blocks = Mapping[str, Sequence[Sequence[int]]]
@@ -30,6 +32,8 @@ class Sample:
     no_energy: str | None
     onnxruntime: str
     import_ns: int
+    machine: Mapping[str, Any]
+    """The target's architecture, processor and the like, as far as it knows them."""
     cpus: Sequence[int] | None
     load_ns: Mapping[str, int]
     first_run_ns: Mapping[str, int]
@@ -143,6 +147,7 @@ class Cell:
     comparisons: Mapping[str, Comparison] = field(default_factory=dict)
     control: Interval | None = None
     samples: tuple[Sample, ...] = ()
+    kind: FigureKind = "measured"
     probes: tuple[Probe, ...] = ()
     warnings: tuple[str, ...] = ()
 

@@ -19,9 +19,9 @@ from normfold.models.data import UserInputs
 from normfold.proof.probes import KINDS, InputSpec, check_given, layouts, make_feed, unmakeable
 from normfold.records import Probe
 from normfold.runtime import Failed
+from normfold.runtime.targets.timing_client import TimingClient
 from normfold.runtime.workers import arrays
 from normfold.runtime.workers.arrays import Entry
-from normfold.runtime.workers.timing_client import TimingClient
 
 
 @dataclass(frozen=True, slots=True)

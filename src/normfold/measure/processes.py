@@ -20,12 +20,13 @@ from normfold.measure.schedule import Turn, block_runs, schedule
 from normfold.records import Progress
 from normfold.runtime import gpu
 from normfold.runtime.session_profile import SessionProfile, threading_of
-from normfold.runtime.workers.timing_client import TimingClient
+from normfold.runtime.targets.timing_client import TimingClient
 
 T = TypeVar("T")
 EXPECTED: Final = "(expected)"
 PLAIN: Final = SessionProfile(options={"graph_optimization_level": "ORT_DISABLE_ALL"})
 """Settings with which the expected outputs are computed: on the CPU, without optimisations."""
+NO_PROFILE: Final[dict[str, Any]] = {"arena_peak": None, "arena_size": None, "nodes": ()}
 FEWEST: Final = 2
 """Processes without which there is no interval."""
 PILOT_RUNS: Final = 3
@@ -82,7 +83,7 @@ class Measurement:
         return min(effort.per_process, effort.time_limit / (2 * effort.first))
 
     def _client(self) -> TimingClient:
-        return TimingClient(time_limit=self._experiment.effort.worker_timeout, command=self._experiment.command)
+        return TimingClient(time_limit=self._experiment.effort.worker_timeout, target=self._experiment.target)
 
     def _wanted(self, samples: Sequence[Sample]) -> int:
         if len(samples) < 2:
@@ -95,9 +96,9 @@ class Measurement:
         self._progress(f"timing, process {index + 1} of {of}")
         experiment, seed = self._experiment, [self._experiment.entropy, index]
         with self._client() as client:
-            hello = client.hello(experiment.conditions.cpus, experiment.threading.pool, preload=experiment.on_gpu)
+            hello = self._hello(client, experiment.threading.pool)
             if self._inputs is None:
-                self._inputs = self._settle(client)
+                self._inputs = self._settled_here() if experiment.target.travels else self._settle(client)
             turns = _shuffled(
                 [Turn(name, copy) for name in experiment.names for copy in range(experiment.copies)], seed
             )
@@ -119,6 +120,7 @@ class Measurement:
             microjoules=None if energy is None else plan.by_name([[used] for used in energy]),
             no_energy=COARSE_COUNTER if experiment.on_gpu else timed["no_energy"],
             onnxruntime=hello["onnxruntime"],
+            machine=hello["machine"],
             import_ns=hello["import_ns"],
             cpus=hello["cpus"],
             load_ns=_by_name([(turn.name, reply["load_ns"]) for turn, reply in opened.items()], _median),
@@ -127,6 +129,16 @@ class Measurement:
             deviations=_by_name(deviations, max),
             gpu=(before, after) if experiment.on_gpu else None,
         )
+
+    def _hello(self, client: TimingClient, pool: int) -> dict[str, Any]:
+        where = self._experiment.conditions
+        return client.hello(where.cpus, pool, threads=where.threads, preload=self._experiment.on_gpu)
+
+    def _settled_here(self) -> PreparedInputs:
+        """The same, in a process of this machine: what the target computes is compared with what it should."""
+        with TimingClient(time_limit=self._experiment.effort.worker_timeout) as client:
+            client.hello((), 0)
+            return self._settle(client)
 
     def _settle(self, client: TimingClient) -> PreparedInputs:
         """Inputs on which the reference runs, and its outputs computed plainly."""
@@ -175,11 +187,13 @@ class Measurement:
         alone = threading_of([candidate.profile], experiment.conditions.threads, experiment.conditions.use)
         session = experiment.session(candidate.profile, alone)
         with self._client() as client:
-            before = client.hello(experiment.conditions.cpus, alone.pool, preload=experiment.on_gpu)["peak_rss"]
+            before = self._hello(client, alone.pool if experiment.target.pools else 0)["peak_rss"]
             client.open(candidate.name, candidate.model, session)
             after = client.bind(candidate.name, self.inputs.entries)["peak_rss"]
             client.close(candidate.name)
-            profiled = client.profile(candidate.model, session, self.inputs.entries, PROFILED_RUNS)
+            profiled = NO_PROFILE
+            if experiment.target.profiles:
+                profiled = client.profile(candidate.model, session, self.inputs.entries, PROFILED_RUNS)
         return Details(
             peak_rss=after,
             rss_before=before,

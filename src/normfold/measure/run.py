@@ -60,6 +60,7 @@ def _assemble(
         comparisons=comparisons,
         control=None if control is None else control.exp(),
         samples=tuple(samples),
+        kind=experiment.target.kind,
         probes=inputs.probes,
         warnings=(
             *_about_the_machine(experiment.conditions, load),

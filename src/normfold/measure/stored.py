@@ -15,6 +15,7 @@ from normfold.measure import statistics
 from normfold.measure.candidate import Conditions
 from normfold.measure.statistics import Comparison, Interval
 from normfold.runtime.side_files import read_json
+from normfold.runtime.targets import LOCAL
 
 SCHEMA: Final = "normfold.bench/1"
 DECISIVE: Final = ("processor", "cpus", "cpu_features")
@@ -26,6 +27,10 @@ class Series:
     """One model under one set of conditions: logarithm of its latency in each process, and the control's interval."""
 
     conditions: Conditions
+    kind: str
+    """Of the figures."""
+    machine: Mapping[str, Any]
+    """That of a target other than this machine, its version of ONNX Runtime included."""
     provider: str
     name: str
     sha256: str | None
@@ -89,7 +94,8 @@ def _kind(gpu: Mapping[str, str]) -> str:
 
 
 def _series(cell: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> list[Series]:
-    where = Conditions(cell["batch"], cell["threads"], cell["use"], tuple(cell["cpus"]))
+    where = Conditions(cell["batch"], cell["threads"], cell["use"], tuple(cell["cpus"]), cell.get("target", LOCAL.name))
+    machine = {} if where.target == LOCAL.name else _machine(cell)
     control = cell["control"]
     found = []
     for figure in cell["figures"]:
@@ -99,8 +105,14 @@ def _series(cell: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) ->
             raise ValueError(f"{figure['name']} has no samples")
         bounds = None if control is None else Interval(*(_log(control[key]) for key in ("value", "low", "high")))
         provider = str(model["session"]["provider"])
-        found.append(Series(where, provider, figure["name"], model["sha256"], levels, bounds))
+        kind = figure["kind"]
+        found.append(Series(where, kind, machine, provider, figure["name"], model["sha256"], levels, bounds))
     return found
+
+
+def _machine(cell: Mapping[str, Any]) -> dict[str, Any]:
+    versions = sorted({sample["onnxruntime"] for sample in cell["samples"]})
+    return {**(cell["machine"] or {}), "onnxruntime": ", ".join(versions)}
 
 
 def _level(sample: Mapping[str, Any], name: str) -> float:
@@ -125,16 +137,24 @@ def compare_stored(
     Raises:
         UsageError: ``environment-differs``, or there is nothing to compare.
     """
-    differing = [name for name in a.decisive if a.decisive[name] != b.decisive[name]]
-    if differing and not force:
-        said = "; ".join(f"{name}: {_short(a.decisive[name])} and {_short(b.decisive[name])}" for name in differing)
-        message = f"The figures were measured in different environments ({said})."
-        raise UsageError("environment-differs", message, "Compare them regardless with --force.")
+    if not force:
+        _check_same(a.decisive, b.decisive)
     pairs = [(x, y) for x in a.series for y in b.series if _alike(x, y, a.series, b.series)]
     if not pairs:
-        message = "There are no figures of the same model, provider, batch size, threads and use in both."
+        message = "There are no figures of the same kind, model, target, provider, batch size, threads and use in both."
         raise UsageError("environment-differs", message)
+    for x, y in () if force else pairs:
+        _check_same(x.machine, y.machine)
     return tuple(_compared(x, y, threshold) for x, y in pairs)
+
+
+def _check_same(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
+    """Raise `UsageError` ``environment-differs`` unless both say the same."""
+    differing = [name for name in a if a[name] != b.get(name)]
+    if differing:
+        said = "; ".join(f"{name}: {_short(a[name])} and {_short(b.get(name))}" for name in differing)
+        message = f"The figures were measured in different environments ({said})."
+        raise UsageError("environment-differs", message, "Compare them regardless with --force.")
 
 
 def _short(value: object) -> str:
@@ -144,7 +164,7 @@ def _short(value: object) -> str:
 
 def _alike(x: Series, y: Series, xs: Sequence[Series], ys: Sequence[Series]) -> bool:
     lone = len({one.name for one in xs}) == len({one.name for one in ys}) == 1
-    same = (x.conditions, x.provider) == (y.conditions, y.provider)
+    same = (x.conditions, x.kind, x.provider) == (y.conditions, y.kind, y.provider)
     return same and (lone or x.name == y.name)
 
 

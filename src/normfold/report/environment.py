@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, Final
 
 from normfold._version import __version__
 from normfold.report.blocks import Blocks, Detail, KeyValues
-from normfold.runtime import energy, gpu, providers
+from normfold.runtime import energy, gpu, processors, providers
 
 PACKAGES: Final = ("onnx", "onnx-ir", "onnxruntime", "numpy", "ml-dtypes", "protobuf")
 OPTIONAL: Final = {"torch": ("pip install 'normfold[torch]'", "folding and exporting an nn.Module")}
@@ -54,7 +53,7 @@ def environment() -> dict[str, Any]:
         "normfold": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processors.model_name(),
         "cpus": os.cpu_count(),
         "cpu_features": _cpu_features(),
         "packages": installed,
@@ -125,23 +124,9 @@ def _providers() -> tuple[list[str], dict[str, str]]:
         return [], {"onnxruntime": str(error)}
 
 
-def _cpu_facts() -> dict[str, str]:
-    """Fields of the first processor in Linux's list; empty on other systems."""
-    try:
-        first = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n", 1)[0]
-    except OSError:
-        return {}
-    fields = (line.partition(":") for line in first.splitlines())
-    return {name.strip(): value.strip() for name, _colon, value in fields}
-
-
-def _processor() -> str:
-    return _cpu_facts().get("model name") or platform.processor() or platform.machine()
-
-
 def _cpu_features() -> list[str] | None:
     """Names from `FEATURES` that this processor has; ``None`` where the system does not say."""
-    facts = _cpu_facts()
+    facts = processors.facts()
     flags = facts.get("flags") or facts.get("Features")
     if flags is None:
         return None

@@ -23,8 +23,9 @@ from normfold.report.blocks import Blocks, Detail
 from normfold.report.environment import environment
 from normfold.report.result import Result
 from normfold.runtime.session_profile import Use
+from normfold.runtime.targets import LOCAL, find
 from normfold.verbs.figures import cell_blocks, node_blocks
-from normfold.verbs.timing import check_cpus, open_candidates, session_settings
+from normfold.verbs.timing import check_target, open_candidates, session_settings
 
 if TYPE_CHECKING:
     from normfold.verbs.timing import Model, Session
@@ -78,6 +79,7 @@ def bench(
     threads: int | Sequence[int] = 1,
     use: Use = "server",
     cpus: Sequence[int] = (),
+    target: str = LOCAL.name,
     session: Session | None = None,
     shapes: Shapes | None = None,
     inputs: Arrays | str | os.PathLike[str] | None = None,
@@ -103,6 +105,7 @@ def bench(
         threads: threads within an operation; one number or several.
         use: "server" keeps threads spinning between operations, "edge" lets them sleep.
         cpus: processors to run on; by default all that are available.
+        target: where the models run: "local", or another one that `normfold.env` lists.
         session: settings of every session, or a file of them; ``ep`` is then that of the settings.
         shapes: by input name, for inputs with free sizes.
         inputs: arrays by input name, or the path of an ``.npz`` of them.
@@ -119,21 +122,24 @@ def bench(
     Raises:
         ModelFileError: a model cannot be read.
         UsageError: options or settings are invalid.
+        EnvironmentUnavailableError: the target cannot run here, or cannot be reached.
     """
     with limited(time_limit, memory_limit, effort.time_limit):
-        check_cpus(cpus)
+        settings, place = session_settings(session, ep), find(target)
+        check_target(place, settings, cpus, custom_ops)
         started = datetime.now(UTC).isoformat(timespec="seconds")
         progress("reading")
-        with open_candidates(models, example_inputs, session_settings(session, ep)) as candidates:
+        with open_candidates(models, example_inputs, settings) as candidates, place.reached() as reached:
             first = Experiment(
                 candidates,
-                Conditions(use=use, cpus=tuple(cpus)),
+                Conditions(use=use, cpus=tuple(cpus), target=reached.name),
                 effort,
                 user_inputs(shapes, inputs),
                 seed=seed,
                 rtol=rtol,
                 allow_fallback=allow_fallback,
                 custom_ops=tuple(custom_ops),
+                target=reached,
             )
             pairs = list(itertools.product(_each(batch), _each(threads)))
             cells = tuple(

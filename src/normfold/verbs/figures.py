@@ -29,6 +29,7 @@ from normfold.report.blocks import (
     Verdict,
 )
 from normfold.report.words import plural
+from normfold.runtime.targets import LOCAL
 
 NODES: Final = 12
 """Rows of a table of nodes."""
@@ -38,6 +39,8 @@ COLUMNS: Final = (
     *(Column(head, "right") for head in ("p50", "p90", "p99", "per s", "load", "first run", "memory", "file")),
 )
 """Times in milliseconds."""
+DEVIATION: Final = Column("deviation", "right")
+"""From what the first model gives on this machine, relative to the range of the outputs."""
 TONES: Final[dict[Judgement, Tone]] = {
     "faster": "good",
     "slower": "bad",
@@ -49,6 +52,7 @@ TONES: Final[dict[Judgement, Tone]] = {
 def cell_blocks(models: Sequence[Candidate], cell: Cell, detail: Detail) -> Blocks:
     """Figures under one set of conditions, then what they say of each other."""
     heading = Heading(_title(models[0].profile.provider, cell))
+    away = cell.conditions.target != LOCAL.name
     if cell.refused is not None:
         return heading, refusal(cell.refused)
     reference = cell.figures[0]
@@ -59,9 +63,13 @@ def cell_blocks(models: Sequence[Candidate], cell: Cell, detail: Detail) -> Bloc
     if detail == Detail.SUMMARY:
         return heading, *(verdicts or [milliseconds(reference.latency, f"{reference.name} takes", " ms")])
     sizes = {model.name: model.nbytes for model in models}
-    rows = tuple(_figure_row(figure, cell, sizes[figure.name]) for figure in cell.figures)
+    rows = tuple(
+        (*_figure_row(figure, cell, sizes[figure.name]), *((f"{figure.deviation:.1e}",) if away else ()))
+        for figure in cell.figures
+    )
+    columns = (*COLUMNS, *((DEVIATION,) if away else ()))
     chart = (_chart(cell),) if cell.comparisons else ()
-    return heading, Table(COLUMNS, rows, notes=tuple(_notes(cell))), *chart, *verdicts, *_circumstances(cell)
+    return heading, Table(columns, rows, notes=tuple(_notes(cell))), *chart, *verdicts, *_circumstances(cell)
 
 
 def comparison_blocks(comparisons: Sequence[StoredComparison], refused: NormfoldError | None) -> Blocks:
@@ -118,7 +126,8 @@ def _title(provider: str, cell: Cell) -> str:
 
 def _conditions(conditions: Conditions) -> str:
     batch = "" if conditions.batch is None else f", batch {conditions.batch}"
-    return f"{conditions.use}, {plural(conditions.threads, 'thread')}{batch}"
+    where = "" if conditions.target == LOCAL.name else f"{conditions.target}, "
+    return f"{where}{conditions.use}, {plural(conditions.threads, 'thread')}{batch}"
 
 
 def _figure_row(figure: Figure, cell: Cell, size: int | None) -> Row:

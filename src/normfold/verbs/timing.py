@@ -10,12 +10,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
+from normfold import limits
 from normfold.errors import UsageError
 from normfold.measure.candidate import Candidate, open_candidate
 from normfold.models.source import File, OnnxModel, module_of
 from normfold.runtime import processors, session_profile
 from normfold.runtime.providers import PROVIDERS
 from normfold.runtime.session_profile import SessionProfile
+from normfold.runtime.targets import Target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,6 +46,13 @@ def check_cpus(cpus: Sequence[int]) -> None:
     if unavailable := sorted(set(cpus) - set(available)):
         listed = ", ".join(map(str, available))
         raise UsageError("usage", f"Processor {unavailable[0]} is not available.", f"Available: {listed}.")
+
+
+def check_target(target: Target, settings: SessionProfile, cpus: Sequence[int], custom_ops: Sequence[str] = ()) -> None:
+    """Raise the `NormfoldError` that says what keeps ``target`` from running what is asked for."""
+    target.check([settings.provider], custom_ops, limits.memory_limit())
+    if not target.remote:
+        check_cpus(cpus)
 
 
 @contextmanager

@@ -226,7 +226,7 @@ def test_an_optimiser_that_is_switched_off_stays_off(encoder: Path, tmp_path: Pa
         None, {"x": np.ones((1, 8, 32), np.float32)}
     )
     from normfold.measure import Conditions, open_candidate
-    from normfold.runtime.workers.timing_client import TimingClient
+    from normfold.runtime.targets.timing_client import TimingClient
 
     with (
         open_candidate(encoder, profile=SessionProfile(disabled_optimizers=disabled)) as model,

@@ -17,7 +17,7 @@ from normfold.measure.schedule import LEAST_ROUNDS, block_runs
 from normfold.measure.statistics import THRESHOLD
 from normfold.measure.tune.changes import DEFAULT, LEVEL, Change, Changes, applied, name_of
 from normfold.records import Progress
-from normfold.runtime.workers.timing_client import TimingClient
+from normfold.runtime.targets.timing_client import TimingClient
 
 Stage = Literal["each", "together", "confirmed"]
 
@@ -99,7 +99,7 @@ class Search:
 
     def _changing(self, profile: SessionProfile) -> tuple[str, ...]:
         experiment = self._experiment
-        with TimingClient(time_limit=experiment.effort.worker_timeout, command=experiment.command) as client:
+        with TimingClient(time_limit=experiment.effort.worker_timeout, target=experiment.target) as client:
             client.hello(experiment.conditions.cpus, 0, preload=experiment.on_gpu)
             return client.optimizers(self.default.model, experiment.session(profile))
 

@@ -139,6 +139,11 @@ class DataFolder:
         return tuple(self._by_path.values())
 
     @property
+    def locations(self) -> dict[str, Path]:
+        """The same by the names that the model file gives them."""
+        return {location: file.path for location, file in self._by_location.items()}
+
+    @property
     def folder(self) -> Path:
         """Folder in which the names that the model file gives to its data files are found."""
         return self._used or self._folders[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -40,6 +41,8 @@ class ModelFile:
     """Folder in which the names that the file gives to its data files are found."""
     data_files: tuple[Path, ...]
     """The data files, links resolved."""
+    locations: Mapping[str, Path]
+    """The same by the names that the file gives them."""
     sha256: str
     """Of the bytes of the .onnx file, in hexadecimal; external data is not part of it."""
     nbytes: int
@@ -82,6 +85,7 @@ def read(path: str | os.PathLike[str]) -> ModelFile:
         file=Path(os.path.realpath(path)),
         data_folder=folder.folder,
         data_files=tuple(file.path for file in files),
+        locations=folder.locations,
         sha256=sha256,
         nbytes=size + sum(file.size for file in files),
         external=findings.external,

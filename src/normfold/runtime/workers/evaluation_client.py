@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Runnable:
-    """A model's file, and the folder that its external data is relative to."""
+    """A model's file, and the folder that its external data is relative to.
+
+    ``locations`` are the files of that data by their names in the model, for workers on another machine.
+    """
 
     file: Path
     data_folder: Path
+    locations: Mapping[str, Path] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

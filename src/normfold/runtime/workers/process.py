@@ -20,7 +20,20 @@ from typing import IO, Any, Final, Literal, cast
 from normfold import limits
 from normfold.errors import EnvironmentUnavailableError, NormfoldError, UsageError
 
-Kind = Literal["unsupported", "invalid", "run", "custom-ops", "provider", "memory", "time", "crash"]
+Kind = Literal[
+    "unsupported",
+    "invalid",
+    "run",
+    "custom-ops",
+    "provider",
+    "memory",
+    "time",
+    "crash",
+    "target",
+    "setting",
+    "link",
+    "space",
+]
 
 FAILURES: Final[dict[Kind, str]] = {
     "unsupported": "no evaluator here can run this model",
@@ -31,9 +44,29 @@ FAILURES: Final[dict[Kind, str]] = {
     "memory": "the evaluation ran out of memory",
     "time": "the evaluation ran out of time",
     "crash": "the evaluation process crashed",
+    "target": "the target lacks what it needs",
+    "setting": "the target does not support a setting",
+    "link": "the connection to the target was interrupted",
+    "space": "there is no space left on the target's disk",
 }
 """Every way in which a request can fail, and what it says about it."""
+ENVIRONMENT: Final[dict[Kind, tuple[str, str, str]]] = {
+    "provider": (
+        "provider-unavailable",
+        "{}.",
+        "normfold env lists the installed execution providers, and how to install others.",
+    ),
+    "memory": ("out-of-memory", "There is not enough memory to run {}.", ""),
+    "time": ("timed-out", "The worker process timed out on {}.", "Allow more with --worker-timeout."),
+    "crash": ("worker-died", "The worker process died: {}.", ""),
+    "custom-ops": ("custom-ops", "The custom operators cannot be loaded: {}", ""),
+    "target": ("target-unavailable", "The target cannot run {}.", ""),
+    "link": ("link-broken", "The connection to the target broke: {}.", ""),
+    "space": ("target-full", "There is no space left on the target's disk: {}.", ""),
+}
+"""Those that are not the caller's fault: code, message and hint."""
 
+_NONE: Final[Mapping[int, Kind]] = {}
 PACKAGE_ROOT: Final = str(Path(__file__).resolve().parents[3])
 PIECE: Final = 1 << 16
 LAST_BYTES: Final = 2000
@@ -68,21 +101,12 @@ class Failed:
     def error(self, about: str) -> NormfoldError:
         """The same as an error with its code, ``about`` a model."""
         said = f"{about}: {self.message}" if self.message else about
-        match self.kind:
-            case "provider":
-                hint = "normfold env lists the installed execution providers, and how to install others."
-                return EnvironmentUnavailableError("provider-unavailable", f"{said}.", hint)
-            case "memory":
-                return EnvironmentUnavailableError("out-of-memory", f"There is not enough memory to run {said}.")
-            case "time":
-                hint = "Allow more with --worker-timeout."
-                return EnvironmentUnavailableError("timed-out", f"The worker process timed out on {said}.", hint)
-            case "crash":
-                return EnvironmentUnavailableError("worker-died", f"The worker process died: {said}.")
-            case "custom-ops":
-                return EnvironmentUnavailableError("custom-ops", f"The custom operators cannot be loaded: {said}")
-            case _:
-                return UsageError("not-runnable", f"ONNX Runtime cannot run {said}")
+        if self.kind in ENVIRONMENT:
+            code, words, hint = ENVIRONMENT[self.kind]
+            return EnvironmentUnavailableError(code, words.format(said), hint)
+        if self.kind == "setting":
+            return UsageError("target-unsupported", f"The target does not support a setting of {said}.")
+        return UsageError("not-runnable", f"ONNX Runtime cannot run {said}")
 
 
 def local(module: str) -> tuple[str, ...]:
@@ -98,12 +122,16 @@ class WorkerProcess:
     threads; `close` may be called from any.
     """
 
-    def __init__(self, command: Sequence[str], *, time_limit: float, scratch: bool = True) -> None:
+    def __init__(
+        self, command: Sequence[str], *, time_limit: float, scratch: bool = True, exits: Mapping[int, Kind] = _NONE
+    ) -> None:
         """``command`` is anything that speaks `normfold.runtime.workers.protocol` on its standard streams.
 
-        ``scratch``: whether it gets a `folder` to work in.
+        ``scratch``: whether it gets a `folder` to work in. ``exits``: statuses that it ends with for other reasons
+        than a crash.
         """
         self._command = tuple(command)
+        self._exits = exits
         self._time_limit = time_limit
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = threading.Event()
@@ -229,7 +257,7 @@ class WorkerProcess:
             return Failed("time", f"more than {clock.computing:.0f} s of computing; --time-limit allows more")
         if ended is None or line.endswith(b"\n"):
             return Failed("crash", "its answer cannot be read")
-        return Failed("crash", "; ".join([f"exit status {ended}", *said]))
+        return Failed(self._exits.get(ended or 0, "crash"), "; ".join([f"exit status {ended}", *said]))
 
     def _last_words(self) -> list[str]:
         """The last line on the process's standard error, if there is one."""

@@ -15,6 +15,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, TextIO, TypeVar
 
+VERSION: Final = 2
+"""Of the requests and replies, as ``hello`` reports it."""
 Request = dict[str, Any]
 Reply = dict[str, Any]
 T = TypeVar("T")

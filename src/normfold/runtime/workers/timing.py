@@ -18,13 +18,24 @@ from typing import Any, Final
 
 from normfold.runtime import energy, memory
 from normfold.runtime.optimizers import changing
+from normfold.runtime.processors import machine
 from normfold.runtime.profile import node_times
 from normfold.runtime.providers import CPU, DEVICES, available
 from normfold.runtime.sessions import INFO, QUIET
 from normfold.runtime.workers.arrays import read, write
 from normfold.runtime.workers.options import worker_options
 from normfold.runtime.workers.plugins import devices, plug_in
-from normfold.runtime.workers.protocol import RefusedError, Reply, Request, kind_of, own_stdout, sentence, serve
+from normfold.runtime.workers.protocol import (
+    VERSION,
+    RefusedError,
+    Reply,
+    Request,
+    kind_of,
+    own_stdout,
+    sentence,
+    serve,
+)
+from normfold.runtime.workers.store import get, held, put
 from normfold.runtime.workers.values import to_array, to_value
 
 ASSIGNED: Final = "session.record_ep_graph_assignment_info"
@@ -57,8 +68,11 @@ class TimingWorker:
         if request["cpus"] and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, request["cpus"])
         started = time.perf_counter_ns()
-        import onnxruntime
-
+        try:
+            import onnxruntime
+        except ImportError as error:
+            message = f"a model without onnxruntime: {sentence(error)} (pip install onnxruntime)"
+            raise RefusedError("target", message) from error
         took = time.perf_counter_ns() - started
         onnxruntime.set_default_logger_severity(QUIET)
         if request["pool"]:
@@ -67,6 +81,8 @@ class TimingWorker:
         if request["preload"] and hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()
         return {
+            "protocol": VERSION,
+            "machine": machine(),
             "import_ns": took,
             "onnxruntime": onnxruntime.__version__,
             "available": available(),
@@ -228,6 +244,9 @@ def placed(session: Any) -> list[list[str]] | None:
 
 VERBS: Final[dict[str, Callable[[TimingWorker, Request], Reply]]] = {
     "hello": TimingWorker.hello,
+    "held": held,
+    "put": put,
+    "get": get,
     "open": TimingWorker.open,
     "bind": TimingWorker.bind,
     "time": TimingWorker.time,

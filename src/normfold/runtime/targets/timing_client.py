@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from normfold.errors import EnvironmentUnavailableError
+from normfold.runtime.targets import LOCAL, Target
+from normfold.runtime.targets.transfer import Sent, SharedDisk
 from normfold.runtime.workers import arrays
 from normfold.runtime.workers.arrays import Entry
 from normfold.runtime.workers.evaluation_client import Runnable
-from normfold.runtime.workers.process import Failed, WorkerProcess, local
+from normfold.runtime.workers.process import Failed, WorkerProcess
+from normfold.runtime.workers.protocol import VERSION
 
 if TYPE_CHECKING:
     from normfold.runtime.workers.arrays import Array
-
-LOCAL: Final = local("normfold.runtime.workers.timing")
 
 
 class TimingClient:
@@ -25,9 +27,11 @@ class TimingClient:
     memory.
     """
 
-    def __init__(self, *, time_limit: float, command: Sequence[str] = LOCAL) -> None:
-        self._process = WorkerProcess(command, time_limit=time_limit)
-        self._results = 0
+    def __init__(self, *, time_limit: float, target: Target = LOCAL) -> None:
+        self._target = target
+        self._process = WorkerProcess(target.command, time_limit=time_limit, exits=target.exits)
+        folder = self._process.folder
+        self._files = Sent(folder, partial(self._ask, "a file")) if target.travels else SharedDisk(folder)
 
     def __enter__(self) -> Self:
         return self
@@ -43,22 +47,32 @@ class TimingClient:
         """The process's id."""
         return self._process.pid
 
-    def hello(self, cpus: Sequence[int], pool: int, *, preload: bool) -> dict[str, Any]:
-        """Import ONNX Runtime there; what was found."""
-        return self._ask("the models", "hello", cpus=list(cpus), pool=pool, preload=preload)
+    def hello(self, cpus: Sequence[int], pool: int, *, threads: int = 1, preload: bool = False) -> dict[str, Any]:
+        """Import ONNX Runtime there; what was found.
+
+        Raises:
+            EnvironmentUnavailableError: ``worker-version``, it is not the worker of this version.
+        """
+        reply = self._ask("the models", "hello", cpus=list(cpus), pool=pool, threads=threads, preload=preload)
+        if reply.get("protocol") != VERSION:
+            found = f"version {reply.get('protocol', 'unknown')} of the protocol, not {VERSION}"
+            message = f"The worker of the target {self._target.name} speaks {found}."
+            raise EnvironmentUnavailableError("worker-version", message)
+        return reply
 
     def open(self, name: str, model: Runnable, session: Mapping[str, Any]) -> dict[str, Any]:
         """Load a model under ``name``."""
-        self._process.expect(model.file.stat().st_size)
-        return self._ask(model.file.name, "open", name=name, **_files(model), session=dict(session))
+        self._process.expect(None if self._target.travels else model.file.stat().st_size)
+        files = self._files.model(model)
+        return self._ask(model.file.name, "open", name=name, **files, session=dict(session))
 
     def bind(self, name: str, feeds: Sequence[Entry]) -> dict[str, Any]:
         """Give the model its inputs and run it once."""
-        return self._ask(name, "bind", name=name, feeds=list(feeds))
+        return self._ask(name, "bind", name=name, feeds=self._files.feeds(feeds))
 
     def try_to_bind(self, name: str, feeds: Sequence[Entry]) -> dict[str, Any] | Failed:
         """The same, where the inputs may not fit."""
-        return self._process.ask("bind", name=name, feeds=list(feeds))
+        return self._process.ask("bind", name=name, feeds=self._files.feeds(feeds))
 
     def time(self, blocks: Sequence[tuple[str, int]]) -> dict[str, Any]:
         """Run the blocks in turn."""
@@ -68,17 +82,18 @@ class TimingClient:
 
     def outputs(self, name: str) -> Mapping[str, Array]:
         """What the model's last run gave."""
-        reply = self._ask(name, "outputs", name=name, results=str(self._new_path()))
-        return arrays.read(reply["results"])
+        reply = self._ask(name, "outputs", name=name, results=self._files.results())
+        return arrays.read(self._files.written(reply["results"]))
 
     def profile(self, model: Runnable, session: Mapping[str, Any], feeds: Sequence[Entry], runs: int) -> dict[str, Any]:
         """Time each node of a model."""
-        request = _files(model) | {"session": dict(session), "feeds": list(feeds), "runs": runs}
-        return self._ask(model.file.name, "profile", results=str(self._new_path()), **request)
+        request = {"session": dict(session), "feeds": self._files.feeds(feeds), "runs": runs}
+        results = self._files.results()
+        return self._ask(model.file.name, "profile", results=results, **self._files.model(model), **request)
 
     def optimizers(self, model: Runnable, session: Mapping[str, Any]) -> tuple[str, ...]:
         """Which of ONNX Runtime's optimisers change a model."""
-        reply = self._ask(model.file.name, "optimizers", **_files(model), session=dict(session))
+        reply = self._ask(model.file.name, "optimizers", **self._files.model(model), session=dict(session))
         return tuple(reply["changing"])
 
     def close(self, name: str) -> None:
@@ -90,11 +105,3 @@ class TimingClient:
         if isinstance(reply, Failed):
             raise reply.error(about)
         return reply
-
-    def _new_path(self) -> Path:
-        self._results += 1
-        return self._process.folder / f"results-{self._results}"
-
-
-def _files(model: Runnable) -> dict[str, str]:
-    return {"model": str(model.file.absolute()), "data_folder": str(model.data_folder.absolute())}

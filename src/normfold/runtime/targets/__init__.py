@@ -1,0 +1,32 @@
+"""Targets: where models run, and what kind of figures come from there. One file a target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from normfold.errors import UsageError, suggestion
+from normfold.runtime.targets.base import FigureKind, Target
+from normfold.runtime.targets.local import LOCAL
+
+__all__ = ["LOCAL", "TARGETS", "FigureKind", "Target", "find", "listed"]
+
+TARGETS: Final[dict[str, Callable[[], Target]]] = {"local": lambda: LOCAL}
+"""By name; what is called looks at the machine."""
+
+
+def find(name: str) -> Target:
+    """The target called ``name``.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in TARGETS:
+        hint = suggestion(name, TARGETS) or f"There are: {', '.join(TARGETS)}."
+        raise UsageError("usage", f"There is no target {name!r}.", hint)
+    return TARGETS[name]()
+
+
+def listed() -> tuple[Target, ...]:
+    """All that can be named without an address."""
+    return tuple(make() for make in TARGETS.values())

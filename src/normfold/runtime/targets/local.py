@@ -1,0 +1,21 @@
+"""This machine: fresh processes of Python, which read and write its files."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from normfold.runtime.targets.base import Target
+from normfold.runtime.workers.process import local
+
+LOCAL: Final = Target(
+    "local",
+    "measured",
+    "ONNX Runtime in Python on this machine",
+    local("normfold.runtime.workers.timing"),
+    travels=False,
+    profiles=True,
+    pools=True,
+    limits_memory=True,
+    providers=None,
+    custom_ops=True,
+)
