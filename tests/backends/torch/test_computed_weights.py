@@ -75,6 +75,25 @@ class Twice(Standardised):
         return super().forward(x) * 2
 
 
+class Scaled(Standardised):
+    def forward(self, x: torch.Tensor, by: float | None = None) -> torch.Tensor:
+        return super().forward(x) if by is None else super().forward(x) * by
+
+
+class Halved(nn.Conv2d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.conv2d(x, self.weight / 2)
+
+
+class Clamped(nn.Conv2d):
+    """One that keeps its weight within bounds at each call."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            self.weight.clamp_(-1, 1)
+        return functional.conv2d(x, self.weight / 2)
+
+
 class Halves(nn.Module):
     """What a parametrization computes."""
 
@@ -184,6 +203,20 @@ def _shared() -> nn.Module:
     return live(nn.Sequential(first, nn.BatchNorm2d(4), second))
 
 
+def _held_elsewhere() -> nn.Module:
+    """Another module has the parameter, too, and does not read it."""
+    module = live(nn.Sequential(Standardised(4, 6, 3), nn.BatchNorm2d(6)))
+    module[1].register_parameter("other", module[0].weight)
+    return module
+
+
+def _sometimes_scaled() -> nn.Module:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return self.bn(self.conv(x)) + self.conv(x, 2.0)
+
+    return live(Forward(forward, conv=Scaled(4, 6, 3), bn=nn.BatchNorm2d(6)))
+
+
 def _read_elsewhere() -> nn.Module:
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         return self.bn(self.conv(x)) * self.conv.weight.mean()
@@ -250,6 +283,9 @@ def _rest(x: torch.Tensor) -> tuple[int, ...]:
 
 STAYS: dict[str, tuple[Callable[[], nn.Module], str | None]] = {
     "shared": (_shared, "parameter-untied"),
+    "held elsewhere": (_held_elsewhere, "parameter-untied"),
+    "called in two ways": (_sometimes_scaled, "called-once"),
+    "kept within bounds": (lambda: net(Clamped(4, 6, 3)), "constant"),
     "read elsewhere": (_read_elsewhere, "parameter-untied"),
     "read at another batch": (_read_at_another_batch, "called-once"),
     "looked at": (_looked_at, "not-looked-at"),
@@ -280,6 +316,15 @@ def test_what_stays_as_it_is(name: str) -> None:
         assert [type(inner) for inner in module.modules()] == kept
     assert decision.outcome == "kept"
     assert premise in {refusal.premise for refusal in decision.refused_by}, decision.refused_by
+
+
+def test_a_complex_weight_is_not_baked() -> None:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return self.bn(self.conv(x.to(torch.complex128)).real)
+
+    module = live(Forward(forward, conv=nn.Identity(), bn=nn.BatchNorm2d(6)))
+    module.conv = Halved(4, 6, 3, bias=False, dtype=torch.complex128)
+    assert type(proven(module, image()).model.conv) is Halved
 
 
 def test_a_padding_by_size_is_the_reason() -> None:

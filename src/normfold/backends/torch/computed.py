@@ -121,7 +121,7 @@ def _refuse_sharing(tree: ModuleTree, op: Op, made: Sequence[Op]) -> None:
     read = dict.fromkeys(value for step in (*made, op) for value in step.inputs if value.names)
     for value in read:
         name = value.names[0]
-        if value.memory.written >= 0 or type(value.tensor) not in TENSORS or not _fits(op):
+        if value.memory.written >= 0 or type(value.tensor) not in TENSORS:
             raise NotLifted(
                 CONSTANT, f"{name!r}, from which {label} computes its weight, is changed, or no plain tensor"
             )
