@@ -52,6 +52,24 @@ def test_what_inference_cannot_know_is_believed_beside_a_contradiction() -> None
     assert found == {"c": (1, 3, 4, 4), "o": (2, 5), "y": (2, 5)}
 
 
+@pytest.mark.parametrize(("sizes", "asked"), [("4, 6", 1), ("N, 6", 2)])
+def test_shapes_are_inferred_again_only_where_some_size_is_no_number(sizes: str, asked: int) -> None:
+    source = parsed(f"""m (float[{sizes}] x) => (y) <int64[1] one = {{1}}, int64[1] two = {{2}}> {{
+        rest = Neg(one)
+        t = Concat<axis = 0>(rest, two)
+        y = Reshape(x, t) }}""")
+    calls = []
+
+    def inference(data: bytes, *, follow: bool) -> Future[Found | None]:
+        calls.append(data)
+        return CHECKER.infer(data, follow=follow)
+
+    found = shapes(source, inference)
+    assert found["y"] is not None
+    assert found["y"][1] == 2
+    assert len(calls) == asked
+
+
 def test_a_stated_size_is_kept_where_inference_has_none() -> None:
     found = shapes(
         parsed("""m (float[N, 4] x, int64[2] s) => (y) <float[3, 5] r> {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Final
 
@@ -76,12 +76,20 @@ class Shapes:
             first = self._first or self._infer({})
             self._known, count = known(self._model, first.result(), self._mark), 0
             for _ in range(ROUNDS):
+                if self._is_settled(self._known):
+                    break
                 sizes = self._sizes()
                 if len(sizes) <= count:
                     break
                 count = len(sizes)
                 self._known = known(self._model, self._infer(sizes).result(), self._mark)
         return self._known.get(value)
+
+    def _is_settled(self, known: Mapping[ir.Value, Known]) -> bool:
+        """Whether every size of every value is a number, so that there is nothing more to find."""
+        outputs = (output for node in self._model.graph.all_nodes() for output in node.outputs if output.name)
+        found = (known.get(output) for output in outputs)
+        return all(one and one.dims is not None and all(isinstance(dim, int) for dim in one.dims) for one in found)
 
 
 def _stated(value: ir.Value) -> tuple[Dim, ...] | None:
