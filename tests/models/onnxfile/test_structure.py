@@ -338,6 +338,15 @@ def test_every_storage_form(
         check_structure(build(1))
 
 
+def test_padding_of_six_bits_is_zero(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(
+        TensorProto(name="t", data_type=TensorProto.FLOAT6E2M3, dims=[1], raw_data=b"\xff"),
+    )
+    with pytest.raises(ModelFileError) as caught:
+        check_structure(model)
+    assert caught.value.code == "bad-tensor"
+
+
 def test_strings_are_counted(model: onnx.ModelProto) -> None:
     model.graph.initializer.append(helper.make_tensor("s", TensorProto.STRING, [2], [b"a", b"b"]))
     check_structure(model)

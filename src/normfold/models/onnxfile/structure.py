@@ -11,7 +11,7 @@ from normfold import limits
 from normfold.errors import ModelFileError
 from normfold.models.onnxfile.order import names_read, sort_nodes
 from normfold.models.onnxfile.schemas import Versions, check_node
-from normfold.models.onnxfile.tensors import check_properties, check_sparse, check_tensor, check_text
+from normfold.models.onnxfile.tensors import check_properties, check_sparse, check_tensor, check_text, check_value
 
 if TYPE_CHECKING:
     import onnx
@@ -137,6 +137,8 @@ class _Checker:
             raise _bad("A local function has no name.")
         check_text(function.name, function.domain, function.overload, function.doc_string)
         check_properties(function.metadata_props)
+        for value in function.value_info:
+            check_value(value)
         _check_opsets(function.opset_import, where)
         self.body, self.versions = _Body(), _versions(function.opset_import)
         defined: set[str] = set()
@@ -154,6 +156,11 @@ class _Checker:
         where = f"graph {graph.name!r}"
         check_text(graph.name, graph.doc_string)
         check_properties(graph.metadata_props)
+        for value in (*graph.input, *graph.value_info, *graph.output):
+            check_value(value)
+        for annotation in graph.quantization_annotation:
+            check_text(annotation.tensor_name)
+            check_properties(annotation.quant_parameter_tensor_names)
         defined: set[str] = set()
         _define([value.name for value in graph.input], defined, f"an input of {where}")
         initialised: set[str] = set()
@@ -183,6 +190,7 @@ class _Checker:
             if not node.op_type:
                 raise _bad(f"{label(node)} names no operation.")
             check_text(node.op_type, node.domain, node.name, node.doc_string)
+            check_properties(node.metadata_props)
             for name in node.input:
                 if name and name not in defined and (later is None or name in later or not _in_any(name, scopes)):
                     raise _undefined(name, self.within, self.bodies)
@@ -214,6 +222,7 @@ class _Checker:
         check_text(*names)
         for attribute in attributes:
             kind = attribute.type
+            check_text(attribute.doc_string)
             if attribute.ref_attr_name and not self.in_function:
                 raise _bad(
                     f"attribute {attribute.name!r} of {label(node)} refers to one of a function, but is in none."
@@ -314,6 +323,7 @@ def _check_opsets(imports: Sequence[onnx.OperatorSetIdProto], where: str) -> Non
     }
     seen: set[str] = set()
     for opset in imports:
+        check_text(opset.domain)
         _define((opset.domain or "ai.onnx",), seen, f"an operator set of {where}")
         if opset.version <= 0:
             raise _bad(f"Operator set {opset.domain!r} of {where} has version {opset.version}.")

@@ -87,6 +87,24 @@ def check_properties(properties: Iterable[onnx.StringStringEntryProto]) -> None:
         check_text(entry.key, entry.value)
 
 
+def check_value(value: onnx.ValueInfoProto) -> None:
+    """Apply `check_text` to what is said of a value."""
+    check_text(value.name, value.doc_string)
+    check_properties(value.metadata_props)
+    pending = [value.type]
+    while pending:
+        kind = pending.pop()
+        check_text(kind.denotation)
+        match kind.WhichOneof("value"):
+            case "tensor_type" | "sparse_tensor_type" as which:
+                for dim in getattr(kind, which).shape.dim:
+                    check_text(dim.denotation, dim.dim_param)
+            case "sequence_type" | "optional_type" as which:
+                pending.append(getattr(kind, which).elem_type)
+            case "map_type":
+                pending.append(kind.map_type.value_type)
+
+
 def check_tensor(tensor: onnx.TensorProto, where: str) -> bool:
     """Check one tensor and tell whether its data is external.
 
@@ -171,7 +189,7 @@ def _check_six_bit(tensor: onnx.TensorProto, where: str) -> None:
 
     try:
         onnx_ir.serde.serialize_tensor(onnx_ir.serde.TensorProtoTensor(tensor))
-    except onnx_ir.serde.SerdeError as error:
+    except (onnx_ir.serde.SerdeError, ValueError) as error:
         raise _bad(f"{where} holds values that do not fit into six bits.") from error
 
 
