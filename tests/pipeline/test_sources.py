@@ -15,6 +15,9 @@ import normfold
 from normfold.core import driver
 from normfold.core.premises import VERIFICATION_FAILED
 from normfold.passes import clean
+from normfold.passes.fold import onnx_model
+from normfold.proof.comparison import Comparison
+from normfold.runtime import Failed
 from normfold.verbs.fold_result import FoldResult
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
@@ -110,6 +113,22 @@ def test_what_cannot_be_compared_is_not_cleaned() -> None:
     result = normfold.fold(source)
     assert (result.verification.because, result.cleaning) == ("nothing was changed", None)
     assert result.model.graph == source.graph
+
+
+@pytest.mark.parametrize(("kind", "times"), [("memory", 1), ("time", 1), ("run", 2)])
+def test_a_source_that_is_too_much_is_not_tried_again(kind: str, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = []
+
+    def rewritten(*arguments: object) -> object:
+        attempts.append(arguments)
+        return right(*arguments)
+
+    right = onnx_model.rewrite
+    monkeypatch.setattr(onnx_model, "rewrite", rewritten)
+    monkeypatch.setattr(Comparison, "_explore", lambda *_: Failed(kind, "too much"))
+    with pytest.raises(normfold.NormfoldError) as caught:
+        normfold.fold(with_a_constant(nets.conv_bn()))
+    assert (caught.value.code, len(attempts)) == ("unverified", times)
 
 
 def with_a_custom_operator(last: onnx.NodeProto) -> onnx.ModelProto:

@@ -22,7 +22,7 @@ from normfold.passes.clean import clean
 from normfold.passes.fold import onnx_model
 from normfold.passes.preprocess import bound, preprocess
 from normfold.passes.rewritten import GraphPass, Rewritten
-from normfold.pipeline.prove import CLEANING, Proven, prove, unproven
+from normfold.pipeline.prove import CLEANING, Proven, prove, refused, unproven
 from normfold.proof.comparison import Comparison, Setup
 from normfold.proof.files import about, compare_part
 from normfold.records import Decision, Progress, Refusal, Verification, decision_record, silent
@@ -132,7 +132,11 @@ class _Fold:
         return clean(attempt, CHECKER.infer) if self._request.clean and CLEANING not in dropped else attempt
 
     def compared(self, attempt: Rewritten[onnx_ir.Model]) -> Verification:
-        """Write ``attempt``, check the file, and run it beside the source."""
+        """Write ``attempt``, check the file, and run it beside the source.
+
+        Raises:
+            UnprovenError: the source is too much for this machine.
+        """
         if self._comparison is None:
             raise ValueError("compared before begin")
         staged = self._stage_result(attempt.model)
@@ -147,6 +151,10 @@ class _Fold:
             proof = self._comparison.finish(result, attempt.pairs, per_site=self._per_site)
         if self._comparison.source_fails and self._stage is None:
             proof = self._compared_part(attempt, proof)
+        folded = any(decision.outcome != "kept" for decision in attempt.decisions)
+        if proof.status == "unavailable" and folded and self._comparison.source_is_too_much:
+            # With less of it changed there would be as much to compare.
+            raise refused(attempt.decisions, proof)
         problem = self._problem(rejection.result())
         if problem is not None:
             return Verification("different", because=f"result: not valid ONNX: {problem}", failure=problem)

@@ -62,6 +62,7 @@ ROUNDING: Final = (
     "which the source's own rounding explains: inputs moved by one unit of rounding, or another order of computation, "
     "change it as much"
 )
+EXACT: Final = "where it is no further from what the source computes in float64 than the source itself"
 ATTEMPT_SECONDS: Final = 5.0
 """Time after which no further inputs are guessed."""
 
@@ -137,6 +138,12 @@ class Comparison(Generic[M]):
         """Whether the source cannot be run, known once a comparison is finished."""
         return self._answers is not None and self._answers.done() and isinstance(self._answers.result(), Failed)
 
+    @property
+    def source_is_too_much(self) -> bool:
+        """Whether the source ran out of time or memory, so that no result of it fares better."""
+        answers = self._answers.result() if self._answers is not None and self._answers.done() else None
+        return isinstance(answers, Failed) and answers.kind in ("memory", "time")
+
     def begin(self, source: M) -> None:
         """Start running ``source``; returns at once. The file must stay as it is until `finish` is done."""
         self._source = source
@@ -194,11 +201,10 @@ class Comparison(Generic[M]):
         model: M,
         evaluator: str,
         extra: Sequence[str] = (),
-        *,
-        optimised: bool = False,
+        **computing: bool,
     ) -> Loaded | Failed:
         libraries = self._setup.custom_ops
-        return runner.load(model, extra_outputs=extra, custom_ops=libraries, evaluator=evaluator, optimised=optimised)
+        return runner.load(model, extra_outputs=extra, custom_ops=libraries, evaluator=evaluator, **computing)
 
     def _explore(self, runner: Runner[M], source: M) -> SourceAnswers | Failed:
         loaded = self._load(runner, source, "")
@@ -270,7 +276,7 @@ class Comparison(Generic[M]):
             if isinstance(ran, Failed):
                 return _result_failed(base, ran), probe
             findings += self._findings(probe, answers.outputs[probe], ran.outputs)
-        return self._judge(runner, source, answers, base, findings)
+        return self._judge(runner, source, result, answers, base, findings)
 
     def _findings(self, probe: int, source: Values, result: Values) -> list[Finding]:
         return [
@@ -290,6 +296,7 @@ class Comparison(Generic[M]):
         self,
         runner: Runner[M],
         source: M,
+        result: M,
         answers: SourceAnswers,
         base: Verification,
         findings: Sequence[Finding],
@@ -304,6 +311,8 @@ class Comparison(Generic[M]):
         told = {finding.output for finding in findings if finding not in unexplained}
         chaotic = [finding for finding in unexplained if finding.output in told and self._is_chaotic(finding, noise)]
         unexplained = [finding for finding in unexplained if finding not in chaotic]
+        excused = self._no_less_exact(runner, source, result, answers, unexplained)
+        unexplained = [finding for finding in unexplained if finding not in excused]
         if unexplained:
             worst = max(unexplained, key=lambda finding: finding.deviation.excess)
             described = _describe(worst, findings, answers)
@@ -312,8 +321,9 @@ class Comparison(Generic[M]):
             calm = [finding for finding in findings if finding not in chaotic]
             because = f"{_describe(chaotic[0], findings, answers)}, {CHAOTIC}"
             return _said(_with_largest(base, calm), answers, because), calm[0].probe
-        worst = max(apart, key=lambda finding: finding.deviation.excess)
-        return _said(base, answers, f"{_describe(worst, findings, answers)}, {ROUNDING}"), worst.probe
+        worst = max(excused or apart, key=lambda finding: finding.deviation.excess)
+        because = f"{_describe(worst, findings, answers)}, {EXACT if excused else ROUNDING}"
+        return _said(base, answers, because), worst.probe
 
     def _is_chaotic(self, finding: Finding, noise: Mapping[tuple[int, str], float]) -> bool:
         """Whether the source is so far from itself on this probe that nothing can be compared there."""
@@ -344,6 +354,35 @@ class Comparison(Generic[M]):
             for probe, feed in fed.items():
                 note(probe, runner.run(feed.arrays))
         return noise
+
+    def _no_less_exact(
+        self, runner: Runner[M], source: M, result: M, answers: SourceAnswers, apart: Sequence[Finding]
+    ) -> list[Finding]:
+        """Those of ``apart`` where ``result`` is as near as ``source`` is to what that computes in float64, or nearer.
+
+        Rounding can be the source's alone: some runtimes take the variance of what is nearly constant as a difference
+        of large numbers, which other operators do not. None where nothing computes in float64.
+        """
+        if not apart or answers.differs_from_itself:
+            return []
+        fed = {finding.probe: answers.feeds[finding.probe] for finding in apart}
+        sources = {probe: self._for_source(feed) for probe, feed in fed.items()}
+        exact = self._ran(runner, self._load(runner, source, answers.evaluator, precise=True), sources)
+        mine = self._ran(runner, self._load(runner, result, answers.evaluator), fed) if exact else {}
+        return [
+            finding
+            for finding in apart
+            if finding.probe in exact
+            and finding.probe in mine
+            and _is_no_less_exact(
+                finding, *(values[finding.probe][finding.output] for values in (exact, answers.outputs, mine))
+            )
+        ]
+
+    def _ran(self, runner: Runner[M], loaded: Loaded | Failed, feeds: Mapping[int, Feed]) -> dict[int, Values]:
+        """What the model that was ``loaded`` gives for the probes on which it runs."""
+        answers = {} if isinstance(loaded, Failed) else {probe: runner.run(f.arrays) for probe, f in feeds.items()}
+        return {probe: answer.outputs for probe, answer in answers.items() if isinstance(answer, Ran)}
 
     def _rounding(self, feed: Feed) -> float:
         """Unit of rounding of the coarsest type among the inputs and the model's precision."""
@@ -459,6 +498,16 @@ def _is_noise(finding: Finding, noise: Mapping[tuple[int, str], float], cap: flo
         return False
     within_cap = finding.exact or (relative is not None and relative <= cap)
     return within_cap and finding.deviation.excess <= NOISE_FACTOR * noise.get((finding.probe, finding.output), 0.0)
+
+
+def _is_no_less_exact(finding: Finding, exact: Array, source: Array, result: Array) -> bool:
+    if finding.exact or not is_float(exact.dtype):
+        return False
+    truth, before, after = (array.astype(np.float64) for array in (exact, source, result))
+    own, other = (compare(truth, array, finding.tolerance) for array in (before, after))
+    if other.excess <= 1.0:
+        return True
+    return other.excess <= own.excess and own.max_rel is not None and own.max_rel <= NOISE_CAP
 
 
 def _describe(finding: Finding, findings: Iterable[Finding], answers: SourceAnswers) -> str:

@@ -180,15 +180,21 @@ class _EitherRunner:
         custom_ops: Sequence[str] = (),
         evaluator: str = "",
         optimised: bool = False,
+        precise: bool = False,
     ) -> Loaded | Failed:
         """Hold ``model``; which evaluator ran the module says nothing about the one for files."""
         if isinstance(model, RunnableModule):
             self._holder = self._modules
-            return self._modules.load(model, extra_outputs=extra_outputs, optimised=optimised)
+            return self._modules.load(model, extra_outputs=extra_outputs, optimised=optimised, precise=precise)
         self._holder = self._files
         own = "" if evaluator.startswith("torch") else evaluator
         return self._files.load(
-            model, extra_outputs=extra_outputs, custom_ops=custom_ops, evaluator=own, optimised=optimised
+            model,
+            extra_outputs=extra_outputs,
+            custom_ops=custom_ops,
+            evaluator=own,
+            optimised=optimised,
+            precise=precise,
         )
 
     def run(self, arrays: Mapping[str, Array], outputs: Sequence[str] = (), /) -> Ran | Failed:

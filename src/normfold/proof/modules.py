@@ -75,15 +75,16 @@ class ModuleRunner:
         custom_ops: Sequence[str] = (),  # noqa: ARG002 - libraries are for files
         evaluator: str = "",  # noqa: ARG002 - there is one only
         optimised: bool = False,
+        precise: bool = False,
     ) -> Loaded | Failed:
         """Hold ``model``; its outputs are known once it has run.
 
         ``optimised`` asks for the same in another order of computation. Here that is float64, rounded at the end: the
-        difference is the rounding error that the module itself accumulates.
+        difference is the rounding error that the module itself accumulates. ``precise`` is the same.
         """
-        self._exactly, self._extra = optimised, extra_outputs
+        self._exactly, self._extra = optimised or precise, extra_outputs
         # Each starts from the state that it came in, and is left in it.
-        own = copied(model.module).double() if optimised else replica(model.module)
+        own = copied(model.module).double() if self._exactly else replica(model.module)
         self._model = replace(model, module=own)
         ran = self._ran(self._example)
         if isinstance(ran, Failed):

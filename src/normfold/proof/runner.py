@@ -25,11 +25,12 @@ class Runner(Protocol[M_contra]):
         custom_ops: Sequence[str] = (),
         evaluator: str = "",
         optimised: bool = False,
+        precise: bool = False,
     ) -> Loaded | Failed:
         """Hold ``model`` in place of the one before, with ``extra_outputs`` besides its own.
 
         ``evaluator`` insists on the one that a `Loaded` named. ``optimised`` asks for the same model in another order
-        of computation, whose difference is the rounding noise of the model itself.
+        of computation, whose difference is the rounding noise of the model itself; ``precise`` for the same in float64.
         """
         ...
 

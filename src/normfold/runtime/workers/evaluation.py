@@ -28,6 +28,9 @@ from normfold.runtime.workers.values import EXTENDED_TYPES, to_array, to_value
 if TYPE_CHECKING:
     from normfold.runtime.workers.arrays import Array
 
+if TYPE_CHECKING:
+    import onnx
+
 REFERENCE_LIMIT: Final = 64 << 20
 """Bytes of model and data up to which onnx's reference evaluator, which is slow, is tried."""
 
@@ -109,12 +112,9 @@ class ReferenceSession:
             limit = REFERENCE_LIMIT >> 20
             raise RefusedError("unsupported", f"{reason}; {size >> 20} MB is over the reference evaluator's {limit} MB")
         import onnx
-        from onnx.external_data_helper import load_external_data_for_model
         from onnx.reference import ReferenceEvaluator
 
-        model = onnx.load_model_from_string(_bytes(request))
-        load_external_data_for_model(model, request["data_folder"])
-        self._evaluator = ReferenceEvaluator(model)
+        self._evaluator = ReferenceEvaluator(_whole(request))
         self._reason = reason
         self.evaluator = f"onnx.reference {onnx.__version__}"
         self.outputs = tuple(self._evaluator.output_names)
@@ -126,6 +126,39 @@ class ReferenceSession:
         except Exception as error:
             message = f"{self._reason}; the reference evaluator: {sentence(error)}"
             raise RefusedError(kind_of(error, "run"), message) from error
+        return {name: np.asarray(value) for name, value in zip(outputs, results, strict=True)}
+
+
+class PreciseSession:
+    """The model in float64, by ONNX Runtime where it has the kernels, else by onnx's reference evaluator."""
+
+    def __init__(self, request: Request) -> None:
+        size = _size(request)
+        if size > REFERENCE_LIMIT:
+            raise RefusedError("unsupported", f"{size >> 20} MB are too much for float64")
+        from normfold.runtime.workers.widening import widened
+
+        model = widened(_whole(request))
+        try:
+            import onnxruntime
+
+            self._session: Any = onnxruntime.InferenceSession(
+                model.SerializeToString(), _options(request), providers=[CPU]
+            )
+            self.outputs = tuple(output.name for output in self._session.get_outputs())
+            self.evaluator = f"onnxruntime {onnxruntime.__version__} in float64"
+        except Exception:  # noqa: BLE001 - for want of a kernel, mostly; the other one says why where it fails, too
+            from onnx.reference import ReferenceEvaluator
+
+            self._session = ReferenceEvaluator(model)
+            self.outputs = tuple(self._session.output_names)
+            self.evaluator = "onnx.reference in float64"
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """Values of ``outputs``, in float64 where they are floating-point."""
+        from normfold.runtime.workers.widening import widened_feeds
+
+        results = self._session.run(list(outputs), widened_feeds(feeds))
         return {name: np.asarray(value) for name, value in zip(outputs, results, strict=True)}
 
 
@@ -146,6 +179,16 @@ def _source(request: Request) -> str | bytes:
     """The path where ONNX Runtime can read the file itself, which saves a copy of it; else its bytes."""
     beside = Path(request["model"]).parent == Path(request["data_folder"])
     return str(request["model"]) if beside and not request["extra_outputs"] else _bytes(request)
+
+
+def _whole(request: Request) -> onnx.ModelProto:
+    """The model with its external data and extra outputs."""
+    import onnx
+    from onnx.external_data_helper import load_external_data_for_model
+
+    model = onnx.load_model_from_string(_bytes(request))
+    load_external_data_for_model(model, request["data_folder"])
+    return model
 
 
 def _bytes(request: Request) -> bytes:
@@ -263,6 +306,8 @@ VERBS: Final[dict[str, Callable[[EvaluationWorker, Request], Reply]]] = {
 
 
 def _open(request: Request) -> Session:
+    if request["precise"]:
+        return _opened_precisely(request)
     if request["evaluator"] == "onnx.reference":
         return _open_reference(request, RefusedError("unsupported", "the reference evaluator was asked for"))
     try:
@@ -276,6 +321,15 @@ def _open(request: Request) -> Session:
         if request["evaluator"] or refused.kind == "memory":
             raise refused from error
         return _open_reference(request, refused)
+
+
+def _opened_precisely(request: Request) -> Session:
+    try:
+        return PreciseSession(request)
+    except RefusedError:
+        raise
+    except Exception as error:
+        raise RefusedError(kind_of(error, "unsupported"), sentence(error)) from error
 
 
 def _open_reference(request: Request, refused: RefusedError) -> Session:

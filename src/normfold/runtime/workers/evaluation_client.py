@@ -61,11 +61,12 @@ class WorkerClient(WorkerProcess):
         custom_ops: Sequence[str] = (),
         evaluator: str = "",
         optimised: bool = False,
+        precise: bool = False,
     ) -> Loaded | Failed:
         """Load ``model`` in place of the one held; ``evaluator`` as in `Loaded` insists on that one.
 
         ``extra_outputs`` are names of values of the main graph to be outputs besides its own. ``optimised`` lets ONNX
-        Runtime rearrange the computation as it likes.
+        Runtime rearrange the computation as it likes; ``precise`` computes in float64, and answers in it.
         """
         reply = self.ask(
             "load",
@@ -76,6 +77,7 @@ class WorkerClient(WorkerProcess):
             threads=self._threads,
             evaluator=evaluator.partition(" ")[0],
             optimised=optimised,
+            precise=precise,
         )
         if isinstance(reply, Failed):
             return reply
