@@ -359,7 +359,8 @@ def _executed(number: int, call: str, data: bytes, folder: Path) -> Execution:
         said(CALLS[call](data, folder))
     except NormfoldError as error:
         code = error.code
-        if code == "internal":
+        # A result that is not valid ONNX is a bug, too.
+        if code == "internal" or error.hint == "Please report this.":
             finding = _finding("internal", call, error)
     except Exception as error:  # noqa: BLE001 - what the command line calls `internal`
         finding = _finding("internal", call, error)

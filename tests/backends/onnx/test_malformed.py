@@ -40,6 +40,16 @@ MALFORMED = {
         f"{NORM}, float[1,5,4,4] h, float[3,5,1,1] v={{{','.join('1' * 15)}}}",
         x="bfloat16[1,5,4,4] x",
     ),
+    "a slice of nothing": written(
+        [
+            *(vector(name, value) for name, value in (("st", 3), ("en", 2), ("ax", 1))),
+            "h = Conv(x, w)",
+            "t = Slice(h, st, en, ax)",
+            "y = BatchNormalization(t, s, b, b, s)",
+        ],
+        f"{NORM}, {EYE}",
+        x="float[1,3,4,4] x",
+    ),
     "a weight of no outputs": written(
         ["n = Sub(x, k)", "y = Conv(n, w)"], "float[3,1,1] k={1,1,1}, float[0,3,2,2] w={}"
     ),

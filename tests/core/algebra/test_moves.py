@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from normfold.core.algebra import Chain, Crop, Move, Permute, Regroup, Shuffle, Take
@@ -31,3 +32,9 @@ def test_an_axis_is_where_all_its_elements_are(case: str) -> None:
 
 def test_an_axis_of_one_element_cannot_be_told_from_others() -> None:
     assert followed(Permute(), -1, 1, backward=False) is None
+
+
+def test_where_nothing_is_taken_nothing_is_carried() -> None:
+    nothing = Take(-1, 3, range(3)[3:2])
+    assert nothing.forward(np.arange(3.0)) is None
+    assert nothing.backward(np.zeros(0), 1.0) is None

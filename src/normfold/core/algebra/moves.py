@@ -155,13 +155,17 @@ class Take:
     shared: bool = True
 
     def forward(self, array: Array) -> Array | None:
-        """The taken channels' constants."""
+        """The taken channels' constants; None where nothing is taken."""
+        if not self.indices:
+            return None
         if array.ndim < -self.axis or array.shape[self.axis] == 1:
             return array
         return trim(np.take(array, np.asarray(self.indices), axis=self.axis))
 
     def backward(self, array: Array, neutral: float, /) -> Array | None:
-        """The whole axis, ``neutral`` for what is not taken."""
+        """The whole axis, ``neutral`` for what is not taken; None where nothing is taken."""
+        if not self.indices:
+            return None
         rank = max(array.ndim, -self.axis)
         full = array.reshape((1,) * (rank - array.ndim) + array.shape)
         if full.shape[self.axis] == 1 and not self.shared:
