@@ -24,9 +24,10 @@ def agreement(known: Any, source: nn.Module, result: nn.Module, example: Example
     """The proof that ``result`` is equivalent to ``source``; None where that needs a closer look.
 
     ``known`` is what ``source`` has returned for ``example``. Other kinds of inputs come as the samples of one batch,
-    larger than that of the example, where both take that, and one after the other where not. Outputs are compared
-    kind by kind, so that none hides in the range of another. Both draw the same random numbers, and both are called
-    as often, so that a state that changes from call to call changes alike.
+    larger than that of the example, where both take that; as the samples of one as large where not, and one after
+    the other where neither will do. Outputs are compared kind by kind, so that none hides in the range of another.
+    Both draw the same random numbers, and both are called as often, so that a state that changes from call to call
+    changes alike.
     """
     started = time.monotonic()
     own = _answer(result, example, setup)
@@ -35,6 +36,9 @@ def agreement(known: Any, source: nn.Module, result: nn.Module, example: Example
     inputs = [_filled(example, feed, setup) for feed in feeds]
     whole = _stacked(inputs)
     wanted = Failed("run", "no batch") if whole is None else _answer(source, whole, setup)
+    if isinstance(wanted, Failed):
+        whole = _mixed(inputs)
+        wanted = Failed("run", "no batch") if whole is None else _answer(source, whole, setup)
     if whole is not None and _is_batch(wanted, len(inputs)):
         deviations += _deviations(wanted, _answer(result, whole, setup), len(inputs), setup)
     else:
@@ -86,6 +90,16 @@ def _stacked(inputs: Sequence[Example]) -> Example | None:
     if not all(tensor.ndim for tensor in parts[0]):
         return None
     return inputs[0].filled([torch.cat(tensors) for tensors in zip(*parts, strict=True)])
+
+
+def _mixed(inputs: Sequence[Example]) -> Example | None:
+    """As many samples of each of ``inputs`` as make one batch of the size that each has; None where there is none."""
+    parts = [one.tensors() for one in inputs]
+    sizes = {tensor.shape[0] if tensor.ndim else 0 for tensor in parts[0]}
+    if len(sizes) != 1 or min(sizes) % len(inputs) or not min(sizes):
+        return None
+    each = min(sizes) // len(inputs)
+    return inputs[0].filled([torch.cat([tensor[:each] for tensor in tensors]) for tensors in zip(*parts, strict=True)])
 
 
 def _is_batch(answer: Any | Failed, parts: int) -> bool:
