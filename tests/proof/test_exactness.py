@@ -12,7 +12,8 @@ import pytest
 
 from folding import array, model
 from normfold.models.data import UserInputs
-from normfold.proof.comparison import EXACT, Setup, verify
+from normfold.proof.comparison import Setup, verify
+from normfold.proof.findings import EXACT
 from normfold.proof.probes import input_specs
 from normfold.records import Verification
 from normfold.runtime import Evaluator, Loaded, Ran, Runnable

@@ -22,6 +22,20 @@ from normfold.core.preprocess import Stage
 from normfold.errors import EnvironmentUnavailableError, UsageError
 from normfold.models.data import UserInputs
 from normfold.proof.deviation import Deviation, compare, tolerance
+from normfold.proof.findings import (
+    CHAOTIC,
+    EXACT,
+    NOISE_CAP,
+    NOISE_FACTOR,
+    ROUNDING,
+    Finding,
+    SourceAnswers,
+    describe,
+    is_no_less_exact,
+    is_noise,
+    said,
+    with_largest,
+)
 from normfold.proof.probes import (
     KINDS,
     Feed,
@@ -47,51 +61,11 @@ Array = NDArray[Any]
 M = TypeVar("M")
 Values = Mapping[str, Array]
 
-NOISE_FACTOR: Final = 4.0
-"""A difference up to this many times the source's own rounding noise may be noise."""
-NOISE_CAP: Final = 1e-2
-"""Relative deviation above which noise is no excuse, except in a model that differs from itself."""
 NOISE_DRAWS: Final = 2
 NAMED: Final = 4
 """Sets of shapes named in a message."""
-CHAOTIC: Final = (
-    "inconclusive: the source is numerically chaotic on this input "
-    f"(it moves by more than {NOISE_CAP:g} of its range where its inputs move by one unit of rounding)"
-)
-ROUNDING: Final = (
-    "which the source's own rounding explains: inputs moved by one unit of rounding, or another order of computation, "
-    "change it as much"
-)
-EXACT: Final = "where it is no further from what the source computes in float64 than the source itself"
 ATTEMPT_SECONDS: Final = 5.0
 """Time after which no further inputs are guessed."""
-
-
-@dataclass(frozen=True, slots=True)
-class SourceAnswers:
-    """What the source was fed, what came out, and what is worth saying."""
-
-    evaluator: str
-    feeds: tuple[Feed, ...]
-    outputs: tuple[Values, ...]
-    notes: tuple[str, ...]
-    differs_from_itself: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One output on one probe."""
-
-    probe: int
-    output: str
-    deviation: Deviation
-    tolerance: float
-    exact: bool
-
-    @property
-    def agrees(self) -> bool:
-        """Whether the deviation is within the tolerance."""
-        return self.deviation.excess <= 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,13 +275,13 @@ class Comparison(Generic[M]):
         base: Verification,
         findings: Sequence[Finding],
     ) -> tuple[Verification, int]:
-        base = _with_largest(base, findings)
+        base = with_largest(base, findings)
         apart = [finding for finding in findings if not finding.agrees]
         if not apart:
-            return _said(base, answers), 0
+            return said(base, answers), 0
         noise = self._noise(runner, source, answers, {finding.probe for finding in apart})
         cap = np.inf if answers.differs_from_itself else max(NOISE_CAP, NOISE_FACTOR * (base.rtol or 0.0))
-        unexplained = [finding for finding in apart if not _is_noise(finding, noise, cap)]
+        unexplained = [finding for finding in apart if not is_noise(finding, noise, cap)]
         told = {finding.output for finding in findings if finding not in unexplained}
         chaotic = [finding for finding in unexplained if finding.output in told and self._is_chaotic(finding, noise)]
         unexplained = [finding for finding in unexplained if finding not in chaotic]
@@ -315,15 +289,15 @@ class Comparison(Generic[M]):
         unexplained = [finding for finding in unexplained if finding not in excused]
         if unexplained:
             worst = max(unexplained, key=lambda finding: finding.deviation.excess)
-            described = _describe(worst, findings, answers)
-            return _said(replace(base, status="different"), answers, described), worst.probe
+            described = describe(worst, findings, answers)
+            return said(replace(base, status="different"), answers, described), worst.probe
         if chaotic:
             calm = [finding for finding in findings if finding not in chaotic]
-            because = f"{_describe(chaotic[0], findings, answers)}, {CHAOTIC}"
-            return _said(_with_largest(base, calm), answers, because), calm[0].probe
+            because = f"{describe(chaotic[0], findings, answers)}, {CHAOTIC}"
+            return said(with_largest(base, calm), answers, because), calm[0].probe
         worst = max(excused or apart, key=lambda finding: finding.deviation.excess)
-        because = f"{_describe(worst, findings, answers)}, {EXACT if excused else ROUNDING}"
-        return _said(base, answers, because), worst.probe
+        because = f"{describe(worst, findings, answers)}, {EXACT if excused else ROUNDING}"
+        return said(base, answers, because), worst.probe
 
     def _is_chaotic(self, finding: Finding, noise: Mapping[tuple[int, str], float]) -> bool:
         """Whether the source is so far from itself on this probe that nothing can be compared there."""
@@ -374,7 +348,7 @@ class Comparison(Generic[M]):
             for finding in apart
             if finding.probe in exact
             and finding.probe in mine
-            and _is_no_less_exact(
+            and is_no_less_exact(
                 finding, *(values[finding.probe][finding.output] for values in (exact, answers.outputs, mine))
             )
         ]
@@ -490,56 +464,6 @@ def _result_failed(base: Verification, failure: Failed) -> Verification:
     # Out of time or memory says nothing about the result; a crash, where its source ran, does.
     raised = failure.message if status == "different" or failure.kind == "crash" else ""
     return replace(base, status=status, because=f"result: {failure}", failure=raised)
-
-
-def _is_noise(finding: Finding, noise: Mapping[tuple[int, str], float], cap: float) -> bool:
-    relative = finding.deviation.max_rel
-    if not np.isfinite(finding.deviation.excess) or (relative is None and not finding.exact):
-        return False
-    within_cap = finding.exact or (relative is not None and relative <= cap)
-    return within_cap and finding.deviation.excess <= NOISE_FACTOR * noise.get((finding.probe, finding.output), 0.0)
-
-
-def _is_no_less_exact(finding: Finding, exact: Array, source: Array, result: Array) -> bool:
-    if finding.exact or not is_float(exact.dtype):
-        return False
-    truth, before, after = (array.astype(np.float64) for array in (exact, source, result))
-    own, other = (compare(truth, array, finding.tolerance) for array in (before, after))
-    if other.excess <= 1.0:
-        return True
-    return other.excess <= own.excess and own.max_rel is not None and own.max_rel <= NOISE_CAP
-
-
-def _describe(finding: Finding, findings: Iterable[Finding], answers: SourceAnswers) -> str:
-    probe = next(iter(answers.feeds[finding.probe].probes), None)
-    where = f" on inputs {probe.made!r}" if probe else ""
-    if not finding.deviation.reason:
-        share = f"output {finding.output!r} deviates by {finding.deviation.max_rel:.2e} of its range"
-        channel = ", but by more than the small range of one channel allows" if finding.deviation.in_channel else ""
-        return f"{share}{channel}{where}"
-    text = f"output {finding.output!r} {finding.deviation.reason}{where}"
-    floats = [other for other in findings if not other.exact]
-    if finding.exact and floats and all(other.agrees for other in floats):
-        text += ", while every floating-point output agrees (near ties?)"
-    return text
-
-
-def _with_largest(base: Verification, findings: Iterable[Finding]) -> Verification:
-    """``base`` with the largest deviations of ``findings``."""
-    deviations = [finding.deviation for finding in findings]
-    return replace(
-        base,
-        max_abs=_largest(deviation.max_abs for deviation in deviations),
-        max_rel=_largest(deviation.max_rel for deviation in deviations),
-    )
-
-
-def _said(base: Verification, answers: SourceAnswers, *because: str) -> Verification:
-    return replace(base, because="; ".join([*because, *answers.notes]))
-
-
-def _largest(values: Iterable[float | None]) -> float | None:
-    return max((value for value in values if value is not None), default=None)
 
 
 def _listed(names: Iterable[str]) -> str:
