@@ -121,8 +121,9 @@ def test_what_does_not_look_at_the_clock_is_interrupted(
     assert said(capsys)["error"]["code"] == "timed-out"
 
 
+@pytest.mark.parametrize("done", [0, 1, 2])
 def test_a_measurement_hands_over_what_it_has_by_then(
-    small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    done: int, small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from normfold.measure.processes import Measurement
 
@@ -130,7 +131,7 @@ def test_a_measurement_hands_over_what_it_has_by_then(
 
     def slow(self: Measurement, index: int, of: int) -> Any:
         made.append(index)
-        if len(made) > 2:
+        if len(made) > done:
             monkeypatch.setattr(limits, "remaining", lambda: 0.0)
             raise limits.timed_out()
         return sample(self, index, of)
@@ -139,10 +140,14 @@ def test_a_measurement_hands_over_what_it_has_by_then(
     monkeypatch.setattr(Measurement, "_per_process", 0.05)
     code = run(["bench", str(small), "--json", "--no-details", "--processes", "5", "--time-limit", "10m"])
     answer = said(capsys)
+    if not done:
+        assert (code, answer["error"]["code"]) == (3, "timed-out")
+        assert "There are no figures" in answer["error"]["message"]
+        return
     assert (code, answer["ok"]) == (0, True)
     (cell,) = answer["result"]["cells"]
-    assert len(cell["samples"]) == 2
-    assert any("there was time for 2 of 5 processes" in warning for warning in cell["warnings"])
+    assert len(cell["samples"]) == done
+    assert any(f"there was time for {done} of 5 processes" in warning for warning in cell["warnings"])
 
 
 def test_memory_is_limited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,7 @@ PLAIN: Final = SessionProfile(options={"graph_optimization_level": "ORT_DISABLE_
 """Settings with which the expected outputs are computed: on the CPU, without optimisations."""
 NO_PROFILE: Final[dict[str, Any]] = {"arena_peak": None, "arena_size": None, "nodes": ()}
 FEWEST: Final = 2
-"""Processes without which there is no interval."""
+"""Processes without which there is no interval: a second one is begun in any case."""
 PILOT_RUNS: Final = 3
 PROFILED_RUNS: Final = 20
 COARSE_COUNTER: Final = "a GPU's energy counter is too coarse for blocks of milliseconds"
@@ -53,10 +53,10 @@ class Measurement:
     def samples(self) -> tuple[Sample, ...]:
         """First as many processes as the first stage has, then as many more as their spread asks for.
 
-        Fewer where there is no time for another, but two at the least.
+        Fewer where there is no time for another: two, unless the job's own time is up after the first.
 
         Raises:
-            NormfoldError: a model cannot be timed; ``timed-out``, the job's own time is up before that.
+            NormfoldError: a model cannot be timed; ``timed-out``, the job's own time is up before the first is done.
         """
         effort, samples, longest = self._experiment.effort, list[Sample](), 0.0
         until = time.monotonic() + effort.time_limit
@@ -67,9 +67,11 @@ class Measurement:
                 break
             try:
                 samples.append(self._sample(len(samples), wanted))
-            except EnvironmentUnavailableError:
-                if len(samples) < FEWEST or limits.remaining() != 0:
+            except EnvironmentUnavailableError as error:
+                if limits.remaining() != 0:
                     raise
+                if not samples:
+                    raise _nothing_done(time.monotonic() - began) from error
                 break
             longest = max(longest, time.monotonic() - began)
             if len(samples) == effort.first:
@@ -201,6 +203,13 @@ class Measurement:
             arena_size=profiled["arena_size"],
             nodes=tuple(map(tuple, profiled["nodes"])),
         )
+
+
+def _nothing_done(seconds: float) -> EnvironmentUnavailableError:
+    """The error that the time was up before anything was measured."""
+    message = f"There are no figures: in the {seconds:.0f} s that were left, not one process was done measuring."
+    hint = "A busy machine, or a large model, needs more: --time-limit, or fewer and smaller: --processes, --batch."
+    return EnvironmentUnavailableError("timed-out", message, hint)
 
 
 def _shuffled(turns: list[Turn], seed: Sequence[int]) -> list[Turn]:
