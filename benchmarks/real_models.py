@@ -295,7 +295,7 @@ def measured(tool: str, bench: Bench) -> Outcome:
         process = subprocess.Popen(
             peers.command(tool, bench.source, target), stdout=stream, stderr=stream, env=common.one_thread()
         )
-        _, mib, stopped = watch(process, started + bench.limit)
+        (_, mib, _), stopped = watch(process, started + bench.limit)
     seconds = round(time.perf_counter() - started, 2)
     spent = {"seconds": seconds, "mib": round(mib, 1)}
     if stopped:
