@@ -12,6 +12,7 @@ from typing import Final
 from normfold.records import Premise
 
 AFFINE: Final = Premise("affine", "The operation is an affine map of its input: `k / x` is not.")
+AVERAGES: Final = Premise("averages", "What is done to positions is an average or an interpolation, not a maximum.")
 BIAS_RANGE: Final = Premise(
     "bias-range",
     "A quantised bias leaves headroom in the int32 accumulator: its codes stay within 2^30.",

@@ -1,9 +1,9 @@
 """Residual streams: values that additions join, with what writes into them and what reads them.
 
-A stream is found by dataflow, whatever the architecture: from the output of a linear operation on, through additions
-and operations that only move elements, as far as the channels can be followed. A map that a stream takes (the mean of
-its channels subtracted, a rotation) must reach every writer and be undone by every reader, so it takes it whole or not
-at all.
+A stream is found by dataflow, whatever the architecture: from the output of a linear operation on, through additions,
+averages over positions and operations that only move elements, as far as the channels can be followed. A map that a
+stream takes (the mean of its channels subtracted, a rotation) must reach every writer and be undone by every reader, so
+it takes it whole or not at all.
 """
 
 from __future__ import annotations
@@ -14,7 +14,18 @@ from dataclasses import dataclass, field
 from normfold.core.algebra.moves import followed
 from normfold.core.graph import Graph
 from normfold.core.premises import LINEAR_CONSUMER, LINEAR_PRODUCER
-from normfold.core.views import AffineOp, Concat, Linear, Moving, Node, Opaque, Sum, Value, View
+from normfold.core.views import (
+    AffineOp,
+    Blend,
+    Concat,
+    Linear,
+    Moving,
+    Node,
+    Opaque,
+    Sum,
+    Value,
+    View,
+)
 from normfold.records import Refusal
 
 
@@ -110,6 +121,11 @@ class _Flood:
             yield (view.inputs[0] if value in view.outputs else view.outputs[0]), axis
         elif isinstance(view, Moving):
             yield from self._moved(view, value, axis)
+        elif isinstance(view, Blend) and view.averages:
+            backward = value in view.outputs
+            there = followed(view.move, axis, self.width, backward=backward)
+            if there is not None and (there if backward else axis) not in view.axes:
+                yield (view.inputs[0] if backward else view.outputs[0]), there
 
     def _moved(self, view: Moving, value: Value, axis: int) -> Iterator[tuple[Value, int]]:
         if value in view.outputs:

@@ -292,6 +292,11 @@ class Blend(View):
     axes: tuple[int, ...]
     move: Move = field(default_factory=Permute)
 
+    @property
+    def averages(self) -> bool:
+        """Whether each output is a sum of elements with fixed weights: no maximum."""
+        return True
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Pool(Blend):
@@ -304,6 +309,11 @@ class Pool(Blend):
     maximum: bool
     keeps_shift: bool
     window: Window | None = None
+
+    @property
+    def averages(self) -> bool:
+        """Whether it is an average."""
+        return not self.maximum
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

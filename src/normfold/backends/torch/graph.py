@@ -263,6 +263,8 @@ class TorchGraph:
     def making(self, op: Op, view: View, by: Spelling | None) -> Making | None:
         """How the module is made whose constants come with it; None for one that only gets other constants."""
         alike = isinstance(op.call.module, tuple(NORM_MODULES.values())) and isinstance(view, Norm)
+        # An RMSNorm of torch's has no bias.
+        alike = alike and not (isinstance(view, Norm) and view.kind == "rms" and view.holds_shift)
         return None if by is None and (alike or isinstance(view, Linear)) else Making(op, view, by)
 
     def _stuck(self, op: Op) -> Refusal | None:

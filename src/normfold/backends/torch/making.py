@@ -175,6 +175,8 @@ def _norm(making: Making, view: Norm) -> tuple[nn.Module, Constants]:
     if view.groups is not None:
         return _grouped(making, view.groups.count, view.epsilon, tuple(constants)), constants
     shape = making.shape[-len(view.axes or ()) :]
+    if making.by is None and "bias" in constants:
+        return Regrouped("rms", 0, shape, view.epsilon, tuple(constants)), constants
     if making.by is None:
         return nn.RMSNorm(shape, view.epsilon, bool(constants)), constants
     by = next(one for one in BY if one == making.by)

@@ -20,8 +20,10 @@ from normfold.core.rules import (
     carry_affine_through_sum,
     carry_centring_through_affine,
     carry_centring_through_move,
+    carry_centring_through_pool,
     carry_centring_through_sum,
     carry_offset_through_move,
+    carry_offset_through_pool,
     carry_scale_through_activation,
     carry_scale_through_matrix_product,
     carry_scale_through_product,
@@ -93,10 +95,12 @@ CARRIES: tuple[Rule[Any, Any], ...] = (
     fold_centring_into_embedding.RULE,
     carry_centring_through_affine.RULE,
     carry_centring_through_move.RULE,
+    carry_centring_through_pool.RULE,
     carry_centring_through_sum.RULE,
     # of what it leaves other readers to cope with
     fold_offset_into_norm.RULE,
     carry_offset_through_move.RULE,
+    carry_offset_through_pool.RULE,
 )
 IDENTITIES: tuple[Rewrite[Any, Any], ...] = (drop_identity_map.RULE, drop_identity_move.RULE)
 """What changes nothing goes first: a bias of zeros would otherwise take a shift that is better left where it is."""

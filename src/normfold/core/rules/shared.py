@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from normfold.core.algebra import Affine, Map
+from normfold.core.algebra import Affine, Centring, Map, Offset
 from normfold.core.algebra.affine import Array
-from normfold.core.algebra.moves import Dim
+from normfold.core.algebra.moves import Dim, followed
 from normfold.core.algebra.steps import rounded_away
 from normfold.core.graph import Graph
 from normfold.core.health import TINY
@@ -14,13 +14,25 @@ from normfold.core.laws.backward import channel_vector
 from normfold.core.laws.blocks import rescale_blocks
 from normfold.core.laws.quantized import BIAS_LIMIT, bias_step, mirror, rescale
 from normfold.core.plan import Bypass, Plan
-from normfold.core.rules.rule import BACKWARD, Carry, M, Place, Step, Target, V
+from normfold.core.rules.rule import BACKWARD, Carry, Direction, M, Place, Step, Target, V
 from normfold.core.views import AffineOp, Blend, BlockLinear, Linear, QuantizedLinear, Value, View
 
 UNSEEN = 1e30
 """No trained weight is as large as this: one need not be read to see that it stays below a far larger number."""
 LOST = 2.0**-8
 """Part of a channel that may be lost to numbers too small for their type: eight times what float16 rounds anyway."""
+
+
+def blended_axis(view: Blend, channels: Centring | Offset, direction: Direction) -> int | None:
+    """The axis of ``channels`` beyond ``view``; None where they cannot be followed, or are what it is taken over."""
+    there = followed(view.move, channels.axis, channels.size, backward=direction == BACKWARD)
+    before = there if direction == BACKWARD else channels.axis
+    return None if before is None or before in view.axes else there
+
+
+def no_maximum(carry: Carry[Blend, Centring] | Carry[Blend, Offset]) -> str | None:
+    """The mean of maxima is not the maximum of means."""
+    return None if carry.view.averages else f"{carry.label} takes a maximum, of another position for each channel"
 
 
 def finite(carry: Carry[V, Affine]) -> str | None:

@@ -7,7 +7,7 @@ What it does:
 
 Exact when:
     Everything that writes into the stream can take ``P``, and everything that reads it does not see it: the norms.
-    Their bias goes into what reads them, or stays as an addition.
+    Their bias goes into what reads them, or stays: as an addition, or as that of a norm that has one.
 
 Refused when:
     A depthwise convolution writes into the stream (``one-group``), or another norm does, as in a post-LN transformer
@@ -110,7 +110,7 @@ def _norm(graph: Graph, plan: Plan, node: Node) -> Norm:
 
 
 def _without_shift(graph: Graph, plan: Plan, node: Node) -> Plan:
-    """``plan`` with the bias of the norm in what reads it, or else in an addition behind it: RMSNorm has none."""
+    """``plan`` with the bias of the norm in what reads it, or else in an addition behind it."""
     view = _norm(graph, plan, node)
     if view.tail is None or not view.tail.shifts:
         return plan
@@ -119,7 +119,9 @@ def _without_shift(graph: Graph, plan: Plan, node: Node) -> Plan:
     for way in Search(graph).route(Origin(view, without, Target(FORWARD, output, shift))):
         if not way.inserts and graph.unable(way) is None:
             return way
-    return without.adding(Insert.of(output, shift))
+    behind = without.adding(Insert.of(output, shift))
+    # A module tree has no place for an addition, and takes a norm that has a bias of its own.
+    return behind if graph.unable(behind) is None else plan
 
 
 def _centred(graph: Graph, plan: Plan, node: Node) -> Plan:
@@ -199,7 +201,8 @@ def _centred_constant(graph: Graph, plan: Plan, value: Value, centring: Centring
 
 def _replaced(graph: Graph, plan: Plan, node: Node) -> Plan:
     """``plan`` in which the norm is another one."""
-    view = replace(_norm(graph, plan, node), kind="rms", holds_shift=False)
+    view = _norm(graph, plan, node)
+    view = replace(view, kind="rms", holds_shift=view.tail is not None and view.tail.shifts)
     edits = tuple(edit for edit in plan.edits if not (isinstance(edit, SetView) and edit.view.node == node))
     return replace(plan, edits=(*edits, Replace(view)))
 
