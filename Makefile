@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-oldest check lint types contracts docs docs-check format mutants fuzz changelog clean
+.PHONY: help demo test test-all test-oldest check lint types contracts docs docs-check format mutants fuzz edge-tools changelog clean
 
 help: ## List these targets
 	@echo "make TARGET"
@@ -59,6 +59,9 @@ mutants: $(VENV)/dev.stamp ## Switch each guard off in turn: a test must fail fo
 
 fuzz: $(VENV)/dev.stamp ## Feed hostile files to every verb for FUZZ_SECONDS seconds (300)
 	@$(BIN)/python benchmarks/fuzz_files.py --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED) --workers $(WORKERS)
+
+edge-tools: $(VENV)/base.stamp ## Install the npm packages of the targets node and browser
+	@$$($(BIN)/python -c 'from normfold.runtime.targets.edge_tools import VERSIONS, command; print(command(*VERSIONS))')
 
 changelog: $(VENV)/dev.stamp ## Show the fragments of changelog.d as the next release's entry
 	@$(BIN)/towncrier build --draft --version next

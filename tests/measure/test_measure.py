@@ -16,6 +16,8 @@ from normfold.measure.candidate import with_batch
 from normfold.measure.schedule import LEAST_ROUNDS
 from normfold.models.data import UserInputs
 from normfold.proof.probes import InputSpec
+from normfold.runtime.targets.timing_client import TimingClient
+from normfold.runtime.workers import arrays
 
 
 def test_twice_the_work_takes_about_twice_as_long(tmp_path: Path, brief: Effort) -> None:
@@ -114,3 +116,18 @@ def test_a_model_says_what_it_computes_in(tmp_path: Path) -> None:
     model.graph.initializer.append(half)
     with open_candidate(model) as mixed:
         assert mixed.precision == "float16"
+
+
+def test_a_scalar_stays_a_scalar(tmp_path: Path, brief: Effort) -> None:
+    """The shape of an output of rank 0 is what check_outputs compares with the same array in another process."""
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Shape", ["x"], ["y"])],
+        "scalar",
+        [onnx.helper.make_tensor_value_info("x", timed.FLOAT, [])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT64, [0])],
+    )
+    with open_candidate(timed.saved(tmp_path, "scalar", graph)) as model, TimingClient(time_limit=60) as client:
+        client.hello((), 0)
+        client.open("m", model.model, Experiment((model,), Conditions(), brief).session(model.profile))
+        client.bind("m", arrays.write(tmp_path / "inputs", {"x": np.float32(3).reshape(())}))
+        assert client.outputs("m")["y"].shape == (0,)

@@ -56,6 +56,7 @@ def cell_record(cell: Cell) -> Json:
         "use": cell.conditions.use,
         "cpus": list(cell.conditions.cpus),
         "target": cell.conditions.target,
+        "runtime_bytes": cell.samples[0].runtime_bytes if cell.samples else None,
         "machine": dict(cell.samples[0].machine) if cell.samples else None,
         "refused": None if cell.refused is None else cell.refused.record(),
         "inputs": [probe_record(probe) for probe in cell.probes],

@@ -34,6 +34,8 @@ class Sample:
     import_ns: int
     machine: Mapping[str, Any]
     """The target's architecture, processor and the like, as far as it knows them."""
+    runtime_bytes: int
+    """Size of ONNX Runtime, as an application brings it along."""
     cpus: Sequence[int] | None
     load_ns: Mapping[str, int]
     first_run_ns: Mapping[str, int]

@@ -123,6 +123,7 @@ class Measurement:
             no_energy=COARSE_COUNTER if experiment.on_gpu else timed["no_energy"],
             onnxruntime=hello["onnxruntime"],
             machine=hello["machine"],
+            runtime_bytes=hello["runtime_bytes"],
             import_ns=hello["import_ns"],
             cpus=hello["cpus"],
             load_ns=_by_name([(turn.name, reply["load_ns"]) for turn, reply in opened.items()], _median),

@@ -26,6 +26,11 @@ def peak_of_this_process() -> int | None:
     return _kilobytes("/proc/self/status", "VmHWM")
 
 
+def peak_of(process: int) -> int | None:
+    """The same of another process."""
+    return _kilobytes(f"/proc/{process}/status", "VmHWM")
+
+
 def address_space() -> int | None:
     """Bytes of this process's address space that are in use; None where unknown."""
     return _kilobytes("/proc/self/status", "VmSize")

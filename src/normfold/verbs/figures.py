@@ -186,7 +186,8 @@ def _circumstances(cell: Cell) -> Iterator[Block]:
         yield Paragraph(f"noise floor {floor}: a copy of {reference.name} reads as {low:.4g} to {high:.4g} of it")
     energies = [f"{one.name} {one.microjoules / 1e3:.3g} mJ" for one in cell.figures if one.microjoules is not None]
     yield Paragraph(f"energy of a run: {', '.join(energies) or f'unknown, {reference.no_energy}'}")
-    yield Paragraph(f"importing ONNX Runtime took {_in_milliseconds(reference.import_ns)} ms")
+    size = _in_mebibytes(cell.samples[0].runtime_bytes)
+    yield Paragraph(f"importing ONNX Runtime ({size}) took {_in_milliseconds(reference.import_ns)} ms")
 
 
 def _node_rows(details: Details) -> Iterator[Row]:

@@ -7,11 +7,13 @@ from typing import Final
 
 from normfold.errors import UsageError, suggestion
 from normfold.runtime.targets.base import FigureKind, Target
+from normfold.runtime.targets.browser import browser
 from normfold.runtime.targets.local import LOCAL
+from normfold.runtime.targets.node import node
 
 __all__ = ["LOCAL", "TARGETS", "FigureKind", "Target", "find", "listed"]
 
-TARGETS: Final[dict[str, Callable[[], Target]]] = {"local": lambda: LOCAL}
+TARGETS: Final[dict[str, Callable[[], Target]]] = {"local": lambda: LOCAL, "node": node, "browser": browser}
 """By name; what is called looks at the machine."""
 
 

@@ -48,7 +48,8 @@ def _write_one(file: Path, name: str, array: Array) -> Entry:
     elif is_extended(array.dtype):
         kind = array.dtype.name
         array = array.view(np.dtype(f"u{array.dtype.itemsize}"))
-    np.save(file, array, allow_pickle=False)
+    # Not every worker reads arrays whose first index runs fastest.
+    np.save(file, np.asarray(array, order="C"), allow_pickle=False)
     return Entry(name=name, file=str(file), type=kind)
 
 

@@ -85,6 +85,7 @@ class TimingWorker:
             "machine": machine(),
             "import_ns": took,
             "onnxruntime": onnxruntime.__version__,
+            "runtime_bytes": installed_bytes(Path(onnxruntime.__file__).parent),
             "available": available(),
             "cpus": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
             "peak_rss": memory.peak_of_this_process(),
@@ -219,6 +220,11 @@ class TimingWorker:
         options.use_per_session_threads = not self._shared_pool
         options.add_session_config_entry(ASSIGNED, "1")
         return options
+
+
+def installed_bytes(folder: Path) -> int:
+    """Bytes of ONNX Runtime's own files, which an application brings along."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and file.suffix != ".pyc")
 
 
 def _timed(run: Callable[[Any], None], binding: Any, runs: int) -> list[int]:

@@ -29,8 +29,8 @@ def to_value(array: Array, device: str = "cpu") -> Any:
 
     numbers = dict(EXTENDED_TYPES.values())
     if array.dtype.name not in numbers:
-        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device, 0)
-    bits = np.ascontiguousarray(array).view(np.dtype(f"u{array.dtype.itemsize}"))
+        return onnxruntime.OrtValue.ortvalue_from_numpy(np.asarray(array, order="C"), device, 0)
+    bits = np.asarray(array, order="C").view(np.dtype(f"u{array.dtype.itemsize}"))
     return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, numbers[array.dtype.name])
 
 
