@@ -51,6 +51,7 @@ CODES: Final[dict[str, str]] = {
     "not-runnable": "ONNX Runtime cannot load or run the model.",
     "inputs-differ": "The models to time beside one another take different inputs.",
     "outputs-differ": "The outputs of the models to time differ by more than the tolerance.",
+    "deadline-missed": "More runs of a model took longer than the deadline than may.",
     "worker-died": "The worker process that timed a model crashed or was killed.",
     "out-of-memory": "There is not enough memory to run the model.",
     "target-unavailable": "The target to measure on cannot run here, or lacks what it needs.",

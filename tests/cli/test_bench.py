@@ -167,3 +167,25 @@ def test_figures_that_cannot_be_written(ask: Ask, net: Path, tmp_path: Path) -> 
     code, parsed = ask("bench", net, *BRIEF, "-o", tmp_path / "nowhere" / "out.json")
     assert code == 2
     assert parsed["error"]["code"] == "output-not-writable"
+
+
+def test_a_deadline_that_is_missed_is_exit_1(ask: Ask, net: Path) -> None:
+    code, parsed = ask("bench", net, *BRIEF, "--deadline", "60s")
+    assert code == 0
+    (figure,) = parsed["result"]["cells"][0]["figures"]
+    assert figure["deadline"]["verdict"] == "met"
+    assert figure["deadline"]["runs"] == figure["runs"]
+    code, parsed = ask("bench", net, *BRIEF, "--deadline", "0.0001ms", "--misses", "50")
+    assert (code, parsed["ok"], parsed["error"]) == (1, False, None)
+    (figure,) = parsed["result"]["cells"][0]["figures"]
+    assert figure["deadline"]["finding"]["code"] == "deadline-missed"
+    assert figure["deadline"]["share"]["value"] == 1.0
+    assert "50 % may: missed" in figure["deadline"]["finding"]["message"]
+
+
+def test_memory_comes_first_on_the_edge(net: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", str(net), *SHORT, "--use", "edge", "--cpus", "0", "--memory-limit", "512MiB"]) == 0
+    text = capfd.readouterr().out
+    assert "peak memory: net " in text
+    head = next(line for line in text.splitlines() if "memory" in line and "p50" in line)
+    assert head.index("memory") < head.index("p50")

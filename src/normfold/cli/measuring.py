@@ -59,6 +59,19 @@ OPTIONS = (
 )
 
 
+DEADLINE = click.option(
+    "--deadline", type=duration, metavar="DURATION", help="Time that a run may take: count those that take longer."
+)
+MISSES = click.option(
+    "--misses",
+    type=click.FloatRange(0, 100, max_open=True),
+    default=1.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="Share of runs that may miss the deadline; exit 1 where more do.",
+)
+
+
 def measuring(job: Callable[..., Any]) -> Callable[..., Any]:
     """Add `OPTIONS`, in their order on the help page."""
     for option in reversed(OPTIONS):

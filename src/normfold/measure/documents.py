@@ -89,6 +89,7 @@ def figure_record(figure: Figure, cell: Cell) -> Json:
         "deviation": finite(figure.deviation),
         "microjoules": figure.microjoules,
         "no_energy": figure.no_energy,
+        "deadline": None if figure.punctuality is None else figure.punctuality.record(figure.name),
         "details": None if figure.details is None else details_record(figure.details),
     }
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from normfold import limits
 from normfold.measure.candidate import CONTROL, COPIED_BELOW, Candidate, Conditions, Effort
+from normfold.measure.deadline import Deadline
 from normfold.models.data import UserInputs
 from normfold.runtime.session_profile import SessionProfile, Threading, session_request, threading_of
 from normfold.runtime.targets import LOCAL, Target
@@ -24,6 +25,7 @@ class Experiment:
     rtol: float | None = None
     allow_fallback: bool = False
     custom_ops: tuple[str, ...] = ()
+    deadline: Deadline | None = None
     target: Target = LOCAL
     """Where the models run: its worker serves the verbs of `normfold.runtime.workers.timing`."""
 

@@ -12,6 +12,7 @@ import numpy as np
 from normfold.errors import NormfoldError
 from normfold.measure import statistics
 from normfold.measure.candidate import Conditions
+from normfold.measure.deadline import Deadline, Punctuality
 from normfold.measure.schedule import Turn
 from normfold.measure.statistics import Comparison, Floats, Interval, Quantile
 from normfold.records import Probe
@@ -105,9 +106,18 @@ class Figure:
     """Energy of one run, of the whole processor package."""
     no_energy: str | None
     details: Details | None = None
+    punctuality: Punctuality | None = None
+    """None where no deadline was given."""
 
     @classmethod
-    def of(cls, name: str, samples: Sequence[Sample], first: int, details: Details | None) -> Figure:
+    def of(
+        cls,
+        name: str,
+        samples: Sequence[Sample],
+        first: int,
+        details: Details | None = None,
+        deadline: Deadline | None = None,
+    ) -> Figure:
         """The figures of ``name`` from ``samples``."""
         levels = [sample.level(name) for sample in samples]
         runs = [run for sample in samples for run in sample.runs(name)]
@@ -125,6 +135,7 @@ class Figure:
             microjoules=_energy(name, samples),
             no_energy=samples[0].no_energy,
             details=details,
+            punctuality=None if deadline is None else Punctuality.of(deadline, runs),
         )
 
 

@@ -49,7 +49,8 @@ def _assemble(
     effort, names = experiment.effort, [one.name for one in experiment.candidates]
     control = _ratio(samples, CONTROL, effort) if effort.control else None
     figures = tuple(
-        Figure.of(name, samples, effort.first, details[index] if details else None) for index, name in enumerate(names)
+        Figure.of(name, samples, effort.first, details[index] if details else None, experiment.deadline)
+        for index, name in enumerate(names)
     )
     comparisons = {
         name: statistics.judge(_ratio(samples, name, effort), control, effort.threshold) for name in names[1:]

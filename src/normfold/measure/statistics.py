@@ -13,7 +13,7 @@ happens to look small, and its intervals would miss too often; this one keeps it
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -37,6 +37,7 @@ SIDE: Final = 0.999
 """Confidence on each side of a quantile's interval."""
 DRIFT: Final = 0.05
 """Relative change within a process beyond which it does not run steadily."""
+BISECTIONS: Final = 50
 FENCE: Final = 3.0
 """Interquartile ranges beyond the quartiles from which a block is an outlier (Tukey's outer fence)."""
 
@@ -165,6 +166,26 @@ def quantiles(runs: Sequence[int] | Floats) -> tuple[Quantile, ...]:
         for q, ranks in found
         if ranks is not None
     )
+
+
+def share(hits: int, n: int, confidence: float = CONFIDENCE) -> Interval:
+    """Interval of the probability of a hit, given ``hits`` among ``n`` independent tries (Clopper and Pearson, 1934).
+
+    It holds its confidence for every probability and every ``n``.
+    """
+    tail = (1 - confidence) / 2
+    low = 0.0 if hits == 0 else _solved(lambda p: float(np.sum(_binomial(n, p)[hits:])) - tail)
+    high = 1.0 if hits == n else _solved(lambda p: tail - float(np.sum(_binomial(n, p)[: hits + 1])))
+    return Interval(hits / n, low, high)
+
+
+def _solved(rising: Callable[[float], float]) -> float:
+    """Where a rising function of a probability is zero."""
+    low, high = 0.0, 1.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if rising(middle) < 0 else (low, middle)
+    return (low + high) / 2
 
 
 def order_statistics(n: int, q: float, side: float = SIDE) -> tuple[int, int] | None:

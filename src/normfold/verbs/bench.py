@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from normfold import limits
-from normfold.errors import NormfoldError
+from normfold.errors import FindingError, NormfoldError
 from normfold.limits import limited
 from normfold.measure.candidate import Candidate, Conditions, Effort
+from normfold.measure.deadline import ALLOWED, Deadline
 from normfold.measure.documents import bench_record
 from normfold.measure.experiment import Experiment
 from normfold.measure.figures import Cell, Figure
@@ -56,6 +57,12 @@ class BenchResult(Result):
         """Why some cells have no figures."""
         return tuple(cell.refused for cell in self.cells if cell.refused)
 
+    @property
+    def missed(self) -> tuple[FindingError, ...]:
+        """Which models miss their deadline."""
+        findings = (one.punctuality.finding(one.name) for one in self.figures if one.punctuality is not None)
+        return tuple(finding for finding in findings if finding is not None)
+
     def report(self, detail: Detail = Detail.NORMAL) -> Blocks:
         """A table a cell, then what the figures say of each other."""
         return tuple(block for cell in self.cells for block in cell_blocks(self.models, cell, detail))
@@ -87,6 +94,8 @@ def bench(
     seed: int = 0,
     custom_ops: Sequence[str] = (),
     allow_fallback: bool = False,
+    deadline: float | None = None,
+    misses: float = ALLOWED,
     effort: Effort = DEFAULT_EFFORT,
     time_limit: float | None = None,
     memory_limit: int | None = None,
@@ -114,6 +123,8 @@ def bench(
         seed: for the random inputs and the order of blocks.
         custom_ops: libraries of custom operators.
         allow_fallback: accept nodes that run on another execution provider than ``ep``.
+        deadline: seconds that a run may take; `BenchResult.missed` says which models take longer too often.
+        misses: share of runs that may miss the deadline.
         effort: how long to measure, and the precision aimed at.
         time_limit: seconds for the whole call; by default one minute.
         memory_limit: bytes that each process may take; by default what model and inputs of their size need.
@@ -139,6 +150,7 @@ def bench(
                 rtol=rtol,
                 allow_fallback=allow_fallback,
                 custom_ops=tuple(custom_ops),
+                deadline=None if deadline is None else Deadline(deadline, misses),
                 target=reached,
             )
             pairs = list(itertools.product(_each(batch), _each(threads)))

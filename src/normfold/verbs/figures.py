@@ -8,6 +8,7 @@ from typing import Final
 
 from normfold.errors import NormfoldError
 from normfold.measure.candidate import Candidate, Conditions
+from normfold.measure.deadline import Kept
 from normfold.measure.figures import Cell, Details, Figure
 from normfold.measure.statistics import THRESHOLD, Comparison
 from normfold.measure.statistics import Interval as Estimate
@@ -41,6 +42,7 @@ COLUMNS: Final = (
 """Times in milliseconds."""
 DEVIATION: Final = Column("deviation", "right")
 """From what the first model gives on this machine, relative to the range of the outputs."""
+DEADLINES: Final[dict[Kept, Tone]] = {"met": "good", "missed": "bad", "inconclusive": "caution"}
 TONES: Final[dict[Judgement, Tone]] = {
     "faster": "good",
     "slower": "bad",
@@ -49,10 +51,13 @@ TONES: Final[dict[Judgement, Tone]] = {
 }
 
 
+EDGE_COLUMNS: Final = (COLUMNS[0], COLUMNS[8], *COLUMNS[1:8], *COLUMNS[9:])
+"""Memory first: on a small machine it decides whether there is anything else to measure."""
+
+
 def cell_blocks(models: Sequence[Candidate], cell: Cell, detail: Detail) -> Blocks:
     """Figures under one set of conditions, then what they say of each other."""
     heading = Heading(_title(models[0].profile.provider, cell))
-    away = cell.conditions.target != LOCAL.name
     if cell.refused is not None:
         return heading, refusal(cell.refused)
     reference = cell.figures[0]
@@ -60,16 +65,12 @@ def cell_blocks(models: Sequence[Candidate], cell: Cell, detail: Detail) -> Bloc
         Verdict(comparison_sentence(reference.name, name, one), TONES[one.verdict])
         for name, one in cell.comparisons.items()
     )
+    verdicts += tuple(_deadline_verdicts(cell))
+    memory = tuple(Paragraph(words) for words in (_memory_sentence(cell),) if words)
     if detail == Detail.SUMMARY:
-        return heading, *(verdicts or [milliseconds(reference.latency, f"{reference.name} takes", " ms")])
-    sizes = {model.name: model.nbytes for model in models}
-    rows = tuple(
-        (*_figure_row(figure, cell, sizes[figure.name]), *((f"{figure.deviation:.1e}",) if away else ()))
-        for figure in cell.figures
-    )
-    columns = (*COLUMNS, *((DEVIATION,) if away else ()))
+        return heading, *memory, *(verdicts or [milliseconds(reference.latency, f"{reference.name} takes", " ms")])
     chart = (_chart(cell),) if cell.comparisons else ()
-    return heading, Table(columns, rows, notes=tuple(_notes(cell))), *chart, *verdicts, *_circumstances(cell)
+    return heading, _table(models, cell), *memory, *chart, *verdicts, *_circumstances(cell)
 
 
 def comparison_blocks(comparisons: Sequence[StoredComparison], refused: NormfoldError | None) -> Blocks:
@@ -128,6 +129,44 @@ def _conditions(conditions: Conditions) -> str:
     batch = "" if conditions.batch is None else f", batch {conditions.batch}"
     where = "" if conditions.target == LOCAL.name else f"{conditions.target}, "
     return f"{where}{conditions.use}, {plural(conditions.threads, 'thread')}{batch}"
+
+
+def _table(models: Sequence[Candidate], cell: Cell) -> Table:
+    """A row for each model; with the deviation from this machine's outputs on another target."""
+    sizes = {model.name: model.nbytes for model in models}
+    away = cell.conditions.target != LOCAL.name
+    wanted = EDGE_COLUMNS if cell.conditions.use == "edge" else COLUMNS
+    rows = (dict(zip(COLUMNS, _figure_row(one, cell, sizes[one.name]), strict=True)) for one in cell.figures)
+    return Table(
+        (*wanted, *((DEVIATION,) if away else ())),
+        tuple(
+            (*(row[column] for column in wanted), *((f"{one.deviation:.1e}",) if away else ()))
+            for row, one in zip(rows, cell.figures, strict=True)
+        ),
+        notes=tuple(_notes(cell)),
+    )
+
+
+def _memory_sentence(cell: Cell) -> str:
+    """Peak memory of each model's process, the main figure on the edge; empty elsewhere, and where it is unknown."""
+    if cell.conditions.use != "edge":
+        return ""
+    found = []
+    for figure in cell.figures:
+        details = figure.details
+        if details is not None and details.peak_rss is not None and details.rss_before is not None:
+            own = _in_mebibytes(details.peak_rss - details.rss_before)
+            found.append(f"{figure.name} {_in_mebibytes(details.peak_rss)}, {own} of it since the model is there")
+    return f"peak memory: {'; '.join(found)}" if found else ""
+
+
+def _deadline_verdicts(cell: Cell) -> Iterator[Verdict]:
+    """For each model the share of runs that miss the deadline, and the quantiles that the runs allow."""
+    for figure in cell.figures:
+        if figure.punctuality is not None:
+            said = ", ".join(f"p{100 * one.q:g} {_in_milliseconds(one.value)}" for one in figure.quantiles)
+            words = figure.punctuality.sentence(figure.name)
+            yield Verdict(f"{words} ({said} ms)" if said else words, DEADLINES[figure.punctuality.verdict])
 
 
 def _figure_row(figure: Figure, cell: Cell, size: int | None) -> Row:
