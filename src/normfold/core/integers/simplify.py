@@ -103,7 +103,7 @@ def _around(site: _Site, edit: Edit) -> set[Step]:
 def _without_dead(network: Network) -> Network:
     """Without the steps whose results nobody reads."""
     while True:
-        read = {value for step in network.steps for value in step.inputs} | set(network.outputs)
+        read = {value for step in network.steps for value in (*step.inputs, *step.beside)} | set(network.outputs)
         alive = tuple(
             step
             for step in network.steps
@@ -125,7 +125,8 @@ def _sorted(network: Network) -> Network:
             order[step] = None
         elif step not in order:
             stack.append((step, True))
-            stack.extend((made[v], False) for v in step.inputs if v in made and made[v] not in order)
+            needed = (made[v] for v in (*step.inputs, *step.beside) if v in made)
+            stack.extend((one, False) for one in needed if one not in order)
     return replace(network, steps=tuple(order))
 
 

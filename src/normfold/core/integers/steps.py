@@ -25,6 +25,8 @@ class Step:
     output: str
     nodes: tuple[int, ...] = ()
     """The places of the native operations that it stands for, in the order of the graph."""
+    beside: tuple[str, ...] = ()
+    """Values that it reads and that are no numbers: sizes and positions computed at run time."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

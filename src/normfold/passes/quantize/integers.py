@@ -13,6 +13,7 @@ from normfold.backends.onnx.integers.contrib import emit_contrib
 from normfold.backends.onnx.integers.qdq import emit_qdq
 from normfold.backends.onnx.integers.read import read_network
 from normfold.backends.onnx.integers.simulated import emit_simulated
+from normfold.backends.onnx.integers.tables import narrow_tables
 from normfold.core.integers.phases import with_phases
 from normfold.core.integers.plan import Plan, as_depthwise, made_plan
 from normfold.core.integers.ranges import METHODS, Seen, min_max
@@ -36,7 +37,9 @@ the next step, and steps add up over layers."""
 
 def integers(work: Work) -> Sequence[Quantized]:
     """The model in each format asked for; empty where no operation of it has an integer form."""
-    graph = OnnxGraph(work.fresh(), CHECKER.infer)
+    folded = work.fresh()
+    narrow_tables(folded)
+    graph = OnnxGraph(folded, CHECKER.infer)
     plain = read_network(graph)
     network = with_phases(as_depthwise(simplified(plain)))
     model = graph.model

@@ -26,7 +26,8 @@ def split(data: Dataset) -> tuple[Dataset, Dataset]:
     """The samples to gather statistics on, and those held out."""
     count = data.count
     if count is None:
-        return data.part(FEWEST), data.part(0, FEWEST)
+        enough = sum(1 for _ in data.part(0, 2 * FEWEST).batches(1)) == 2 * FEWEST
+        return (data.part(FEWEST), data.part(0, FEWEST)) if enough else (data, data)
     held = min(HELD_OUT, count // 4)
     return (data, data) if held < FEWEST else (data.part(held), data.part(0, held))
 

@@ -193,7 +193,7 @@ def _first(calibration: Dataset | None, given: UserInputs) -> UserInputs:
     """The first of the calibration data, on which codes are what they will be in use."""
     if calibration is None:
         return given
-    return replace(given, arrays=next(calibration.batches(outputs.BATCH)).inputs)
+    return UserInputs(arrays=next(calibration.batches(outputs.BATCH)).inputs)
 
 
 def _judge(

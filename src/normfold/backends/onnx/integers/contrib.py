@@ -203,9 +203,7 @@ def _product(emitter: ContribEmitter, step: Linear) -> None:
         channels_last=1,
     )
     if rank != 4:
-        shape = emitter.plan.network.shapes[source] or ()
-        inner = [dim if isinstance(dim, int) else 0 for dim in shape[1:-1]]
-        made = emitter.reshaped(made, [-1, *inner, coded.codes.shape[0]])
+        made = emitter.unrolled(made, source, x, coded.codes.shape[0])
     emitter.put_plain(step.output, _cut_off(emitter, step, made))
 
 

@@ -126,6 +126,17 @@ class Emitter(ABC):
         """``value`` in another shape."""
         return self.node("Reshape", [value, self.constant(np.array(shape, np.int64), "shape")])
 
+    def unrolled(self, rows: ir.Value, source: str, given: ir.Value, channels: int) -> ir.Value:
+        """``rows`` of ``channels`` in the leading axes of ``given``, which stands for ``source``."""
+        leading = (self.plan.network.shapes[source] or ())[:-1]
+        if sum(not isinstance(dim, int) for dim in leading) <= 1:
+            return self.reshaped(rows, [*(dim if isinstance(dim, int) else -1 for dim in leading), channels])
+        # A zero in the shape would stand for a size of the rows, and there is but one -1.
+        places = self.constant(np.arange(len(leading), dtype=np.int64), "axes")
+        sizes = self.node("Gather", [self.node("Shape", [given]), places], {"axis": 0})
+        last = self.constant(np.array([channels], np.int64), "channels")
+        return self.node("Reshape", [rows, self.node("Concat", [sizes, last], {"axis": 0})])
+
     def like(self, step: steps.Moving, data: ir.Value) -> ir.Value:
         """The native operation of ``step`` on ``data``."""
         native = self._nodes[step.nodes[0]]

@@ -49,12 +49,10 @@ class QdqEmitter(Emitter):
             return self.floating(free)
         # The bias of a product over more than two axes would be an addition of its own.
         x = self.float_of(step.inputs[0])
-        shape = self.plan.network.shapes[step.inputs[0]] or ()
         weight, bias = self.weight(step)
         rows = self.reshaped(x, [-1, step.weight.shape[1]])
         made = self.node("Gemm", [rows, weight, bias], {"transB": 1})
-        inner = [dim if isinstance(dim, int) else 0 for dim in shape[1:-1]]
-        return self.reshaped(made, [-1, *inner, len(step.weight)])
+        return self.unrolled(made, step.inputs[0], x, len(step.weight))
 
     def codes(self, value: str) -> ir.Value:
         """The codes of ``value``."""

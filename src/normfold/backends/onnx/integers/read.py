@@ -39,7 +39,13 @@ def read_network(graph: OnnxGraph) -> Network:
 def _read(graph: OnnxGraph, node: ir.Node, place: int) -> list[Step]:
     made = _lifted(graph, node) if node.outputs else []
     found = [_floating(node, made)] if isinstance(made, str) else made
-    return [replace(step, nodes=(place,)) for step in found]
+    return [replace(step, nodes=(place,), beside=_beside(node, step)) for step in found]
+
+
+def _beside(node: ir.Node, step: Step) -> tuple[str, ...]:
+    """What ``node`` reads besides, computed by other operations."""
+    others = [_name(value) for value in node.inputs if value is not None and value.producer() is not None]
+    return tuple(name for name in others if name not in step.inputs)
 
 
 def _lifted(graph: OnnxGraph, node: ir.Node) -> list[Step] | str:
