@@ -402,10 +402,18 @@ class FrozenScale(Scale):
     ("module", "to", "premises"),
     [
         (nn.Sequential(Plus(4, CHANNELS)), "layer", {"room"}),
-        (nn.Sequential(nn.Conv2d(CHANNELS, CHANNELS, 1), Channels()), "rms", {"trailing-axes", "calibration-data"}),
         (nn.Sequential(FrozenScale()), "batch", {"known-rank"}),
     ],
 )
 def test_what_no_module_can_take_over(module: nn.Module, to: str, premises: set[str]) -> None:
     done = normfold.convert(module.eval(), (torch.randn(2, CHANNELS, 5, 4),), to=to)
     assert {one.premise for decision in done.decisions for one in decision.refused_by} == premises
+
+
+def test_a_norm_of_the_channels_of_each_position_becomes_one_without_a_mean() -> None:
+    module = nn.Sequential(nn.Conv2d(CHANNELS, CHANNELS, 1), Channels()).eval()
+    x = torch.randn(2, CHANNELS, 5, 4)
+    done = normfold.convert(module, (x,), to="rms")
+    assert [one.label for one in done.decisions] == ["exact"]
+    assert type(done.model[1]).__name__ == "PositionNorm"
+    assert torch.allclose(done.model(x), module(x), atol=1e-5)

@@ -21,7 +21,7 @@ from normfold.cli.options import (
     refuse_overwriting,
     sizes_by_name,
 )
-from normfold.cli.param_types import ShapedInput, file_name
+from normfold.cli.param_types import ShapedInput, duration, file_name
 from normfold.errors import UsageError
 from normfold.records import Progress
 from normfold.report.blocks import Detail
@@ -50,6 +50,44 @@ KINDS: Final = (
     "--needs-training",
     is_flag=True,
     help="Convert norms, too, where the result computes something else and is only a start for training.",
+)
+@click.option(
+    "--calibrate",
+    metavar="DATA",
+    help="Unlabelled inputs to fit to what is not converted exactly: an .npz or .npy file, a folder of pictures, or "
+    "package.module:function.",
+)
+@click.option(
+    "--max-offset",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    metavar="B",
+    help="Largest constant added to a standardised channel before a norm with live statistics; 0 to train the result.",
+)
+@click.option(
+    "--distill",
+    type=duration,
+    is_flag=False,
+    flag_value="60s",
+    metavar="TIME",
+    help="Train the result against MODEL on the calibration inputs, by default for 60s; PyTorch modules only.",
+)
+@click.option("--evaluate", metavar="DATA", help="Labelled inputs to judge the result on, named as for --calibrate.")
+@click.option(
+    "--metric",
+    default="top1",
+    show_default=True,
+    metavar="NAME",
+    help="top1, top5, mse, cosine or module:function.",
+)
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    metavar="D",
+    help="How much worse the metric may get: points of 100 for top1. The norms fitted worst stay where it gets worse.",
 )
 @click.option("-o", "--output", type=file_name, metavar="FILE", help="Where to write the converted model.")
 @SHAPES
@@ -84,6 +122,7 @@ def command(
         raise UsageError("usage", "No output path given.", "Add -o FILE, --in-place or --dry-run.")
     written = None if dry_run else target
     refuse_overwriting(written, weights, options["inputs"], *options["custom_ops"])
+    options["distill"] = options["distill"] or 0.0
     options |= {"output": target, "dry_run": dry_run, "progress": progress, "verify": not options.pop("unverified")}
 
     def file() -> FoldResult[Any]:

@@ -311,6 +311,11 @@ WELL_FORMED: Final = Premise(
     "An operation's constants and attributes fit each other and its input.",
     "Check the model with onnx.checker and export it again.",
 )
+WITHIN_BUDGET: Final = Premise(
+    "within-budget",
+    "Among the norms that are converted approximately, it is not one whose error the budget has no room for.",
+    "Allow more with --max-drop, calibrate on more inputs, or distil.",
+)
 WHOLE_CODES: Final = Premise(
     "whole-codes",
     "A quantised weight has integer codes of 4, 8 or 16 bits, its quantised bias of 32 bits.",

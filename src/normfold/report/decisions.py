@@ -35,6 +35,10 @@ TONES: Final[dict[Outcome, Tone]] = {
 }
 STAYING: Final[frozenset[Outcome]] = frozenset({"part-folded", "lowered", "converted", "kept"})
 """Outcomes after which there still is a norm."""
+LIVE: Final = 0.01
+"""The share of constant variance below which a norm's statistics are those of its input."""
+INERT: Final = 0.8
+"""The share above which a norm computes little more than an affine map."""
 PROOF_TONES: Final[dict[Status, Tone]] = {
     "equivalent": "good",
     "within-budget": "good",
@@ -49,7 +53,24 @@ def decision_blocks(decisions: Sequence[Decision], detail: Detail) -> Blocks:
     counts = Paragraph(counts_sentence(decisions))
     if detail == Detail.SUMMARY:
         return (counts,)
-    return (*_grouped(decisions, {}, detail), counts)
+    return (*_grouped(decisions, {}, detail), *_fitted(decisions), counts)
+
+
+def _fitted(decisions: Sequence[Decision]) -> Blocks:
+    """How well norms were fitted, and how much of what they divide by is constant: then they are no normalisers."""
+    found = [one.certificate for one in decisions if one.certificate is not None]
+    r2 = [one.r2 for one in found if one.r2 is not None]
+    shares = [one.constant_share for one in found if one.constant_share is not None]
+    if not shares:
+        return ()
+    explained = f"R\u00b2 {_range(r2)}, " if r2 else ""
+    word = "live" if max(shares) < LIVE else "inert" if min(shares) > INERT else "damped"
+    return (Paragraph(f"fitted norms: {explained}constant share of the variance {_range(shares)}: {word}"),)
+
+
+def _range(numbers: Sequence[float]) -> str:
+    low, high = (f"{one:.2f}" for one in (min(numbers), max(numbers)))
+    return low if low == high else f"{low} to {high}"
 
 
 def cleaning_blocks(cleaning: Cleaning | None) -> Blocks:

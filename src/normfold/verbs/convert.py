@@ -7,13 +7,15 @@ from typing import Any
 
 from normfold.errors import UsageError
 from normfold.limits import limited
+from normfold.measure.metrics import UserMetric
 from normfold.models.data import Arrays, Shapes
-from normfold.models.source import File, OnnxModel
+from normfold.models.source import File, OnnxModel, module_of
 from normfold.passes.convert import KINDS, Asked, Kind
 from normfold.passes.convert.run import Converter
 from normfold.passes.fold.selection import Selection
 from normfold.pipeline.fold_onnx import External
 from normfold.records import Progress, silent
+from normfold.verbs.calibrating import Calibrating
 from normfold.verbs.fold_result import FoldResult
 from normfold.verbs.rewriting import Job
 
@@ -25,6 +27,12 @@ def convert(
     to: str,
     source: Kind | None = None,
     needs_training: bool = False,
+    calibrate: object = None,
+    evaluate: object = None,
+    metric: str | UserMetric = "top1",
+    max_drop: float = 1.0,
+    max_offset: float = 1.0,
+    distill: float = 0.0,
     output: File | None = None,
     shapes: Shapes | None = None,
     inputs: Arrays | File | None = None,
@@ -54,6 +62,15 @@ def convert(
             or tanh.
         source: the kind of norms that are to be converted; by default all (``--from`` on the command line).
         needs_training: convert norms, too, where the result computes something else and is only a start for training.
+        calibrate: unlabelled inputs to fit to what does not become the same exactly: arrays, files, folders of
+            pictures, functions, as docs/convert.md lists them; a fourth of them, at most 128, is held out to judge by.
+        evaluate: labelled inputs to judge the result on.
+        metric: by which measure: top1, top5, mse, cosine, ``module:function``, or a function.
+        max_drop: how much worse the metric may be, in its unit (points of 100 for top1). Where the result is worse,
+            the norms that are fitted worst are left as they are.
+        max_offset: the largest constant added to a standardised channel in front of a norm with live statistics.
+            At 0 nothing that the norm divides by is constant: choose that to train the result.
+        distill: seconds of training against the source on the calibration inputs, for modules.
         output: where to write; nothing is written unless the result is proven (or ``verify`` is off). The state of a
             module is written as ``.safetensors``.
         shapes: by input name, for inputs with dynamic dimensions; ONNX only.
@@ -80,7 +97,15 @@ def convert(
         UnprovenError: nothing here can run the two.
         NormfoldError: any other reason, with its code.
     """
-    asked = Asked.parse(to, needs_training=needs_training)
+    asked = Asked.parse(to, needs_training=needs_training or bool(distill))
+    options = Calibrating(
+        calibrate=calibrate,
+        evaluate=evaluate,
+        metric=metric,
+        max_drop=max_drop,
+        max_offset=max_offset,
+        distill=distill,
+    ).checked()
     if source is not None and source not in KINDS:
         raise UsageError("usage", f"{source!r} is no kind of norm.", f"Choose one of {', '.join(KINDS)}.")
     selection = Selection(tuple(only), tuple(skip))
@@ -99,4 +124,8 @@ def convert(
         progress=progress,
     )
     with limited(time_limit, memory_limit):
+        module = module_of(model)
+        if module is not None and asked.target != "static":
+            return options.run(job, asked, source, module, example_inputs)
+        options.refuse_data()
         return job.run(model, example_inputs)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
+from normfold.measure.metrics import Score
 from normfold.models.carried import carried_records
 from normfold.records import (
     Cleaning,
@@ -18,6 +19,7 @@ from normfold.records import (
     cleaning_record,
     counts,
     decision_record,
+    finite,
     size_record,
     statistics_record,
     verification_record,
@@ -53,6 +55,10 @@ class FoldResult(Result, Generic[T]):
     """Patterns of ``only`` and ``skip`` that match no norm."""
     cleaning: Cleaning | None = None
     """What was taken out of an ONNX model besides."""
+    score: Score | None = None
+    """The metric of source and result, where the result was to be judged by one."""
+    drift: float | None = None
+    """Root mean square deviation of the outputs, relative to how they vary, where norms were fitted to data."""
     write: Callable[[Path], None] | None = field(default=None, compare=False)
     """How `save` writes the model."""
 
@@ -91,6 +97,7 @@ class FoldResult(Result, Generic[T]):
     def document(self) -> dict[str, Any]:
         """Decisions, counts and proof; ``output`` is None where nothing was written."""
         names: dict[str, Any] = {"removed": list(self.removed), "added": list(self.added)}
+        names["evaluation"] = None if self.score is None else self.score.document()
         names["cleaning"] = cleaning_record(self.cleaning) if self.cleaning else None
         return {
             "source": self.source,
@@ -101,5 +108,6 @@ class FoldResult(Result, Generic[T]):
             "records": [statistics_record(record) for record in self.records],
             "unmatched": list(self.unmatched),
             "size": None if self.sizes is None else dict(zip(SIDES, map(size_record, self.sizes), strict=True)),
+            **({} if self.drift is None else {"drift": finite(self.drift)}),
             **{key: found for key, found in names.items() if found},
         }

@@ -15,7 +15,7 @@ from normfold.models.source import File, is_onnx, module_of, name_of, onnx_sourc
 from normfold.passes.fold.selection import Selection
 from normfold.passes.rewritten import GraphPass
 from normfold.pipeline.fold_onnx import External, Request, Target, fold_proven, fold_unproven
-from normfold.pipeline.prove import prove, unproven
+from normfold.pipeline.prove import Proven, prove, unproven
 from normfold.proof.comparison import Setup
 from normfold.records import Progress
 from normfold.runtime import CHECKER, Evaluator
@@ -24,6 +24,7 @@ from normfold.verbs.fold_result import FoldResult
 if TYPE_CHECKING:
     from torch import nn
 
+    from normfold.passes.fold.module import FoldedModule
     from normfold.pipeline.fold_module import ModuleFold
 
 NOT_ASKED_FOR = "not asked for"
@@ -75,10 +76,12 @@ class Job:
         from normfold.models.module.untouched import untouched
         from normfold.pipeline.fold_module import ModuleFold
 
+        check_target(target)
         itself = self.in_place and not self.dry_run
         job = ModuleFold(module, Example.of(example), self.work, self.seed, self.progress, itself)
         with untouched(), job.whole():
-            return rewrite_module(job, self.selection, target, skipped)
+            done = unproven(job, skipped) if skipped else prove(job)
+            return handed_over(job, done, self.selection, target)
 
 
 def rewrite_file(model: object, request: Request, selection: Selection, asked: Setup, skipped: str) -> FoldResult[Any]:
@@ -110,14 +113,21 @@ def rewrite_file(model: object, request: Request, selection: Selection, asked: S
     )
 
 
-def rewrite_module(job: ModuleFold, selection: Selection, target: Path | None, skipped: str) -> FoldResult[nn.Module]:
-    """The module of ``job`` rewritten and proven; ``skipped`` says why not. Its state is written to ``target``."""
-    from normfold.models.module.save import SUFFIX, Structure, save_state
+def check_target(target: Path | None) -> None:
+    """Raise `UsageError` where ``target`` is no name for the state of a module."""
+    from normfold.models.module.save import SUFFIX
 
     if target is not None and target.suffix != SUFFIX:
         hint = "Write .onnx with normfold.export, and .pt2 with normfold.fold_program."
         raise UsageError("usage", f"The state of a module is written as {SUFFIX}, not as {target.name}.", hint)
-    done = unproven(job, skipped) if skipped else prove(job)
+
+
+def handed_over(
+    job: ModuleFold, done: Proven[FoldedModule], selection: Selection, target: Path | None
+) -> FoldResult[nn.Module]:
+    """What came of ``job``; the module's state is written to ``target``."""
+    from normfold.models.module.save import Structure, save_state
+
     change = done.model.change
     source = done.model.graph.trace.module
     structure = Structure.between(source, done.model.module, change.removed, change.added)

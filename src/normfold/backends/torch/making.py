@@ -13,7 +13,15 @@ import torch
 from torch import nn
 
 from normfold.backends.torch.constants import exact
-from normfold.backends.torch.modules import BatchLayerNorm, By, DynamicTanh, FrozenBatchNorm, Regrouped, StaticAffine
+from normfold.backends.torch.modules import (
+    BatchLayerNorm,
+    By,
+    DynamicTanh,
+    FrozenBatchNorm,
+    PositionNorm,
+    Regrouped,
+    StaticAffine,
+)
 from normfold.backends.torch.tracer import Op
 from normfold.core.algebra import Affine
 from normfold.core.algebra.affine import Array
@@ -28,6 +36,8 @@ BATCH: Final = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.B
 BY: Final[tuple[By, ...]] = get_args(By)
 INSTANCE: Final = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}
 """Modules by the rank of their input."""
+STORED: Final = frozenset({"batch_norm", "instance_norm"})
+"""Operations whose constants, if they have any, are those of an affine map that another norm takes over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +62,23 @@ class Making:
             return Refusal(KNOWN_RANK, f"the channels of {label} are not along the second axis of two to five")
         if isinstance(self.view, Norm) and self.view.tail is None and self.op.arguments.get("weight") is not None:
             return Refusal(ROOM, f"the scale of {label} is not its own, so that another norm cannot take it over")
-        if isinstance(self.view, Norm) and self.by is None and self._trails_not:
-            return Refusal(TRAILING_AXES, f"{label} does not normalise the last axes, as torch's own modules do")
+        if isinstance(self.view, Norm) and self.trails_not and not self._is_per_position:
+            return Refusal(TRAILING_AXES, f"{label} normalises neither the last axes nor the channels of each position")
         if isinstance(self.view, Norm) and self.view.epsilon is None:
             because = f"the epsilon of {label} is that of its type, and that of the norm asked for is a number"
             return Refusal(NEEDS_STRUCTURE, because)
         return None
 
     @property
-    def _trails_not(self) -> bool:
+    def trails_not(self) -> bool:
+        """Whether the norm is over other axes than the last ones."""
         axes = self.view.axes if isinstance(self.view, Norm) else None
         return axes is None or axes != tuple(range(-len(axes), 0))
+
+    @property
+    def _is_per_position(self) -> bool:
+        """Whether the norm is over the channels, along the second axis."""
+        return isinstance(self.view, Norm) and self.view.groups is None and self.view.axes == (1 - len(self.shape),)
 
     @property
     def _is_along_channels(self) -> bool:
@@ -167,13 +183,17 @@ MAKERS: Final[Mapping[str, Callable[[Making, AffineOp], tuple[nn.Module, Constan
 def _norm(making: Making, view: Norm) -> tuple[nn.Module, Constants]:
     if view.epsilon is None:
         raise TypeError("the norm has no epsilon of its own")
-    given = {} if view.tail is None or making.op.arguments.get("weight") is None else _tail(view.tail)
+    live = making.op.kind not in STORED
+    given = {} if view.tail is None or (live and making.op.arguments.get("weight") is None) else _tail(view.tail)
     constants = {name: values for name, values in given.items() if name == "weight" or view.holds_shift}
     if making.by is None and view.groups is not None:
         tail = view.tail or Affine.of()
         return Regrouped("rms", view.groups.count, _room(tail), view.epsilon), _tail(tail)
     if view.groups is not None:
         return _grouped(making, view.groups.count, view.epsilon, tuple(constants)), constants
+    if making.trails_not:
+        spread = (making.shape[1], *[1] * (len(making.shape) - 2))
+        return PositionNorm(spread, view.epsilon, centred=view.kind == "layer"), _tail(view.tail or Affine.of())
     shape = making.shape[-len(view.axes or ()) :]
     if making.by is None and "bias" in constants:
         return Regrouped("rms", 0, shape, view.epsilon, tuple(constants)), constants

@@ -90,6 +90,31 @@ class DynamicTanh(nn.Module):
         return f"{self.shape}"
 
 
+class PositionNorm(nn.Module):
+    """The channels of each position, along the second axis, divided by their deviation.
+
+    Args:
+        shape: that of scale and bias: ``(C, 1, 1)`` for pictures.
+        eps: added to the variance.
+        centred: whether their mean is subtracted first, as by a LayerNorm; an RMSNorm subtracts none.
+    """
+
+    def __init__(self, shape: Shape, eps: float = 1e-5, *, centred: bool = True) -> None:
+        super().__init__()
+        self.shape, self.eps, self.centred = tuple(shape), eps, centred
+        self.weight = nn.Parameter(torch.ones(self.shape))
+        self.bias = nn.Parameter(torch.zeros(self.shape))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``x``, ``[N, C, ...]``, normalised."""
+        own = x - x.mean(1, keepdim=True) if self.centred else x
+        return own * torch.rsqrt(own.square().mean(1, keepdim=True) + self.eps) * self.weight + self.bias
+
+    def extra_repr(self) -> str:
+        """What the module was made with."""
+        return f"{self.shape}, eps={self.eps}, centred={self.centred}"
+
+
 class Regrouped(nn.Module):
     """A norm by the operation of another kind: of the same elements, in another shape.
 

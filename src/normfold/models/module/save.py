@@ -37,6 +37,7 @@ SETTINGS: Final[Mapping[type[nn.Module], Sequence[str]]] = {
     modules.FrozenBatchNorm: ("num_features", "eps"),
     modules.StaticAffine: ("shape",),
     modules.DynamicTanh: ("shape",),
+    modules.PositionNorm: ("shape", "eps", "centred"),
     modules.Regrouped: ("by", "groups", "shape", "eps", "held", "mirrored"),
     modules.BatchLayerNorm: ("shape", "batch_size", "divisor", "eps", "static_batch", "static_features"),
 }

@@ -11,6 +11,7 @@ from normfold.core.plan import Plan
 from normfold.core.premises import CALIBRATION_DATA, CONVERTIBLE, MEANINGFUL, TRAINING_ASKED
 from normfold.core.views import Node
 from normfold.errors import UsageError
+from normfold.passes.convert.calibrated.fitting import Fitting
 from normfold.records import EXACT, Certificate, Label, Refusal
 
 Kind = Literal[
@@ -31,6 +32,8 @@ Target = Literal["batch", "frozen", "static", "layer", "rms", "group", "instance
 """What norms can be asked to become: its columns, which ``--to`` names."""
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 TARGETS: Final[tuple[Target, ...]] = get_args(Target)
+UNFITTED: Final = Fitting()
+"""What conversions are fitted to where nothing was given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +41,18 @@ class Asked:
     """What norms are to become.
 
     ``count`` groups, or groups of ``size`` channels each, where they are to become GroupNorms: one group by default.
-    ``needs_training`` says that a result may be no more than a start for training.
+    ``needs_training`` says that a result may be no more than a start for training; ``fitting`` what conversions are
+    fitted to that do not compute the same.
     """
 
     target: Target
     count: int | None = None
     size: int | None = None
     needs_training: bool = False
+    fitting: Fitting = UNFITTED
 
     @classmethod
-    def parse(cls, text: str, *, needs_training: bool = False) -> Self:
+    def parse(cls, text: str, *, needs_training: bool = False, fitting: Fitting = UNFITTED) -> Self:
         """``rms``, ``group``, ``group:count=8``, ``group:size=16``.
 
         Raises:
@@ -59,11 +64,11 @@ class Asked:
         if target is None:
             raise UsageError("usage", f"Nothing becomes {name!r}.", f"Choose one of {', '.join(TARGETS)}.")
         if not setting:
-            return cls(target, needs_training=needs_training)
+            return cls(target, needs_training=needs_training, fitting=fitting)
         if target != "group" or key not in ("count", "size") or not number.isdecimal() or not int(number):
             hint = "Only 'group' takes a setting: group:count=8, or group:size=16."
             raise UsageError("usage", f"{text!r} does not say what norms are to become.", hint)
-        return cls(target, **{key: int(number)}, needs_training=needs_training)
+        return cls(target, **{key: int(number)}, needs_training=needs_training, fitting=fitting)
 
     def groups(self, channels: int) -> int | None:
         """How many groups ``channels`` channels make; None where they do not go into groups of that number or size."""
@@ -130,7 +135,7 @@ class Cell:
             return Refusal(MEANINGFUL, f"a {norm} does not become {asked.target!r}: {self.says}")
         if self.label == "needs-training" and not asked.needs_training:
             return Refusal(TRAINING_ASKED, f"a {norm} becomes {asked.target!r} only to be trained: {self.says}")
-        if self.conversion is not None:
+        if self.conversion is not None and (self.label != "calibrated" or asked.fitting.allowed):
             return None
         if self.label == "calibrated":
             return Refusal(CALIBRATION_DATA, f"a {norm} becomes {asked.target!r} only approximately: {self.says}")

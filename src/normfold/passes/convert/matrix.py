@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from normfold.passes.convert import batch_to_dyt, dyt_to_tanh, layer_to_rms, respell, to_bln
+from normfold.passes.convert import batch_to_dyt, dyt_to_tanh, layer_to_rms, respell, to_bln, to_live
 from normfold.passes.convert.conversion import Cell, Conversion, Kind, Target
 from normfold.records import Label
 
@@ -23,6 +23,8 @@ ALREADY: Final = _way("exact", "it is one already")
 _TANH: Final = _way(None, "only a DyT is a tanh between scales")
 _WEIGHT: Final = _way(None, "a weight norm is fixed, and this norm computes its statistics from each input")
 _FITTED: Final = _way("calibrated", "it is fitted to what the norm makes of calibration inputs")
+_LIVE: Final = _way("calibrated", "its channels are standardised before, and brought back behind", to_live.CONVERSION)
+_INERT: Final = Cell("exact-if", "epsilon is large beside the mean square of its input", to_live.INERT_RMS)
 _STATIC: Final = _way("exact", "an affine map by channel, folded into what stands next to it", respell.CONVERSION)
 _LIVE_TO_STATIC: Final = _way("needs-training", "statistics of each input become the same for all of them")
 _TRAINED: Final = _way("needs-training", "statistics are taken over other elements")
@@ -36,9 +38,9 @@ _BATCH: Final[Row] = {
     "batch": _way("exact", "a synchronised one becomes a plain one", respell.CONVERSION),
     "frozen": _FROZEN,
     "static": _STATIC,
-    "layer": _FITTED,
-    "rms": (Cell("exact-if", "epsilon is large beside the mean square of its input"), *_FITTED),
-    "group": _FITTED,
+    "layer": _LIVE,
+    "rms": (_INERT, *_LIVE),
+    "group": _LIVE,
     "instance": _TRAINED,
     "weight": _way("exact-if", "no channel has the scale zero"),
     "bln": _way("exact-if", "its statistics stay the stored ones", to_bln.CONVERSION),

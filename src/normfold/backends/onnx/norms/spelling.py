@@ -40,6 +40,21 @@ def spell_rms(writer: Writer, view: Norm, dtype: ir.DataType) -> None:
     spell.end(x, [("Div", spell.deviation(x, axes, view.epsilon)), *spell.tail(view.tail)])
 
 
+def spell_layer(writer: Writer, view: Norm, dtype: ir.DataType) -> None:
+    """Let elementary operations of ``dtype`` make what ``view``, a LayerNorm over any axes, says."""
+    node, x, axes = view.node, view.inputs[0], view.axes
+    if not isinstance(node, ir.Node) or not isinstance(x, ir.Value) or axes is None or view.epsilon is None:
+        raise TypeError(f"not a norm that can be written out: {view.op}")
+    spell = _Speller(writer, node, dtype)
+    centred = spell.node("Sub", x, spell.mean(x, axes))
+    spell.end(centred, [("Div", spell.deviation(centred, axes, view.epsilon)), *spell.tail(view.tail)])
+
+
+def trailing(view: Norm) -> bool:
+    """Whether ``view`` normalises the last axes, as the operators do."""
+    return view.axes is not None and view.axes == tuple(range(-len(view.axes), 0))
+
+
 def spell_tanh(writer: Writer, view: DynamicTanh, dtype: ir.DataType) -> None:
     """Let elementary operations of ``dtype`` make what ``view`` says."""
     node, x = view.node, view.inputs[0]

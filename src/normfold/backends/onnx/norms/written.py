@@ -10,7 +10,7 @@ from normfold.backends.onnx.lift.context import Context, opaque
 from normfold.backends.onnx.native import native_node, native_value
 from normfold.backends.onnx.norms.decompositions import RMS, Decomposition
 from normfold.backends.onnx.norms.emission import OPSETS, emit, obstacle, settle, spelled_out, written_out
-from normfold.backends.onnx.norms.spelling import SPELLED, spell_by, spell_rms, spell_tanh
+from normfold.backends.onnx.norms.spelling import SPELLED, spell_by, spell_layer, spell_rms, spell_tanh, trailing
 from normfold.backends.onnx.reading.shapes import Shapes
 from normfold.backends.onnx.write.commit import Writer
 from normfold.core.premises import (
@@ -84,7 +84,7 @@ class WrittenNorms:
         """Whether ``view`` has no operator, or stands where there is none."""
         if not isinstance(view, Norm):
             return isinstance(view, DynamicTanh)
-        outside = view.groups is not None or self._context.opset < OPSETS[RMS]
+        outside = view.groups is not None or self._context.opset < OPSETS[RMS] or not trailing(view)
         return view.kind == "rms" and (bool(view.parts) or outside)
 
     def unspeakable(self, view: View) -> Refusal | None:
@@ -101,7 +101,7 @@ class WrittenNorms:
         label = self._context.label(node)
         if not isinstance(view, Norm):
             return Refusal(CONVERTIBLE, f"{label} is an affine map already, with statistics that are fixed")
-        if by == "group" and view.groups is not None:
+        if by == "group" and view.groups is not None and node.op_type != "BatchNormalization":
             because = (
                 "is a norm of groups of channels, as ONNX Runtime runs it: it has no kernel for GroupNormalization"
             )
@@ -117,8 +117,8 @@ class WrittenNorms:
             return Refusal(HAS_KERNEL, f"ONNX Runtime has kernels for what {label} would become in {kinds} only")
         if shape is None or (view.groups is not None and view.groups.axis != 1 - len(shape)):
             return Refusal(KNOWN_RANK, f"the rank of the input of {label} is not known, or its channels come last")
-        trailing = shape[len(shape) - len(view.axes or ()) :]
-        if view.groups is None and not all(isinstance(size, int) for size in trailing):
+        last = shape[len(shape) - len(view.axes or ()) :]
+        if view.groups is None and trailing(view) and not all(isinstance(size, int) for size in last):
             return Refusal(KNOWN_SIZES, f"the sizes of the axes that {label} normalises are not known")
         return None
 
@@ -135,6 +135,9 @@ class WrittenNorms:
         shape = self._shapes.of(native_value(view.inputs[0]))
         if not isinstance(view, Norm) or shape is None:
             raise TypeError(f"{self._context.label(native_node(view.node))} cannot be spelled otherwise")
+        if view.groups is None and not trailing(view):
+            spell_layer(self._writer, view, self._dissolve(view))
+            return
         sizes = [size if isinstance(size, int) else None for size in shape]
         spell_by(self._writer, view, by, self._dissolve(view), sizes)
 
