@@ -96,23 +96,15 @@ def test_networks_are_compared_with_the_best_peer() -> None:
     assert {row["verdict"] for row in models} <= {"better", "equal"}
 
 
-UNMET = {
-    "rapidocr-onnxruntime: ch_PP-OCRv4_rec_infer": "eight norms stayed where a peer leaves five; which three, nobody"
-    " has looked up. A network built like it, with as many norms and sizes of -1, keeps five; to be run again, too",
-}
-"""Files that miss the target in the run on the page, and why."""
-
-
 def test_files_of_packages_are_handed_over_with_no_more_norms_than_the_best_peer_leaves() -> None:
     models = {row["model"]: row for row in document("real.json")["models"]}
     assert len(models) >= 25
-    assert {name for name, row in models.items() if row["failures"]} == UNMET.keys()
     for name, row in models.items():
         own = row["outcomes"]["normfold"]
         peers = [one for tool, one in row["outcomes"].items() if tool != "normfold" and one["status"] == "right"]
-        if name not in UNMET:
-            assert own["status"] == "right" or row["runs"], name
-            assert own["norms"] <= min((one["norms"] for one in peers), default=own["norms"]), name
+        assert not row["failures"], name
+        assert own["status"] == "right" or row["runs"], name
+        assert own["norms"] <= min((one["norms"] for one in peers), default=own["norms"]), name
 
 
 def test_what_is_amiss_with_files_of_packages_is_on_the_page() -> None:
