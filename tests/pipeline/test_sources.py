@@ -131,6 +131,20 @@ def test_a_source_that_is_too_much_is_not_tried_again(kind: str, times: int, mon
     assert (caught.value.code, len(attempts)) == ("unverified", times)
 
 
+def test_a_clean_that_brings_a_wrong_declaration_to_light_is_left_out(tmp_path: Path) -> None:
+    """The branch that is taken makes three samples, and the model says that there is one."""
+    parsed = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+m (float[1, 3, 8, 8] x) => (float[1, 3, 8, 8] y) <bool yes = {1}, int64[3] order = {0, 0, 0}> {
+  p = If (yes) <then_branch = a () => (u) { u = Gather (x, order) },
+                else_branch = b () => (v) { v = Gather <axis = 1> (x, order) }>
+  y = Relu(p)
+}""")
+    onnx.checker.check_model(parsed, full_check=True)
+    result = normfold.fold(parsed, verify=False, output=tmp_path / "o.onnx")
+    assert result.cleaning is None
+    assert [node.op_type for node in onnx.load(tmp_path / "o.onnx").graph.node] == ["If", "Relu"]
+
+
 def with_a_custom_operator(last: onnx.NodeProto) -> onnx.ModelProto:
     """A model that nothing here can run, with a node at its end."""
     source = nets.no_norm()

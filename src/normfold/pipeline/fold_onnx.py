@@ -14,6 +14,7 @@ import onnx_ir
 
 from normfold._version import __version__
 from normfold.backends.onnx.quantizers import quantizes_activations, take_out_quantizers
+from normfold.core.premises import VERIFICATION_FAILED
 from normfold.core.preprocess import Preprocess
 from normfold.errors import ModelFileError
 from normfold.models import onnxfile
@@ -33,6 +34,7 @@ External = Literal["auto", "always", "never"]
 MEASURED_BELOW: Final = 32 << 20
 """Bytes of a model up to which the deviation at each norm is measured: it costs a second run of both."""
 UNQUANTIZED: Final = "compared without the quantisers of activations and before biases are rounded to their steps"
+NOT_VALID: Final = Refusal(VERIFICATION_FAILED, "with it, the result is not valid ONNX")
 MENDED: Final = "compared with the source without the biases of zeros that do not fit their convolutions"
 
 
@@ -61,6 +63,9 @@ def fold_unproven(source: OnnxSource, request: Request, because: str) -> Proven[
     """Fold ``source``, and write the result without a comparison."""
     with _Fold(source, request) as job:
         done = unproven(job, because)
+        if done.cleaning is not None and job.rejected(done.model) is not None:
+            # A wrong declaration may come to light where a branch is known to be taken.
+            done = unproven(job, because, {CLEANING: NOT_VALID})
         job.write(done.model)
         return done
 
@@ -180,13 +185,18 @@ class _Fold:
         """
         if self._request.target.path is None:
             return
-        if self._staged is None or self._staged[0] is not model:
-            problem = self._problem(CHECKER.rejection(self._stage_result(model).file).result())
-            if problem is not None:
-                message = f"The folded model is not valid ONNX: {problem}"
-                raise ModelFileError("invalid-model", message, "Please report this.")
+        problem = self.rejected(model)
+        if problem is not None:
+            message = f"The folded model is not valid ONNX: {problem}"
+            raise ModelFileError("invalid-model", message, "Please report this.")
         if self._staged is not None:
             self._staged[1].commit()
+
+    def rejected(self, model: onnx_ir.Model) -> str | None:
+        """Why ``model``, a result to be written that nobody has checked yet, is not valid ONNX."""
+        if self._request.target.path is None or (self._staged is not None and self._staged[0] is model):
+            return None
+        return self._problem(CHECKER.rejection(self._stage_result(model).file).result())
 
     @property
     def _per_site(self) -> bool:

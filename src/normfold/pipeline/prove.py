@@ -81,9 +81,9 @@ class Proven(Generic[T]):
     cleaning: Cleaning | None = None
 
 
-def unproven(source: Source[T], because: str) -> Proven[T]:
-    """The result of the pass, without a comparison."""
-    attempt = source.rewritten({})
+def unproven(source: Source[T], because: str, dropped: Mapping[str, Refusal] | None = None) -> Proven[T]:
+    """The result of the pass without what is ``dropped``, and without a comparison."""
+    attempt = source.rewritten(dropped or {})
     return Proven(
         attempt.model,
         attempt.decisions,
