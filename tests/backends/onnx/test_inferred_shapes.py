@@ -105,6 +105,16 @@ def test_a_weight_that_a_node_holds_has_a_rank_too() -> None:
     assert (len(found["y"]), found["y"][1]) == (4, 3)
 
 
+def test_a_norm_of_onnx_runtime_whose_statistics_are_read_has_a_shape() -> None:
+    """Nothing that onnx knows stands in for its second output, so that the node stays."""
+    source = parser.parse_model("""<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1]>
+    m (float[1, 3, 4] x) => (y, z) <float[4] s = {1, 1, 1, 1}> {
+        n, mean = com.microsoft.SkipLayerNormalization(x, x, s)
+        y = Neg(n)
+        z = Neg(mean) }""")
+    assert shapes(source)["y"] == (1, 3, 4)
+
+
 def test_known_rank_is_no_reason_behind_a_convolution_of_an_unknown_input() -> None:
     body = ["c = Conv(x, w)", "r = Relu(c)", norm("r", "n"), "y = Conv(n, w)"]
     source = model("float[] x", body, {"w": array(3, 3, 1, 1), **statistics(3)})

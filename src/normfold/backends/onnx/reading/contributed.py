@@ -64,6 +64,7 @@ def stand_in(graph: ir.Graph, opset: int) -> None:
     """Let something that onnx knows make the outputs of operators of ``graph`` that it does not know."""
     for node in list(graph):
         domain = "" if node.domain == "ai.onnx" else node.domain
+        replaced = False
         for index, make in STAND_INS.get((domain, node.op_type), {}).items():
             old = node.outputs[index] if index < len(node.outputs) else None
             new = None if old is None or not old.name else make(node, opset)
@@ -71,8 +72,9 @@ def stand_in(graph: ir.Graph, opset: int) -> None:
                 graph.insert_before(node, new)
                 made = new.outputs[0]
                 made.name, made.shape, made.type = old.name, old.shape, old.type
-                old.name = None
+                # It stays where others of its node are read for which nothing stands in.
+                old.name = f"{old.name} replaced"
                 old.replace_all_uses_with(made, replace_graph_outputs=True)
-        replaced = bool(node.outputs) and node.outputs[0].name is None
+                replaced = True
         if replaced and not any(output.uses() or output.is_graph_output() for output in node.outputs):
             graph.remove(node, safe=True)
