@@ -62,6 +62,11 @@ def test_a_window_larger_than_its_input_has_no_map() -> None:
     assert response_map(weight, np.ones(1), Window((3,), (1,), (1,), (0,), (0,)), (2,)) is None
 
 
+def test_a_map_that_no_memory_holds_is_not_made() -> None:
+    weight = Weight(Stored(np.ones((1, 1, 1, 3))), (1, 1, 1, 3), "goi")
+    assert response_map(weight, np.ones(1), Window((3,), (1,), (1,), (1,), (1,)), (1 << 40,)) is None
+
+
 def test_counter_example_of_a_zero_scale() -> None:
     assert shift_before(np.array([1.0, 0.0]), np.array([1.0, 1.0])) is None
 

@@ -13,6 +13,7 @@ Counter-example: ``a = 0``: the channel is the constant ``d``, which no ``x + d/
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 
@@ -28,6 +29,8 @@ LAW = Law(
     counter_example="a = 0 makes the channel a constant, which no x + d/a is",
 )
 
+LARGEST = 1 << 25
+"""Most elements of a response: it is added as a constant, and sizes may be any that a file states."""
 DROWNED = 2.0**14
 """Largest ``|d/a|`` that is added to a value: norms keep what they read within a few hundred."""
 
@@ -44,11 +47,12 @@ def shift_before(scale: Array, shift: Array, limit: float = DROWNED) -> Array | 
 def response_map(weight: Weight, shift: Array, window: Window, sizes: Sequence[int]) -> Array | None:
     """``W [d]``, [out, *output sizes], for an input of spatial ``sizes``; ``shift`` is [in] or [].
 
-    ``None`` where the output has no elements.
+    ``None`` where the output has no elements, or more than `LARGEST`.
     """
-    reach = [_taps_inside(window, axis, size) for axis, size in enumerate(sizes)]
-    if any(len(inside) == 0 for inside in reach):
+    counts = [_positions(window, axis, size) for axis, size in enumerate(sizes)]
+    if min(counts) < 1 or prod(counts) * weight.out_channels > LARGEST:
         return None
+    reach = [_taps_inside(window, axis, size) for axis, size in enumerate(sizes)]
     full = np.broadcast_to(shift, (weight.in_channels,)).reshape(weight.groups, weight.in_per_group)
     summed: Array = np.einsum("goi...,gi->go...", weight.canonical(), full)
     response = summed.reshape(weight.out_channels, *weight.taps)
@@ -58,9 +62,13 @@ def response_map(weight: Weight, shift: Array, window: Window, sizes: Sequence[i
     return response
 
 
+def _positions(window: Window, axis: int, size: int) -> int:
+    """How many elements the output has along ``axis``; none where that is below one."""
+    return (size + window.surplus(axis) - 1) // window.strides[axis] + 1
+
+
 def _taps_inside(window: Window, axis: int, size: int) -> Array:
     """1 where a tap at an output position falls on the input of ``size``, 0 where on padding: [positions, taps]."""
-    positions = (size + window.surplus(axis) - 1) // window.strides[axis] + 1
-    starts = np.arange(max(0, positions)) * window.strides[axis]
+    starts = np.arange(_positions(window, axis, size)) * window.strides[axis]
     places = starts[:, None] + np.asarray(window.offsets(axis))
     return np.asarray((places >= 0) & (places < size), dtype=np.float64)

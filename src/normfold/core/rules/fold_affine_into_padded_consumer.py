@@ -73,8 +73,8 @@ def _padded_shift(carry: Carry[Linear, Affine]) -> str | None:
     if not _applies(carry) or _before(carry) is not None or _after(carry) is not None:
         return None
     return (
-        f"{carry.label} pads with zeros and the sizes of its input are not all known; before it, the shift cannot be "
-        f"without the scale, which is zero somewhere, or {DROWNED:.5g} times smaller"
+        f"{carry.label} pads with zeros and the sizes of its input are not all known, or too large; before it, the "
+        f"shift cannot be without the scale, which is zero somewhere, or {DROWNED:.5g} times smaller"
     )
 
 
