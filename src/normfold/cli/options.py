@@ -94,7 +94,7 @@ TARGET: Final = click.option(
     default="local",
     show_default=True,
     metavar="NAME",
-    help="Where the models run: one of those that `normfold env` lists.",
+    help="Where the models run: one of those that `normfold env` lists, or ssh://user@host.",
 )
 ALLOW_FALLBACK: Final = click.option(
     "--allow-fallback", is_flag=True, help="Accept nodes that run on another execution provider than --ep."

@@ -109,9 +109,10 @@ class Measurement:
             deviations = [(turn.name, self._check(client, turn)) for turn in turns]
             seconds = [(turn.name, _pilot(client, turn.session, experiment.effort.warm_up)) for turn in turns]
             plan = schedule(_by_name(seconds, max), self._per_process, seed, experiment.copies)
-            before = gpu.look() if experiment.on_gpu else ""
+            watched = experiment.on_gpu and not experiment.target.remote
+            before = gpu.look() if watched else ""
             timed = client.time(plan.blocks())
-            after = gpu.look() if experiment.on_gpu else ""
+            after = gpu.look() if watched else ""
             energy = None if experiment.on_gpu else timed["microjoules"]
             for turn in turns:
                 self._check(client, turn)
@@ -130,7 +131,7 @@ class Measurement:
             first_run_ns=_by_name([(turn.name, reply["first_run_ns"]) for turn, reply in bound.items()], _median),
             placed={turn.name: reply["placed_by_provider"] for turn, reply in opened.items()},
             deviations=_by_name(deviations, max),
-            gpu=(before, after) if experiment.on_gpu else None,
+            gpu=(before, after) if watched else None,
         )
 
     def _hello(self, client: TimingClient, pool: int) -> dict[str, Any]:

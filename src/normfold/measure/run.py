@@ -64,7 +64,7 @@ def _assemble(
         kind=experiment.target.kind,
         probes=inputs.probes,
         warnings=(
-            *_about_the_machine(experiment.conditions, load),
+            *(() if experiment.target.remote else _about_the_machine(experiment.conditions, load)),
             *_about_the_processes(samples, control),
             *_about_the_time(effort, samples, details),
             *_about_the_models(experiment, samples, inputs),

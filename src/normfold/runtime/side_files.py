@@ -12,10 +12,10 @@ import struct
 import zipfile
 import zlib
 from contextlib import closing
-from typing import IO, Any, Final, Literal
+from typing import IO, TYPE_CHECKING, Any, Final, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 File = str | os.PathLike[str]
 
@@ -142,6 +142,8 @@ def _data_offset(file: IO[bytes], info: zipfile.ZipInfo) -> int:
 
 
 def _mapped(path: File, file: IO[bytes], offset: int) -> NDArray[Any]:
+    import numpy as np
+
     file.seek(offset)
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -165,6 +167,8 @@ def _check(members: list[zipfile.ZipInfo]) -> None:
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+    import numpy as np
+
     with closing(archive.open(info)) as stream:
         array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
     return array

@@ -114,7 +114,7 @@ def bench(
         threads: threads within an operation; one number or several.
         use: "server" keeps threads spinning between operations, "edge" lets them sleep.
         cpus: processors to run on; by default all that are available.
-        target: where the models run: "local", or another one that `normfold.env` lists.
+        target: where the models run: "local", another one that `normfold.env` lists, or "ssh://user@host".
         session: settings of every session, or a file of them; ``ep`` is then that of the settings.
         shapes: by input name, for inputs with free sizes.
         inputs: arrays by input name, or the path of an ``.npz`` of them.

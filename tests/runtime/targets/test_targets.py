@@ -38,5 +38,5 @@ def test_an_unknown_target_suggests_a_known_one() -> None:
 
 
 def test_all_targets_are_listed_under_their_names() -> None:
-    assert [one.name for one in listed()] == list(TARGETS)
+    assert [one.name for one in listed()] == [*TARGETS, "ssh://user@host"]
     assert all(one.purpose and (one.install or not one.missing) for one in listed())

@@ -10,6 +10,7 @@ from normfold.runtime.targets.base import FigureKind, Target
 from normfold.runtime.targets.browser import browser
 from normfold.runtime.targets.local import LOCAL
 from normfold.runtime.targets.node import node
+from normfold.runtime.targets.ssh import EXAMPLE, SCHEME, ssh
 
 __all__ = ["LOCAL", "TARGETS", "FigureKind", "Target", "find", "listed"]
 
@@ -18,17 +19,19 @@ TARGETS: Final[dict[str, Callable[[], Target]]] = {"local": lambda: LOCAL, "node
 
 
 def find(name: str) -> Target:
-    """The target called ``name``.
+    """The target called ``name``, or at this address.
 
     Raises:
         UsageError: there is none.
     """
+    if name.startswith(SCHEME):
+        return ssh(name)
     if name not in TARGETS:
-        hint = suggestion(name, TARGETS) or f"There are: {', '.join(TARGETS)}."
+        hint = suggestion(name, TARGETS) or f"There are: {', '.join((*TARGETS, EXAMPLE))}."
         raise UsageError("usage", f"There is no target {name!r}.", hint)
     return TARGETS[name]()
 
 
 def listed() -> tuple[Target, ...]:
-    """All that can be named without an address."""
-    return tuple(make() for make in TARGETS.values())
+    """All that there are, with an example of an address."""
+    return (*(make() for make in TARGETS.values()), ssh(EXAMPLE))

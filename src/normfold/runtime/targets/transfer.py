@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ class Sent:
         self._folder = folder
         self._ask = ask
         self._sent: dict[Path, str] = {}
+        # Another process may work in the same folder there.
+        self._token = secrets.token_hex(4)
         self._fetched = 0
         self._results = 0
 
@@ -69,7 +72,7 @@ class Sent:
     def results(self) -> str:
         """A new name for what the worker is to write."""
         self._results += 1
-        return f"results-{self._results}"
+        return f"results-{self._token}-{self._results}"
 
     def written(self, results: Sequence[Entry]) -> list[Entry]:
         """Fetch what the worker wrote."""

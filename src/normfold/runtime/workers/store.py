@@ -42,13 +42,16 @@ def put(_worker: object, request: Request) -> Reply:
 
 
 def get(_worker: object, request: Request) -> Reply:
-    """A piece of ``file`` from ``at``; with the last one, the checksum of all of it."""
+    """A piece of ``file`` from ``at``; with the last one, the checksum of all of it, and the file is gone."""
     path = _inside(request["file"])
     with path.open("rb") as file:
         file.seek(request["at"])
         data = file.read(PIECE)
         last = file.tell() == path.stat().st_size
-    return {"data": base64.b64encode(data).decode(), "sha256": checksum(path) if last else None}
+    digest = checksum(path) if last else None
+    if last:
+        path.unlink()
+    return {"data": base64.b64encode(data).decode(), "sha256": digest}
 
 
 def checksum(path: Path) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from normfold.runtime.workers.arrays import extended_type
 from normfold.runtime.workers.protocol import RefusedError
 
@@ -25,6 +23,7 @@ EXTENDED_TYPES: Final[dict[str, tuple[str, int]]] = {
 
 def to_value(array: Array, device: str = "cpu") -> Any:
     """``array`` as ONNX Runtime's own value, in the memory of ``device``."""
+    import numpy as np
     import onnxruntime
 
     numbers = dict(EXTENDED_TYPES.values())
@@ -40,6 +39,8 @@ def to_array(name: str, value: Any) -> Array:
     Raises:
         RefusedError: it holds none.
     """
+    import numpy as np
+
     if not value.is_tensor():
         raise RefusedError("unsupported", f"output {name!r} is a {value.data_type()}, not a tensor")
     if value.data_type() not in EXTENDED_TYPES:

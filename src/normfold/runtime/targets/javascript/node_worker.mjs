@@ -80,7 +80,9 @@ class Node {
     readSync(opened, piece, 0, piece.length, request.at);
     closeSync(opened);
     const last = request.at + piece.length >= size;
-    return { data: piece.toString("base64"), sha256: last ? checksum(file) : null };
+    const sha256 = last ? checksum(file) : null;
+    if (last) rmSync(file);
+    return { data: piece.toString("base64"), sha256 };
   }
 
   open(request) { return this.timing.open(request); }
