@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
-
-import numpy as np
 
 from normfold.core.algebra.affine import Array
 from normfold.core.integers.ranges import Codes, Method, Range, Seen
 from normfold.core.integers.steps import (
     SHARING,
     Affine,
+    AveragePool,
     Clamped,
     Concat,
     Floating,
+    GlobalMean,
     Linear,
     Moving,
     Network,
@@ -24,7 +25,7 @@ from normfold.core.integers.steps import (
     Step,
     Transposed,
 )
-from normfold.core.integers.weights import FULL, WeightCodes, coded
+from normfold.core.integers.weights import Coder, WeightCodes
 
 UNIT: Final = Codes(1.0 / 256.0, 0)
 """The codes of what lies between 0 and 1, with the scale that integer sigmoids have."""
@@ -101,6 +102,10 @@ class _Groups:
     def join(self, first: str, second: str) -> None:
         self._parent[self.find(first)] = self.find(second)
 
+    def join_all(self, values: Sequence[str]) -> None:
+        for first, second in pairwise(values):
+            self.join(first, second)
+
 
 def apart(network: Network, ranges: Mapping[str, Range]) -> dict[Step, str]:
     """Concats whose parts differ so much in range that one scale for all would drown some; to be kept as they are."""
@@ -153,9 +158,9 @@ def coded_values(network: Network, integer: frozenset[Step], ranges: Mapping[str
         needed |= dict.fromkeys(step.inputs)
         if not _leaves_codes(step, readers, integer):
             needed[step.output] = None
-        if isinstance(step, SHARING):
-            for value in step.inputs:
-                groups.join(value, step.output)
+        # What a mean lies between is known where nothing else is.
+        if isinstance(step, SHARING) or (isinstance(step, GlobalMean | AveragePool) and step.output not in ranges):
+            groups.join_all((*step.inputs, step.output))
         unit = _unit(step)
         if unit is not None:
             fixed[step.output] = unit
@@ -193,9 +198,13 @@ def made_plan(
     seen: Mapping[str, Seen],
     method: Method,
     kept: Mapping[Step, str] | None = None,
-    largest: int = FULL,
+    coder: Coder | None = None,
 ) -> Plan:
-    """The plan for ``network`` with ranges by ``method``; what has no known range stays in floating point."""
+    """The plan for ``network`` with ranges by ``method``; what has no known range stays in floating point.
+
+    A ``coder`` is good for any number of plans of one network and one set of statistics.
+    """
+    coder = coder or Coder()
     ranges = ranges_of(network, seen, method)
     held = dict(kept or {}) | apart(network, ranges)
     while True:
@@ -207,7 +216,7 @@ def made_plan(
         touching = [step for step in integer if unknown in (*step.inputs, step.output)]
         held |= dict.fromkeys(touching, f"the range of {unknown!r} is not known")
     weights: dict[Step, WeightCodes] = {
-        step: coded(step, codes[step.inputs[0]], *_moments(network, seen, step), largest)
+        step: coder.coded(step, codes[step.inputs[0]], *_moments(network, seen, step))
         for step in integer
         if isinstance(step, Linear | Transposed)
     }
@@ -223,34 +232,3 @@ def _moments(
     if found is None or found.mean is None or found.mean.shape != (channels,):
         return None, None
     return found.mean, found.square
-
-
-def as_depthwise(network: Network) -> Network:
-    """Maps by channel that no weight took become 1x1 depthwise convolutions."""
-    from normfold.core.integers.simplify import unit_window
-
-    steps: list[Step] = []
-    for step in network.steps:
-        rank = network.rank(step.output) or 0
-        channels = network.channels(step.output, 1 - rank) if rank > 2 else None
-        if not isinstance(step, Affine) or rank not in (3, 4) or channels is None or step.axis != 1 - rank:
-            steps.append(step)
-            continue
-        scale, shift = (np.broadcast_to(one, (channels,)) for one in (step.scale, step.shift))
-        window = unit_window(rank - 2)
-        steps.append(
-            Linear(
-                name=step.name,
-                operator=step.operator,
-                inputs=step.inputs,
-                output=step.output,
-                nodes=step.nodes,
-                low=step.low,
-                high=step.high,
-                weight=scale.reshape(-1, 1, *[1] * (rank - 2)).astype(np.float64),
-                bias=shift.astype(np.float64),
-                groups=channels,
-                window=window,
-            )
-        )
-    return replace(network, steps=tuple(steps))

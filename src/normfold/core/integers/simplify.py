@@ -15,11 +15,9 @@ from typing import Final
 import numpy as np
 
 from normfold.core.algebra.affine import Array
-from normfold.core.algebra.window import Window
 from normfold.core.integers.steps import (
     GELU,
     Affine,
-    AveragePool,
     ChannelClamp,
     Clamped,
     Floating,
@@ -308,21 +306,6 @@ def _behind_mean(site: _Site, step: Step) -> Edit | None:
     return {step: (), mean: (first, replace(step, inputs=(between,), output=mean.output, axis=axis))}
 
 
-def _pool_into_weights(site: _Site, step: Step) -> Edit | None:
-    """A mean over windows and the 1x1 convolution behind it are one convolution with the windows' strides."""
-    maker = site.sole_maker(step) if isinstance(step, Linear) else None
-    if not isinstance(step, Linear) or not isinstance(maker, AveragePool) or step.window is None:
-        return None
-    window = step.window
-    simple = all(size == 1 for size in (*window.kernel, *window.strides)) and not any((*window.begins, *window.ends))
-    if not simple or step.groups != 1:
-        return None
-    pool = maker.window
-    weight = step.weight / math.prod(pool.kernel) * np.ones((1, 1, *pool.kernel))
-    joined = replace(step, weight=weight, window=pool, inputs=maker.inputs, nodes=_nodes(maker, step))
-    return {maker: (), step: (joined,)}
-
-
 def _drop_identity(site: _Site, step: Step) -> Edit | None:
     """A map that does nothing goes."""
     if not isinstance(step, Affine) or _maps(step) or _clamps(step) or step.output in site.network.outputs:
@@ -401,12 +384,5 @@ RULES: Final[Sequence[RewriteRule]] = (
     _into_consumers,
     _unclamp,
     _behind_mean,
-    _pool_into_weights,
 )
 """In the order in which they are tried at a step."""
-
-
-def unit_window(spatial: int) -> Window:
-    """The window of a 1x1 convolution."""
-    ones, zeros = (1,) * spatial, (0,) * spatial
-    return Window(ones, ones, ones, zeros, zeros)

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from normfold.core.algebra.affine import Array
 from normfold.core.integers.ranges import Codes
-from normfold.core.integers.steps import Linear, Transposed
+from normfold.core.integers.steps import Linear, Step, Transposed
 
 FULL: Final = 127
 """Largest code of a weight; -128 is left out, so that signs can flip."""
 REDUCED: Final = 63
 """Largest code where products of bytes are summed in pairs of 16 bits, which would overflow."""
-SHRINKS: Final = np.linspace(0.75, 1.0, 26)
+SHRINKS: Final = np.linspace(0.76, 1.0, 13)
 """Parts of a channel's largest weight that are tried for the scale with the least error."""
 LARGEST_BIAS: Final = 2.0**30
 """Codes of a bias stay below it, which leaves room for the sum of products."""
@@ -35,48 +35,68 @@ class WeightCodes:
         return self.codes * self.scale.astype(np.float64).reshape(-1, *[1] * (self.codes.ndim - 1))
 
 
-def coded(
-    step: Linear | Transposed, source: Codes, mean: Array | None, square: Array | None, largest: int = FULL
-) -> WeightCodes:
-    """The weight and bias of ``step`` as codes.
+class Coder:
+    """Codes of weights, found once for each step: neither its scales nor its codes depend on those of its input."""
 
-    Args:
-        step: whose weight it is.
-        source: the codes of its input.
-        mean: of the input by channel ``[in]``, from which the bias takes what rounding the weight shifts.
-        square: mean square of the input by channel ``[in]``, which weighs the errors of the weight.
-        largest: code of a weight.
-    """
-    weight = step.weight
+    def __init__(self, largest: int = FULL) -> None:
+        """``largest`` is the largest code of a weight."""
+        self._largest = largest
+        self._found: dict[Step, _Rounded] = {}
+
+    def coded(self, step: Linear | Transposed, source: Codes, mean: Array | None, square: Array | None) -> WeightCodes:
+        """The weight and bias of ``step`` as codes.
+
+        Args:
+            step: whose weight it is.
+            source: the codes of its input.
+            mean: of the input by channel ``[in]``, from which the bias takes what rounding the weight shifts.
+            square: mean square of the input by channel ``[in]``, which weighs the errors of the weight.
+        """
+        if step not in self._found:
+            self._found[step] = _rounded(step, _scales(step, square, self._largest), mean, self._largest)
+        found = self._found[step]
+        least = np.abs(found.bias) / (source.scale * LARGEST_BIAS)
+        if (least > found.scale).any():
+            found = _rounded(step, np.maximum(found.scale, least), mean, self._largest)
+        bias = np.round(found.bias / (source.scale * found.scale.astype(np.float64)))
+        return WeightCodes(found.codes, found.scale, bias.astype(np.int32))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Rounded:
+    codes: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    bias: Array
+
+
+def _scales(step: Linear | Transposed, square: Array | None, largest: int) -> Array:
+    """By output channel, the scale with which the weight has the least error, weighted by what it multiplies."""
+    weight = step.weight.astype(np.float32).reshape(len(step.weight), -1)
+    limit = np.abs(weight).max(axis=1)
+    unit = np.where(limit > 0, limit, 1.0) / largest
     importance = _by_row(step, square)
-    limit = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
-    least = np.abs(step.bias) / (source.scale * LARGEST_BIAS)
-    unit = np.maximum(np.where(limit > 0, limit, 1.0) / largest, np.maximum(least, 1e-30))
-    best = np.full(len(weight), np.inf)
-    scale = unit.copy()
-    for part in SHRINKS if importance is not None else SHRINKS[-1:]:
-        trial = np.maximum(unit * part, np.maximum(least, 1e-30))
-        error = np.square(_rounded(weight, trial, largest) * _spread(trial, weight) - weight)
-        weighted = error if importance is None else error * importance
-        found = weighted.reshape(len(weight), -1).sum(axis=1)
-        better = found < best
-        best, scale = np.where(better, found, best), np.where(better, trial, scale)
+    if importance is None:
+        return np.asarray(unit, np.float64)
+    spread = np.broadcast_to(importance, step.weight.shape).astype(np.float32).reshape(weight.shape)
+    best, scale = np.full(len(weight), np.inf), unit
+    for part in SHRINKS:
+        trial = (unit * part).astype(np.float32)[:, None]
+        error = np.clip(np.rint(weight / trial), -largest, largest) * trial - weight
+        found = np.einsum("oi,oi,oi->o", error, error, spread)
+        scale, best = np.where(found < best, unit * part, scale), np.minimum(found, best)
+    return np.asarray(scale, np.float64)
+
+
+def _rounded(step: Linear | Transposed, scale: Array, mean: Array | None, largest: int) -> _Rounded:
+    """The weight in steps of ``scale``, and the bias less what that shifts the mean of the output."""
     single = scale.astype(np.float32)
-    codes = _rounded(weight, single.astype(np.float64), largest)
+    unit = single.astype(np.float64).reshape(-1, *[1] * (step.weight.ndim - 1))
+    codes = np.clip(np.round(step.weight / unit), -largest, largest)
     bias = step.bias
     if mean is not None:
-        lost = codes * _spread(single.astype(np.float64), weight) - weight
-        bias = bias - (lost * _means(step, mean)).reshape(len(weight), -1).sum(axis=1)
-    rounded = np.round(bias / (source.scale * single.astype(np.float64)))
-    return WeightCodes(codes.astype(np.int8), single, rounded.astype(np.int32))
-
-
-def _rounded(weight: Array, scale: Array, largest: int) -> Array:
-    return np.clip(np.round(weight / _spread(scale, weight)), -largest, largest)
-
-
-def _spread(scale: Array, weight: Array) -> Array:
-    return scale.reshape(-1, *[1] * (weight.ndim - 1))
+        lost = codes * unit - step.weight
+        bias = bias - (lost * _means(step, mean)).reshape(len(codes), -1).sum(axis=1)
+    return _Rounded(codes.astype(np.int8), single, bias)
 
 
 def _by_row(step: Linear | Transposed, square: Array | None) -> Array | None:

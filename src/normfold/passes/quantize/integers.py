@@ -14,11 +14,13 @@ from normfold.backends.onnx.integers.qdq import emit_qdq
 from normfold.backends.onnx.integers.read import read_network
 from normfold.backends.onnx.integers.simulated import emit_simulated
 from normfold.backends.onnx.integers.tables import narrow_tables
+from normfold.core.integers.depthwise import with_depthwise
 from normfold.core.integers.phases import with_phases
-from normfold.core.integers.plan import Plan, as_depthwise, made_plan
+from normfold.core.integers.plan import Plan, made_plan
 from normfold.core.integers.ranges import METHODS, Seen, min_max
 from normfold.core.integers.simplify import simplified
 from normfold.core.integers.steps import Floating, Linear, Network, Step, Transposed
+from normfold.core.integers.weights import Coder
 from normfold.models.source import runnable
 from normfold.passes.quantize.figures import Format, NodeFigures
 from normfold.passes.quantize.outputs import Loss, run, split
@@ -41,7 +43,7 @@ def integers(work: Work) -> Sequence[Quantized]:
     narrow_tables(folded)
     graph = OnnxGraph(folded, CHECKER.infer)
     plain = read_network(graph)
-    network = with_phases(as_depthwise(simplified(plain)))
+    network = with_phases(with_depthwise(simplified(plain)))
     model = graph.model
     if not any(isinstance(step, Linear | Transposed) for step in network.steps):
         return []
@@ -74,9 +76,10 @@ def _chosen(work: Work, model: onnx_ir.Model, network: Network, seen: Mapping[st
     with runnable(model.clone()) as file:
         run(work.evaluator, file, held_out, loss.expect, work.custom_ops)
     best, least = None, np.inf
+    coder = Coder()
     for name, method in METHODS.items():
         work.progress(f"ranges by {name}")
-        plan = made_plan(network, seen, method)
+        plan = made_plan(network, seen, method, coder=coder)
         with runnable(EMITTERS[work.formats[-1]](model.clone(), plan)) as file:
             found = loss.of(work.evaluator, file, held_out, work.custom_ops)
         if best is None or found < least:
