@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from normfold.pipeline.prove import DiffersError, UnprovenError
     from normfold.runtime.session_profile import SessionProfile
     from normfold.runtime.sessions import open_session
+    from normfold.verbs.advise import AdviceResult, advise
     from normfold.verbs.bench import BenchResult, bench
     from normfold.verbs.compare import CompareResult, compare
     from normfold.verbs.convert import convert
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from normfold.verbs.verify import VerifyResult, verify
 
 __all__ = [
+    "AdviceResult",
     "BenchResult",
     "CompareResult",
     "DemoResult",
@@ -48,6 +50,7 @@ __all__ = [
     "UnprovenError",
     "VerifyResult",
     "__version__",
+    "advise",
     "bench",
     "compare",
     "convert",
@@ -65,6 +68,7 @@ __all__ = [
 ]
 
 _PLACES: Final = {
+    "AdviceResult": "normfold.verbs.advise",
     "BenchResult": "normfold.verbs.bench",
     "CompareResult": "normfold.verbs.compare",
     "DemoResult": "normfold.verbs.demo",
@@ -79,6 +83,7 @@ _PLACES: Final = {
     "TuneResult": "normfold.verbs.tune",
     "UnprovenError": "normfold.pipeline.prove",
     "VerifyResult": "normfold.verbs.verify",
+    "advise": "normfold.verbs.advise",
     "bench": "normfold.verbs.bench",
     "compare": "normfold.verbs.compare",
     "convert": "normfold.verbs.convert",

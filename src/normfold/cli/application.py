@@ -22,7 +22,10 @@ from normfold.report import text
 from normfold.report.blocks import Blocks
 from normfold.report.words import printable
 
-VERBS: Final = ("inspect", "fold", "convert", "export", "quantize", "verify", "bench", "compare", "tune", "demo", "env")
+VERBS: Final = (
+    *("inspect", "fold", "convert", "advise", "export", "quantize"),
+    *("verify", "bench", "compare", "tune", "demo", "env"),
+)
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
 COLLECTED: Final = 10_000

@@ -10,15 +10,13 @@ from normfold.core import driver
 from normfold.core.driver import Folding
 from normfold.core.graph import Graph, Site
 from normfold.core.premises import CONVERTIBLE, SELECTED
-from normfold.core.views import Node, Norm
+from normfold.core.views import Node
 from normfold.passes.convert.conversion import Asked, Cell, Conversion, Kind, Proposal, Target
-from normfold.passes.convert.kinds import kind_of
+from normfold.passes.convert.kinds import is_norm, kind_at
 from normfold.passes.convert.matrix import ALREADY, MATRIX
 from normfold.passes.fold.selection import Selection
 from normfold.records import EXACT, Decision, Pair, Refusal
 
-DYNAMIC_TANH: Final = "DynamicTanh"
-"""What a DyT is called that is several operations."""
 FOLDED: Final = frozenset({"static", "tanh"})
 """What norms become whose affine maps go elsewhere."""
 
@@ -56,24 +54,15 @@ class _Run:
     """Why norms stay, whatever could be done."""
 
     def __post_init__(self) -> None:
-        self.sites = [site for site in self.graph.sites() if self._is_norm(site)]
+        self.sites = [site for site in self.graph.sites() if is_norm(self.graph, site)]
         self.before = frozenset(self.graph.values())
         for site in self.sites:
-            found = next(((node, kind) for node in site.nodes if (kind := self._kind(site, node))), None)
+            found = kind_at(self.graph, site)
             refusal = self._refusal(site, None if found is None else found[1])
             if refusal is not None:
                 self.refused[site.name] = refusal
             elif found is not None:
                 self.norms.append((site, *found))
-
-    def _kind(self, site: Site, node: Node) -> Kind | None:
-        return "dyt" if site.norm == DYNAMIC_TANH else kind_of(self.graph.view(node))
-
-    def _is_norm(self, site: Site) -> bool:
-        """Whether ``site`` normalises, and is not some other map by constants, which no conversion is about."""
-        views = [self.graph.view(node) for node in site.nodes]
-        known = any(isinstance(view, Norm) or kind_of(view) is not None or view.refusals for view in views)
-        return site.role == "norm" and (known or site.norm == DYNAMIC_TANH)
 
     def _refusal(self, site: Site, kind: Kind | None) -> Refusal | None:
         """Why the norm at ``site`` stays, whatever could be done."""
