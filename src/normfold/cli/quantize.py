@@ -24,7 +24,7 @@ from normfold.errors import UsageError
 from normfold.records import Progress
 from normfold.report.blocks import Detail
 
-WIDTHS: Final = ("int8", "fp32")
+WIDTHS: Final = ("int8", "int4", "fp16", "bf16", "fp32")
 """Those of `normfold.verbs.quantize.WIDTHS`, which is not imported to parse a command line."""
 
 

@@ -231,6 +231,8 @@ def quantize(
     with limited(time_limit, memory_limit, SECONDS):
         if width not in WIDTHS:
             raise UsageError("usage", f"There is no width {width!r}.", f"Choose one of {', '.join(WIDTHS)}.")
+        if (width, format) == ("int4", "qdq"):
+            raise UsageError("usage", "int4 has an operator of ONNX Runtime's own.", "Leave the format out.")
         limit, absolute = _latency_limit(max_latency)
         asked = Asked(
             width,

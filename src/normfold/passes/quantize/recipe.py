@@ -44,6 +44,8 @@ class Quantized:
     """Computes the same codes in floating point; what the model is verified against. None: against the folded model."""
     budget: float | None = None
     """Deviation from ``simulation`` that rounding explains, relative to the output's range."""
+    emulation: onnx_ir.Model | None = None
+    """Computes the same with operations that the CPU's provider has; what is run in its place where it has not."""
     name: str = ""
     """What tells it from others of the same width and format."""
 

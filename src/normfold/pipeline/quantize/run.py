@@ -39,6 +39,7 @@ from normfold.records import Decision, Progress, Verification, silent
 from normfold.runtime import CHECKER, Evaluator, Runnable
 
 FORMATS: Final[tuple[Format, ...]] = ("qdq", "contrib")
+EMULATED: Final = "each operation was emulated: computed in float32, what it makes rounded"
 PROVIDER: Final = "cpu"
 """The execution provider that has operators of its own for integers here."""
 
@@ -163,6 +164,8 @@ class _Tried:
 
     quantized: Quantized
     file: Runnable
+    runs: Runnable
+    """What is run to see what it computes: the file, or what emulates it."""
     point: Point
     verification: Verification = field(default_factory=lambda: Verification("skipped"))
 
@@ -173,7 +176,8 @@ class _Tried:
         if problem is not None:
             raise FindingError("invalid-model", f"The quantised model is not valid ONNX: {problem}", "Report this.")
         name = one.name or one.format
-        return cls(one, file, Point(name, one.format, one.width, file.file.stat().st_size))
+        runs = file if one.emulation is None else files.enter_context(runnable(one.emulation))
+        return cls(one, file, runs, Point(name, one.format, one.width, file.file.stat().st_size))
 
     def proven(
         self, evaluator: Evaluator, files: ExitStack, folded: onnx_ir.Model, setup: Setup, calibration: Dataset | None
@@ -183,9 +187,11 @@ class _Tried:
         expected = folded.clone() if one.simulation is None else one.simulation
         truth = files.enter_context(runnable(expected))
         fed = setup.given if setup.given.arrays else _first(calibration, setup.given)
-        proof = verify(evaluator, truth, self.file, replace(about(expected, setup), given=fed, rtol=one.budget))
+        proof = verify(evaluator, truth, self.runs, replace(about(expected, setup), given=fed, rtol=one.budget))
         if proof.status == "equivalent" and one.budget is not None:
-            proof = replace(proof, status="within-budget", budget=one.budget)
+            said = [proof.because, EMULATED if one.emulation is not None else ""]
+            because = "; ".join(filter(None, said))
+            proof = replace(proof, status="within-budget", budget=one.budget, because=because)
         return replace(self, verification=proof)
 
 
@@ -210,7 +216,7 @@ def _judge(
 def _scored(one: _Tried, judge: Judge | None) -> _Tried:
     if judge is None:
         return one
-    return replace(one, point=replace(one.point, accuracy=judge.accuracy(one.file)))
+    return replace(one, point=replace(one.point, accuracy=judge.accuracy(one.runs)))
 
 
 def _with_unoptimised(one: _Tried, judge: Judge | None) -> _Tried:
@@ -218,7 +224,7 @@ def _with_unoptimised(one: _Tried, judge: Judge | None) -> _Tried:
     accuracy = one.point.accuracy
     if judge is None or accuracy is None:
         return one
-    return replace(one, point=replace(one.point, accuracy=judge.unoptimised(accuracy, one.file)))
+    return replace(one, point=replace(one.point, accuracy=judge.unoptimised(accuracy, one.runs)))
 
 
 def _measured(source: OnnxSource, tried: Sequence[_Tried], asked: Asked) -> list[_Tried]:
