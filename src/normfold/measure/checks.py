@@ -84,15 +84,22 @@ def check_placement(name: str, wanted: str, placed: Placed | None, *, allow_fall
 
 
 def check_outputs(
-    candidate: Candidate, reference: Candidate, expected: Values, outputs: Values, rtol: float | None
+    candidate: Candidate,
+    reference: Candidate,
+    expected: Values,
+    outputs: Values,
+    rtol: float | None,
+    where: str = "",
 ) -> float:
     """Largest deviation from the ``expected`` outputs of the reference, relative to their range.
 
     Raises:
-        FindingError: ``outputs-differ``, by more than rounding explains in the coarsest type of the two, or ``rtol``.
+        FindingError: ``outputs-differ``, by more than rounding explains in the coarsest type of the two, or ``rtol``;
+            ``where`` is a part of its sentence.
     """
     if set(expected) != set(outputs):
-        raise _outputs_differ(candidate, f"its outputs are {', '.join(outputs)} instead of {', '.join(expected)}")
+        because = f"its outputs are {', '.join(outputs)} instead of {', '.join(expected)}"
+        raise _outputs_differ(candidate, where, because)
     largest = 0.0
     for name, truth in expected.items():
         allowed = max(_tolerance(truth, one) for one in (candidate, reference))
@@ -102,7 +109,7 @@ def check_outputs(
         if not found.excess <= 1.0:
             where = ", and by more in one channel" if found.in_channel else ""
             by = found.reason or f"differs by {found.max_rel:.1e} of its range{where}; {allowed:.1e} is allowed"
-            raise _outputs_differ(candidate, f"output {name!r} {by}")
+            raise _outputs_differ(candidate, where, f"output {name!r} {by}")
         largest = max(largest, found.max_rel or 0.0)
     return float(np.float64(largest))
 
@@ -113,6 +120,6 @@ def _tolerance(truth: NDArray[Any], candidate: Candidate) -> float:
     return tolerance(truth.dtype, candidate.precision or (HALF if candidate.profile.computes_in_tf32 else None))
 
 
-def _outputs_differ(candidate: Candidate, because: str) -> FindingError:
+def _outputs_differ(candidate: Candidate, where: str, because: str) -> FindingError:
     hint = "Set a larger tolerance with --rtol, relative to the output's range."
-    return FindingError("outputs-differ", f"{candidate.name} has other outputs: {because}.", hint)
+    return FindingError("outputs-differ", f"{candidate.name} has other outputs{where}: {because}.", hint)

@@ -31,6 +31,8 @@ class PreparedInputs:
     entries: tuple[Entry, ...]
     probes: tuple[Probe, ...]
     outputs: Values = field(default_factory=dict)
+    own: Mapping[str, Values] = field(default_factory=dict)
+    """On another target: what each candidate gives on this machine with the same settings."""
 
 
 class ArrayFolder:
@@ -47,6 +49,11 @@ class ArrayFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._folder.cleanup()
+
+    @property
+    def path(self) -> Path:
+        """For other files that go away with it."""
+        return Path(self._folder.name)
 
     def write(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[Entry, ...]:
         """Put arrays where every process can read them."""

@@ -10,9 +10,10 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from normfold import limits
-from normfold.errors import EnvironmentUnavailableError
+from normfold.errors import EnvironmentUnavailableError, FindingError
 from normfold.measure import checks, statistics
 from normfold.measure.candidate import Candidate
+from normfold.measure.divergence import first_divergence
 from normfold.measure.experiment import Experiment
 from normfold.measure.figures import Details, Sample
 from normfold.measure.inputs import ArrayFolder, PreparedInputs, prepare_inputs
@@ -139,10 +140,24 @@ class Measurement:
         return client.hello(where.cpus, pool, threads=where.threads, preload=self._experiment.on_gpu)
 
     def _settled_here(self) -> PreparedInputs:
-        """The same, in a process of this machine: what the target computes is compared with what it should."""
-        with TimingClient(time_limit=self._experiment.effort.worker_timeout) as client:
+        """The same in a process of this machine, with what every candidate should give on the target."""
+        experiment = self._experiment
+        with TimingClient(time_limit=experiment.effort.worker_timeout) as client:
             client.hello((), 0)
-            return self._settle(client)
+            inputs = self._settle(client)
+            own = {one.name: self._computed(client, one, inputs) for one in experiment.candidates}
+        for one in experiment.candidates:
+            checks.check_outputs(one, experiment.reference, inputs.outputs, own[one.name], experiment.rtol)
+        return replace(inputs, own=own)
+
+    def _computed(self, client: TimingClient, candidate: Candidate, inputs: PreparedInputs) -> checks.Values:
+        """What ``candidate`` gives there."""
+        name = f"{candidate.name} (all)"
+        client.open(name, candidate.model, self._experiment.session(candidate.profile))
+        client.bind(name, inputs.entries)
+        outputs = self._folder.keep(client.outputs(name))
+        client.close(name)
+        return outputs
 
     def _settle(self, client: TimingClient) -> PreparedInputs:
         """Inputs on which the reference runs, and its outputs computed plainly."""
@@ -166,14 +181,32 @@ class Measurement:
         return reply | {"placed_by_provider": counts}
 
     def _check(self, client: TimingClient, turn: Turn) -> float:
-        candidate = self._experiment.candidate(turn.name)
-        return checks.check_outputs(
-            candidate,
-            self._experiment.reference,
-            self.inputs.outputs,
-            client.outputs(turn.session),
-            self._experiment.rtol,
-        )
+        candidate, experiment = self._experiment.candidate(turn.name), self._experiment
+        outputs = client.outputs(turn.session)
+        if candidate.name not in self.inputs.own:
+            expected = self.inputs.outputs
+            return checks.check_outputs(candidate, experiment.reference, expected, outputs, experiment.rtol)
+        try:
+            own = self.inputs.own[candidate.name]
+            where = f" on {experiment.target.name}"
+            return checks.check_outputs(candidate, candidate, own, outputs, experiment.rtol, where)
+        except FindingError as error:
+            message = f"{error.message} There, {self._divergence(client, candidate)}."
+            raise FindingError(error.code, message, error.hint) from error
+
+    def _divergence(self, client: TimingClient, candidate: Candidate) -> str:
+        """The first value of ``candidate`` that differs from this machine's."""
+
+        def here(exposed: Candidate) -> checks.Values:
+            with TimingClient(time_limit=self._experiment.effort.worker_timeout) as local:
+                local.hello((), 0)
+                return self._computed(local, exposed, self.inputs)
+
+        def there(exposed: Candidate) -> checks.Values:
+            return self._computed(client, exposed, self.inputs)
+
+        self._progress(f"looking for the first value of {candidate.name} that differs")
+        return first_divergence(candidate, there, here, self._experiment.rtol, self._folder.path)
 
     def all_details(self) -> tuple[Details, ...]:
         """Those of every candidate, where they are asked for and there is time for all of them."""

@@ -150,3 +150,45 @@ def test_a_link_that_breaks_is_told_from_a_crash(tmp_path: Path, brief: Effort) 
         cell = measure(Experiment((candidate,), Conditions(target="away"), brief, target=cut))
     assert cell.refused is not None
     assert cell.refused.code == "link-broken"
+
+
+def test_the_first_value_that_differs_is_named(tmp_path: Path, brief: Effort) -> None:
+    """A machine whose second product, and all that comes of it, is off by a little more than rounding."""
+    changes = (
+        "exact = timing.to_array\n"
+        "def off(name, value): return exact(name, value) + (0.01 if name in ('h1', 'h2', 'y') else 0.0)\n"
+        "timing.to_array = off\n"
+    )
+    with open_candidate(timed.products(tmp_path, 4)) as candidate:
+        cell = measure(Experiment((candidate,), Conditions(target="away"), brief, target=disguised(changes)))
+    assert cell.refused is not None
+    assert (cell.refused.code, cell.refused.exit_code) == ("outputs-differ", 1)
+    assert "the first value that differs is 'h1', which MatMul makes" in cell.refused.message
+
+
+def test_what_fusion_alone_changes_is_said_to_be_that(tmp_path: Path, brief: Effort) -> None:
+    changes = (
+        "exact, bind = timing.to_array, timing.TimingWorker.outputs\n"
+        "def off(name, value): return exact(name, value) + off.by\n"
+        "def outputs(worker, request):\n"
+        "    off.by = 0.0 if '(all)' in request['name'] else 0.01\n"
+        "    return bind(worker, request)\n"
+        "timing.to_array = off\n"
+        "timing.VERBS['outputs'] = outputs\n"
+    )
+    with open_candidate(timed.products(tmp_path, 4)) as candidate:
+        cell = measure(Experiment((candidate,), Conditions(target="away"), brief, target=disguised(changes)))
+    assert cell.refused is not None
+    assert "nothing differs" in cell.refused.message
+
+
+def test_each_model_is_compared_with_itself(tmp_path: Path, brief: Effort) -> None:
+    """What two models differ by is no deviation of the target."""
+    path = timed.products(tmp_path, 2)
+    near = onnx.load(path)
+    near.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.eye(64, dtype=np.float32) * 1.00002, "w"))
+    onnx.save(near, tmp_path / "near.onnx")
+    with open_candidate(path) as first, open_candidate(tmp_path / "near.onnx") as second:
+        cell = measure(Experiment((first, second), Conditions(target="away"), brief, target=AWAY))
+    assert cell.refused is None
+    assert [figure.deviation for figure in cell.figures] == [0.0, 0.0]
