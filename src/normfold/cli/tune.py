@@ -17,6 +17,7 @@ from normfold.cli.options import (
     RTOL,
     SEED,
     SHAPES,
+    TARGET,
     USE,
     refuse_overwriting,
 )
@@ -30,6 +31,7 @@ MINUTES = "3m"
 @click.command("tune")
 @click.argument("model", type=file_name)
 @click.option("-o", "--output", type=file_name, metavar="FILE", help="Write the settings as a session profile.")
+@TARGET
 @EP
 @click.option(
     "--threads", type=click.IntRange(min=1), metavar="N", help="Threads of an operation; searched by default."

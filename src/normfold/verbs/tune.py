@@ -27,8 +27,10 @@ from normfold.report.words import plural
 from normfold.runtime import processors
 from normfold.runtime.example_lines import loading_lines, plain_lines
 from normfold.runtime.session_profile import SPINNING, Use
+from normfold.runtime.targets import LOCAL, Target, find
+from normfold.runtime.targets.timing_client import TimingClient
 from normfold.verbs.figures import ratio_interval
-from normfold.verbs.timing import check_cpus, open_candidates, session_settings
+from normfold.verbs.timing import check_target, open_candidates, session_settings
 
 if TYPE_CHECKING:
     from normfold.verbs.timing import Model
@@ -72,7 +74,8 @@ class TuneResult(Result):
             return (verdict,)
         conditions = self.conditions
         batch = "" if conditions.batch is None else f", batch {conditions.batch}"
-        where = f"{self.model.profile.provider}, {conditions.use}, {plural(conditions.threads, 'thread')}{batch}"
+        place = "" if conditions.target == LOCAL.name else f"{conditions.target}, "
+        where = f"{self.model.profile.provider}, {place}{conditions.use}, {plural(conditions.threads, 'thread')}{batch}"
         notes = tuple(Paragraph(f"note: {warning}") for warning in self.warnings)
         return Heading(f"{self.model.name}: {where}"), self._trials(), *notes, verdict
 
@@ -114,6 +117,7 @@ class TuneResult(Result):
             "batch": self.conditions.batch,
             "threads": self.conditions.threads,
             "use": self.conditions.use,
+            "target": self.conditions.target,
             "optimizers": list(self.optimizers),
             "trials": [_trial_record(trial) for trial in self.trials],
             "better": self.better,
@@ -141,6 +145,7 @@ def tune(
     time_limit: float | None = None,
     memory_limit: int | None = None,
     cpus: Sequence[int] = (),
+    target: str = LOCAL.name,
     shapes: Shapes | None = None,
     inputs: Arrays | str | os.PathLike[str] | None = None,
     rtol: float | None = None,
@@ -166,6 +171,7 @@ def tune(
         time_limit: seconds for the whole call; by default three minutes. What is chosen by then is the result.
         memory_limit: bytes that each process may take; by default what model and inputs of their size need.
         cpus: processors to run on; by default all that are available.
+        target: where the model runs: "local" or "ssh://user@host".
         shapes: by input name, for inputs with free sizes.
         inputs: arrays by input name, or the path of an ``.npz`` of them.
         rtol: tolerance: largest deviation from the outputs with optimisations off; by default the type decides.
@@ -181,11 +187,12 @@ def tune(
         EnvironmentUnavailableError: the provider, or the memory or time to run the model with default settings.
     """
     with limited(time_limit, memory_limit, SECONDS):
-        default = session_settings(None, ep)
-        check_cpus(cpus)
-        found = processors.usable(cpus)
-        conditions = Conditions(batch, threads or processors.cores(found), use, tuple(cpus))
-        with open_candidates([model], example_inputs, default) as opened:
+        default, place = session_settings(None, ep), find(target)
+        check_target(place, default, cpus, custom_ops)
+        place.check_tuning()
+        with open_candidates([model], example_inputs, default) as opened, place.reached() as reached:
+            found, cores = _processors(reached, cpus)
+            conditions = Conditions(batch, threads or cores, use, tuple(cpus), reached.name)
             experiment = Experiment(
                 opened,
                 conditions,
@@ -195,6 +202,7 @@ def tune(
                 rtol=rtol,
                 allow_fallback=allow_fallback,
                 custom_ops=tuple(custom_ops),
+                target=reached,
             )
             search = Search(experiment, limits.remaining() or SECONDS, progress)
             search.check()
@@ -216,6 +224,16 @@ def _searched(search: Search, changes: Changes) -> list[Trial]:
         trials += together
         chosen = winner(together) if together else chosen[:1]
     return [*trials, search.confirm(chosen)] if chosen else trials
+
+
+def _processors(target: Target, cpus: Sequence[int]) -> tuple[Sequence[int], int]:
+    """Those of the target that may be used, and how many cores they belong to, which is known of this machine only."""
+    if not target.remote:
+        found = processors.usable(cpus)
+        return found, processors.cores(found)
+    with TimingClient(time_limit=EFFORT.worker_timeout, target=target) as client:
+        there: Sequence[int] = client.hello(cpus, 0)["cpus"] or (0,)
+    return there, len(there)
 
 
 def _counts(processors: int) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import normfold
 import timed
 from normfold.cli.application import run
 from normfold.errors import NormfoldError
@@ -175,6 +176,16 @@ def test_bench_there_as_a_user_calls_it(
     brief = ("--processes", "2", "--half-width", "50", "--no-details")
     assert run(["bench", str(path), *brief, "--target", name, "--memory-limit", "2GiB"]) == 0
     assert f"{name}, server, 1 thread" in capfd.readouterr().out
+    assert board.is_clean()
+
+
+@server
+@pytest.mark.slow
+def test_tuning_there(board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Measurement, "_per_process", 0.05)
+    done = normfold.tune(timed.products(tmp_path, 3), threads=1, target=board.target.name, time_limit=20.0)
+    assert done.conditions.target == board.target.name
+    assert done.trials
     assert board.is_clean()
 
 

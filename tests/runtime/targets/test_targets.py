@@ -9,7 +9,7 @@ import pytest
 from normfold.errors import NormfoldError
 from normfold.runtime.targets import LOCAL, TARGETS, find, listed
 
-SMALL = replace(LOCAL, name="small", providers=("cpu",), custom_ops=False, limits_memory=False)
+SMALL = replace(LOCAL, name="small", providers=("cpu",), custom_ops=False, limits_memory=False, tunes=False)
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,11 @@ def test_an_unknown_target_suggests_a_known_one() -> None:
 def test_all_targets_are_listed_under_their_names() -> None:
     assert [one.name for one in listed()] == [*TARGETS, "ssh://user@host"]
     assert all(one.purpose and (one.install or not one.missing) for one in listed())
+
+
+def test_only_some_targets_can_be_tuned_on() -> None:
+    LOCAL.check_tuning()
+    find("ssh://host").check_tuning()
+    with pytest.raises(NormfoldError) as caught:
+        SMALL.check_tuning()
+    assert caught.value.code == "target-unsupported"

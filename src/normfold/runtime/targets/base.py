@@ -34,6 +34,8 @@ class Target:
     """Whether it is another machine."""
     profiles: bool = False
     """Whether it says what each node takes."""
+    tunes: bool = False
+    """Whether it says which optimisers change a model, and can switch them off."""
     pools: bool = False
     """Whether the sessions of one process can share their threads."""
     limits_memory: bool = False
@@ -87,6 +89,11 @@ class Target:
             "missing": self.missing,
             "install": self.install,
         }
+
+    def check_tuning(self) -> None:
+        """Raise `UsageError` ``target-unsupported`` where sessions cannot be tuned there."""
+        if not self.tunes:
+            raise self._unsupported("tuning")
 
     def _unsupported(self, what: str) -> UsageError:
         return UsageError("target-unsupported", f"The target {self.name} does not support {what}.")

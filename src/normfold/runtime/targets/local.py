@@ -14,6 +14,7 @@ LOCAL: Final = Target(
     local("normfold.runtime.workers.timing"),
     travels=False,
     profiles=True,
+    tunes=True,
     pools=True,
     limits_memory=True,
     providers=None,

@@ -87,6 +87,7 @@ def ssh(address: str) -> Target:
         (program or "ssh",),
         remote=True,
         profiles=True,
+        tunes=True,
         pools=True,
         limits_memory=True,
         missing="" if program else "there is no program ssh",
