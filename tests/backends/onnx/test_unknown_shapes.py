@@ -163,3 +163,10 @@ def test_a_slice_without_its_ends() -> None:
     body = ["r = Sigmoid(x)", norm("r", "n"), "[op] t = Slice(n, at)", "y = Conv(t, w)"]
     source = model("float[1, 4, 5, 5] x", body, {"at": np.array([0]), "w": array(3, 4, 1, 1), **statistics(4)})
     assert "well-formed" in only_fold(source).refused
+
+
+def test_an_addition_at_an_output_that_says_no_type() -> None:
+    body = ["h = MatMul(w, x)", norm("h", "y")]
+    source = model("float[2, 5, 4] x", body, {"w": array(6, 5), **statistics(6)})
+    source.graph.output[0].ClearField("type")
+    assert [one.outcome for one in only_fold(source).decisions.values()] == ["folded"]

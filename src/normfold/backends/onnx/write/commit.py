@@ -283,8 +283,9 @@ class Writer:
         name = value.name or "value"
         output = ir.Value(shape=value.shape, type=value.type)
         self.shapes.tell(output, self.shapes.of(value))
-        value.replace_all_uses_with(output, replace_graph_outputs=True)
+        # Types may have to be inferred, which takes a model that is whole.
         held = ExactTensor(operand, self._dtype(value))
+        value.replace_all_uses_with(output, replace_graph_outputs=True)
         constant = self.constant(before, held, self.fresh(f"{name}_{'scale' if op == 'Mul' else 'shift'}"))
         label = self.fresh(f"{before.name or name}_{op.lower()}")
         node = ir.Node("", op, [value, constant], outputs=[output], name=label)
