@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from normfold.verbs.fold_program import fold_program
     from normfold.verbs.fold_result import FoldResult
     from normfold.verbs.inspect import InspectResult, inspect
+    from normfold.verbs.ort import OrtResult, ort
     from normfold.verbs.quantize import QuantizeResult, quantize
     from normfold.verbs.tune import TuneResult, tune
     from normfold.verbs.verify import VerifyResult, verify
@@ -43,6 +44,7 @@ __all__ = [
     "FoldResult",
     "InspectResult",
     "NormfoldError",
+    "OrtResult",
     "Preprocess",
     "QuantizeResult",
     "SessionProfile",
@@ -61,6 +63,7 @@ __all__ = [
     "fold_program",
     "inspect",
     "open_session",
+    "ort",
     "quantize",
     "restore",
     "tune",
@@ -77,6 +80,7 @@ _PLACES: Final = {
     "EnvResult": "normfold.verbs.env",
     "FoldResult": "normfold.verbs.fold_result",
     "InspectResult": "normfold.verbs.inspect",
+    "OrtResult": "normfold.verbs.ort",
     "Preprocess": "normfold.core.preprocess",
     "QuantizeResult": "normfold.verbs.quantize",
     "SessionProfile": "normfold.runtime.session_profile",
@@ -94,6 +98,7 @@ _PLACES: Final = {
     "fold_program": "normfold.verbs.fold_program",
     "inspect": "normfold.verbs.inspect",
     "open_session": "normfold.runtime.sessions",
+    "ort": "normfold.verbs.ort",
     "quantize": "normfold.verbs.quantize",
     "restore": "normfold.models.module.save",
     "tune": "normfold.verbs.tune",

@@ -24,7 +24,7 @@ from normfold.report.words import printable
 
 VERBS: Final = (
     *("inspect", "fold", "convert", "advise", "export", "quantize"),
-    *("verify", "bench", "compare", "tune", "demo", "env"),
+    *("verify", "bench", "compare", "tune", "ort", "demo", "env"),
 )
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141

@@ -107,8 +107,8 @@ def check_outputs(
             allowed = rtol
         found = compare(truth, outputs[name], allowed)
         if not found.excess <= 1.0:
-            where = ", and by more in one channel" if found.in_channel else ""
-            by = found.reason or f"differs by {found.max_rel:.1e} of its range{where}; {allowed:.1e} is allowed"
+            also = ", and by more in one channel" if found.in_channel else ""
+            by = found.reason or f"differs by {found.max_rel:.1e} of its range{also}; {allowed:.1e} is allowed"
             raise _outputs_differ(candidate, where, f"output {name!r} {by}")
         largest = max(largest, found.max_rel or 0.0)
     return float(np.float64(largest))

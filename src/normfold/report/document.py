@@ -27,7 +27,12 @@ def document(command: str | None, result: Mapping[str, Any], *, ok: bool, error:
 
 
 def write_document(path: str | os.PathLike[str], document: Mapping[str, Any], *, indent: int | None = None) -> None:
-    """Write ``document``, whole or not at all.
+    """Write ``document``, whole or not at all; raises as `write_bytes`."""
+    write_bytes(path, (json.dumps(document, indent=indent, allow_nan=False) + "\n").encode())
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write ``data``, whole or not at all.
 
     Raises:
         OutputError: ``output-not-writable``.
@@ -35,7 +40,7 @@ def write_document(path: str | os.PathLike[str], document: Mapping[str, Any], *,
     target = writable(path)
     part = target.with_name(f".{target.name}.part")
     try:
-        part.write_text(json.dumps(document, indent=indent, allow_nan=False) + "\n", encoding="utf-8")
+        part.write_bytes(data)
         part.replace(target)
     except OSError as error:
         part.unlink(missing_ok=True)

@@ -163,6 +163,7 @@ def test_the_first_value_that_differs_is_named(tmp_path: Path, brief: Effort) ->
         cell = measure(Experiment((candidate,), Conditions(target="away"), brief, target=disguised(changes)))
     assert cell.refused is not None
     assert (cell.refused.code, cell.refused.exit_code) == ("outputs-differ", 1)
+    assert "has other outputs on away: output 'y'" in cell.refused.message
     assert "the first value that differs is 'h1', which MatMul makes" in cell.refused.message
 
 

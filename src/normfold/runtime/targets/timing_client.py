@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -95,6 +96,12 @@ class TimingClient:
         """Which of ONNX Runtime's optimisers change a model."""
         reply = self._ask(model.file.name, "optimizers", **self._files.model(model), session=dict(session))
         return tuple(reply["changing"])
+
+    def reduce(self, model: Runnable, session: Mapping[str, Any], ort: Path, operators: Path) -> None:
+        """Write a model in ONNX Runtime's format, and the list of its operators; on this machine only."""
+        self._process.expect(model.file.stat().st_size)
+        files = {**self._files.model(model), "ort": str(ort), "operators": str(operators)}
+        self._ask(model.file.name, "reduce", **files, session=dict(session))
 
     def close(self, name: str) -> None:
         """Release the model."""

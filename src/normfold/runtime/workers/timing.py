@@ -185,6 +185,17 @@ class TimingWorker:
         options.log_severity_level = INFO
         return {"changing": changing(lambda: self._session(request, options))}
 
+    def reduce(self, request: Request) -> Reply:
+        """Write ``model``, optimised, in ONNX Runtime's own format to ``ort``, and its operators to ``operators``."""
+        options = self._options(request)
+        options.optimized_model_filepath = request["ort"]
+        options.add_session_config_entry("session.save_model_format", "ORT")
+        self._session(request, options)
+        from onnxruntime.tools.ort_format_model import create_config_from_models
+
+        create_config_from_models([Path(request["ort"])], Path(request["operators"]), enable_type_reduction=False)
+        return {}
+
     def close(self, request: Request) -> Reply:
         """Let go of ``name``."""
         self._models.pop(request["name"], None)
@@ -259,6 +270,7 @@ VERBS: Final[dict[str, Callable[[TimingWorker, Request], Reply]]] = {
     "outputs": TimingWorker.outputs,
     "profile": TimingWorker.profile,
     "optimizers": TimingWorker.optimizers,
+    "reduce": TimingWorker.reduce,
     "close": TimingWorker.close,
 }
 """What can be asked."""
