@@ -67,7 +67,7 @@ def test_batch_norms_become_norms_with_live_statistics(to, kind):
     assert isinstance(result.model.b1, kind)
     assert not any(isinstance(one, nn.BatchNorm2d) for one in result.model.modules())
     assert all(0.5 < one.certificate.r2 <= 1.0 for one in result.decisions)
-    assert all(0.0 < one.certificate.constant_share < 0.6 for one in result.decisions)
+    assert all(0.0 < one.certificate.constant_share < 0.85 for one in result.decisions)
     assert result.verification.status == "within-budget"
     assert drift(net, result.model) == pytest.approx(result.drift, abs=0.15)
     assert not result.model.training

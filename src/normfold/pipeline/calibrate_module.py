@@ -200,7 +200,7 @@ class CalibratedModule:
         job = Distillation(
             self._samples(1 << 14),
             inputs.first,
-            [path for path in norms if path in dict(fold.module.named_modules())],
+            [path for path in norms if hasattr(result.get_submodule(path), "weight")],
             lambda module: -self._distance(module),
             self.calibration.distill,
             fold.seed,
@@ -232,6 +232,9 @@ class CalibratedModule:
         if asked.evaluation is not None and asked.metric is not None:
             self.score = evaluated(duplicate(self.fold.module), result, asked, asked.evaluation, asked.metric)
             return _by_score(self.score, asked.max_drop, self.drift)
+        if any(one.label == "needs-training" for one in attempt.decisions) and not asked.distill:
+            because = f"a start for training, whose outputs deviate by {self.drift:.3g} of how they vary"
+            return Verification("skipped", because=because, max_rel=self.drift)
         return _by_drift(self.drift, "held-out calibration samples" if asked.held_out else "the example inputs")
 
 
@@ -292,7 +295,7 @@ def within(source: CalibratedModule) -> Proven[FoldedModule]:
         return prove(source.fold)
     proof = source.compared(attempt)
     ranked = sorted(fitted(attempt.decisions), key=_explained)
-    if proof.status in HOLDS:
+    if proof.status in HOLDS or proof.status == "skipped":
         return _proven(attempt, proof)
     if proof.status != "different" or not ranked:
         raise refused(attempt.decisions, proof)

@@ -125,7 +125,7 @@ def convert(
     )
     with limited(time_limit, memory_limit):
         module = module_of(model)
-        if module is not None and asked.target != "static":
+        if module is not None and (asked.target != "static" or calibrate is not None):
             return options.run(job, asked, source, module, example_inputs)
         options.refuse_data()
         return job.run(model, example_inputs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from normfold.passes.convert import batch_to_dyt, dyt_to_tanh, layer_to_rms, respell, to_bln, to_live
+from normfold.passes.convert import batch_to_dyt, dyt_to_tanh, from_live, layer_to_rms, respell, to_bln, to_live
 from normfold.passes.convert.conversion import Cell, Conversion, Kind, Target
 from normfold.records import Label
 
@@ -29,6 +29,9 @@ _STATIC: Final = _way("exact", "an affine map by channel, folded into what stand
 _LIVE_TO_STATIC: Final = _way("needs-training", "statistics of each input become the same for all of them")
 _TRAINED: Final = _way("needs-training", "statistics are taken over other elements")
 _TO_DYT: Final = _way("needs-training", "a tanh replaces statistics of each input")
+_FITTED_RMS: Final = Cell("calibrated", "its scale and bias make up for the mean", from_live.CONVERSION)
+_FITTED_STATIC: Final = _way("needs-training", "statistics of each input become the same for all", from_live.CONVERSION)
+_FITTED_DYT: Final = _way("needs-training", "a tanh replaces statistics of each input", from_live.CONVERSION)
 _NOT_CENTRED: Final = _way(None, "an RMSNorm does not subtract the mean of a group of channels and positions")
 _RESHAPED: Final = _way("exact", "the same elements are normalised, in another shape", respell.CONVERSION)
 _STATISTICS: Final = _way("exact", "the same statistics, which training updates", respell.CONVERSION)
@@ -50,14 +53,14 @@ _BATCH: Final[Row] = {
 _LAYER: Final[Row] = {
     "batch": _LIVE_TO_STATIC,
     "frozen": _LIVE_TO_STATIC,
-    "static": _LIVE_TO_STATIC,
+    "static": _FITTED_STATIC,
     "layer": ALREADY,
-    "rms": (Cell("exact", "all that writes its input takes the mean away", layer_to_rms.CONVERSION), *_FITTED),
+    "rms": (Cell("exact", "all that writes its input takes the mean away", layer_to_rms.CONVERSION), _FITTED_RMS),
     "group": _way("exact", "one group, every position a sample of its own", respell.CONVERSION),
     "instance": _way("exact", "every position a channel of its own", respell.CONVERSION),
     "weight": _WEIGHT,
     "bln": _way("exact-if", "the share of its batch statistics is nothing", to_bln.CONVERSION),
-    "dyt": _TO_DYT,
+    "dyt": _FITTED_DYT,
     "tanh": _TANH,
 }
 _GROUP: Final[Row] = {

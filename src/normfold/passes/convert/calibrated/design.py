@@ -20,6 +20,8 @@ STEPS = 150
 RATE = 0.03
 BATCH = 512
 """Rows that a step of the design looks at."""
+SMALLEST = 0.5
+"""The root mean square of a group's scales: smaller ones would make offsets as large as they like beside them."""
 SMALL = 1e-12
 
 
@@ -54,7 +56,7 @@ class Design:
 def design(z: SampleMoments, shape: Shape, weight: Array, max_offset: float, *, seed: int = 0) -> Design:
     """The best scales and offsets found for ``z``, standardised; an error of channel c counts ``weight[c]``.
 
-    No offset is larger than ``max_offset`` times the root mean square of its group's scales.
+    No offset is larger than ``max_offset``, where the root mean square of a group's scales is between a half and one.
     """
     problem = _Problem(z, shape, weight)
     scale = _signs(z, shape) if shape.centred else np.ones(len(weight))
@@ -151,9 +153,10 @@ class _Problem:
         return point[0], point[1]
 
     def _allowed(self, point: Array, max_offset: float) -> Array:
-        """Scales of mean square one in each group, and offsets within their bound."""
+        """Scales whose root mean square in each group is neither above one nor small, and offsets within their bound."""
         scale = _grouped(point[0], self.shape.groups)
-        scale = scale / np.sqrt((scale**2).mean(-1, keepdims=True))
+        size = np.sqrt((scale**2).mean(-1, keepdims=True))
+        scale = scale * np.clip(size, SMALLEST, 1.0) / size
         return np.stack([scale.reshape(-1), np.clip(point[1], -max_offset, max_offset)])
 
     def _gradient(self, z: SampleMoments, scale: Array, offset: Array) -> Array:
