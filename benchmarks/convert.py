@@ -145,7 +145,7 @@ def measured(garden: Garden, cell: Cell) -> dict[str, Any]:
     )
     seconds, processor = time.monotonic() - started, time.process_time() - used
     before, after = garden.source(cell.network), garden.right(result.model)
-    done = [one.certificate for one in result.decisions if one.outcome == "converted"]
+    done = [one.certificate for one in result.decisions if one.certificate is not None]
     r2 = [one.r2 for one in done if one.r2 is not None]
     shares = [one.constant_share for one in done if one.constant_share is not None]
     other = copied(network, cell.to)
@@ -187,7 +187,7 @@ def trained(network: Any, garden: Garden, seed: int, epochs: int) -> Any:
 
 
 def fine_tuned(garden: Garden, epochs: int) -> dict[str, Any]:
-    """Points that a network with BatchNorms and its converted copy lose when they are trained two pictures at a time."""
+    """Points that a network with BatchNorms and its converted copy lose when trained two pictures at a time."""
     import torch
 
     import normfold

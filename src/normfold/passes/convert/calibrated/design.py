@@ -153,7 +153,7 @@ class _Problem:
         return point[0], point[1]
 
     def _allowed(self, point: Array, max_offset: float) -> Array:
-        """Scales whose root mean square in each group is neither above one nor small, and offsets within their bound."""
+        """Scales whose root mean square in each group is neither above one nor small, and offsets in their bound."""
         scale = _grouped(point[0], self.shape.groups)
         size = np.sqrt((scale**2).mean(-1, keepdims=True))
         scale = scale * np.clip(size, SMALLEST, 1.0) / size

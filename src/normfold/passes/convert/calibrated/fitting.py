@@ -27,9 +27,9 @@ class Fitting:
     """``observer`` is None where there are no calibration inputs: then what norms have stored has to do.
 
     ``allowed`` says whether something may be converted that then computes something else, to be judged by its outputs.
-    ``max_offset`` is the largest constant that may be added to a standardised channel, or half of one, in front of a norm
-    with live statistics. Constants make the norm follow its source more closely, and depend on its input less; at 0, none of the
-    variance that it divides by is constant.
+    ``max_offset`` is the largest constant that may be added to a standardised channel, or half of one, in front of a
+    norm with live statistics. Constants make the norm follow its source more closely, and depend on its input less; at
+    0, none of the variance that it divides by is constant.
     """
 
     observer: Observer | None = None
