@@ -294,3 +294,14 @@ def test_left_out() -> None:
     source = model(INDICES, body, used(PRE_LN), outputs="double[] y")
     done = normfold.convert(source, to="rms", only=["first"], verify=False)
     assert Counter(one.outcome for one in done.decisions) == {"converted": 1, "kept": 1}
+
+
+@pytest.mark.parametrize(("opset", "operators"), [(None, 2), (23, 2), (17, 0)])
+def test_operators_of_an_older_opset(opset: int | None, operators: int) -> None:
+    """A runtime may lack what the model's own opset has."""
+    source = model(INDICES, PRE_LN, used(PRE_LN), outputs="double[] y", opset=23, ir_version=10)
+    done = normfold.convert(source, to="rms", opset=opset)
+    assert {one.outcome for one in done.decisions} == {"converted"}
+    assert sum(node.op_type == "RMSNormalization" for node in done.model.graph.node) == operators
+    wanted, got = run(source, words())["y"], run(done.model, words())["y"]
+    assert np.abs(got - wanted).max() <= EXACT * np.ptp(wanted)

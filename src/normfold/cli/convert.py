@@ -89,6 +89,12 @@ KINDS: Final = (
     metavar="D",
     help="How much worse the metric may get: points of 100 for top1. The norms fitted worst stay where it gets worse.",
 )
+@click.option(
+    "--opset",
+    type=click.IntRange(min=7),
+    metavar="N",
+    help="Write norms in operators that this opset has, for runtimes that lack newer ones.",
+)
 @click.option("-o", "--output", type=file_name, metavar="FILE", help="Where to write the converted model.")
 @SHAPES
 @INPUTS
@@ -134,6 +140,8 @@ def command(
         from normfold.verbs import convert as converting
 
         loaded = load_module(model, shapes, options.pop("inputs"), weights, options["seed"])
+        if options.pop("opset"):
+            raise UsageError("usage", "--opset is for ONNX models.")
         for name in ("custom_ops", "external_data", "in_place"):
             options.pop(name)
         return converting.convert(loaded.module, loaded.example, **options)

@@ -57,6 +57,8 @@ class Request:
     clean: bool = True
     """Whether to take out what no output depends on, too."""
     progress: Progress = silent
+    newest: int | None = None
+    """The opset whose operators norms may be written in; by default, the model's own."""
 
 
 def fold_unproven(source: OnnxSource, request: Request, because: str) -> Proven[onnx_ir.Model]:
@@ -124,7 +126,7 @@ class _Fold:
         self._request.progress("folding")
         if self._stage is not None:
             preprocess(copy, self._stage)
-        attempt = onnx_model.rewrite(copy, CHECKER.infer, self._request.work, dropped)
+        attempt = onnx_model.rewrite(copy, CHECKER.infer, self._request.work, dropped, self._request.newest)
         if self._comparison is not None and self._per_site and attempt.changed:
             # The evaluator has nothing else to do until the result is written.
             self._comparison.prepare(attempt.pairs)

@@ -33,6 +33,7 @@ def convert(
     max_drop: float = 1.0,
     max_offset: float = 1.0,
     distill: float = 0.0,
+    opset: int | None = None,
     output: File | None = None,
     shapes: Shapes | None = None,
     inputs: Arrays | File | None = None,
@@ -71,6 +72,8 @@ def convert(
         max_offset: the largest constant added to a standardised channel in front of a norm with live statistics.
             At 0 nothing that the norm divides by is constant: choose that to train the result.
         distill: seconds of training against the source on the calibration inputs, for modules.
+        opset: write norms in operators that this opset has, where the model's own has more: for runtimes that lack
+            those; ONNX only.
         output: where to write; nothing is written unless the result is proven (or ``verify`` is off). The state of a
             module is written as ``.safetensors``.
         shapes: by input name, for inputs with dynamic dimensions; ONNX only.
@@ -122,6 +125,7 @@ def convert(
         in_place=in_place,
         dry_run=dry_run,
         progress=progress,
+        opset=opset,
     )
     with limited(time_limit, memory_limit):
         module = module_of(model)

@@ -49,6 +49,7 @@ class Job:
     progress: Progress
     preprocess: Preprocess | None = None
     clean: bool = True
+    opset: int | None = None
 
     def run(self, model: object, example_inputs: Any) -> FoldResult[Any]:
         """``model`` rewritten: an ``nn.Module``, called with ``example_inputs``, or an ONNX model.
@@ -65,13 +66,15 @@ class Job:
             hint = "ONNX models take inputs={name: array}, and output=PATH."
             raise UsageError("usage", "example_inputs are for modules.", hint)
         written = Target(target, self.external_data, self.in_place)
-        request = Request(self.work, self.preprocess, written, clean=self.clean, progress=self.progress)
+        request = Request(
+            self.work, self.preprocess, written, clean=self.clean, progress=self.progress, newest=self.opset
+        )
         asked = Setup((), user_inputs(self.shapes, self.inputs), seed=self.seed, custom_ops=self.custom_ops)
         return rewrite_file(model, request, self.selection, asked, skipped)
 
     def _module(self, module: nn.Module, example: Any, target: Path | None, skipped: str) -> FoldResult[nn.Module]:
-        if self.shapes or self.inputs or self.custom_ops or self.preprocess or not self.clean:
-            raise UsageError("usage", "shapes, inputs, custom_ops, preprocess and clean are for ONNX models.")
+        if self.shapes or self.inputs or self.custom_ops or self.preprocess or not self.clean or self.opset:
+            raise UsageError("usage", "shapes, inputs, custom_ops, preprocess, clean and opset are for ONNX models.")
         from normfold.models.module.example import Example
         from normfold.models.module.untouched import untouched
         from normfold.pipeline.fold_module import ModuleFold

@@ -57,7 +57,8 @@ class OnnxGraph:
     shapes its values have. ``committed`` says whether any plan was.
     """
 
-    def __init__(self, model: ir.Model, inference: Inference) -> None:
+    def __init__(self, model: ir.Model, inference: Inference, newest: int | None = None) -> None:
+        """``newest`` is the opset whose operators norms may be written in, where that is not the model's own."""
         self.model = model
         inline_norms(model, may_hold_norm)
         self.committed = False
@@ -74,7 +75,9 @@ class OnnxGraph:
             model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1)),
             self.label,
         )
-        self._writer = Writer(model, self._constants, self._context.opset, self._shapes, self.fresh_name)
+        opset = self._context.opset
+        written = opset if newest is None else min(newest, opset)
+        self._writer = Writer(model, self._constants, opset, self._shapes, self.fresh_name, written)
         found = find_decompositions(self.nodes(), self._context)
         self._norms = WrittenNorms(found, self._context, self._shapes, self._writer)
         self._views: dict[ir.Node, View] = {}

@@ -14,10 +14,14 @@ from normfold.records import Refusal, SiteReport, StatisticsRecord
 
 
 def rewrite(
-    model: onnx_ir.Model, inference: Inference, work: GraphPass, dropped: Mapping[str, Refusal]
+    model: onnx_ir.Model,
+    inference: Inference,
+    work: GraphPass,
+    dropped: Mapping[str, Refusal],
+    newest: int | None = None,
 ) -> Rewritten[onnx_ir.Model]:
-    """Do ``work`` on ``model``, which is used up."""
-    graph = OnnxGraph(model, inference)
+    """Do ``work`` on ``model``, which is used up, with operators for norms that the opset ``newest`` has."""
+    graph = OnnxGraph(model, inference, newest)
     before = size(graph, *stored(model))
     declared = [value.shape for value in model.graph.outputs]
     done = work(graph, dropped)

@@ -147,7 +147,7 @@ class _Speller:
         """``flat``, ``[a, count, n]``, normalised over its last axis: by one operator, where there is a kernel."""
         rounded = ir.AttrFloat32("epsilon", epsilon)
         # The kernel for float64 takes the difference of two squares for the variance, and loses digits to a large mean.
-        if by == "layer" and self.writer.opset >= LAYER_OPSET and self.dtype == ir.DataType.FLOAT:
+        if by == "layer" and self.writer.newest >= LAYER_OPSET and self.dtype == ir.DataType.FLOAT:
             return self.node("LayerNormalization", flat, self.constant("one", np.ones(1)), attributes=(rounded,))
         # The GroupNormalization that came with opset 21 has no kernel, and is taken apart in a way that loses digits.
         if by in ("instance", "group") and self.dtype == ir.DataType.FLOAT and count > 0:

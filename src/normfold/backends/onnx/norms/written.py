@@ -84,14 +84,14 @@ class WrittenNorms:
         """Whether ``view`` has no operator, or stands where there is none."""
         if not isinstance(view, Norm):
             return isinstance(view, DynamicTanh)
-        outside = view.groups is not None or self._context.opset < OPSETS[RMS] or not trailing(view)
+        outside = view.groups is not None or self._writer.newest < OPSETS[RMS] or not trailing(view)
         return view.kind == "rms" and (bool(view.parts) or outside)
 
     def unspeakable(self, view: View) -> Refusal | None:
         """Why what ``view`` says cannot be written out where it stands."""
         if self._shapes.dtype(native_value(view.inputs[0])) in SPELLED:
             return None
-        label, opset = self._context.label(native_node(view.node)), self._context.opset
+        label, opset = self._context.label(native_node(view.node)), self._writer.newest
         because = f"opset {opset} has no {RMS}, and in the type of {label} its squares would overflow"
         return Refusal(OPSET_HAS_OPERATOR, f"{because}: export with opset {OPSETS[RMS]} or newer")
 

@@ -46,6 +46,8 @@ class Writer:
     opset: int
     shapes: Shapes
     fresh: Callable[[str], str]
+    newest: int
+    """The opset whose operators norms may be written in."""
 
     def view(self, view: View) -> None:
         """Write the constants of a changed ``view`` into its node."""
