@@ -40,9 +40,9 @@ def measured(path: Path, target: Target, given: UserInputs | None = None, **cond
 
 @BOTH
 def test_figures_and_the_same_outputs(name: str, tmp_path: Path) -> None:
-    path = timed.products(tmp_path, 3)
+    path = timed.products(tmp_path, 3, "net #1 ü?")
     model = onnx.load(path)
-    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    onnx.save(model, path, save_as_external_data=True, location="100% weights.bin", size_threshold=0)
     cell = measured(path, find(name), batch=3, threads=2)
     assert cell.refused is None
     (figure,) = cell.figures

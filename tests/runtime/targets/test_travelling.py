@@ -116,6 +116,18 @@ def test_a_file_of_any_size_is_sent_once(tmp_path: Path, size: int) -> None:
     assert worker.verbs[sent:] == ["held"]
 
 
+def test_models_that_share_their_file_but_not_their_data_stay_apart(tmp_path: Path) -> None:
+    worker, names = Recorder(), []
+    sent = Sent(tmp_path, worker.ask)
+    for number in range(2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "m.onnx").write_bytes(b"the same")
+        (folder / "w.bin").write_bytes(bytes([number]))
+        names.append(sent.model(Runnable(folder / "m.onnx", folder, {"w.bin": folder / "w.bin"}))["data_folder"])
+    assert [worker.files[f"{name}/w.bin"] for name in names] == [b"\0", b"\1"]
+
+
 def test_a_damaged_answer_is_no_answer(tmp_path: Path) -> None:
     worker = Recorder(damaged=True)
     worker.files["results-1/0.npy"] = b"some bytes"

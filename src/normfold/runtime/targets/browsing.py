@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +31,7 @@ class BrowsingWorker:
     def hello(self, request: Request) -> Reply:
         """Start the browser on the processors ``cpus`` and load ONNX Runtime into its page."""
         if request["cpus"]:
-            os.sched_setaffinity(0, request["cpus"])
+            _pin(request["cpus"])
         server = PageServer(self._runtime, Path.cwd())
         self._browser = Chromium(self._command, Path.cwd() / "profile")
         self._browser.visit(server.url)
@@ -39,7 +39,7 @@ class BrowsingWorker:
         return reply | {
             "machine": processors.machine() | {"browser": self._browser.product()},
             "runtime_bytes": sum(server.served.values()),
-            "cpus": sorted(os.sched_getaffinity(0)),
+            "cpus": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
             "peak_rss": self._peak(),
         }
 
@@ -66,6 +66,13 @@ class BrowsingWorker:
         """Most memory that the page ever took, in bytes; None where unknown."""
         pages = [] if self._browser is None else self._browser.pages()
         return max((peak for page in pages if (peak := memory.peak_of(page)) is not None), default=None)
+
+
+def _pin(cpus: Sequence[int]) -> None:
+    """Keep this process, and the browser that it starts, to ``cpus``."""
+    if not hasattr(os, "sched_setaffinity"):
+        raise RefusedError("setting", "this system does not let a process choose its processors")
+    os.sched_setaffinity(0, cpus)
 
 
 VERBS: Final[dict[str, Callable[[BrowsingWorker, Request], Reply]]] = {

@@ -58,7 +58,9 @@ class Sent:
 
     def model(self, model: Runnable) -> dict[str, str]:
         """Send the model's file, and those with its external data."""
-        folder = checksum(model.file)[:16]
+        # Models may share the bytes of their file and differ in their data.
+        files = (model.file, *model.locations.values())
+        folder = hashlib.sha256("".join(map(checksum, files)).encode()).hexdigest()[:16]
         for location, file in model.locations.items():
             self._send(file, f"{folder}/{location}")
         return {"model": self._send(model.file, f"{folder}/{model.file.name}"), "data_folder": folder}

@@ -58,14 +58,18 @@ async function load(threads) {
   }
 }
 
+function address(name) {
+  return FILES + name.split("/").map(encodeURIComponent).join("/");
+}
+
 async function read(name) {
-  const response = await fetch(FILES + encodeURI(name), { cache: "no-store" });
+  const response = await fetch(address(name), { cache: "no-store" });
   if (!response.ok) throw new Refused("crash", `${name} cannot be read: ${response.status}`);
   return new Uint8Array(await response.arrayBuffer());
 }
 
 async function write(name, bytes) {
-  const response = await fetch(FILES + encodeURI(name), { method: "PUT", body: bytes });
+  const response = await fetch(address(name), { method: "PUT", body: bytes });
   if (response.status === 507) throw new Refused("space", `${name} cannot be written`);
   if (!response.ok) throw new Refused("crash", `${name} cannot be written: ${response.status}`);
 }
