@@ -96,7 +96,7 @@ def comparison_sentence(reference: str, other: str, comparison: Comparison) -> s
 
 def node_blocks(figure: Figure) -> Blocks:
     """The nodes of a model that take longest."""
-    if figure.details is None:
+    if figure.details is None or not figure.details.nodes:
         return ()
     columns = (Column("µs a run", "right"), Column("share", "right"), Column("operator"), Column("node"), Column("on"))
     return Heading(f"nodes of {figure.name}"), Table(columns, tuple(_node_rows(figure.details)))

@@ -21,6 +21,7 @@ def node() -> Target:
         "measured",
         "ONNX Runtime in Node.js on this machine",
         (program or "node", str(SCRIPTS / "node_worker.mjs"), str(edge_tools.folder())),
+        profiles=True,
         missing=missing,
         install=edge_tools.command(PACKAGE, first="" if program else "nodejs npm"),
     )

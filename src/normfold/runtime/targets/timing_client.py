@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from normfold.errors import EnvironmentUnavailableError
+from normfold.runtime.profile import node_times
 from normfold.runtime.targets import LOCAL, Target
 from normfold.runtime.targets.transfer import Sent, SharedDisk
 from normfold.runtime.workers import arrays
@@ -90,7 +91,9 @@ class TimingClient:
         """Time each node of a model."""
         request = {"session": dict(session), "feeds": self._files.feeds(feeds), "runs": runs}
         results = self._files.results()
-        return self._ask(model.file.name, "profile", results=results, **self._files.model(model), **request)
+        reply = self._ask(model.file.name, "profile", results=results, **self._files.model(model), **request)
+        # Where the worker only hands over what the profiler wrote, that is read here.
+        return node_times(self._files.fetched(reply["trace"])) if "trace" in reply else reply
 
     def optimizers(self, model: Runnable, session: Mapping[str, Any]) -> tuple[str, ...]:
         """Which of ONNX Runtime's optimisers change a model."""

@@ -42,6 +42,10 @@ class SharedDisk:
         """What the worker wrote, as files of this process."""
         return list(results)
 
+    def fetched(self, name: str) -> Path:
+        """A file that the worker wrote, as one of this process."""
+        return Path(name)
+
 
 class Sent:
     """Files are sent in the protocol; every name is relative to the folder that the worker works in."""
@@ -78,7 +82,7 @@ class Sent:
 
     def written(self, results: Sequence[Entry]) -> list[Entry]:
         """Fetch what the worker wrote."""
-        return [Entry(name=one["name"], file=str(self._fetch(one["file"])), type=one["type"]) for one in results]
+        return [Entry(name=one["name"], file=str(self.fetched(one["file"])), type=one["type"]) for one in results]
 
     def _send(self, file: Path, name: str) -> str:
         if file in self._sent:
@@ -96,7 +100,12 @@ class Sent:
         self._sent[file] = name
         return name
 
-    def _fetch(self, name: str) -> Path:
+    def fetched(self, name: str) -> Path:
+        """Fetch a file that the worker wrote.
+
+        Raises:
+            EnvironmentUnavailableError: ``link-broken``, it arrives damaged.
+        """
         self._fetched += 1
         path, digest, at, stated = self._folder / f"fetched-{self._fetched}.npy", hashlib.sha256(), 0, None
         with path.open("wb") as file:

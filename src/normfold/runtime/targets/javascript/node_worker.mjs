@@ -26,7 +26,7 @@ class Node {
       ort,
       read: (name) => readFileSync(inside(name)),
       write,
-      create: (asked, options) => ort.InferenceSession.create(inside(asked.model), options),
+      create: (asked, options) => ort.InferenceSession.create(inside(asked.model), { ...options, ...this.profiled }),
       clock,
       peak,
       providers: { CPUExecutionProvider: "cpu" },
@@ -90,6 +90,19 @@ class Node {
   time(request) { return this.timing.time(request); }
   outputs(request) { return this.timing.outputs(request); }
   close(request) { return this.timing.close(request); }
+
+  // Runs a model `runs` times; what ONNX Runtime's profiler writes of that is in the file `trace`.
+  async profile(request) {
+    this.profiled = { enableProfiling: true, profileFilePrefix: request.results };
+    await this.open({ ...request, name: "profile" });
+    this.profiled = {};
+    await this.bind({ ...request, name: "profile" });
+    const { session, feeds } = this.timing.models.get("profile");
+    for (let run = 0; run < request.runs; run++) await session.run(feeds);
+    session.endProfiling();
+    await this.close({ name: "profile" });
+    return { trace: readdirSync(".").find((name) => name.startsWith(`${request.results}_`)) };
+  }
 }
 
 function load() {
