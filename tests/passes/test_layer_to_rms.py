@@ -169,6 +169,14 @@ def test_refused(body: list[str], premises: set[str]) -> None:
     assert premises <= found
 
 
+def test_a_norm_over_two_axes() -> None:
+    lines = ["h = MatMul(x, w)", "n = LayerNormalization <axis = -2> (h, scale)", "y = MatMul(n, v)"]
+    rng = np.random.default_rng(0)
+    held = {"w": rng.normal(size=(WIDTH, WIDTH)), "v": rng.normal(size=(WIDTH, WIDTH))}
+    held["scale"] = rng.normal(size=(TOKENS, WIDTH))
+    assert "one-axis" in refused(model(f"double[2,{TOKENS},{WIDTH}] x", lines, held, outputs="double[] y"))
+
+
 def test_constants_inside_of_a_norm_that_something_else_reads() -> None:
     """A norm that is written out, whose scale cannot go: so neither can the norm."""
     mean = "ReduceMean <axes = [-1]>"
