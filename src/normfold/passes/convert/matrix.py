@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from normfold.passes.convert import batch_to_dyt, dyt_to_tanh, from_live, layer_to_rms, respell, to_bln, to_live
+from normfold.passes.convert import (
+    batch_to_dyt,
+    dyt_to_tanh,
+    from_live,
+    layer_to_rms,
+    respell,
+    to_bln,
+    to_live,
+    weight_to_static,
+)
 from normfold.passes.convert.conversion import Cell, Conversion, Kind, Target
 from normfold.records import Label
 
@@ -102,7 +111,7 @@ MATRIX: Final[Mapping[Kind, Row]] = {
     "weight": {
         "batch": _way("exact-if", "its statistics, which change nothing, are re-estimated before it is trained"),
         "frozen": _way("exact-if", "its statistics, which change nothing, are re-estimated before it is trained"),
-        "static": _way("exact", "the weight is computed once, and stored"),
+        "static": _way("exact", "the weight is computed once, and stored", weight_to_static.CONVERSION),
         "layer": _NO_NORM,
         "rms": _NO_NORM,
         "group": _NO_NORM,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -10,13 +10,16 @@ from normfold.core import driver
 from normfold.core.driver import Folding
 from normfold.core.graph import Graph, Site
 from normfold.core.premises import CONVERTIBLE, SELECTED
-from normfold.core.views import Node
+from normfold.core.views import Linear, Node
 from normfold.passes.convert.conversion import Asked, Cell, Conversion, Kind, Proposal, Target
 from normfold.passes.convert.kinds import is_norm, kind_at
 from normfold.passes.convert.matrix import ALREADY, MATRIX
 from normfold.passes.fold.selection import Selection
 from normfold.records import EXACT, Decision, Pair, Refusal
 
+WEIGHT: Final[Kind] = "weight"
+WEIGHT_NORM: Final = "WeightNorm"
+"""What the norm of a weight is called, whichever it is."""
 FOLDED: Final = frozenset({"static", "tanh"})
 """What norms become whose affine maps go elsewhere."""
 
@@ -55,14 +58,26 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.sites = [site for site in self.graph.sites() if is_norm(self.graph, site)]
+        self.sites = [*self.sites, *self._weights()]
         self.before = frozenset(self.graph.values())
         for site in self.sites:
-            found = kind_at(self.graph, site)
+            found = (site.nodes[0], WEIGHT) if site.norm == WEIGHT_NORM else kind_at(self.graph, site)
             refusal = self._refusal(site, None if found is None else found[1])
             if refusal is not None:
                 self.refused[site.name] = refusal
             elif found is not None:
                 self.norms.append((site, *found))
+
+    def _weights(self) -> Iterator[Site]:
+        """Operations that normalise their weight, where that is what is asked about: they are no norms of values."""
+        if self.converter.asked.target not in FOLDED and self.converter.source != WEIGHT:
+            return
+        for node in self.graph.nodes():
+            view = self.graph.view(node)
+            if isinstance(view, Linear) and self.graph.normalised_by(node):
+                output = view.outputs[0]
+                name, shape = self.graph.name(node), self.graph.shape(output)
+                yield Site(name, WEIGHT_NORM, (node,), shape, self.graph.value_name(output))
 
     def _refusal(self, site: Site, kind: Kind | None) -> Refusal | None:
         """Why the norm at ``site`` stays, whatever could be done."""
