@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-oldest check lint types contracts docs docs-check format mutants fuzz edge-tools changelog clean
+.PHONY: help demo test test-all test-oldest check lint types contracts docs docs-check format mutants fuzz edge-tools test-edge changelog clean
 
 help: ## List these targets
 	@echo "make TARGET"
@@ -62,6 +62,9 @@ fuzz: $(VENV)/dev.stamp ## Feed hostile files to every verb for FUZZ_SECONDS sec
 
 edge-tools: $(VENV)/base.stamp ## Install the npm packages of the targets node and browser
 	@$$($(BIN)/python -c 'from normfold.runtime.targets.edge_tools import VERSIONS, command; print(command(*VERSIONS))')
+
+test-edge: $(VENV)/dev.stamp edge-tools ## Run the tests of all targets, the slow ones too; what is absent skips
+	@$(PYTEST) tests/runtime/targets
 
 changelog: $(VENV)/dev.stamp ## Show the fragments of changelog.d as the next release's entry
 	@$(BIN)/towncrier build --draft --version next
