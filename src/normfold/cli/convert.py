@@ -73,6 +73,11 @@ KINDS: Final = (
     metavar="TIME",
     help="Train the result against MODEL on the calibration inputs, by default for 60s; PyTorch modules only.",
 )
+@click.option(
+    "--reestimate",
+    is_flag=True,
+    help="With --to batch: give BatchNorms the mean and variance that the calibration inputs have.",
+)
 @click.option("--evaluate", metavar="DATA", help="Labelled inputs to judge the result on, named as for --calibrate.")
 @click.option(
     "--metric",

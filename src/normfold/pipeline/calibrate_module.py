@@ -13,35 +13,24 @@ from torch import nn
 
 from normfold.backends.torch import copied
 from normfold.core.graph import Graph
-from normfold.core.premises import WITHIN_BUDGET
 from normfold.core.views import Node
 from normfold.measure.metrics import Evaluation, Metric, Score
 from normfold.models.dataset import Dataset
 from normfold.models.exporter.interface import interface
 from normfold.models.module.duplicate import duplicate, replica
 from normfold.models.module.example import Example, tensor_like, tensors_in, to_array
-from normfold.passes.convert import to_live
 from normfold.passes.convert.calibrated.distill import Distillation, distill
 from normfold.passes.convert.calibrated.lockstep import refit
 from normfold.passes.convert.calibrated.moments import Gatherer
 from normfold.passes.fold.module import FoldedModule
 from normfold.passes.rewritten import Rewritten
 from normfold.pipeline.fold_module import ModuleFold
-from normfold.pipeline.prove import HOLDS, Proven, prove, refused
-from normfold.records import Decision, Refusal, Status, Verification
+from normfold.pipeline.judged import by_drift, by_score, fitted
+from normfold.records import Refusal, Verification
 
 BATCH: Final = 32
-HELD_OUT: Final = 4
-"""One of so many calibration samples is held out, to judge by."""
-MOST_HELD_OUT: Final = 128
-FEEDS: Final = 4
-"""Of a generator, of which nobody knows how much it yields, so many feeds are held out."""
 FITTED_ON: Final = 512
 """Samples that layers are refitted to at most."""
-LARGEST_DRIFT: Final = 0.5
-"""The deviation of outputs, relative to theirs, up to which a result is handed over without a metric to go by."""
-FITTED: Final = frozenset({"calibrated", "needs-training"})
-INERT: Final = to_live.INERT_RMS.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +44,7 @@ class Inputs:
     @staticmethod
     def of(module: nn.Module, example: Example) -> Inputs:
         """Inputs are called as the arguments of ``forward``."""
-        return Inputs(module, example, interface(duplicate(module), example, {}).inputs)
+        return Inputs(module, example, interface(duplicate(module), example, {}, mutable=True).inputs)
 
     def takes(self) -> tuple[ModuleInput, ...]:
         """What data have to be, for `normfold.models.dataset`."""
@@ -231,27 +220,11 @@ class CalibratedModule:
         self.drift = self._distance(result) ** 0.5
         if asked.evaluation is not None and asked.metric is not None:
             self.score = evaluated(duplicate(self.fold.module), result, asked, asked.evaluation, asked.metric)
-            return _by_score(self.score, asked.max_drop, self.drift)
+            return by_score(self.score, asked.max_drop, self.drift)
         if any(one.label == "needs-training" for one in attempt.decisions) and not asked.distill:
             because = f"a start for training, whose outputs deviate by {self.drift:.3g} of how they vary"
             return Verification("skipped", because=because, max_rel=self.drift)
-        return _by_drift(self.drift, "held-out calibration samples" if asked.held_out else "the example inputs")
-
-
-def split(data: Dataset) -> tuple[Dataset, Dataset]:
-    """Samples to fit to, and samples to judge by."""
-    count = data.count
-    held = FEEDS if count is None else max(1, min(MOST_HELD_OUT, count // HELD_OUT))
-    return data.part(held), data.part(0, held)
-
-
-def fitted(decisions: Sequence[Decision]) -> list[Decision]:
-    """Those of norms that were fitted: they compute something else than before."""
-    return [
-        one
-        for one in decisions
-        if one.outcome == "converted" and (one.label in FITTED or (one.label == "exact-if" and INERT in one.rules))
-    ]
+        return by_drift(self.drift, "held-out calibration samples" if asked.held_out else "the example inputs")
 
 
 def evaluated(source: nn.Module, result: nn.Module, asked: Calibration, data: Dataset, metric: Metric) -> Score:
@@ -266,62 +239,3 @@ def evaluated(source: nn.Module, result: nn.Module, asked: Calibration, data: Da
             ]
             collected.add(sides[0], sides[1], batch)
     return collected.score()
-
-
-def _by_score(score: Score, most: float, drift: float) -> Verification:
-    figure = (
-        f"{score.metric} {score.before:.4g} -> {score.after:.4g} {score.unit}".rstrip()
-        + f" on {score.samples} samples, a drop of {score.drop:.3g} (at most {most:g})"
-    )
-    status: Status = "within-budget" if score.drop <= most else "different"
-    return Verification(status, because=figure, max_rel=drift, budget=most)
-
-
-def _by_drift(drift: float, where: str) -> Verification:
-    figure = f"outputs on {where} deviate by {drift:.3g} of how they vary"
-    status: Status = "within-budget" if drift <= LARGEST_DRIFT else "different"
-    return Verification(status, because=figure, max_rel=drift, budget=LARGEST_DRIFT)
-
-
-def within(source: CalibratedModule) -> Proven[FoldedModule]:
-    """The result, with as few norms left out as bring it within its budget: those first that are fitted worst.
-
-    Raises:
-        DiffersError: no number of norms left out does.
-        UnprovenError: there is nothing to judge by.
-    """
-    attempt = source.rewritten({})
-    if not fitted(attempt.decisions):
-        return prove(source.fold)
-    proof = source.compared(attempt)
-    ranked = sorted(fitted(attempt.decisions), key=_explained)
-    if proof.status in HOLDS or proof.status == "skipped":
-        return _proven(attempt, proof)
-    if proof.status != "different" or not ranked:
-        raise refused(attempt.decisions, proof)
-    low, high, found = 0, len(ranked), None
-    while high - low > 1:
-        middle = (low + high) // 2
-        attempt = source.rewritten(_left_out(ranked[:middle], proof))
-        judged = source.compared(attempt) if fitted(attempt.decisions) else proof
-        if judged.status in HOLDS:
-            high, found = middle, (attempt, judged)
-        else:
-            low = middle
-    if found is None:
-        raise refused(attempt.decisions, proof)
-    return _proven(*found)
-
-
-def _explained(decision: Decision) -> float:
-    certificate = decision.certificate
-    return 1.0 if certificate is None or certificate.r2 is None else certificate.r2
-
-
-def _left_out(worst: Sequence[Decision], proof: Verification) -> dict[str, Refusal]:
-    because = f"it is among those fitted worst, and with all converted the result misses its budget: {proof.because}"
-    return {one.site: Refusal(WITHIN_BUDGET, because) for one in worst}
-
-
-def _proven(attempt: Rewritten[FoldedModule], proof: Verification) -> Proven[FoldedModule]:
-    return Proven(attempt.model, attempt.decisions, proof, attempt.changed, attempt.sizes, attempt.cleaning)

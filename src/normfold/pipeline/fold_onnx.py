@@ -63,7 +63,7 @@ class Request:
 
 def fold_unproven(source: OnnxSource, request: Request, because: str) -> Proven[onnx_ir.Model]:
     """Fold ``source``, and write the result without a comparison."""
-    with _Fold(source, request) as job:
+    with FileFold(source, request) as job:
         done = unproven(job, because)
         if done.cleaning is not None and job.rejected(done.model) is not None:
             # A wrong declaration may come to light where a branch is known to be taken.
@@ -79,14 +79,14 @@ def fold_proven(evaluator: Evaluator, source: OnnxSource, request: Request, setu
         DiffersError: the result differs from its source.
         UnprovenError: nothing here can run the two.
     """
-    with _Fold(source, request) as job:
+    with FileFold(source, request) as job:
         job.begin(evaluator, setup)
         done = prove(job)
         job.write(done.model)
         return done
 
 
-class _Fold:
+class FileFold:
     """One call: a `Source` for the loop, whose latest result waits beside its target."""
 
     def __init__(self, source: OnnxSource, request: Request) -> None:
@@ -99,7 +99,7 @@ class _Fold:
         self._setup = Setup(())
         self._files = ExitStack()
         self._result = ExitStack()
-        self._staged: tuple[onnx_ir.Model, onnxfile.Staged] | None = None
+        self._latest: tuple[onnx_ir.Model, onnxfile.Staged] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -146,7 +146,7 @@ class _Fold:
         """
         if self._comparison is None:
             raise ValueError("compared before begin")
-        staged = self._stage_result(attempt.model)
+        staged = self.staged(attempt.model)
         # The checker reads the file while it is run.
         rejection = CHECKER.rejection(staged.file)
         self._request.progress("comparing with the source")
@@ -191,14 +191,14 @@ class _Fold:
         if problem is not None:
             message = f"The folded model is not valid ONNX: {problem}"
             raise ModelFileError("invalid-model", message, "Please report this.")
-        if self._staged is not None:
-            self._staged[1].commit()
+        if self._latest is not None:
+            self._latest[1].commit()
 
     def rejected(self, model: onnx_ir.Model) -> str | None:
         """Why ``model``, a result to be written that nobody has checked yet, is not valid ONNX."""
-        if self._request.target.path is None or (self._staged is not None and self._staged[0] is model):
+        if self._request.target.path is None or (self._latest is not None and self._latest[0] is model):
             return None
-        return self._problem(CHECKER.rejection(self._stage_result(model).file).result())
+        return self._problem(CHECKER.rejection(self.staged(model).file).result())
 
     @property
     def _per_site(self) -> bool:
@@ -208,7 +208,7 @@ class _Fold:
         first, self._first = self._first, None
         return first or self._source.fresh()
 
-    def _stage_result(self, model: onnx_ir.Model) -> onnxfile.Staged:
+    def staged(self, model: onnx_ir.Model) -> onnxfile.Staged:
         """``model`` written beside its target, or to a folder of its own, in place of the one before."""
         self._request.progress("writing")
         self._result.close()
@@ -219,7 +219,7 @@ class _Fold:
                 model, path, external=target.external_data, source=self._source.file, in_place=target.in_place
             )
         )
-        self._staged = (model, staged)
+        self._latest = (model, staged)
         return staged
 
     def _problem(self, rejected: str | None) -> str | None:

@@ -34,6 +34,7 @@ def convert(
     max_offset: float = 1.0,
     distill: float = 0.0,
     opset: int | None = None,
+    reestimate: bool = False,
     output: File | None = None,
     shapes: Shapes | None = None,
     inputs: Arrays | File | None = None,
@@ -64,7 +65,7 @@ def convert(
         source: the kind of norms that are to be converted; by default all (``--from`` on the command line).
         needs_training: convert norms, too, where the result computes something else and is only a start for training.
         calibrate: unlabelled inputs to fit to what does not become the same exactly: arrays, files, folders of
-            pictures, functions, as docs/convert.md lists them; a fourth of them, at most 128, is held out to judge by.
+            pictures, functions, as docs/convert.md lists them; a fourth of them, at most 64, is held out to judge by.
         evaluate: labelled inputs to judge the result on.
         metric: by which measure: top1, top5, mse, cosine, ``module:function``, or a function.
         max_drop: how much worse the metric may be, in its unit (points of 100 for top1). Where the result is worse,
@@ -74,6 +75,8 @@ def convert(
         distill: seconds of training against the source on the calibration inputs, for modules.
         opset: write norms in operators that this opset has, where the model's own has more: for runtimes that lack
             those; ONNX only.
+        reestimate: with ``to="batch"``, give the BatchNorms of a module the mean and variance that the calibration
+            inputs have; those without running statistics get some.
         output: where to write; nothing is written unless the result is proven (or ``verify`` is off). The state of a
             module is written as ``.safetensors``.
         shapes: by input name, for inputs with dynamic dimensions; ONNX only.
@@ -108,6 +111,7 @@ def convert(
         max_drop=max_drop,
         max_offset=max_offset,
         distill=distill,
+        reestimate=reestimate,
     ).checked()
     if source is not None and source not in KINDS:
         raise UsageError("usage", f"{source!r} is no kind of norm.", f"Choose one of {', '.join(KINDS)}.")
@@ -129,7 +133,8 @@ def convert(
     )
     with limited(time_limit, memory_limit):
         module = module_of(model)
-        if module is not None and (asked.target != "static" or calibrate is not None):
+        if module is not None and (asked.target != "static" or calibrate is not None or reestimate):
             return options.run(job, asked, source, module, example_inputs)
-        options.refuse_data()
+        if module is None and (calibrate is not None or evaluate is not None or reestimate):
+            return options.run_file(job, asked, source, model)
         return job.run(model, example_inputs)

@@ -11,7 +11,7 @@ from normfold.core.preprocess import Preprocess
 from normfold.errors import UsageError
 from normfold.models import onnxfile
 from normfold.models.data import Arrays, Shapes, user_inputs
-from normfold.models.source import File, is_onnx, module_of, name_of, onnx_source
+from normfold.models.source import File, OnnxSource, is_onnx, module_of, name_of, onnx_source
 from normfold.passes.fold.selection import Selection
 from normfold.passes.rewritten import GraphPass
 from normfold.pipeline.fold_onnx import External, Request, Target, fold_proven, fold_unproven
@@ -22,6 +22,7 @@ from normfold.runtime import CHECKER, Evaluator
 from normfold.verbs.fold_result import FoldResult
 
 if TYPE_CHECKING:
+    import onnx_ir
     from torch import nn
 
     from normfold.passes.fold.module import FoldedModule
@@ -72,9 +73,13 @@ class Job:
         asked = Setup((), user_inputs(self.shapes, self.inputs), seed=self.seed, custom_ops=self.custom_ops)
         return rewrite_file(model, request, self.selection, asked, skipped)
 
-    def _module(self, module: nn.Module, example: Any, target: Path | None, skipped: str) -> FoldResult[nn.Module]:
+    def refuse_file_options(self) -> None:
+        """Raise `UsageError` ``usage`` where an option is for ONNX models."""
         if self.shapes or self.inputs or self.custom_ops or self.preprocess or not self.clean or self.opset:
             raise UsageError("usage", "shapes, inputs, custom_ops, preprocess, clean and opset are for ONNX models.")
+
+    def _module(self, module: nn.Module, example: Any, target: Path | None, skipped: str) -> FoldResult[nn.Module]:
+        self.refuse_file_options()
         from normfold.models.module.example import Example
         from normfold.models.module.untouched import untouched
         from normfold.pipeline.fold_module import ModuleFold
@@ -89,7 +94,7 @@ class Job:
 
 def rewrite_file(model: object, request: Request, selection: Selection, asked: Setup, skipped: str) -> FoldResult[Any]:
     """``model`` rewritten as ``request`` says, and proven on inputs as ``asked``; ``skipped`` says why not."""
-    progress, target = request.progress, request.target
+    progress = request.progress
     # The imports of the workers overlap with the reading.
     CHECKER.start()
     if skipped:
@@ -103,6 +108,14 @@ def rewrite_file(model: object, request: Request, selection: Selection, asked: S
             source = onnx_source(model)
             evaluator.expect(source.nbytes)
             done = fold_proven(evaluator, source, request, asked)
+    return file_result(source, done, model, request, selection)
+
+
+def file_result(
+    source: OnnxSource, done: Proven[onnx_ir.Model], model: object, request: Request, selection: Selection
+) -> FoldResult[Any]:
+    """What came of ``model``, the ``source``."""
+    target = request.target
     return FoldResult(
         source.like_source(done.model),
         done.decisions,
