@@ -72,6 +72,7 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
     Architecture("convmixer_768_32", 112),
     Architecture("mobilenetv2_100"),
     Architecture("mobilenetv3_small_100"),
+    Architecture("mobilenetv3_large_100"),
     Architecture("efficientnet_b0"),
     Architecture("regnetx_002"),
     Architecture("regnety_002"),

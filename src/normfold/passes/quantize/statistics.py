@@ -25,7 +25,7 @@ def gathered(
     Raises:
         UsageError: ``bad-data``: the model does not run on them, or there are none.
     """
-    axes = _axes(network)
+    axes = watched(network)
 
     def task(client: WorkerClient) -> Mapping[str, Mapping[str, np.ndarray]] | Failed:
         extra = [name for name in axes if name not in (*network.inputs, *network.outputs)]
@@ -45,7 +45,7 @@ def gathered(
     return {name: _seen(arrays) for name, arrays in found.items() if arrays["extent"][4]}
 
 
-def _axes(network: Network) -> dict[str, int | None]:
+def watched(network: Network) -> dict[str, int | None]:
     """Values of the model that may get codes, and the axis of the channels of each."""
     wanted: dict[str, int | None] = {}
     for step in network.steps:

@@ -10,6 +10,7 @@ import gc
 import io
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -235,11 +236,12 @@ class EvaluationWorker:
         self._used: int | None = None
         self._observed: dict[str, Observed] = {}
         self._turns = 0
+        self._threads = 1
 
     def load(self, request: Request) -> Reply:
         """Release the model held and load ``model``; ``evaluator`` is "", "onnxruntime" or "onnx.reference"."""
         self.release(request)
-        self._used = address_space()
+        self._used, self._threads = address_space(), int(request["threads"])
         limit_this_process(request["memory_limit"])
         started = time.perf_counter()
         self._session = _open(request)
@@ -275,8 +277,12 @@ class EvaluationWorker:
             ran = self._session.run(feeds, [name for name in axes if name not in feeds])
         except Exception as error:
             raise RefusedError(kind_of(error, "run"), sentence(error)) from error
-        for name, axis in axes.items():
-            self._observed.setdefault(name, Observed(axis)).add(ran[name] if name in ran else feeds[name], self._turns)
+        seen = [self._observed.setdefault(name, Observed(axis)) for name, axis in axes.items()]
+        values = [ran[name] if name in ran else feeds[name] for name in axes]
+        # NumPy lets go of the interpreter while it adds up; the statistics of a value are one thread's at a time.
+        with ThreadPoolExecutor(self._threads) as pool:
+            for _ in pool.map(lambda one, value: one.add(value, self._turns), seen, values):
+                pass
         self._turns += 1
         return {}
 
