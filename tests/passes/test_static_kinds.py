@@ -245,3 +245,23 @@ def test_several_axes_and_files_are_refused() -> None:
     source = model("float[2,6] x", ["y = LayerNormalization(x, g)"], {"g": array(CHANNELS)})
     decision = only(normfold.convert(source, to="bln", verify=False).decisions)
     assert [one.premise for one in decision.refused_by] == ["needs-structure"]
+
+
+def test_batch_layer_normalization_to_layer_norm() -> None:
+    """Back from what a LayerNorm became; refused where the part of the batch has a share."""
+    net, x = shaken(nn.Identity(), nn.LayerNorm(CHANNELS)), torch.randn(2, 5, CHANNELS, dtype=torch.float64)
+    mixed_net = normfold.convert(net, (x,), to="bln").model
+    done = normfold.convert(mixed_net, (x,), to="layer")
+    decision = only(done.decisions)
+    assert (decision.outcome, decision.to, decision.label) == ("converted", "layer", "exact-if")
+    assert type(done.model[1]) is nn.LayerNorm
+    assert error(done.model(x), net(x)) <= 1e-11
+    mixed_net[1].batch_var.fill_(1.0)
+    decision = only(normfold.convert(mixed_net, (x,), to="layer").decisions)
+    assert [one.premise for one in decision.refused_by] == ["bounded-error"]
+    image = shaken(mixed(static_features=False))
+    decision = only(normfold.convert(image, (torch.randn(IMAGE, dtype=torch.float64),), to="layer").decisions)
+    assert [one.premise for one in decision.refused_by] == ["trailing-axes"]
+    live = BatchLayerNorm((CHANNELS,), 8, static_batch=False, static_features=False)
+    decision = only(normfold.convert(shaken(live), (x[0],), to="layer").decisions)
+    assert [one.premise for one in decision.refused_by] == ["bounded-error"]

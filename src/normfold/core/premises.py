@@ -18,6 +18,11 @@ BIAS_RANGE: Final = Premise(
     "A quantised bias leaves headroom in the int32 accumulator: its codes stay within 2^30.",
     "Fold the float model, then quantise it: a bias is rounded to int32 anew there.",
 )
+BOUNDED_ERROR: Final = Premise(
+    "bounded-error",
+    "What a conversion leaves out is next to nothing while the condition that it states holds.",
+    "Ask for another kind.",
+)
 CALIBRATION_DATA: Final = Premise(
     "calibration-data",
     "There are inputs to fit a norm to whose conversion is approximate.",

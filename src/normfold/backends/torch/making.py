@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from normfold.backends.torch.chains import MIXED
 from normfold.backends.torch.constants import exact
 from normfold.backends.torch.modules import (
     BatchLayerNorm,
@@ -183,7 +184,7 @@ MAKERS: Final[Mapping[str, Callable[[Making, AffineOp], tuple[nn.Module, Constan
 def _norm(making: Making, view: Norm) -> tuple[nn.Module, Constants]:
     if view.epsilon is None:
         raise TypeError("the norm has no epsilon of its own")
-    live = making.op.kind not in STORED
+    live = making.op.kind not in STORED and making.op.kind != MIXED
     given = {} if view.tail is None or (live and making.op.arguments.get("weight") is None) else _tail(view.tail)
     constants = {name: values for name, values in given.items() if name == "weight" or view.holds_shift}
     if making.by is None and view.groups is not None:
@@ -195,6 +196,8 @@ def _norm(making: Making, view: Norm) -> tuple[nn.Module, Constants]:
         spread = (making.shape[1], *[1] * (len(making.shape) - 2))
         return PositionNorm(spread, view.epsilon, centred=view.kind == "layer"), _tail(view.tail or Affine.of())
     shape = making.shape[-len(view.axes or ()) :]
+    if making.by is None and view.kind == "layer":
+        return nn.LayerNorm(shape, view.epsilon, bool(constants), "bias" in constants), constants
     if making.by is None and "bias" in constants:
         return Regrouped("rms", 0, shape, view.epsilon, tuple(constants)), constants
     if making.by is None:

@@ -10,6 +10,7 @@ from typing import Final
 
 from normfold.passes.convert import (
     batch_to_dyt,
+    bln_to_layer,
     dyt_to_tanh,
     from_live,
     layer_to_rms,
@@ -126,7 +127,7 @@ MATRIX: Final[Mapping[Kind, Row]] = {
         "batch": _LIVE_TO_STATIC,
         "frozen": _LIVE_TO_STATIC,
         "static": _LIVE_TO_STATIC,
-        "layer": _way("exact-if", "the share of its batch statistics is nothing"),
+        "layer": _way("exact-if", "the share of its batch statistics is nothing", bln_to_layer.CONVERSION),
         "rms": _way("exact-if", "the share of its batch statistics is nothing, and the mean of its input zero"),
         "group": _TRAINED,
         "instance": _TRAINED,
