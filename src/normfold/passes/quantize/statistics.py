@@ -48,10 +48,13 @@ def gathered(
 def watched(network: Network) -> dict[str, int | None]:
     """Values of the model that may get codes, and the axis of the channels of each."""
     wanted: dict[str, int | None] = {}
+    varying = set(network.inputs)
     for step in network.steps:
+        # What is computed from constants alone is none of the values that ONNX Runtime has.
+        varying |= {step.output} if varying & set(step.inputs) else set()
         for value in (*step.inputs, step.output):
             source = network.derived.get(value, (value, 1.0))[0]
-            if source in network.floats:
+            if source in network.floats and (source in varying or source in network.derived):
                 wanted.setdefault(source, None)
         if isinstance(step, Linear | Transposed):
             source = network.derived.get(step.inputs[0], (step.inputs[0], 1.0))[0]

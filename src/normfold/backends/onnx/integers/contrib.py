@@ -250,7 +250,7 @@ def _channel_clamp(emitter: ContribEmitter, step: steps.ChannelClamp) -> None:
         emitter.put_last(step.output, _bounded(emitter, emitter.last(source), low, high))
         return
     tail = [] if uniform else [1] * (-1 - step.axis)
-    bounds = [bound.reshape(*bound.shape, *tail) for bound in (low, high)]
+    bounds = [bound.reshape([*bound.shape, *tail]) for bound in (low, high)]
     emitter.put_plain(step.output, _bounded(emitter, emitter.plain(source), *bounds))
 
 

@@ -36,7 +36,8 @@ class Emitter(ABC):
             for value in (*graph.inputs, *(out for node in graph for out in node.outputs))
             if value.name
         }
-        self._floats: dict[str, ir.Value] = {value.name: value for value in graph.inputs if value.name}
+        given = (*graph.inputs, *graph.initializers.values())
+        self._floats: dict[str, ir.Value] = {value.name: value for value in given if value.name}
         self._constants: dict[tuple[str, bytes, tuple[int, ...]], ir.Value] = {}
         self._names = {*self._originals, *graph.initializers}
         self._label = ""
@@ -140,6 +141,8 @@ class Emitter(ABC):
     def like(self, step: steps.Moving, data: ir.Value) -> ir.Value:
         """The native operation of ``step`` on ``data``."""
         native = self._nodes[step.nodes[0]]
+        if native.op_type in ("Dropout", "Identity"):
+            return self.node("Identity", [data])
         return self.node(native.op_type, [data, *native.inputs[1:]], dict(native.attributes), domain=native.domain)
 
     def floating(self, step: Step) -> ir.Value:
@@ -238,11 +241,11 @@ def _linear(emitter: Emitter, step: Linear) -> ir.Value:
 
 def _transposed(emitter: Emitter, step: steps.Transposed) -> ir.Value:
     weight, bias = emitter.weight(step)
-    made = emitter.node(
-        "ConvTranspose",
-        [emitter.float_of(step.inputs[0]), stored(emitter, weight, step), bias],
-        window_attributes(step.window, step.groups) | {"output_padding": list(step.surplus)},
-    )
+    attributes = window_attributes(step.window, step.groups)
+    if any(step.surplus):
+        attributes["output_padding"] = list(step.surplus)
+    inputs = [emitter.float_of(step.inputs[0]), stored(emitter, weight, step), bias]
+    made = emitter.node("ConvTranspose", inputs, attributes)
     return emitter.clamped(step, made)
 
 

@@ -29,7 +29,7 @@ def read_network(graph: OnnxGraph) -> Network:
     values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
     return Network(
         tuple(read),
-        tuple(_name(value) for value in model.graph.inputs),
+        tuple(_name(value) for value in model.graph.inputs if not value.is_initializer()),
         tuple(_name(value) for value in model.graph.outputs),
         {_name(value): graph.shape(value) for value in values},
         frozenset(_name(value) for value in values if graph.dtype(value) == ir.DataType.FLOAT),
@@ -54,6 +54,8 @@ def _lifted(graph: OnnxGraph, node: ir.Node) -> list[Step] | str:
     unknown = NO_FORM.format(node.op_type)
     if view.refusals or any(graph.dtype(one) != ir.DataType.FLOAT for one in (node.outputs[0], *_values(view.inputs))):
         return unknown
+    if any(value.is_initializer() and not value.is_graph_input() for value in _values(view.inputs)):
+        return "it reads a constant"
     if any(inner.graph is not node.graph for out in node.outputs for inner, _ in out.uses()):
         return "it is read inside a subgraph"
     native = NATIVE.get(node.op_type) if node.domain in ("", "ai.onnx") else None

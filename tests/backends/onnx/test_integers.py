@@ -1,0 +1,194 @@
+"""Networks of integer steps: what is rewritten computes the same, and every form of a plan the same codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from folding import array, model
+from normfold.backends.onnx import OnnxGraph
+from normfold.backends.onnx.integers.contrib import emit_contrib
+from normfold.backends.onnx.integers.qdq import emit_qdq
+from normfold.backends.onnx.integers.read import read_network
+from normfold.backends.onnx.integers.simulated import emit_simulated
+from normfold.core.integers.depthwise import with_depthwise
+from normfold.core.integers.phases import with_phases
+from normfold.core.integers.plan import Plan, made_plan
+from normfold.core.integers.ranges import min_max
+from normfold.core.integers.simplify import simplified
+from normfold.core.integers.steps import ChannelClamp, Floating, Interleave, Linear, Network
+from normfold.models.dataset import read_dataset
+from normfold.models.source import runnable
+from normfold.passes.quantize.statistics import gathered
+from normfold.proof.probes import input_specs
+from normfold.runtime import CHECKER, Evaluator
+
+NORM = {"g": array(8, seed=2), "b": array(8, seed=3), "m": array(8, seed=4), "v": np.abs(array(8, seed=5)) + 0.5}
+NETS = {
+    "relu before a norm and a pool": (
+        [
+            "a = Conv<pads=[1,1,1,1]>(x, w, c)",
+            "r = Relu(a)",
+            "n = BatchNormalization(r, g, b, m, v)",
+            "p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(n)",
+            "y = Conv<pads=[1,1,1,1]>(p, u)",
+        ],
+        {"w": array(8, 4, 3, 3), "c": array(8, seed=1), "u": array(16, 8, 3, 3, seed=6), **NORM},
+    ),
+    "a norm and relu before a product": (
+        [
+            "a = Conv(x, w)",
+            "k = Concat<axis=1>(a, x)",
+            "n = BatchNormalization(k, g, b, m, v)",
+            "r = Relu(n)",
+            "y = Conv(r, u)",
+        ],
+        {"w": array(4, 4, 1, 1), "u": array(16, 8, 1, 1, seed=6), **NORM},
+    ),
+    "a norm before a padded convolution": (
+        [
+            "a = Conv(x, w)",
+            "r = Relu(a)",
+            "k = Concat<axis=1>(r, x)",
+            "n = BatchNormalization(k, g, b, m, v)",
+            "y = Conv<pads=[1,1,1,1]>(n, u)",
+        ],
+        {"w": array(4, 4, 1, 1), "u": array(8, 8, 3, 3, seed=6), **NORM},
+    ),
+    "transposed, kernel 4": (
+        [
+            "a = Conv(x, w)",
+            "t = ConvTranspose<strides=[2,2], pads=[1,1,1,1]>(a, u, c)",
+            "r = Relu(t)",
+            "y = Conv(r, z)",
+        ],
+        {"w": array(8, 4, 1, 1), "u": array(8, 4, 4, 4, seed=6), "c": array(4, seed=1), "z": array(8, 4, 1, 1, seed=7)},
+    ),
+    "transposed, kernel 3, grouped": (
+        [
+            "a = Conv(x, w)",
+            "t = ConvTranspose<group=2, strides=[2,2], pads=[1,1,1,1], output_padding=[1,1]>(a, u)",
+            "y = Conv(t, z)",
+        ],
+        {"w": array(8, 4, 1, 1), "u": array(8, 3, 3, 3, seed=6), "z": array(8, 6, 1, 1, seed=7)},
+    ),
+    "transposed, sizes that do not fit": (
+        ["a = Conv(x, w)", "t = ConvTranspose<strides=[2,2]>(a, u)", "y = Conv(t, z)"],
+        {"w": array(8, 4, 1, 1), "u": array(8, 4, 3, 3, seed=6), "z": array(8, 4, 1, 1, seed=7)},
+    ),
+    "gates": (
+        [
+            "a = Conv(x, w)",
+            "h = HardSwish(a)",
+            "s = GlobalAveragePool(h)",
+            "f = Conv(s, u)",
+            "q = HardSigmoid(f)",
+            "k = Mul(h, q)",
+            "e = Sigmoid(k)",
+            "o = Mul(k, e)",
+            "y = Conv(o, z)",
+        ],
+        {"w": array(8, 4, 1, 1), "u": array(8, 8, 1, 1, seed=6), "z": array(8, 8, 1, 1, seed=7)},
+    ),
+    "parts, means, larger pictures": (
+        [
+            "a = Conv(x, w)",
+            "k, l = Split<axis=1>(a, sizes)",
+            "s = Add(k, l)",
+            "p = AveragePool<kernel_shape=[2,2], strides=[2,2]>(s)",
+            'q = Resize<coordinate_transformation_mode="asymmetric", nearest_mode="floor">(p, , scales)',
+            "c = Clip(q, zero, one)",
+            "y = Conv(c, z)",
+        ],
+        {
+            "w": array(8, 4, 1, 1),
+            "z": array(8, 4, 1, 1, seed=7),
+            "sizes": np.array([4, 4]),
+            "scales": np.array([1, 1, 2, 2], np.float32),
+            "zero": np.float32(0),
+            "one": np.float32(1),
+        },
+    ),
+    "a product over rows": (
+        ["t = Transpose<perm=[0,2,3,1]>(x)", "h = MatMul(t, w)", "a = Add(h, c)", "r = Relu(a)", "y = MatMul(r, u)"],
+        {"w": array(4, 16), "c": array(16, seed=1), "u": array(16, 8, seed=6)},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def evaluator() -> Iterator[Evaluator]:
+    with Evaluator(threads=1) as one:
+        yield one
+
+
+def read(name: str) -> tuple[ir.Model, Network]:
+    body, held = NETS[name]
+    proto = model("float[2,4,6,6] x", body, held)
+    graph = OnnxGraph(ir.from_proto(proto), CHECKER.infer)
+    return graph.model, with_phases(with_depthwise(simplified(read_network(graph))))
+
+
+def outputs(made: ir.Model, x: np.ndarray) -> np.ndarray:
+    proto = ir.to_proto(made)
+    onnx.checker.check_model(proto)
+    (found,) = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"x": x})
+    return found
+
+
+def plan_of(evaluator: Evaluator, source: ir.Model, network: Network, x: np.ndarray) -> Plan:
+    with runnable(source.clone()) as file:
+        seen = gathered(evaluator, file, network, read_dataset({"x": x}, input_specs(source)))
+    return made_plan(network, seen, min_max)
+
+
+@pytest.mark.parametrize("name", list(NETS))
+def test_the_rewritten_network_computes_the_same(name: str) -> None:
+    source, network = read(name)
+    x = array(2, 4, 6, 6, seed=9)
+    rewritten = emit_simulated(source.clone(), Plan(network, frozenset(), {}, {}))
+    expected = outputs(source, x)
+    np.testing.assert_allclose(outputs(rewritten, x), expected, rtol=0, atol=1e-6 * np.ptp(expected))
+
+
+@pytest.mark.parametrize("name", list(NETS))
+@pytest.mark.parametrize("emit", [emit_qdq, emit_contrib])
+def test_both_forms_compute_what_the_simulation_computes(evaluator: Evaluator, name: str, emit: object) -> None:
+    source, network = read(name)
+    x = array(2, 4, 6, 6, seed=9)
+    plan = plan_of(evaluator, source, network, x)
+    assert any(isinstance(step, Linear) and step in plan.integer for step in network.steps)
+    truth = outputs(emit_simulated(source.clone(), plan), x)
+    found = outputs(emit(source.clone(), plan), x)  # type: ignore[operator]
+    assert np.abs(found - truth).max() <= 2 * np.ptp(truth) / 255
+    signal = outputs(source, x)
+    assert np.square(found - signal).mean() < 2e-3 * signal.var()
+
+
+@pytest.mark.parametrize("name", ["relu before a norm and a pool", "a norm and relu before a product"])
+def test_a_norm_beside_a_clamp_becomes_bounds(name: str) -> None:
+    _, network = read(name)
+    (clamp,) = (step for step in network.steps if isinstance(step, ChannelClamp))
+    assert clamp.operator == "BatchNormalization"
+    assert not any(isinstance(step, Floating) for step in network.steps)
+    kinds = [type(step).__name__ for step in network.steps]
+    assert "MaxPool" not in kinds or kinds.index("MaxPool") < kinds.index("ChannelClamp")
+
+
+def test_phases_only_where_sizes_fit() -> None:
+    assert any(isinstance(step, Interleave) for step in read("transposed, kernel 4")[1].steps)
+    assert not any(isinstance(step, Interleave) for step in read("transposed, sizes that do not fit")[1].steps)
+
+
+def test_parts_of_different_ranges_share_no_scale(evaluator: Evaluator) -> None:
+    body = ["a = Conv(x, w)", "b = Conv(x, u)", "k = Concat<axis=1>(a, b)", "y = Conv(k, z)"]
+    held = {"w": array(8, 4, 1, 1), "u": 100 * array(8, 4, 1, 1, seed=6), "z": array(8, 16, 1, 1, seed=7)}
+    graph = OnnxGraph(ir.from_proto(model("float[2,4,6,6] x", body, held)), CHECKER.infer)
+    plan = plan_of(evaluator, graph.model, simplified(read_network(graph)), array(2, 4, 6, 6, seed=9))
+    (because,) = plan.kept.values()
+    assert "range" in because
