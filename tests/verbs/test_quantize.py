@@ -101,6 +101,16 @@ def test_a_model_with_nothing_to_quantise(tmp_path: Path) -> None:
     assert error.value.code == "nothing-to-quantize"
 
 
+def test_a_model_in_an_old_opset_is_told_the_way_out(net: Path, tmp_path: Path) -> None:
+    old = onnx.load(net)
+    old.opset_import[0].version = 12
+    onnx.save(old, tmp_path / "old.onnx")
+    with pytest.raises(NormfoldError, match="opset 12") as error:
+        normfold.quantize(tmp_path / "old.onnx", unmeasured=True)
+    assert error.value.code == "nothing-to-quantize"
+    assert "version_converter" in error.value.hint
+
+
 def test_as_a_document(net: Path, data: np.ndarray, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     np.savez(tmp_path / "data.npz", x=data)
     target, given = str(tmp_path / "out.onnx"), str(tmp_path / "data.npz")

@@ -21,6 +21,7 @@ from normfold.core.integers.ranges import METHODS, Seen, min_max
 from normfold.core.integers.simplify import simplified
 from normfold.core.integers.steps import Floating, Linear, Network, Step, Transposed
 from normfold.core.integers.weights import Coder
+from normfold.errors import UsageError
 from normfold.models.source import runnable
 from normfold.passes.quantize.figures import Format, NodeFigures
 from normfold.passes.quantize.outputs import Loss, run, split
@@ -32,6 +33,8 @@ EMITTERS: Final[Mapping[Format, Callable[[onnx_ir.Model, Plan], onnx_ir.Model]]]
     "qdq": emit_qdq,
     "contrib": emit_contrib,
 }
+OPSET: Final = 13
+"""The first in which DequantizeLinear has an axis."""
 BUDGET: Final = 0.05
 """Deviation from the simulation, relative to the output's range: sums are rounded in another order, here and there to
 the next step, and steps add up over layers."""
@@ -40,6 +43,7 @@ the next step, and steps add up over layers."""
 def integers(work: Work) -> Sequence[Quantized]:
     """The model in each format asked for; empty where no operation of it has an integer form."""
     folded = work.fresh()
+    _check_opset(folded)
     narrow_tables(folded)
     graph = OnnxGraph(folded, CHECKER.infer)
     plain = read_network(graph)
@@ -57,6 +61,14 @@ def integers(work: Work) -> Sequence[Quantized]:
         Quantized(EMITTERS[form](model.clone(), plan), "int8", form, nodes, simulation.clone(), BUDGET)
         for form in work.formats
     ]
+
+
+def _check_opset(model: onnx_ir.Model) -> None:
+    """Raise `UsageError` ``nothing-to-quantize`` where the model's opset has no scales by channel."""
+    opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", OPSET))
+    if opset < OPSET:
+        message = f"The model is in opset {opset}; weights in eight bits by channel need {OPSET}."
+        raise UsageError("nothing-to-quantize", message, "Raise it first: onnx.version_converter.convert_version.")
 
 
 def _statistics(work: Work, model: onnx_ir.Model, plain: Network, network: Network) -> dict[str, Seen]:
