@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import numpy_helper
 
 import normfold
 from folding import array, model
@@ -109,6 +110,16 @@ def test_a_model_in_an_old_opset_is_told_the_way_out(net: Path, tmp_path: Path) 
         normfold.quantize(tmp_path / "old.onnx", unmeasured=True)
     assert error.value.code == "nothing-to-quantize"
     assert "version_converter" in error.value.hint
+
+
+@pytest.mark.parametrize(("cut_off", "largest"), [(True, 63), (False, 127)])
+def test_weights_have_seven_bits_where_sums_are_cut_off(
+    net: Path, data: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, cut_off: bool, largest: int
+) -> None:
+    monkeypatch.setattr("normfold.passes.quantize.integers.saturates", lambda: cut_off)
+    normfold.quantize(net, calibrate={"x": data}, output=tmp_path / "out.onnx", format="qdq", unmeasured=True)
+    held = [numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "out.onnx").graph.initializer]
+    assert max(int(np.abs(array).max()) for array in held if array.dtype == np.int8 and array.ndim > 1) == largest
 
 
 def test_as_a_document(net: Path, data: np.ndarray, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

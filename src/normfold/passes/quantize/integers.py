@@ -20,7 +20,7 @@ from normfold.core.integers.plan import Plan, made_plan
 from normfold.core.integers.ranges import METHODS, Seen, min_max
 from normfold.core.integers.simplify import simplified
 from normfold.core.integers.steps import Floating, Linear, Network, Step, Transposed
-from normfold.core.integers.weights import Coder
+from normfold.core.integers.weights import FULL, REDUCED, Coder
 from normfold.errors import UsageError
 from normfold.models.source import runnable
 from normfold.passes.quantize.figures import Format, NodeFigures
@@ -28,6 +28,7 @@ from normfold.passes.quantize.outputs import Loss, run, split
 from normfold.passes.quantize.recipe import Quantized, Work
 from normfold.passes.quantize.statistics import gathered, recorded
 from normfold.runtime import CHECKER
+from normfold.runtime.instructions import saturates
 
 EMITTERS: Final[Mapping[Format, Callable[[onnx_ir.Model, Plan], onnx_ir.Model]]] = {
     "qdq": emit_qdq,
@@ -81,14 +82,14 @@ def _statistics(work: Work, model: onnx_ir.Model, plain: Network, network: Netwo
 
 def _chosen(work: Work, model: onnx_ir.Model, network: Network, seen: Mapping[str, Seen]) -> Plan:
     """The plan whose outputs, on held-out samples, are nearest to those of ``model``."""
+    coder = Coder(REDUCED if work.ep == "cpu" and saturates() else FULL)
     if work.calibration is None:
-        return made_plan(network, seen, min_max)
+        return made_plan(network, seen, min_max, coder=coder)
     held_out = split(work.calibration)[1]
     loss = Loss()
     with runnable(model.clone()) as file:
         run(work.evaluator, file, held_out, loss.expect, work.custom_ops)
     best, least = None, np.inf
-    coder = Coder()
     for name, method in METHODS.items():
         work.progress(f"ranges by {name}")
         plan = made_plan(network, seen, method, coder=coder)
