@@ -185,6 +185,20 @@ def test_phases_only_where_sizes_fit() -> None:
     assert not any(isinstance(step, Interleave) for step in read("transposed, sizes that do not fit")[1].steps)
 
 
+def test_gelu_is_on_codes_throughout(evaluator: Evaluator) -> None:
+    body = ["t = Transpose<perm=[0,2,3,1]>(x)", "h = MatMul(t, w)", "d = Div(h, root)", "e = Erf(d)", "p = Add(e, one)"]
+    body += ["k = Mul(h, p)", "q = Mul(k, half)", "y = MatMul(q, u)"]
+    held = {"w": array(4, 16), "u": array(16, 8, seed=6), "root": np.float32(2**0.5), "one": np.float32(1)}
+    proto = model("float[2,4,6,6] x", body, held | {"half": np.float32(0.5)})
+    graph = OnnxGraph(ir.from_proto(proto), CHECKER.infer)
+    x = array(2, 4, 6, 6, seed=9)
+    plan = plan_of(evaluator, graph.model, simplified(read_network(graph)), x)
+    assert not plan.kept
+    assert sum(isinstance(step, Linear) and step in plan.integer for step in plan.network.steps) == 2
+    expected = outputs(graph.model, x)
+    assert np.square(outputs(emit_contrib(graph.model.clone(), plan), x) - expected).mean() < 2e-3 * expected.var()
+
+
 def test_parts_of_different_ranges_share_no_scale(evaluator: Evaluator) -> None:
     body = ["a = Conv(x, w)", "b = Conv(x, u)", "k = Concat<axis=1>(a, b)", "y = Conv(k, z)"]
     held = {"w": array(8, 4, 1, 1), "u": 100 * array(8, 4, 1, 1, seed=6), "z": array(8, 16, 1, 1, seed=7)}

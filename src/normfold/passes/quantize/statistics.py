@@ -54,7 +54,7 @@ def watched(network: Network) -> dict[str, int | None]:
         varying |= {step.output} if varying & set(step.inputs) else set()
         for value in (*step.inputs, step.output):
             source = network.derived.get(value, (value, 1.0))[0]
-            if source in network.floats and (source in varying or source in network.derived):
+            if source in network.floats and (source in varying or value in network.derived):
                 wanted.setdefault(source, None)
         if isinstance(step, Linear | Transposed):
             source = network.derived.get(step.inputs[0], (step.inputs[0], 1.0))[0]
