@@ -126,3 +126,26 @@ def test_negative_sizes_are_free(tmp_path: Path, model: onnx.ModelProto) -> None
         (hidden,) = result.graph[0].outputs
         assert hidden.shape == ir.Shape([None, None])
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == -1
+
+
+def test_types_of_initializers_are_not_stated_beside_them() -> None:
+    """Not in subgraphs either: quantisers of other projects fail on it."""
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [2], [1.0, 2.0])
+    info = helper.make_tensor_value_info("w", TensorProto.FLOAT, [2])
+    other = helper.make_tensor_value_info("b", TensorProto.FLOAT, [2])
+    outputs = [helper.make_tensor_value_info("z", TensorProto.FLOAT, [2])]
+    nodes = [helper.make_node("Add", ["x", "w"], ["b"]), helper.make_node("Neg", ["b"], ["z"])]
+    branch = helper.make_graph(nodes, "branch", [], outputs, [weight], value_info=[info, other])
+    branches = {"then_branch": branch, "else_branch": branch}
+    inputs = [
+        helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [2]),
+    ]
+    graph = helper.make_graph([helper.make_node("If", ["c"], ["y"], **branches)], "g", inputs, outputs[:0])
+    graph.output.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, [2]))
+    graph.initializer.append(weight)
+    graph.value_info.append(info)
+    written = to_proto(from_proto(helper.make_model(graph)))
+    inner = [attribute.g for attribute in written.graph.node[0].attribute]
+    assert [value.name for value in written.graph.value_info] == []
+    assert [[value.name for value in one.value_info] for one in inner] == [["b"], ["b"]]

@@ -130,10 +130,21 @@ def to_proto(model: onnx_ir.Model) -> onnx.ModelProto:
     from onnx_ir import serde
 
     from normfold.models.onnxfile.carried import put_back
+    from normfold.models.onnxfile.graphs import graphs
 
     proto = serde.serialize_model(model)
     put_back(model, proto)
+    for graph in graphs(proto):
+        _state_initializers_once(graph)
     return proto
+
+
+def _state_initializers_once(graph: onnx.GraphProto) -> None:
+    """Take out the types of initializers, which onnx_ir writes beside them, and which other tools do not expect."""
+    stored = {tensor.name for tensor in graph.initializer}
+    for index in reversed(range(len(graph.value_info))):
+        if graph.value_info[index].name in stored:
+            del graph.value_info[index]
 
 
 def _examine(proto: onnx.ModelProto) -> Findings:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
 from onnx_ir import serde
 
 from normfold.errors import ModelFileError
+from normfold.models.onnxfile.graphs import graphs
 
 
 def densify(proto: onnx.ModelProto) -> None:
@@ -17,7 +18,7 @@ def densify(proto: onnx.ModelProto) -> None:
     ``proto`` has passed `check_structure`. Raises `ModelFileError` ``bad-tensor`` for an index
     outside the dimensions.
     """
-    for graph in _graphs(proto):
+    for graph in graphs(proto):
         graph.initializer.extend(_dense(sparse) for sparse in graph.sparse_initializer)
         graph.ClearField("sparse_initializer")
         _densify_constants(graph.node)
@@ -32,22 +33,6 @@ def _densify_constants(nodes: Sequence[onnx.NodeProto]) -> None:
                 attribute.t.CopyFrom(_dense(attribute.sparse_tensor))
                 attribute.ClearField("sparse_tensor")
                 attribute.name, attribute.type = "value", onnx.AttributeProto.TENSOR
-
-
-def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    pending = [proto.graph]
-    nodes = [node for function in proto.functions for node in function.node]
-    while pending or nodes:
-        if pending:
-            graph = pending.pop()
-            nodes.extend(graph.node)
-            yield graph
-        for node in nodes:
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    pending.append(attribute.g)
-                pending.extend(attribute.graphs)
-        nodes = []
 
 
 def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
