@@ -45,6 +45,7 @@ ROOMS: Final = (
     "backends/torch/making.py",
     "backends/torch/replacing.py",
     "backends/torch/computed.py",
+    "backends/torch/weight_norms.py",
     "backends/torch/tree.py",
     "passes/convert",
 )

@@ -137,6 +137,11 @@ NO_SHIFT: Final = Premise("no-shift", "Only a scale passes an activation or a pr
 NON_NEGATIVE_SCALE: Final = Premise(
     "non-negative-scale", "No scale is negative where an activation or a maximum lies on the route."
 )
+NONZERO_ROWS: Final = Premise(
+    "nonzero-rows",
+    "No output channel of a weight that is to be normalised is zero, or so small that its square is.",
+    "Leave the norm out with --skip, or prune the channel first: a weight norm divides by its length.",
+)
 NORMAL_SCALE: Final = Premise(
     "normal-scale",
     "The new scale of a quantised weight is a normal, not a subnormal, number of its type.",

@@ -218,7 +218,7 @@ class Norm(View):
     unemitted: Refusal | None = None
 
 
-Spelling = Literal["batch", "frozen", "static", "layer", "group", "instance", "tanh"]
+Spelling = Literal["batch", "frozen", "static", "layer", "group", "instance", "tanh", "weight"]
 """Norms, and what comes of them, whose operation can compute what that of another one does."""
 
 

@@ -21,6 +21,7 @@ from normfold.backends.torch.replacing import irreplaceable
 from normfold.backends.torch.running import running_norm
 from normfold.backends.torch.tracer import Computed, Op, Trace, Value
 from normfold.backends.torch.tree import ModuleTree, Removal, has_hooks
+from normfold.backends.torch.weight_norms import unnormalisable
 from normfold.core.algebra import Affine
 from normfold.core.graph import Site
 from normfold.core.health import findings
@@ -49,7 +50,7 @@ class TorchGraph:
     Plans change this graph only. What has come of them is then written into a module tree of the same make
     (`normfold.backends.torch.write`): ``changed`` holds the views with new constants, ``replaced`` the operations
     among them whose modules make way for others, ``spelled`` by which kind of norm those compute what they did,
-    ``removals`` the norms that go.
+    ``normalised`` the linear operations whose weights get a weight norm, ``removals`` the norms that go.
     """
 
     takes_out = False
@@ -64,6 +65,7 @@ class TorchGraph:
         self.removals: dict[Op, Removal] = {}
         self.replaced: set[Op] = set()
         self.spelled: dict[Op, Spelling | None] = {}
+        self.normalised: set[Op] = set()
         self._ops = collapse(trace)
         self._tree = self.tree_type(trace, shared or {})
         self._views: dict[Op, View] = {}
@@ -253,6 +255,8 @@ class TorchGraph:
             self._tree.removal(op)
         except NotLifted as reason:
             return reason.refusal
+        if by == "weight" and isinstance(view, Linear):
+            return self._unwritable(view) or unnormalisable(op.call.module, view, self.label(op))
         making = self.making(op, view, by)
         return irreplaceable(op.call.module, view, self.label(op)) if making is None else making.refusal(self.label(op))
 
@@ -265,7 +269,7 @@ class TorchGraph:
         alike = isinstance(op.call.module, tuple(NORM_MODULES.values())) and isinstance(view, Norm)
         # An RMSNorm of torch's has no bias.
         alike = alike and not (isinstance(view, Norm) and view.kind == "rms" and view.holds_shift)
-        return None if by is None and (alike or isinstance(view, Linear)) else Making(op, view, by)
+        return None if isinstance(view, Linear) or (by is None and alike) else Making(op, view, by)
 
     def _stuck(self, op: Op) -> Refusal | None:
         """Why ``op`` cannot be taken out of the tree."""
@@ -317,6 +321,8 @@ class TorchGraph:
             self.replaced.add(op)
         if made is not None:
             self.spelled[op] = by
+        if by == "weight":
+            self.normalised.add(op)
 
     def _leave(self, op: Op) -> None:
         """Take ``op`` out: it reads nothing any more."""

@@ -21,6 +21,7 @@ from normfold.backends.torch.lift.recurrent import first_layer
 from normfold.backends.torch.making import Making
 from normfold.backends.torch.replacing import put, stand_in
 from normfold.backends.torch.tracer import Op, Value
+from normfold.backends.torch.weight_norms import normalise
 from normfold.core.algebra.affine import Array
 from normfold.core.laws.collapse import norm_constants
 from normfold.core.views import AffineOp, Embedding, Linear, Norm, Recurrent, View
@@ -69,6 +70,8 @@ def write(graph: TorchGraph, module: nn.Module) -> Change:
     places = list(graph.trace.module.named_modules(remove_duplicate=False))
     _replace(graph, module, places)
     write_constants(graph, module)
+    for op in graph.normalised:
+        normalise(module.get_submodule(op.call.path))
     going = {id(op.call.module): removal for op, removal in graph.removals.items()}
     for path, norm in places:
         if id(norm) in going:

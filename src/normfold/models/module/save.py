@@ -13,15 +13,17 @@ from typing import Any, Final
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from normfold._version import __version__
-from normfold.backends.torch import modules, put, take_out
+from normfold.backends.torch import modules, normalise, put, take_out
 from normfold.errors import OutputError, UsageError
 from normfold.models.module.packages import needs
 from normfold.records import RECORDS_ATTRIBUTE, RECORDS_KEY, Decision, decision_record
 
 TAKEN_OUT: Final = "normfold.taken_out"
 REPLACED: Final = "normfold.replaced"
+NORMALISED: Final = "normfold.normalised"
 SUFFIX: Final = ".safetensors"
 _CONVOLUTION: Final = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "bias")
 SETTINGS: Final[Mapping[type[nn.Module], Sequence[str]]] = {
@@ -82,20 +84,24 @@ class Structure:
     """Paths from which a module is gone, and the children that are left there."""
     replaced: Mapping[str, Mapping[str, Any]]
     """Paths at which a module of another kind stands now, and how it is made."""
+    normalised: Sequence[str]
+    """Paths of modules whose weights have got a weight norm."""
 
     @staticmethod
     def between(source: nn.Module, folded: nn.Module, removed: Sequence[str], added: Sequence[str]) -> Structure:
         """How ``folded`` differs from ``source``, where its state lost and got these names."""
         before = dict(source.named_modules(remove_duplicate=False))
-        gone, replaced = dict[str, list[str]](), dict[str, dict[str, Any]]()
+        gone, replaced, normalised = dict[str, list[str]](), dict[str, dict[str, Any]](), list[str]()
         for path, module in folded.named_modules(remove_duplicate=False):
             beside = path not in before and path.rpartition(".")[0] in gone
             if beside or (path in before and type(module) is not type(before[path])):
-                if type(module) in SETTINGS:
+                if is_parametrized(module):
+                    normalised.append(path)
+                elif type(module) in SETTINGS:
                     replaced[path] = _described(module)
                 elif not beside:
                     gone[path] = [name for name, _ in module.named_children()]
-        return Structure(removed, added, gone, replaced)
+        return Structure(removed, added, gone, replaced, normalised)
 
 
 def _described(module: nn.Module) -> dict[str, Any]:
@@ -140,6 +146,7 @@ def save_state(folded: nn.Module, structure: Structure, decisions: Sequence[Deci
         "normfold.added": json.dumps(list(structure.added)),
         TAKEN_OUT: json.dumps(structure.taken_out),
         REPLACED: json.dumps(structure.replaced),
+        NORMALISED: json.dumps(list(structure.normalised)),
         "normfold.decisions": json.dumps(records),
     }
     if hasattr(folded, RECORDS_ATTRIBUTE):
@@ -170,6 +177,8 @@ def restore(module: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
         for place, settings in json.loads(metadata.get(REPLACED, "{}")).items():
             own = {name.removeprefix(f"{place}."): held for name, held in state.items() if name.startswith(f"{place}.")}
             put(module, place, _remade(settings, module.get_submodule(place), own))
+        for place in json.loads(metadata.get(NORMALISED, "[]")):
+            normalise(module.get_submodule(place))
         for name in set(json.loads(metadata["normfold.added"])).difference(module.state_dict()):
             owner, _, own = name.rpartition(".")
             module.get_submodule(owner).register_parameter(own, nn.Parameter(torch.empty_like(state[name])))

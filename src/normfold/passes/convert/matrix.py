@@ -17,6 +17,7 @@ from normfold.passes.convert import (
     respell,
     to_bln,
     to_live,
+    to_weight,
     weight_to_static,
 )
 from normfold.passes.convert.conversion import Cell, Conversion, Kind, Target
@@ -55,7 +56,7 @@ _BATCH: Final[Row] = {
     "rms": (_INERT, *_LIVE),
     "group": _LIVE,
     "instance": _TRAINED,
-    "weight": _way("exact-if", "no channel has the scale zero"),
+    "weight": _way("exact-if", "no channel has the scale zero", to_weight.CONVERSION),
     "bln": _way("exact-if", "its statistics stay the stored ones", to_bln.CONVERSION),
     "dyt": _way("exact-if", "alpha times its input is small", batch_to_dyt.CONVERSION),
     "tanh": _TANH,

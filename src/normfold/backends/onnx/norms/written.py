@@ -19,6 +19,7 @@ from normfold.core.premises import (
     HAS_KERNEL,
     KNOWN_RANK,
     KNOWN_SIZES,
+    MEANINGFUL,
     NEEDS_STRUCTURE,
     OPSET_HAS_OPERATOR,
 )
@@ -100,7 +101,7 @@ class WrittenNorms:
         node = native_node(view.node)
         label = self._context.label(node)
         if not isinstance(view, Norm):
-            return Refusal(CONVERTIBLE, f"{label} is an affine map already, with statistics that are fixed")
+            return _no_norm(label, by)
         if by == "group" and view.groups is not None and node.op_type != "BatchNormalization":
             because = (
                 "is a norm of groups of channels, as ONNX Runtime runs it: it has no kernel for GroupNormalization"
@@ -150,3 +151,11 @@ class WrittenNorms:
             self._emitted.pop(one, None)
             self._spelled.pop(one, None)
         return dtype
+
+
+def _no_norm(label: str, by: Spelling) -> Refusal:
+    """Why what ``label`` says, which does not measure its input, is not spelled as a norm."""
+    if by == "weight":
+        because = f"no operator normalises the weight of {label}: a file stores the computed weight"
+        return Refusal(MEANINGFUL, because)
+    return Refusal(CONVERTIBLE, f"{label} is an affine map already, with statistics that are fixed")
