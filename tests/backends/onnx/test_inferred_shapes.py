@@ -42,6 +42,14 @@ def test_a_stated_shape_that_contradicts_inference_is_not_believed() -> None:
     assert set(found.values()) == {(1, 3, 4, 4)}
 
 
+@pytest.mark.parametrize(("version", "known"), [(3, (2, 3)), (8, None)])
+def test_sizes_that_a_caller_can_override_say_nothing(version: int, known: tuple[int, ...] | None) -> None:
+    """Before IR version 4 every initializer is an input, and none can be overridden."""
+    source = model("float[6] x, int64[2] t", "y = Reshape(x, t)", {"t": np.int64([2, 3])}, ir_version=version)
+    source.graph.output[0].type.tensor_type.ClearField("shape")
+    assert shapes(source)["y"] == known
+
+
 def test_what_inference_cannot_know_is_believed_beside_a_contradiction() -> None:
     found = shapes(
         parsed(f"""m (float[1, 3, 4, 4] x) => (y) <{WEIGHT}, float[7] c, float[2, 5] o> {{

@@ -65,7 +65,8 @@ class Likeness:
         self._graphs = list(zip(_graphs(model.graph), _graphs(copy.graph), strict=True))
         self._known: set[ir.Value] = set()
         for _, graph in self._graphs:
-            _lighten(graph)
+            # Before IR version 4 every initializer had to be listed as an input; runtimes treat them as constants.
+            _lighten(graph, overridable=(model.ir_version or 4) >= 4)
             stand_in(graph, model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1)))
         for node in copy.graph.all_nodes():
             _say_more(node)
@@ -127,11 +128,12 @@ def _values(graph: ir.Graph) -> Iterator[ir.Value]:
         yield from node.outputs
 
 
-def _lighten(graph: ir.Graph) -> None:
-    """Leave the elements of large constants out."""
+def _lighten(graph: ir.Graph, *, overridable: bool = False) -> None:
+    """Leave the elements of large constants out, and those of inputs, if callers can override them."""
     for value in graph.initializers.values():
         if value.const_value is not None:
-            value.const_value = _light(value.const_value)
+            hidden = overridable and value.is_graph_input()
+            value.const_value = (_elsewhere if hidden else _light)(value.const_value)
     for node in graph:
         for name, attribute in node.attributes.items():
             if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
@@ -142,9 +144,12 @@ def _lighten(graph: ir.Graph) -> None:
 
 
 def _light(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    """``tensor``, or where it is large one that says its type and shape only: it claims to lie in another file."""
-    if tensor.nbytes <= SMALL:
-        return tensor
+    """``tensor``, or where it is large one that says its type and shape only."""
+    return tensor if tensor.nbytes <= SMALL else _elsewhere(tensor)
+
+
+def _elsewhere(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """The type and the shape of ``tensor``, which claims to lie in another file."""
     return ir.ExternalTensor(
         "elsewhere", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=tensor.name or ""
     )
