@@ -259,6 +259,17 @@ class Cleaning:
 
 
 @dataclass(frozen=True, slots=True)
+class Fusion:
+    """One operation that has taken the place of several."""
+
+    operator: str
+    """With its domain: ``com.microsoft::MultiHeadAttention``."""
+    node: str
+    replaced: tuple[str, ...]
+    """The nodes whose place it has taken."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
     """A value of the source and the value of the result that must agree with it, and the norms they stand for."""
 
@@ -295,6 +306,11 @@ def certificate_record(certificate: Certificate) -> dict[str, Any]:
 def cleaning_record(cleaning: Cleaning) -> dict[str, Any]:
     """Nodes of the folded model, those left of them, and by operator those taken out."""
     return {"before": cleaning.before, "after": cleaning.after, "removed": dict(cleaning.removed)}
+
+
+def fusion_record(fusion: Fusion) -> dict[str, Any]:
+    """An operation, and the nodes that it stands for."""
+    return {"operator": fusion.operator, "node": fusion.node, "replaced": list(fusion.replaced)}
 
 
 def refusal_record(refusal: Refusal) -> dict[str, Any]:

@@ -49,6 +49,7 @@ ONNX_ONLY: Final = {
     "custom_ops": "--custom-ops",
     "allow_inserted": "--allow-inserted",
     "uncleaned": "--no-clean",
+    "allow_contrib": "--allow-contrib",
 }
 """Options for ONNX models only."""
 
@@ -79,6 +80,11 @@ ONNX_ONLY: Final = {
     "--allow-inserted",
     is_flag=True,
     help="Insert operations for a fold even where the cost table says that it does not pay.",
+)
+@click.option(
+    "--allow-contrib",
+    is_flag=True,
+    help="Fuse written-out attention into ONNX Runtime's own operator for it; the result runs nowhere else.",
 )
 @click.option("--no-clean", "uncleaned", is_flag=True, help="Leave dead nodes, copies and duplicates in.")
 @EP

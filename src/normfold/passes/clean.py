@@ -21,17 +21,20 @@ Moved = Mapping[str, str | None]
 
 def clean(attempt: Rewritten[onnx_ir.Model], inference: Inference) -> Rewritten[onnx_ir.Model]:
     """Clean the model of ``attempt``, in place; its pairs and its records then name what is left."""
-    model = attempt.model
-    found = remove_dead_weight(model, inference)
-    _rename_records(model, found.moved)
+    found = remove_dead_weight(attempt.model, inference)
     cleaning = Cleaning(found.before, found.after, dict(sorted(found.removed.items())))
-    pairs = _renamed(attempt.pairs, found.moved)
+    after = renamed(attempt, found.moved, found.after)
+    return replace(after, changed=attempt.changed or found.changed, cleaning=cleaning)
+
+
+def renamed(attempt: Rewritten[onnx_ir.Model], moved: Moved, nodes: int) -> Rewritten[onnx_ir.Model]:
+    """``attempt``, whose model has lost the names in ``moved`` and has so many ``nodes`` left."""
+    _rename_records(attempt.model, moved)
     sizes = attempt.sizes
     if sizes is not None:
-        parameters, nbytes = stored(model)
-        sizes = sizes[0], replace(sizes[1], nodes=found.after, parameters=parameters, nbytes=nbytes)
-    changed = attempt.changed or found.changed
-    return replace(attempt, pairs=pairs, changed=changed, sizes=sizes, cleaning=cleaning)
+        parameters, nbytes = stored(attempt.model)
+        sizes = sizes[0], replace(sizes[1], nodes=nodes, parameters=parameters, nbytes=nbytes)
+    return replace(attempt, pairs=_renamed(attempt.pairs, moved), sizes=sizes)
 
 
 def _renamed(pairs: Sequence[Pair], moved: Moved) -> tuple[Pair, ...]:

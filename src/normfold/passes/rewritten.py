@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from normfold.core.driver import Folding
 from normfold.core.graph import Graph
-from normfold.records import Cleaning, Decision, Pair, Refusal, Size
+from normfold.records import Cleaning, Decision, Fusion, Pair, Refusal, Size
 
 T = TypeVar("T")
 
@@ -30,3 +30,5 @@ class Rewritten(Generic[T]):
     """Of the source and of the result."""
     cleaning: Cleaning | None = None
     """What was taken out besides; None where that was not looked for."""
+    fused: tuple[Fusion, ...] | None = None
+    """What became one operation of several; None where that was not asked for."""

@@ -21,9 +21,10 @@ from normfold.models import onnxfile
 from normfold.models.source import OnnxSource, runnable, scratch_path
 from normfold.passes.clean import clean
 from normfold.passes.fold import onnx_model
+from normfold.passes.fuse import fuse
 from normfold.passes.preprocess import bound, preprocess
 from normfold.passes.rewritten import GraphPass, Rewritten
-from normfold.pipeline.prove import CLEANING, Proven, prove, refused, unproven
+from normfold.pipeline.prove import CLEANING, FUSING, Proven, prove, refused, unproven
 from normfold.proof.comparison import Comparison, Setup
 from normfold.proof.files import about, compare_part
 from normfold.records import Decision, Progress, Refusal, Verification, decision_record, silent
@@ -56,6 +57,8 @@ class Request:
     target: Target = field(default_factory=Target)
     clean: bool = True
     """Whether to take out what no output depends on, too."""
+    allow_contrib: bool = False
+    """Whether operators of ONNX Runtime's own may take the place of several."""
     progress: Progress = silent
     newest: int | None = None
     """The opset whose operators norms may be written in; by default, the model's own."""
@@ -65,9 +68,9 @@ def fold_unproven(source: OnnxSource, request: Request, because: str) -> Proven[
     """Fold ``source``, and write the result without a comparison."""
     with FileFold(source, request) as job:
         done = unproven(job, because)
-        if done.cleaning is not None and job.rejected(done.model) is not None:
+        if (done.cleaning is not None or done.fused) and job.rejected(done.model) is not None:
             # A wrong declaration may come to light where a branch is known to be taken.
-            done = unproven(job, because, {CLEANING: NOT_VALID})
+            done = unproven(job, because, {CLEANING: NOT_VALID, FUSING: NOT_VALID})
         job.write(done.model)
         return done
 
@@ -136,7 +139,11 @@ class FileFold:
         model.metadata_props.update(attempt.model.metadata_props)
         self._stamp(model, attempt.decisions)
         attempt = replace(attempt, model=model, changed=changed)
-        return clean(attempt, CHECKER.infer) if self._request.clean and CLEANING not in dropped else attempt
+        if self._request.clean and CLEANING not in dropped:
+            attempt = clean(attempt, CHECKER.infer)
+        if not self._request.allow_contrib:
+            return attempt
+        return replace(attempt, fused=()) if FUSING in dropped else fuse(attempt, CHECKER.infer)
 
     def compared(self, attempt: Rewritten[onnx_ir.Model]) -> Verification:
         """Write ``attempt``, check the file, and run it beside the source.

@@ -15,7 +15,7 @@ from typing import Final, Generic, Protocol, TypeVar
 from normfold.core.premises import VERIFICATION_FAILED
 from normfold.errors import NormfoldError
 from normfold.passes.rewritten import Rewritten
-from normfold.records import Cleaning, Decision, Refusal, Size, Verification
+from normfold.records import Cleaning, Decision, Fusion, Refusal, Size, Verification
 
 T = TypeVar("T")
 
@@ -29,6 +29,8 @@ BUDGET: Final = 1e-3
 """Deviation, of an output's range, that is allowed where norms compute the same under a condition only."""
 CLEANING: Final = ""
 """What is dropped, beside the names of sites, where nothing is to be cleaned."""
+FUSING: Final = "\0"
+"""What is dropped where nothing is to be fused; no site can have the name."""
 SUSPECT: Final = Refusal(VERIFICATION_FAILED, "left out to find the site at fault")
 
 
@@ -79,6 +81,7 @@ class Proven(Generic[T]):
     changed: bool
     sizes: tuple[Size, Size] | None = None
     cleaning: Cleaning | None = None
+    fused: tuple[Fusion, ...] | None = None
 
 
 def unproven(source: Source[T], because: str, dropped: Mapping[str, Refusal] | None = None) -> Proven[T]:
@@ -91,6 +94,7 @@ def unproven(source: Source[T], because: str, dropped: Mapping[str, Refusal] | N
         attempt.changed,
         attempt.sizes,
         attempt.cleaning,
+        attempt.fused,
     )
 
 
@@ -109,7 +113,9 @@ def prove(source: Source[T], refusal: Refused | None = None) -> Proven[T]:
         proof = search.proof_of(attempt)
         if proof.status in HOLDS:
             decisions = tuple(replace(one, error=proof.errors.get(one.site)) for one in attempt.decisions)
-            return Proven(attempt.model, decisions, proof, attempt.changed, attempt.sizes, attempt.cleaning)
+            return Proven(
+                attempt.model, decisions, proof, attempt.changed, attempt.sizes, attempt.cleaning, attempt.fused
+            )
         site = search.at_fault(attempt, proof)
         if site is None:
             raise (refusal or refused)(attempt.decisions, proof)
@@ -143,9 +149,11 @@ class _Search(Generic[T]):
     def at_fault(self, attempt: Rewritten[T], proof: Verification) -> str | None:
         """The site to drop next: where the two first diverge, that which an exception names, or one found by halves.
 
-        Before any site, the cleaning goes: it is no reason to keep a norm, or to refuse a model. None where leaving out
-        a site cannot help.
+        Before any site, what was fused goes, then the cleaning: neither is a reason to keep a norm, or to refuse a
+        model. None where leaving out a site cannot help.
         """
+        if attempt.fused:
+            return FUSING
         if attempt.cleaning is not None and attempt.cleaning.before > attempt.cleaning.after:
             return CLEANING
         if proof.status != "different" and not proof.failure:

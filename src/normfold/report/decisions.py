@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from normfold.records import Cleaning, Decision, Outcome, Quantization, Role, SiteReport, Size, Status, Verification
+from normfold.records import (
+    Cleaning,
+    Decision,
+    Fusion,
+    Outcome,
+    Quantization,
+    Role,
+    SiteReport,
+    Size,
+    Status,
+    Verification,
+)
 from normfold.report.blocks import Block, Blocks, Column, Detail, Names, Paragraph, Row, Table, Tone, Verdict
 from normfold.report.words import (
     bytes_words,
@@ -82,6 +94,17 @@ def cleaning_blocks(cleaning: Cleaning | None) -> Blocks:
     more = f" and {sum(count for _, count in most[NAMED:])} more" if len(most) > NAMED else ""
     nodes = f"{cleaning.before} to {plural(cleaning.after, 'node')}"
     return (Paragraph(f"cleaned from {nodes}: {', '.join(named)}{more} removed"),)
+
+
+def fusion_blocks(fused: Sequence[Fusion] | None) -> Blocks:
+    """How many operations became one each, where that was asked for."""
+    if fused is None:
+        return ()
+    if not fused:
+        return (Paragraph("fused: nothing that would be faster"),)
+    operators = Counter(one.operator for one in fused)
+    found = ", ".join(f"{count} {operator}" for operator, count in sorted(operators.items()))
+    return (Paragraph(f"fused {plural(sum(len(one.replaced) for one in fused), 'node')} into {found}"),)
 
 
 def norm_blocks(norms: Sequence[SiteReport], detail: Detail) -> Blocks:

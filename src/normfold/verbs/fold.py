@@ -52,6 +52,7 @@ class OnnxOptions(ModuleOptions, total=False):
     allow_inserted: bool
     ep: str
     clean: bool
+    allow_contrib: bool
 
 
 @overload
@@ -89,6 +90,7 @@ def fold(
     allow_inserted: bool = False,
     ep: str = DEFAULT,
     clean: bool = True,
+    allow_contrib: bool = False,
     time_limit: float | None = None,
     memory_limit: int | None = None,
     progress: Progress = silent,
@@ -118,6 +120,8 @@ def fold(
         allow_inserted: insert operations for a fold also where the cost table says that it does not pay; ONNX only.
         clean: take out, too, what changes no bit of an output: dead nodes, copies, duplicates, computed constants; ONNX
             only, and not where the result could not be proven with it.
+        allow_contrib: let operators of ONNX Runtime's own (``com.microsoft``) into the result, where each computes what
+            several did: attention that is written out becomes one MultiHeadAttention; ONNX only.
         ep: the execution provider whose cost table decides; ONNX only.
         time_limit: seconds for the whole call; by default 15 minutes. For a module both limits hold between
             its forward passes.
@@ -131,8 +135,8 @@ def fold(
     """
     with limited(time_limit, memory_limit):
         selection = Selection(tuple(only), tuple(skip))
-        if allow_inserted and module_of(model) is not None:
-            raise UsageError("usage", "allow_inserted is for ONNX models.")
+        if (allow_inserted or allow_contrib) and module_of(model) is not None:
+            raise UsageError("usage", "allow_inserted and allow_contrib are for ONNX models.")
         costs = replace(cost_table(ep), allow_inserted=allow_inserted)
         job = Job(
             work=partial(selection.fold, costs=costs),
@@ -149,5 +153,6 @@ def fold(
             progress=progress,
             preprocess=preprocess,
             clean=clean,
+            allow_contrib=allow_contrib,
         )
         return job.run(model, example_inputs)

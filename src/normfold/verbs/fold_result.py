@@ -13,6 +13,7 @@ from normfold.models.carried import carried_records
 from normfold.records import (
     Cleaning,
     Decision,
+    Fusion,
     Size,
     StatisticsRecord,
     Verification,
@@ -20,12 +21,13 @@ from normfold.records import (
     counts,
     decision_record,
     finite,
+    fusion_record,
     size_record,
     statistics_record,
     verification_record,
 )
 from normfold.report.blocks import Blocks, Detail, Heading, Paragraph
-from normfold.report.decisions import cleaning_blocks, decision_blocks, size_blocks, verification_blocks
+from normfold.report.decisions import cleaning_blocks, decision_blocks, fusion_blocks, size_blocks, verification_blocks
 from normfold.report.result import Result
 
 T = TypeVar("T")
@@ -55,6 +57,8 @@ class FoldResult(Result, Generic[T]):
     """Patterns of ``only`` and ``skip`` that match no norm."""
     cleaning: Cleaning | None = None
     """What was taken out of an ONNX model besides."""
+    fused: tuple[Fusion, ...] | None = None
+    """What became one operation of several; None where that was not asked for."""
     score: Score | None = None
     """The metric of source and result, where the result was to be judged by one."""
     drift: float | None = None
@@ -87,6 +91,7 @@ class FoldResult(Result, Generic[T]):
             *(() if self.sizes is None or detail == Detail.SUMMARY else size_blocks(self.decisions, *self.sizes)),
             *(Paragraph(self._unmatched(pattern), "caution") for pattern in self.unmatched),
             *cleaning_blocks(self.cleaning),
+            *fusion_blocks(self.fused),
             *verification_blocks(self.verification, min(detail, Detail.NORMAL)),
         )
 
@@ -108,6 +113,7 @@ class FoldResult(Result, Generic[T]):
             "records": [statistics_record(record) for record in self.records],
             "unmatched": list(self.unmatched),
             "size": None if self.sizes is None else dict(zip(SIDES, map(size_record, self.sizes), strict=True)),
+            **({} if self.fused is None else {"fused": [fusion_record(one) for one in self.fused]}),
             **({} if self.drift is None else {"drift": finite(self.drift)}),
             **{key: found for key, found in names.items() if found},
         }

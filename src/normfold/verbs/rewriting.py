@@ -51,6 +51,7 @@ class Job:
     preprocess: Preprocess | None = None
     clean: bool = True
     opset: int | None = None
+    allow_contrib: bool = False
 
     def run(self, model: object, example_inputs: Any) -> FoldResult[Any]:
         """``model`` rewritten: an ``nn.Module``, called with ``example_inputs``, or an ONNX model.
@@ -68,7 +69,13 @@ class Job:
             raise UsageError("usage", "example_inputs are for modules.", hint)
         written = Target(target, self.external_data, self.in_place)
         request = Request(
-            self.work, self.preprocess, written, clean=self.clean, progress=self.progress, newest=self.opset
+            self.work,
+            self.preprocess,
+            written,
+            clean=self.clean,
+            allow_contrib=self.allow_contrib,
+            progress=self.progress,
+            newest=self.opset,
         )
         asked = Setup((), user_inputs(self.shapes, self.inputs), seed=self.seed, custom_ops=self.custom_ops)
         return rewrite_file(model, request, self.selection, asked, skipped)
@@ -125,6 +132,7 @@ def file_result(
         sizes=done.sizes,
         unmatched=selection.unmatched(decision.site for decision in done.decisions),
         cleaning=done.cleaning,
+        fused=done.fused,
         write=lambda path: onnxfile.write(done.model, path, external=target.external_data, source=source.file),
     )
 

@@ -1,6 +1,8 @@
 """ONNX models over onnx_ir: lift nodes to views, find the norms, commit plans."""
 
 from normfold.backends.onnx.clean import clean as remove_dead_weight
+from normfold.backends.onnx.clean import count_nodes
+from normfold.backends.onnx.fuse import fuse
 from normfold.backends.onnx.graph import OnnxGraph
 from normfold.backends.onnx.norms.sites import may_hold_norm
 from normfold.backends.onnx.reading.inference import Inference
@@ -13,7 +15,9 @@ __all__ = [
     "Inference",
     "OnnxGraph",
     "bind",
+    "count_nodes",
     "drop_empty_biases",
+    "fuse",
     "inline_norms",
     "insert",
     "may_hold_norm",

@@ -5,6 +5,6 @@ outer values from within a subgraph and outputs that have two names, its search 
 Bernoulli, operators of unknown domains, and outputs that one of the two leaves out.
 """
 
-from normfold.backends.onnx.clean.cleaner import Cleaning, clean
+from normfold.backends.onnx.clean.cleaner import Cleaning, clean, count_nodes
 
-__all__ = ["Cleaning", "clean"]
+__all__ = ["Cleaning", "clean", "count_nodes"]

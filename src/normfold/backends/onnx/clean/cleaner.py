@@ -66,6 +66,11 @@ def _census(model: ir.Model) -> Counter[str]:
     return Counter(node.op_type for node in chain(model.graph.all_nodes(), chain.from_iterable(functions)))
 
 
+def count_nodes(model: ir.Model) -> int:
+    """Nodes of ``model``, those of subgraphs and functions counted, too."""
+    return _census(model).total()
+
+
 def _names(model: ir.Model) -> set[str]:
     made = {output.name for node in model.graph.all_nodes() for output in node.outputs if output.name}
     return made | {str(name) for graph in _graphs(model) for name in graph.initializers}
