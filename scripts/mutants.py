@@ -35,6 +35,7 @@ ROOMS: Final = (
     "core/search.py",
     "core/driver.py",
     "core/streams.py",
+    "core/conditions.py",
     "core/rules",
     "backends/onnx/graph.py",
     "backends/onnx/lift",

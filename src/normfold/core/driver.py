@@ -29,6 +29,7 @@ from typing import Any
 
 from normfold import limits
 from normfold.core.algebra import Shuffle
+from normfold.core.conditions import conditioned
 from normfold.core.costs import CostTable, cost_table
 from normfold.core.graph import Graph, Site, maker
 from normfold.core.origins import BIASES, SHUFFLES, Origin, Use
@@ -376,7 +377,9 @@ def _decide(graph: Graph, state: _SiteState) -> Decision:
     if state.excluded is None:
         said = (state.refusals, state.objections)
         kept = [refusal for reasons in said for node in state.left for refusal in reasons.get(node, ())]
-        refused = tuple(dict.fromkeys([*site.refusals, *kept]))
+        condition = conditioned(graph, state.left) if state.left and site.role == "norm" else None
+        told = [] if condition is None else [condition]
+        refused = tuple(dict.fromkeys([*site.refusals, *kept, *told]))
     outcome = _outcome(graph, state)
     into = tuple(graph.name(node) for node in dict.fromkeys(state.into))
     return Decision(

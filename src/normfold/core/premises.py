@@ -303,6 +303,11 @@ UNROUNDED_INPUT: Final = Premise(
     "The input of a product with a quantised weight is not rounded to integers on the way in.",
     "Set its accuracy_level to 1 (float32), or fold the float model before it is quantised.",
 )
+UNCONDITIONED: Final = Premise(
+    "unconditioned",
+    "The norm's scale and shift are constants, not computed from another input as in AdaIN, FiLM and AdaLN.",
+    "What is computed for each input stays: fix that input to a constant where it never varies.",
+)
 UNSHARED_WEIGHT: Final = Premise(
     "unshared-weight",
     "A scale that is no norm does not go into a weight that other operations read as well, unless a copy is small.",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from normfold.core import driver
+from normfold.core.conditions import conditioned
 from normfold.core.driver import Folding
 from normfold.core.graph import Graph, Site
 from normfold.core.premises import CONVERTIBLE, SELECTED
@@ -149,7 +150,9 @@ class _Run:
         for site in self.sites:
             if site.name not in self.decided:
                 refusal = self.refused.get(site.name)
-                self.decided[site.name] = _kept(site, *(self.refusals[site.name] if refusal is None else [refusal]))
+                condition = None if site.norm == WEIGHT_NORM else conditioned(self.graph, site.nodes)
+                told = [*self.refusals.get(site.name, []), *([] if condition is None else [condition])]
+                self.decided[site.name] = _kept(site, *(told if refusal is None else [refusal]))
         shared = self.before & frozenset(self.graph.values())
         pairs = tuple(
             Pair(site.output, site.output, (site.name,))
