@@ -11,6 +11,7 @@ from normfold.cli.fold_result import fold_result
 from normfold.cli.modules import WEIGHTS, is_reference, load_module
 from normfold.cli.options import (
     CUSTOM_OPS,
+    EP,
     INPUTS,
     NO_VERIFY,
     ONLY,
@@ -100,6 +101,7 @@ KINDS: Final = (
     metavar="N",
     help="Write norms in operators that this opset has, for runtimes that lack newer ones.",
 )
+@EP
 @click.option("-o", "--output", type=file_name, metavar="FILE", help="Where to write the converted model.")
 @SHAPES
 @INPUTS

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
+from normfold.core.costs import DEFAULT, providers
 from normfold.errors import UsageError
 from normfold.limits import limited
 from normfold.measure.metrics import UserMetric
@@ -15,9 +17,13 @@ from normfold.passes.convert.run import Converter
 from normfold.passes.fold.selection import Selection
 from normfold.pipeline.fold_onnx import External
 from normfold.records import Progress, silent
+from normfold.runtime.providers import PROVIDERS
 from normfold.verbs.calibrating import Calibrating
 from normfold.verbs.fold_result import FoldResult
 from normfold.verbs.rewriting import Job
+
+STANDARD: Final = 16
+"""The last opset before LayerNormalization and RMSNormalization, for which not every provider has a kernel."""
 
 
 def convert(
@@ -34,6 +40,7 @@ def convert(
     max_offset: float = 1.0,
     distill: float = 0.0,
     opset: int | None = None,
+    ep: str = DEFAULT,
     reestimate: bool = False,
     output: File | None = None,
     shapes: Shapes | None = None,
@@ -75,6 +82,8 @@ def convert(
         distill: seconds of training against the source on the calibration inputs, for modules.
         opset: write norms in operators that this opset has, where the model's own has more: for runtimes that lack
             those; ONNX only.
+        ep: the execution provider that norms are written for: the operators that it runs fastest, or standard ones of
+            older opsets, which every provider has, where there is no table of its kernels; ONNX only.
         reestimate: with ``to="batch"``, give the BatchNorms of a module the mean and variance that the calibration
             inputs have; those without running statistics get some.
         output: where to write; nothing is written unless the result is proven (or ``verify`` is off). The state of a
@@ -116,6 +125,7 @@ def convert(
     if source is not None and source not in KINDS:
         raise UsageError("usage", f"{source!r} is no kind of norm.", f"Choose one of {', '.join(KINDS)}.")
     selection = Selection(tuple(only), tuple(skip))
+    newest, note = _written_for(ep, opset)
     job = Job(
         work=Converter(asked, selection, source).convert,
         selection=selection,
@@ -129,12 +139,29 @@ def convert(
         in_place=in_place,
         dry_run=dry_run,
         progress=progress,
-        opset=opset,
+        opset=newest,
     )
     with limited(time_limit, memory_limit):
         module = module_of(model)
+        if module is not None and ep != DEFAULT:
+            raise UsageError("usage", "--ep is for ONNX models: a module runs where its tensors are.")
         if module is not None and (asked.target != "static" or calibrate is not None or reestimate):
             return options.run(job, asked, source, module, example_inputs)
         if module is None and (calibrate is not None or evaluate is not None or reestimate):
-            return options.run_file(job, asked, source, model)
-        return job.run(model, example_inputs)
+            return replace(options.run_file(job, asked, source, model), notes=note)
+        return replace(job.run(model, example_inputs), notes=note)
+
+
+def _written_for(ep: str, opset: int | None) -> tuple[int | None, tuple[str, ...]]:
+    """The opset whose operators norms are written in for ``ep``, and what to say about it.
+
+    Raises:
+        UsageError: ``usage``, there is no such execution provider.
+    """
+    if ep not in PROVIDERS:
+        raise UsageError("usage", f"There is no execution provider {ep!r}.", f"There are: {', '.join(PROVIDERS)}.")
+    if ep in providers():
+        return opset, ()
+    newest = STANDARD if opset is None else min(opset, STANDARD)
+    note = f"there is no table of kernels for {ep}: norms are written in operators that opset {newest} has"
+    return newest, (note,)

@@ -63,6 +63,8 @@ class FoldResult(Result, Generic[T]):
     """The metric of source and result, where the result was to be judged by one."""
     drift: float | None = None
     """Root mean square deviation of the outputs, relative to how they vary, where norms were fitted to data."""
+    notes: tuple[str, ...] = ()
+    """What the result was written with that the caller did not name."""
     write: Callable[[Path], None] | None = field(default=None, compare=False)
     """How `save` writes the model."""
 
@@ -90,6 +92,7 @@ class FoldResult(Result, Generic[T]):
             *decision_blocks(self.decisions, detail),
             *(() if self.sizes is None or detail == Detail.SUMMARY else size_blocks(self.decisions, *self.sizes)),
             *(Paragraph(self._unmatched(pattern), "caution") for pattern in self.unmatched),
+            *(Paragraph(f"note: {note}", "caution") for note in self.notes),
             *cleaning_blocks(self.cleaning),
             *fusion_blocks(self.fused),
             *verification_blocks(self.verification, min(detail, Detail.NORMAL)),
@@ -103,6 +106,7 @@ class FoldResult(Result, Generic[T]):
         """Decisions, counts and proof; ``output`` is None where nothing was written."""
         names: dict[str, Any] = {"removed": list(self.removed), "added": list(self.added)}
         names["evaluation"] = None if self.score is None else self.score.document()
+        names["notes"] = list(self.notes)
         names["cleaning"] = cleaning_record(self.cleaning) if self.cleaning else None
         return {
             "source": self.source,
