@@ -239,6 +239,21 @@ def test_another_merge_reads_what_the_operation_makes() -> None:
     assert_same(source, result, feeds)
 
 
+def test_an_output_that_is_declared_otherwise_is_what_its_reshape_makes() -> None:
+    case = Spelling("all in one", outputs="float[N,5,8] y", merge=MERGE.replace("merged", "rows"))
+    source = case.proto()
+    source.graph.initializer.append(onnx.numpy_helper.from_array(np.int64([1, -1, HIDDEN]), "rows"))
+    copy = ir.from_proto(source)
+    assert len(fuse(copy, CHECKER.infer).fusions) == 1
+    result = ir.to_proto(copy)
+    assert operators(result) == ["MultiHeadAttention", "Reshape"]
+    assert_same(
+        source,
+        result,
+        {value.name: array(3, value.type.tensor_type.shape.dim[1].dim_value, HIDDEN) for value in source.graph.input},
+    )
+
+
 def test_a_fold_fuses_where_it_is_asked_to_and_says_so() -> None:
     source = FUSED[0].proto()
     plain, fused = normfold.fold(source), normfold.fold(source, allow_contrib=True)

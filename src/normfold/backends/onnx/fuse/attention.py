@@ -139,10 +139,22 @@ def _merged(value: ir.Value) -> ir.Node | None:
 
 
 def _only_merges(reader: Reader, merge: ir.Node, query: Heads, values: Heads) -> bool:
-    shape = reader.shapes.of(merge.outputs[0])
+    target = reader.integers(merge.inputs[1])
+    # What the Reshape is told counts: an output may be declared otherwise.
+    shape = reader.shapes.of(merge.outputs[0]) if target is None else _asked(merge, target, query)
     if shape is None or len(shape) != 3 or shape[2] != values.count * values.size:
         return False
     return _same(shape[0], query.batch) or _same(shape[1], query.sequence)
+
+
+def _asked(merge: ir.Node, target: list[int], query: Heads) -> tuple[Dim, ...]:
+    """The sizes that ``target`` asks for; a zero copies one of the first two, which are those of ``query``."""
+    copied = (query.batch, query.sequence) if merge.attributes.get_int("allowzero", 0) == 0 else ()
+    sizes: list[Dim] = [size if size > 0 else None for size in target]
+    for axis, size in enumerate(copied):
+        if axis < len(sizes) and target[axis] == 0:
+            sizes[axis] = size
+    return tuple(sizes)
 
 
 def _merges_any(reader: Reader, merge: ir.Node) -> bool:
