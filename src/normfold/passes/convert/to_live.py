@@ -148,7 +148,8 @@ def _proposal(graph: Graph, source: _Source, moments: SampleMoments | None, aske
     else:
         z = moments.standardised(source.mean, source.deviation)
         found = design(z, form.shape, weight, fitting.max_offset, seed=fitting.seed)
-    plan, refusals = _absorbed(graph, source, found, form)
+    form, sized = _as_large(source, found, form)
+    plan, refusals = _absorbed(graph, source, sized, form)
     if plan is None:
         # Nothing absorbs scale and offset: the norm reads what its source read.
         form = replace(form, shape=replace(form.shape, epsilon=source.epsilon))
@@ -161,6 +162,17 @@ def _proposal(graph: Graph, source: _Source, moments: SampleMoments | None, aske
     certificate = Certificate("calibrated", r2=r2, constant_share=found.constant_share)
     plan = replace(plan, rules=tuple(dict.fromkeys((*plan.rules, CONVERSION.name))))
     return Proposal((node,), plan, certificates={node: certificate})
+
+
+def _as_large(source: _Source, found: Design, form: _Form) -> tuple[_Form, Design]:
+    """The same norm of an input that is as large as its source's, in the geometric mean of its channels.
+
+    A norm over several channels does not see a factor that they share, with the square of it in its epsilon. But what
+    writes them keeps the size that it was trained with, and so do the steps of a training that goes on.
+    """
+    size = float(np.exp(np.log(np.maximum(source.deviation, SMALL)).mean()))
+    shape = replace(form.shape, epsilon=form.shape.epsilon * size**2)
+    return replace(form, shape=shape), replace(found, scale=found.scale * size, offset=found.offset * size)
 
 
 def _absorbed(graph: Graph, source: _Source, found: Design, form: _Form) -> tuple[Plan | None, tuple[Refusal, ...]]:
