@@ -30,7 +30,7 @@ BATCH: Final = 32
 CALIBRATION: Final = 512
 SMALLEST_BATCH: Final = 2
 RATE: Final = 3e-5
-"""Of SGD. Ten times as much costs both networks more than the batch does."""
+"""Of SGD, without momentum."""
 SEEDS: Final = (0, 1, 2)
 
 
