@@ -428,7 +428,7 @@ NOT_ON_MODULES: Final = {
     "fold_affine_into_block_producer": CODES_ONLY,
     "fold_affine_into_block_consumer": CODES_ONLY,
     "emit_norm": "not applicable: operations in a module's own forward stay as they are",
-    "bake_normalised_weight": "covered by cases of its own: what a module computes; no parametrization (`constant`)",
+    "bake_normalised_weight": "covered by cases of its own: what a module computes; others stay (`constant`)",
     "fold_shift_into_producer": "not applicable: an addition in a module's own forward stays (`needs-structure`)",
     **dict.fromkeys(SHUFFLING, "not applicable: an indexing in a module's own forward stays"),
     **dict.fromkeys(CENTRING, UNUSED),

@@ -366,13 +366,7 @@ REWRITTEN: Mapping[str, Case] = {
         (FOLDED,),
     ),
     "layernorm-written-out": Case(row(nn.Sigmoid(), Written(4), nn.Linear(4, 6)), TOKENS, (PART,), single=True),
-    "weight-norm": Case(
-        row(nn.utils.parametrizations.weight_norm(POINT()), BN(4)),
-        IMAGE,
-        (FOLDED,),
-        tree=(KEPT,),
-        tree_premise="constant",
-    ),
+    "weight-norm": Case(row(nn.utils.parametrizations.weight_norm(POINT()), BN(4)), IMAGE, (FOLDED,)),
     "conv-shift-alone": Case(
         net(lambda self, x: (self.conv(x) + self.shift.gamma).tanh(), conv=POINT(), shift=Scale(4, 1, 1)), IMAGE, ()
     ),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional
@@ -63,3 +66,113 @@ def test_a_weight_is_no_norm_where_none_was_asked_about() -> None:
 def test_left_out() -> None:
     done = normfold.convert(net(), (torch.randn(2, 3, 8, 8, dtype=torch.float64),), to="static", only=["nothing"])
     assert {one.premise for decision in done.decisions for one in decision.refused_by} == {"selected"}
+
+
+LINEAR = {
+    "conv": (lambda: nn.Conv2d(3, 4, 3, bias=False), (2, 3, 8, 8)),
+    "circular": (lambda: nn.Conv1d(3, 4, 3, padding=1, padding_mode="circular"), (2, 3, 8)),
+    "transposed": (lambda: nn.ConvTranspose2d(3, 4, 3), (2, 3, 8, 8)),
+    "linear": (lambda: nn.Linear(3, 4), (2, 3)),
+}
+NORMS = {
+    "weight": nn.utils.parametrizations.weight_norm,
+    "spectral": nn.utils.parametrizations.spectral_norm,
+    "older weight": nn.utils.weight_norm,
+    "older spectral": nn.utils.spectral_norm,
+}
+
+
+def normalised(norm: str, module: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    make, shape = LINEAR[module]
+    return nn.Sequential(NORMS[norm](make()), nn.Tanh()).to(dtype).eval(), torch.randn(shape, dtype=dtype)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("module", LINEAR)
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_norm_of_pytorch_is_computed_once(norm: str, module: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    source, x = normalised(norm, module, dtype)
+    done = normfold.convert(source, (x,), to="static", source="weight", output=tmp_path / "converted.safetensors")
+    (decision,) = done.decisions
+    assert (decision.site, decision.norm, decision.outcome) == ("0", "WeightNorm", "converted")
+    assert (decision.to, decision.label) == ("static", "exact")
+    new, plain = done.model[0], LINEAR[module][0]()
+    assert type(new) is type(plain)
+    assert new.state_dict().keys() == plain.state_dict().keys()
+    assert torch.equal(done.model(x), source(x))
+    assert new.weight.requires_grad
+    restored = normfold.restore(normalised(norm, module, dtype)[0], tmp_path / "converted.safetensors")
+    assert torch.equal(restored(x), source(x))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_norm_of_a_weight_in_training_stays(norm: str) -> None:
+    source, x = normalised(norm, "conv")
+    source[0].train()
+    (decision,) = normfold.convert(source, (x,), to="static", source="weight").decisions or (None,)
+    assert decision is None or decision.outcome == "kept"
+
+
+class Halves(nn.Module):
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight / 2
+
+
+def test_two_parametrizations_stay() -> None:
+    source, x = normalised("weight", "conv")
+    nn.utils.parametrize.register_parametrization(source[0], "weight", Halves())
+    assert normfold.convert(source, (x,), to="static", source="weight").decisions == ()
+
+
+def test_a_norm_whose_length_another_reads_stays() -> None:
+    class Read(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x) + self.conv.parametrizations.weight.original0.sum()
+
+    module = Read().double().eval()
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    done = normfold.convert(module, (x,), to="static", source="weight")
+    assert not any(decision.outcome == "converted" for decision in done.decisions)
+    assert torch.equal(done.model(x), module(x))
+
+
+def test_a_hook_beside_the_norm_stays() -> None:
+    source, x = normalised("weight", "conv")
+    source[0].register_forward_hook(lambda _module, _args, out: out + 1)
+    done = normfold.convert(source, (x,), to="static", source="weight")
+    assert not any(decision.outcome == "converted" for decision in done.decisions)
+
+
+def test_a_norm_that_is_called_twice_is_computed_once() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(self.conv(x).tanh())
+
+    torch.manual_seed(0)
+    source, x = Twice().double().eval(), torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    done = normfold.convert(source, (x,), to="static", source="weight")
+    assert {decision.outcome for decision in done.decisions} == {"converted"}
+    assert type(done.model.conv) is nn.Conv2d
+    assert torch.equal(done.model(x), source(x))
+
+
+def test_a_norm_behind_is_folded_into_the_computed_weight() -> None:
+    torch.manual_seed(0)
+    conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))
+    source = nn.Sequential(conv, nn.BatchNorm2d(4)).double().eval()
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    done = normfold.fold(source, (x,))
+    assert [decision.outcome for decision in done.decisions] == ["folded"]
+    assert type(done.model[0]) is nn.Conv2d
+    assert float((done.model(x) - source(x)).detach().abs().max()) <= EXACT

@@ -513,12 +513,12 @@ def traced_by_jit() -> nn.Module:
     return nn.Sequential(torch.jit.trace(net, torch.rand(1, 4, 6, 6)), nn.ReLU())
 
 
-@odd({"1": KEPT})
+@odd({"1": FOLDED})
 def parametrized_by_weight_norm() -> nn.Module:
     return nn.Sequential(parametrizations.weight_norm(nn.Conv2d(4, 4, 1)), nn.BatchNorm2d(4))
 
 
-@odd({"1": KEPT})
+@odd({"1": FOLDED})
 def parametrized_by_spectral_norm() -> nn.Module:
     return nn.Sequential(parametrizations.spectral_norm(nn.Conv2d(4, 4, 1)), nn.BatchNorm2d(4))
 

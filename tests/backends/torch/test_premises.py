@@ -178,8 +178,12 @@ def test_needs_structure_for_branches_that_would_be_merged() -> None:
 
 
 def test_a_parametrised_weight_is_not_constant() -> None:
+    class Halves(nn.Module):
+        def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            return weight / 2
+
     net = live(ConvNorm())
-    nn.utils.parametrizations.weight_norm(net.conv)
+    nn.utils.parametrize.register_parametrization(net.conv, "weight", Halves())
     assert "constant" in premises(folded(net, picture()), "bn")
     nn.utils.parametrize.remove_parametrizations(net.conv, "weight")
     assert outcomes(folded(net, picture())) == {"bn": "folded"}

@@ -8,7 +8,7 @@ from normfold.backends.torch.program import ProgramGraph, prepare, rewrite
 from normfold.backends.torch.replacing import put
 from normfold.backends.torch.stored import shared_memory, stored
 from normfold.backends.torch.tracer import Trace, trace
-from normfold.backends.torch.weight_norms import normalise
+from normfold.backends.torch.weight_norms import is_normalised, normalise
 from normfold.backends.torch.write import Change, Snapshot, take_out, write
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "closed",
     "copied",
     "explore",
+    "is_normalised",
     "normalise",
     "prepare",
     "put",

@@ -1,20 +1,22 @@
-"""Convolutions whose modules compute the weight anew at each call from what they store (weight standardisation).
+"""Modules that compute their weight anew at each call from what they store: weight standardisation, PyTorch's norms.
 
-Where the call does nothing but that, a plain convolution that stores the computed weight does the same. What is found
+Where the call does nothing but that, a plain convolution that stores the computed weight does the same. A linear module
+of PyTorch's whose weight has a weight norm or a spectral norm (`torch.nn.utils`) does so without. What is found
 out from one run is looked at again at other sizes of the input, which the module may use to compute a padding.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from torch import nn
 
 from normfold.backends.torch.stored import shared_memory
 from normfold.backends.torch.tracer import Call, Computed, Op, Trace, Value, trace
-from normfold.backends.torch.tree import FLOATS, TENSORS, ModuleTree, has_hooks
+from normfold.backends.torch.tree import FLOATS, TENSORS, ModuleTree
+from normfold.backends.torch.weight_norms import is_normalised, parts, watched, without_norm
 from normfold.core.premises import (
     CALLED_ONCE,
     CONSTANT,
@@ -34,13 +36,19 @@ PLAIN: Final[Mapping[str, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]]] = {
     "conv3d": nn.Conv3d,
 }
 """The module that each operation is."""
+NORMALISED: Final = frozenset({"linear", *PLAIN, *(f"conv_transpose{rank}d" for rank in (1, 2, 3))})
+"""Operations of modules whose weight may have a norm of PyTorch's."""
 MOST_STRIDE: Final = 8
 """Strides up to which every remainder that an input's size can leave is looked at."""
 
 
 def computed_weights(base: Trace) -> dict[Op, Computed | Refusal]:
     """Every convolution of ``base`` whose module computes the weight itself; why it has to, where it has."""
-    candidates = [(op, made) for op in base.ops if op.kind in PLAIN and (made := _made(op))]
+    candidates = [
+        (op, made)
+        for op in base.ops
+        if (op.kind in PLAIN or (op.kind in NORMALISED and is_normalised(op.call.module))) and (made := _made(op))
+    ]
     if not candidates:
         return {}
     tree, out = ModuleTree(base, shared_memory(base.module)), dict[Op, Computed | Refusal]()
@@ -54,6 +62,8 @@ def computed_weights(base: Trace) -> dict[Op, Computed | Refusal]:
 
 def baked(op: Op, computed: Computed, *, bias: bool) -> nn.Module:
     """A module that stores the weight that the one of ``op`` computes; with room for a bias, or without."""
+    if computed.plain is None:
+        return without_norm(op.call.module, op.arguments["weight"].tensor, bias=bias)
     weight, own = op.arguments["weight"].tensor, list(op.call.module.parameters())
     like = {"device": "meta", "dtype": weight.dtype}  # where nothing is drawn at random
     new = computed.plain(**computed.settings, bias=bias, **like)
@@ -75,18 +85,26 @@ def _made(op: Op) -> tuple[Op, ...]:
     weight, steps = op.arguments["weight"], dict[Op, None]()
     if not isinstance(weight, Value) or weight.tensor is None or weight.names:
         return ()
-    todo, stored = _constants(op), set[Value]()
+    todo, stored, own = _constants(op), set[Value](), parts(op.call.module)
     while todo:
         value = todo.pop()
         if value.names:
             stored.add(value)
-        elif value.op is None or value.op.call is not op.call or value.tensor is None:
+        elif value.op is None or not _is_within(value.op.call, op.call, own) or value.tensor is None:
             return ()
         elif value.op not in steps:
             steps[value.op] = None
             todo += value.op.inputs
     small = sum(value.tensor.numel() for value in stored if value.tensor is not None) < weight.tensor.numel()
     return () if small else tuple(sorted(steps, key=lambda step: step.index))
+
+
+def _is_within(call: Call, around: Call, own: Collection[nn.Module]) -> bool:
+    """Whether ``call`` is ``around``, or one within it of a module of ``own``."""
+    inner: Call | None = call
+    while inner is not None and inner is not around and inner.module in own:
+        inner = inner.parent
+    return inner is around
 
 
 def _constants(op: Op) -> list[Value]:
@@ -100,13 +118,15 @@ def _computed(tree: ModuleTree, op: Op, made: tuple[Op, ...]) -> Computed:
         NotLifted: none can take its place.
     """
     module, label = op.call.module, tree.label(op)
-    if has_hooks(module):
+    if watched(module):
         raise NotLifted(NO_HOOKS, f"{label} has a hook, which would go with it")
     if module.training:
         raise NotLifted(EVAL_MODE, f"{label} is in training mode, where its weight is still to change")
     if not _fits(op):
         raise NotLifted(FLOATING_POINT, f"{label} computes constants that are not all of one floating type")
     _refuse_sharing(tree, op, made)
+    if is_normalised(module) and op.call.path and id(module) in tree.paths:
+        return Computed(tree.paths[id(module)][0], made, None, {})
     found = _settings(op.call)
     if not op.call.path or id(module) not in tree.paths or found is None:
         what = "does more than compute a weight and convolve with it, so no plain convolution can take its place"
@@ -117,7 +137,7 @@ def _computed(tree: ModuleTree, op: Op, made: tuple[Op, ...]) -> Computed:
 
 def _refuse_sharing(tree: ModuleTree, op: Op, made: Sequence[Op]) -> None:
     """Refuse where somebody else sees what the constants are computed from, or changes it."""
-    module, label = op.call.module, tree.label(op)
+    own, label = parts(op.call.module), tree.label(op)
     read = dict.fromkeys(value for step in (*made, op) for value in step.inputs if value.names)
     for value in read:
         name = value.names[0]
@@ -128,8 +148,8 @@ def _refuse_sharing(tree: ModuleTree, op: Op, made: Sequence[Op]) -> None:
         shared = [*value.names[1:], *(tree.shared[own] for own in value.names if own in tree.shared)]
         if shared:
             raise NotLifted(PARAMETER_UNTIED, f"{name!r} of {label} is in the same memory as {shared[0]!r}")
-        others = [reader for reader in tree.readers[value] if reader.call.module is not module]
-        if others or tree.owner(value) is not module:
+        others = [reader for reader in tree.readers[value] if reader.call.module not in own]
+        if others or tree.owner(value) not in own:
             who = tree.label(others[0]) if others else "another module"
             raise NotLifted(
                 PARAMETER_UNTIED, f"{name!r}, from which {label} computes its weight, is also that of {who}"

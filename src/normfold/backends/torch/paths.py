@@ -343,7 +343,7 @@ class _Match:
             else:
                 self._join(op, mate)
         there = set(self.values.values())
-        known = {*mates.values(), *(item for op in baked for item in op.call.items)}
+        known = {*mates.values(), *(step for op in baked for step in _inside(base, op))}
         lonely = [op for op in base.ops if op not in known]
         self.parted |= {value for op in lonely for value in op.inputs if value in there and not value.names}
         outputs = (self.values[value] for value in self.values if value.kept is not None)
@@ -365,7 +365,9 @@ class _Match:
         if mate in self.gone:
             here, there = [op.arguments.get("self")], [mate.arguments["input"]]
         elif mate in self.baked:
-            here, there = [op.arguments["input"]], [mate.call.arguments[0]]
+            found = self.base.computed[mate]
+            kept = isinstance(found, Computed) and found.plain is None
+            here, there = [op.arguments["input"]], [mate.arguments["input"] if kept else mate.call.arguments[0]]
         differing = [pair for pair in zip(here, there, strict=False) if not self._alike(*pair)]
         ranks = ([len(value.shape) for value in outputs] for outputs in (op.outputs, mate.outputs))
         if len(here) == len(there) and next(ranks) == next(ranks) and all(starmap(_is_data, differing)):
@@ -404,6 +406,14 @@ class _Match:
             return torch.equal(here.tensor, there.tensor)
         self.values[here] = there
         return here.tensor is there.tensor
+
+
+def _inside(base: Trace, op: Op) -> Iterator[Op | Call]:
+    """What goes with the module of ``op`` where one takes its place that stores the weight."""
+    found = base.computed[op]
+    kept = isinstance(found, Computed) and found.plain is None
+    yield from found.made if isinstance(found, Computed) else ()
+    yield from () if kept else op.call.items
 
 
 def _is_data(here: Any, there: Any) -> bool:

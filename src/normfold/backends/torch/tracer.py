@@ -148,14 +148,15 @@ class Read:
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False)
 class Computed:
-    """A convolution whose module, at ``path``, computes the weight anew at each call, by ``made``, from what it stores.
+    """An operation whose module, at ``path``, computes the weight anew at each call, by ``made``, from what it stores.
 
-    A module of the class ``plain`` that is made with ``settings`` does the same with the weight as it is.
+    A module of the class ``plain`` that is made with ``settings`` does the same with the weight as it is; where no
+    class is given, its own one does, without PyTorch's norm of its weight.
     """
 
     path: str
     made: tuple[Op, ...]
-    plain: type[nn.Conv1d | nn.Conv2d | nn.Conv3d]
+    plain: type[nn.Conv1d | nn.Conv2d | nn.Conv3d] | None
     settings: Mapping[str, Any]
 
 

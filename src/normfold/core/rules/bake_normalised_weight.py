@@ -3,7 +3,7 @@
 What it does:
     Weight norm, spectral norm and weight standardisation compute a weight from constants only. Their result becomes the
     stored weight, and the operations that computed it go. In a module, a plain convolution takes the place of one such
-    as timm's StdConv2d.
+    as timm's StdConv2d; a module with PyTorch's weight norm or spectral norm loses that.
 
 When it holds:
     Everything that the weight is computed from is constant.

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from normfold._version import __version__
-from normfold.backends.torch import modules, normalise, put, take_out
+from normfold.backends.torch import is_normalised, modules, normalise, put, take_out
 from normfold.errors import OutputError, UsageError
 from normfold.models.module.packages import needs
 from normfold.records import RECORDS_ATTRIBUTE, RECORDS_KEY, Decision, decision_record
@@ -25,11 +25,23 @@ TAKEN_OUT: Final = "normfold.taken_out"
 REPLACED: Final = "normfold.replaced"
 NORMALISED: Final = "normfold.normalised"
 SUFFIX: Final = ".safetensors"
-_CONVOLUTION: Final = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "bias")
+_CONVOLUTION: Final = (
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "bias",
+    "padding_mode",
+)
 SETTINGS: Final[Mapping[type[nn.Module], Sequence[str]]] = {
     nn.Conv1d: _CONVOLUTION,
     nn.Conv2d: _CONVOLUTION,
     nn.Conv3d: _CONVOLUTION,
+    nn.Linear: ("in_features", "out_features", "bias"),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), (*_CONVOLUTION, "output_padding")),
     nn.LayerNorm: ("normalized_shape", "eps", "elementwise_affine", "bias"),
     nn.RMSNorm: ("normalized_shape", "eps", "elementwise_affine"),
     nn.GroupNorm: ("num_groups", "num_channels", "eps", "affine"),
@@ -94,7 +106,7 @@ class Structure:
         gone, replaced, normalised = dict[str, list[str]](), dict[str, dict[str, Any]](), list[str]()
         for path, module in folded.named_modules(remove_duplicate=False):
             beside = path not in before and path.rpartition(".")[0] in gone
-            if beside or (path in before and type(module) is not type(before[path])):
+            if beside or (path in before and _is_another(module, before[path])):
                 if is_parametrized(module):
                     normalised.append(path)
                 elif type(module) in SETTINGS:
@@ -102,6 +114,11 @@ class Structure:
                 elif not beside:
                     gone[path] = [name for name, _ in module.named_children()]
         return Structure(removed, added, gone, replaced, normalised)
+
+
+def _is_another(module: nn.Module, before: nn.Module) -> bool:
+    """Whether ``module`` is of another kind than ``before``, or its weight has no norm any more."""
+    return type(module) is not type(before) or (is_normalised(before) and not is_normalised(module))
 
 
 def _described(module: nn.Module) -> dict[str, Any]:
@@ -114,7 +131,7 @@ def _described(module: nn.Module) -> dict[str, Any]:
 def _remade(settings: Mapping[str, Any], old: nn.Module, state: Mapping[str, torch.Tensor]) -> nn.Module:
     """The module that ``settings`` describe, with room for ``state``, where ``old`` is."""
     kind = next(kind for kind in SETTINGS if kind.__name__ == settings["class"])
-    chosen = {name: settings[name] for name in SETTINGS[kind]}
+    chosen = {name: settings[name] for name in SETTINGS[kind] if name in settings}
     with torch.device("meta"):
         new = kind(**{name: tuple(held) if isinstance(held, list) else held for name, held in chosen.items()})
     device = next((tensor.device for tensor in (*old.parameters(), *old.buffers())), None)

@@ -34,6 +34,8 @@ def _proposals(graph: Graph, norms: Sequence[Node], _asked: Asked) -> Iterator[P
 
 def _judged(graph: Graph, node: Node) -> Proposal:
     view = graph.view(node)
+    if not graph.normalised_by(node):  # with that of another call of the same module
+        return Proposal((node,), Plan(into=(node,), rules=(RULE.name,)))
     for _, answer in RULE.answers(graph, view) if isinstance(view, Linear) else ():
         refusal = graph.unable(answer) if isinstance(answer, Plan) else answer
         if isinstance(answer, Plan) and refusal is None:
