@@ -38,3 +38,13 @@ def test_where_nothing_is_taken_nothing_is_carried() -> None:
     nothing = Take(-1, 3, range(3)[3:2])
     assert nothing.forward(np.arange(3.0)) is None
     assert nothing.backward(np.zeros(0), 1.0) is None
+
+
+def test_a_constant_of_another_size_is_not_regrouped() -> None:
+    """A model whose shapes contradict one another; a single element fits everywhere."""
+    move = Regroup.between((6,), (2, 3))
+    assert move.forward(np.ones(4)) is None
+    assert move.backward(np.ones((2, 4))) is None
+    wanted = move.forward(np.arange(6.0))
+    assert wanted is not None
+    assert np.array_equal(wanted, np.arange(6.0).reshape(2, 3))

@@ -302,4 +302,6 @@ def _regroup(array: Array, runs: Sequence[tuple[tuple[Dim, ...], tuple[Dim, ...]
             return None
         full += [dim for dim in source if isinstance(dim, int)]
         shape += [dim for dim in target if isinstance(dim, int)]
+    if any(own not in (1, size) for own, size in zip(array.shape, full, strict=True)):
+        return None  # a constant that does not belong to a value of this shape: the model contradicts itself
     return trim(np.broadcast_to(array, full).reshape(shape))
