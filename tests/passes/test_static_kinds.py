@@ -265,3 +265,11 @@ def test_batch_layer_normalization_to_layer_norm() -> None:
     live = BatchLayerNorm((CHANNELS,), 8, static_batch=False, static_features=False)
     decision = only(normfold.convert(shaken(live), (x[0],), to="layer").decisions)
     assert [one.premise for one in decision.refused_by] == ["bounded-error"]
+
+
+def test_what_no_conversion_makes_yet_is_said() -> None:
+    net, x = shaken(nn.Identity(), nn.LayerNorm(CHANNELS)), torch.randn(2, 5, CHANNELS, dtype=torch.float64)
+    mixed_net = normfold.convert(net, (x,), to="bln").model
+    decision = only(normfold.convert(mixed_net, (x,), to="rms").decisions)
+    assert [one.premise for one in decision.refused_by] == ["convertible"]
+    assert "yet" in decision.refused_by[0].because
