@@ -366,6 +366,7 @@ def test_files_in_single_precision(line: str, to: str, opset: int, count: int) -
         (GROUPS, "float[2,8,5,5] x", np.float32, "batch", "calibration-data"),
         (GROUPS, "float[2,8,5,5] x", np.float32, "dyt", "training-asked"),
         ("y = LayerNormalization(x, g, b)", "float[2,8] x", np.float32, "layer", "convertible"),
+        ("y = LayerNormalization <axis = 1> (x, g, b)", "float[] x", np.float32, "instance", "constant"),
         ("y = LpNormalization(x)", "float[2,8] x", np.float32, "rms", "convertible"),
         (
             "y = BatchNormalization(x, g, b, m, v)",
