@@ -140,7 +140,7 @@ TRANSFORMERS: Final[Mapping[str, Mapping[str, Any]]] = {
     "Swin": {"embed_dim": 32, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 8]},
     "EfficientNet": {"width_coefficient": 0.5, "depth_coefficient": 0.5},
     "MobileNetV1": {"depth_multiplier": 0.25},
-    "Poolformer": {},
+    "PoolFormer": {},
     "ResNet": {"hidden_sizes": [32, 64, 96, 128], "depths": [1, 1, 2, 1], "embedding_size": 16},
     "RegNet": {"hidden_sizes": [32, 64, 96, 128], "depths": [1, 1, 2, 1], "groups_width": 16, "embedding_size": 16},
     "MobileNetV2": {"depth_multiplier": 0.35},
