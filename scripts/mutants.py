@@ -51,7 +51,7 @@ ROOMS: Final = (
     "passes/convert",
 )
 """Where guards are."""
-TESTS: Final = ("tests/core", "tests/backends", "tests/passes")
+TESTS: Final = ("tests/core", "tests/backends", "tests/passes", "tests/pipeline")
 """What may need them."""
 REFUSING: Final = {"NotLifted", "Refusal", "_RefusedError"}
 """What a guard makes when it says no."""

@@ -13,6 +13,9 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 import normfold
+from normfold.backends.torch.computed import computed_weights
+from normfold.backends.torch.tracer import trace
+from normfold.records import Refusal
 from torch_nets import Forward, define_vision_operators, live
 
 
@@ -325,6 +328,27 @@ def test_a_complex_weight_is_not_baked() -> None:
     module = live(Forward(forward, conv=nn.Identity(), bn=nn.BatchNorm2d(6)))
     module.conv = Halved(4, 6, 3, bias=False, dtype=torch.complex128)
     assert type(proven(module, image()).model.conv) is Halved
+
+
+class ClampedAfter(nn.Conv2d):
+    """One that brings its weight back within bounds once it has used it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = functional.conv2d(x, self.weight / 2)
+        with torch.no_grad():
+            self.weight.clamp_(-1, 1)
+        return y
+
+
+@pytest.mark.parametrize(
+    ("make", "premise"), [(lambda: net(ClampedAfter(4, 6, 3)), "constant"), (_sometimes_scaled, "called-once")]
+)
+def test_what_is_not_offered(make: Callable[[], nn.Module], premise: str) -> None:
+    found = computed_weights(trace(make(), (image(),), {}))
+    assert found
+    for one in found.values():
+        assert isinstance(one, Refusal)
+    assert premise in {one.premise for one in found.values() if isinstance(one, Refusal)}
 
 
 def test_a_padding_by_size_is_the_reason() -> None:

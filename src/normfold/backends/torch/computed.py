@@ -15,13 +15,12 @@ from torch import nn
 
 from normfold.backends.torch.stored import shared_memory
 from normfold.backends.torch.tracer import Call, Computed, Op, Trace, Value, trace
-from normfold.backends.torch.tree import FLOATS, TENSORS, ModuleTree
+from normfold.backends.torch.tree import TENSORS, ModuleTree
 from normfold.backends.torch.weight_norms import is_normalised, parts, watched, without_norm
 from normfold.core.premises import (
     CALLED_ONCE,
     CONSTANT,
     EVAL_MODE,
-    FLOATING_POINT,
     NEEDS_STRUCTURE,
     NO_HOOKS,
     PARAMETER_UNTIED,
@@ -122,8 +121,6 @@ def _computed(tree: ModuleTree, op: Op, made: tuple[Op, ...]) -> Computed:
         raise NotLifted(NO_HOOKS, f"{label} has a hook, which would go with it")
     if module.training:
         raise NotLifted(EVAL_MODE, f"{label} is in training mode, where its weight is still to change")
-    if not _fits(op):
-        raise NotLifted(FLOATING_POINT, f"{label} computes constants that are not all of one floating type")
     _refuse_sharing(tree, op, made)
     if is_normalised(module) and op.call.path and id(module) in tree.paths:
         return Computed(tree.paths[id(module)][0], made, None, {})
@@ -154,12 +151,6 @@ def _refuse_sharing(tree: ModuleTree, op: Op, made: Sequence[Op]) -> None:
             raise NotLifted(
                 PARAMETER_UNTIED, f"{name!r}, from which {label} computes its weight, is also that of {who}"
             )
-
-
-def _fits(op: Op) -> bool:
-    """Whether what is computed can be stored, as constants of one floating type."""
-    types = {value.tensor.dtype for value in _constants(op) if value.tensor is not None}
-    return len(types) == 1 and types <= FLOATS
 
 
 def _settings(call: Call) -> dict[str, Any] | None:
