@@ -30,6 +30,10 @@ CONTRIB = (
 """Operators of com.microsoft."""
 
 
+MOST = 1 << 20
+"""Elements of a tensor that a mutation makes."""
+
+
 class NothingToMutateError(Exception):
     """The model has no place for this mutation."""
 
@@ -358,6 +362,8 @@ def element_type(model: onnx.ModelProto, rng: Random) -> None:
 def denormal_double(model: onnx.ModelProto, rng: Random) -> None:
     """A constant in double, so small that reciprocals overflow."""
     tensor = _tensor(model, rng)
+    if math.prod(tensor.dims) > MOST or min(tensor.dims, default=0) < 0:
+        raise NothingToMutateError  # an earlier mutation has changed its sizes
     _put(tensor, np.full(tuple(tensor.dims), rng.choice((5e-324, 1e-310, 2e-308))))
 
 
