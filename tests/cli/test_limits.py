@@ -103,6 +103,7 @@ def test_a_model_without_end_is_ended(
     assert [file.name for file in tmp_path.iterdir()] == ["endless.onnx"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["fold", "bench", "tune"])
 def test_a_model_without_end_is_ended_without_a_limit(
     verb: str, endless: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -150,6 +151,7 @@ def test_a_measurement_hands_over_what_it_has_by_then(
     assert any(f"there was time for {done} of 5 processes" in warning for warning in cell["warnings"])
 
 
+@pytest.mark.slow
 def test_memory_is_limited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     held = {"w": np.ones((3000, 3000, 3, 3), np.float32)}
     onnx.save(model("float[1, 3000, 4, 4] x", ["y = Conv(x, w)"], held), tmp_path / "m.onnx")

@@ -71,6 +71,7 @@ def test_a_weight_behind_an_expression(case: str) -> None:
     assert folded.constant(folded.result.graph.node[0].input[1]).dtype == np.float32
 
 
+@pytest.mark.slow
 def test_a_deep_expression() -> None:
     """Nothing here goes as deep as Python's stack."""
     depth = 3000
