@@ -25,7 +25,7 @@ from normfold.core.integers.plan import Plan, made_plan
 from normfold.core.integers.ranges import min_max
 from normfold.core.integers.simplify import simplified
 from normfold.models.dataset import read_dataset
-from normfold.models.source import runnable
+from normfold.passes.quantize.recipe import Work
 from normfold.passes.quantize.statistics import gathered
 from normfold.proof.probes import input_specs
 from normfold.runtime import CHECKER, Evaluator
@@ -67,10 +67,9 @@ def feeds_of(proto: onnx.ModelProto, seed: int) -> dict[str, np.ndarray]:
 def quantised(evaluator: Evaluator, proto: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> tuple[ir.Model, Plan]:
     graph = OnnxGraph(ir.from_proto(proto), CHECKER.infer)
     network = with_phases(with_depthwise(simplified(read_network(graph))))
-    with runnable(graph.model.clone()) as file:
-        data = read_dataset(lambda: [feeds], input_specs(graph.model))
-        seen = gathered(evaluator, file, network, data)
-    return graph.model, made_plan(network, seen, min_max)
+    data = read_dataset(lambda: [feeds], input_specs(graph.model))
+    work = Work(graph.model.clone, "int8", ("qdq",), evaluator)
+    return graph.model, made_plan(network, gathered(work, graph.model.clone(), network, data), min_max)
 
 
 def candidates() -> list[int]:

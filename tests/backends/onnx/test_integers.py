@@ -23,7 +23,7 @@ from normfold.core.integers.ranges import min_max
 from normfold.core.integers.simplify import simplified
 from normfold.core.integers.steps import ChannelClamp, Floating, Interleave, Linear, Network
 from normfold.models.dataset import read_dataset
-from normfold.models.source import runnable
+from normfold.passes.quantize.recipe import Work
 from normfold.passes.quantize.statistics import gathered
 from normfold.proof.probes import input_specs
 from normfold.runtime import CHECKER, Evaluator
@@ -142,9 +142,9 @@ def outputs(made: ir.Model, x: np.ndarray) -> np.ndarray:
 
 
 def plan_of(evaluator: Evaluator, source: ir.Model, network: Network, x: np.ndarray) -> Plan:
-    with runnable(source.clone()) as file:
-        seen = gathered(evaluator, file, network, read_dataset({"x": x}, input_specs(source)))
-    return made_plan(network, seen, min_max)
+    work = Work(source.clone, "int8", ("qdq",), evaluator)
+    data = read_dataset({"x": x}, input_specs(source))
+    return made_plan(network, gathered(work, source.clone(), network, data), min_max)
 
 
 @pytest.mark.parametrize("name", list(NETS))

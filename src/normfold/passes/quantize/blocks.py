@@ -9,7 +9,6 @@ from normfold.backends.onnx.dequantize import dequantize
 from normfold.backends.onnx.integers.blocks import products, write_blocks
 from normfold.backends.onnx.integers.tables import narrow_tables
 from normfold.core.algebra.affine import Array
-from normfold.models.source import runnable
 from normfold.passes.quantize.figures import NodeFigures
 from normfold.passes.quantize.recipe import Quantized, Work
 from normfold.passes.quantize.seen import observed
@@ -50,8 +49,7 @@ def _importance(work: Work, names: set[str]) -> dict[str, Array]:
     if work.calibration is None:
         return {}
     work.progress("calibrating")
-    with runnable(work.fresh()) as file:
-        seen = observed(work, file, dict.fromkeys(names, -1))
+    seen = observed(work, work.fresh(), work.calibration, dict.fromkeys(names, -1))
     return {name: arrays["squares"] / arrays["extent"][3] for name, arrays in seen.items() if arrays["squares"].size}
 
 

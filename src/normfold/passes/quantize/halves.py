@@ -11,7 +11,6 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from normfold.backends.onnx import OnnxGraph
 from normfold.backends.onnx.bounds import bounds
 from normfold.backends.onnx.halves import emulated, halve
-from normfold.models.source import runnable
 from normfold.passes.quantize.figures import NodeFigures, Width
 from normfold.passes.quantize.recipe import Quantized, Work
 from normfold.passes.quantize.seen import observed
@@ -59,8 +58,7 @@ def _known(work: Work, graph: OnnxGraph) -> dict[str, float]:
     work.progress("calibrating")
     values = [*graph.model.graph.inputs, *(value for node in graph.model.graph for value in node.outputs)]
     names = [str(value.name) for value in values if value.name and graph.dtype(value) == onnx_ir.DataType.FLOAT]
-    with runnable(work.fresh()) as file:
-        seen = observed(work, file, dict.fromkeys(names))
+    seen = observed(work, work.fresh(), work.calibration, dict.fromkeys(names))
     # What was seen says more than what a norm knew of the data that it was trained on.
     return known | {
         name: BEYOND * max(abs(float(end)) for end in arrays["extent"][:2])

@@ -76,8 +76,7 @@ def _statistics(work: Work, model: onnx_ir.Model, plain: Network, network: Netwo
     if work.calibration is None:
         return recorded(plain, work.records)
     work.progress("calibrating")
-    with runnable(model.clone()) as file:
-        return gathered(work.evaluator, file, network, split(work.calibration)[0], work.custom_ops)
+    return gathered(work, model.clone(), network, split(work.calibration)[0])
 
 
 def _chosen(work: Work, model: onnx_ir.Model, network: Network, seen: Mapping[str, Seen]) -> Plan:

@@ -1,47 +1,28 @@
-"""Statistics of the values of a model over data, gathered in one pass, in a worker, in constant memory."""
+"""Statistics of the values of a network: over data, or from what the norms that were folded knew."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+import onnx_ir
 
-from normfold import limits
 from normfold.core.integers.moments import Normal, carried
 from normfold.core.integers.ranges import Seen
 from normfold.core.integers.steps import Linear, Network, Transposed
-from normfold.errors import UsageError
 from normfold.models.dataset import Dataset
-from normfold.passes.quantize.outputs import BATCH
+from normfold.passes.quantize.recipe import Work
+from normfold.passes.quantize.seen import observed
 from normfold.records import StatisticsRecord
-from normfold.runtime import Evaluator, Failed, Runnable, WorkerClient
 
 
-def gathered(
-    evaluator: Evaluator, model: Runnable, network: Network, data: Dataset, custom_ops: tuple[str, ...] = ()
-) -> dict[str, Seen]:
+def gathered(work: Work, model: onnx_ir.Model, network: Network, data: Dataset) -> dict[str, Seen]:
     """The statistics over ``data`` of every value of ``network`` that ``model`` has.
 
     Raises:
         UsageError: ``bad-data``: the model does not run on them, or there are none.
     """
-    axes = watched(network)
-
-    def task(client: WorkerClient) -> Mapping[str, Mapping[str, np.ndarray]] | Failed:
-        extra = [name for name in axes if name not in (*network.inputs, *network.outputs)]
-        loaded = client.load(model, extra_outputs=extra, custom_ops=custom_ops, optimised=True)
-        if isinstance(loaded, Failed):
-            return loaded
-        for batch in data.batches(BATCH):
-            limits.check()
-            failed = client.observe(batch.inputs, axes)
-            if failed is not None:
-                return failed
-        return client.observed()
-
-    found = evaluator.submit(task).result()
-    if isinstance(found, Failed):
-        raise UsageError("bad-data", f"The model does not run on {data.origin}: {found.message}")
+    found = observed(work, model, data, watched(network))
     return {name: _seen(arrays) for name, arrays in found.items() if arrays["extent"][4]}
 
 

@@ -83,10 +83,6 @@ class Emitter(ABC):
             self._floats[value] = self.dequantized(value)
         return self._floats[value]
 
-    def has_float(self, value: str) -> bool:
-        """Whether ``value`` is there in floating point."""
-        return value in self._floats
-
     def codes_of(self, value: str) -> Codes:
         """The codes of ``value``."""
         return self.plan.codes[value]
