@@ -10,6 +10,7 @@ import onnx
 import onnx.parser
 import pytest
 
+import normfold
 from normfold.cli import main
 
 NORM = "float[3] s={1,1,1}, float[3] b={1,1,1}"
@@ -112,6 +113,21 @@ MALFORMED = {
         NORM,
         outputs="float[] h, seq(map(int64, float)) y",
     ),
+    "a norm written out with constants of two sizes": written(
+        [
+            "m = ReduceMean<axes=[-1]>(x)",
+            "c = Sub(x, m)",
+            "s2 = Mul(c, c)",
+            "v = ReduceMean<axes=[-1]>(s2)",
+            "e = Add(v, eps)",
+            "d = Sqrt(e)",
+            "h = Div(c, d)",
+            "t = Mul(h, k)",
+            "y = Add(t, q)",
+        ],
+        "float eps={1e-5}, float[3] k={1,2,3}, float[4] q={1,2,3,4}",
+        x="float[2,5,4] x",
+    ),
 }
 
 
@@ -123,4 +139,16 @@ def test_malformed(case: str, tmp_path: Path, capfd: pytest.CaptureFixture[str])
         with pytest.raises(SystemExit):
             main([*command, "--json"])
         answer = json.loads(capfd.readouterr().out)
-        assert (answer.get("error") or {}).get("code") != "internal"
+        error = answer.get("error") or {}
+        assert error.get("code") != "internal"
+        assert error.get("hint") != "Please report this."
+
+
+def test_an_output_that_is_stated_to_be_a_map_stays_one() -> None:
+    """Another node makes it than before."""
+    body = ["h = Gemm(x, w, s)", "t = Mul(h, s)", "y = Add(t, s)"]
+    held = "float[3,3] w={1,0,0, 0,1,0, 0,0,1}, float[3] s={1,2,3}"
+    proto = written(body, held, x="float[2,3] x", outputs="map(int64, float[]) y")
+    result = normfold.fold(proto, verify=False)
+    assert [decision.outcome for decision in result.decisions] == ["folded"]
+    assert result.model.graph.output == proto.graph.output

@@ -48,3 +48,12 @@ def test_a_constant_of_another_size_is_not_regrouped() -> None:
     wanted = move.forward(np.arange(6.0))
     assert wanted is not None
     assert np.array_equal(wanted, np.arange(6.0).reshape(2, 3))
+
+
+def test_sizes_that_a_file_only_states() -> None:
+    """Nothing of such a size is made, and what contradicts it is not carried."""
+    far = Take(-1, 2**62, range(2**61))
+    assert far.forward(np.arange(3.0)) is None
+    assert far.backward(np.arange(3.0), 1.0) is None
+    assert Take(-1, 2**40, range(3)).backward(np.arange(3.0), 1.0) is None
+    assert Regroup.between((2**31, 3), (2**31 * 3,)).forward(np.arange(3.0)) is None

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from normfold.core.algebra.affine import Affine, Array, trim
 
 Dim = int | str | None
 """A dimension: its size, a name for an unknown size, or nothing known at all."""
+MOST: Final = 1 << 26
+"""Numbers that a constant may be written out to; a file can state any size."""
 
 
 class Move(Protocol):
@@ -160,7 +162,9 @@ class Take:
             return None
         if array.ndim < -self.axis or array.shape[self.axis] == 1:
             return array
-        return trim(np.take(array, np.asarray(self.indices), axis=self.axis))
+        if array.shape[self.axis] != self.size:
+            return None  # the model contradicts itself
+        return trim(array[self._taken(array.ndim)])
 
     def backward(self, array: Array, neutral: float, /) -> Array | None:
         """The whole axis, ``neutral`` for what is not taken; None where nothing is taken."""
@@ -172,11 +176,17 @@ class Take:
             return array
         shape = list(full.shape)
         shape[self.axis] = self.size
+        if full.shape[self.axis] not in (1, len(self.indices)) or prod(shape) > MOST:
+            return None
         out = np.full(shape, neutral)
-        picked = [slice(None)] * rank
-        picked[self.axis] = slice(self.indices.start, self.indices.stop, self.indices.step)
-        out[tuple(picked)] = full
+        out[self._taken(rank)] = full
         return trim(out)
+
+    def _taken(self, rank: int) -> tuple[slice, ...]:
+        """Where the taken elements stand in an array."""
+        whole = [slice(None)] * rank
+        whole[self.axis] = slice(self.indices.start, self.indices.stop, self.indices.step)
+        return tuple(whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +312,6 @@ def _regroup(array: Array, runs: Sequence[tuple[tuple[Dim, ...], tuple[Dim, ...]
             return None
         full += [dim for dim in source if isinstance(dim, int)]
         shape += [dim for dim in target if isinstance(dim, int)]
-    if any(own not in (1, size) for own, size in zip(array.shape, full, strict=True)):
+    if prod(full) > MOST or any(own not in (1, size) for own, size in zip(array.shape, full, strict=True)):
         return None  # a constant that does not belong to a value of this shape: the model contradicts itself
     return trim(np.broadcast_to(array, full).reshape(shape))

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from normfold.core.algebra import Affine
-from normfold.core.algebra.moves import Take, carry
+from normfold.core.algebra.moves import MOST, Take, carry
 from normfold.core.laws import routes
 from normfold.core.premises import KNOWN_PARTS
 from normfold.core.rules.rule import BACKWARD, EITHER, FORWARD, Carry, Rule, Step, Target
@@ -29,7 +29,9 @@ from normfold.core.views import Concat
 
 
 def _known_parts(carry: Carry[Concat, Affine]) -> str | None:
-    return None if all(carry.view.sizes) else f"the sizes of the parts of {carry.label} are not known"
+    if not all(carry.view.sizes):
+        return f"the sizes of the parts of {carry.label} are not known"
+    return None if sum(carry.view.sizes) <= MOST else f"{carry.label} states more channels than any constant has"
 
 
 def _parts(view: Concat) -> list[Take]:

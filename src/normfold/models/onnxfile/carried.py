@@ -1,6 +1,6 @@
 """What onnx_ir has no form for, carried past it: training information, and the types of maps.
 
-Both lie in the metadata of the graph and its values, which clones keep and serialisation leaves out.
+Both lie in the metadata of the graph, which clones keep and serialisation leaves out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 
 TRAINING: Final = "normfold.training_info"
-TYPE: Final = "normfold.type"
+TYPES: Final = "normfold.types"
 
 Types = dict[str, bytes]
 """Types of inputs and outputs of the main graph, by name."""
@@ -35,19 +35,19 @@ def attach(model: ir.Model, proto: onnx.ModelProto, types: Types) -> None:
     """Keep with ``model`` what it could not take over from ``proto``."""
     if proto.training_info:
         model.graph.meta[TRAINING] = [info.SerializeToString() for info in proto.training_info]
-    for value in (*model.graph.inputs, *model.graph.outputs):
-        if value.name in types:
-            value.meta[TYPE] = types[value.name]
+    if types:
+        # By name: what makes an output may change, its name does not.
+        model.graph.meta[TYPES] = types
 
 
 def put_back(model: ir.Model, proto: onnx.ModelProto) -> None:
     """Complete the ``proto`` that ``model`` was serialised to."""
-    for info in model.graph.meta.get(TRAINING, ()):
-        proto.training_info.add().ParseFromString(info)
-    for values, infos in ((model.graph.inputs, proto.graph.input), (model.graph.outputs, proto.graph.output)):
-        for value, info in zip(values, infos, strict=True):
-            if TYPE in value.meta and not info.HasField("type"):
-                info.type.ParseFromString(value.meta[TYPE])
+    for training in model.graph.meta.get(TRAINING, ()):
+        proto.training_info.add().ParseFromString(training)
+    types: Types = model.graph.meta.get(TYPES, {})
+    for info in (*proto.graph.input, *proto.graph.output):
+        if info.name in types and not info.HasField("type"):
+            info.type.ParseFromString(types[info.name])
 
 
 def _maps(proto: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Final
 
 import numpy as np
@@ -287,7 +288,7 @@ def _trailing(
     for op in ("Mul", "Add") if centred else ("Mul",):
         reader, constant = _by_constant(reading, (trailing or [core])[-1], op)
         then = None if constant is None else Affine.of(constant) if op == "Mul" else Affine.of(shift=constant)
-        if reader is not None and then is not None and _within(then, room):
+        if reader is not None and then is not None and _within(then, room) and _alike(then, tail):
             tail = then.after(tail)
             trailing.append(reader)
     return tuple(trailing), tail
@@ -338,6 +339,12 @@ def _within(tail: Affine, room: Sequence[int]) -> bool:
         for constant in (tail.scale, tail.shift)
         for axis, size in enumerate(constant.shape, -constant.ndim)
     )
+
+
+def _alike(first: Affine, second: Affine) -> bool:
+    """Whether the constants of both fit one value."""
+    sizes = (first.scale.shape[::-1], first.shift.shape[::-1], second.scale.shape[::-1], second.shift.shape[::-1])
+    return all(len({*along} - {1}) <= 1 for along in zip_longest(*sizes, fillvalue=1))
 
 
 def _scalar(context: Context, node: ir.Node, slot: int) -> float | None:
