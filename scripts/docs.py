@@ -318,7 +318,7 @@ and `benchmarks/real_models.py` runs, beside {versions}, each with its defaults.
 subgraphs and of functions put in place, Constants too; *difference* is the largest of normfold's result, over the range
 of the output, on two inputs (made pictures, tones, bytes), with ONNX Runtime's optimisations off; *seconds* and *MiB*
 (without mapped files) are those of whole commands in the order of the columns, normfold's with its proof, on a shared
-machine that did other work: they say what order they are of. The rows are of several runs and versions.
+machine that did other work: they say what order they are of. All rows are of one run.
 **wrong** is a result that differs by more than 1e-3 or does not run; **crash** an exception."""
 
 
