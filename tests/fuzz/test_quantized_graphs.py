@@ -15,8 +15,8 @@ from onnx.reference import ReferenceEvaluator
 from fuzz.builder import NotPossibleError
 from fuzz.graphs import FREE_BATCH, random_model
 from normfold.backends.onnx import OnnxGraph
-from normfold.backends.onnx.integers.contrib import emit_contrib
-from normfold.backends.onnx.integers.qdq import emit_qdq
+from normfold.backends.onnx.integers.contrib import ContribEmitter
+from normfold.backends.onnx.integers.qdq import QdqEmitter
 from normfold.backends.onnx.integers.read import read_network
 from normfold.backends.onnx.integers.simulated import emit_simulated
 from normfold.core.integers.depthwise import with_depthwise
@@ -139,8 +139,8 @@ def test_fifty_networks_compute_what_their_simulations_compute(evaluator: Evalua
         checked += 1
         coded += bool(plan.weights)
         truth, *moved = (simulated(model, plan, feeds, by) for by in (0.0, 1e-6, -1e-6))
-        for emit in (emit_qdq, emit_contrib):
-            found = ran(ir.to_proto(emit(model.clone(), plan)), feeds)
+        for emit in (QdqEmitter, ContribEmitter):
+            found = ran(ir.to_proto(emit(model.clone(), plan).write()), feeds)
             for k, (ours, theirs) in enumerate(zip(found, truth, strict=True)):
                 if theirs.dtype != np.float64 or not theirs.size:
                     continue

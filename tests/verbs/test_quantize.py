@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -16,6 +17,8 @@ import normfold
 from folding import array, model
 from normfold.cli.application import run
 from normfold.errors import NormfoldError
+from normfold.proof.comparison import verify
+from normfold.records import Verification
 from normfold.report.schema import schema
 
 
@@ -110,6 +113,25 @@ def test_a_model_in_an_old_opset_is_told_the_way_out(net: Path, tmp_path: Path) 
         normfold.quantize(tmp_path / "old.onnx", unmeasured=True)
     assert error.value.code == "nothing-to-quantize"
     assert "version_converter" in error.value.hint
+
+
+def test_a_network_that_magnifies_rounding_is_proven_step_by_step(
+    net: Path, data: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def apart(*given: object) -> Verification:
+        return replace(verify(*given), status="different", max_rel=0.3, because="output 'y' deviates")
+
+    monkeypatch.setattr("normfold.pipeline.quantize.proven.verify", apart)
+    done = normfold.quantize(net, calibrate={"x": data}, format="qdq", unmeasured=True)
+    assert done.refused is None
+    assert done.verification.status == "within-budget"
+    step_by_step = "each operation makes the nearest code, 0.5 steps off at most"
+    assert done.verification.because == f"{step_by_step}; output 'y' deviates"
+    monkeypatch.setattr("normfold.pipeline.quantize.proven.NEAREST", 0.4)
+    refused = normfold.quantize(net, calibrate={"x": data}, format="qdq", unmeasured=True).refused
+    assert refused is not None
+    assert refused.code == "result-differs"
+    assert "is 0.5 steps off" in refused.message
 
 
 @pytest.mark.parametrize(("cut_off", "largest"), [(True, 63), (False, 127)])

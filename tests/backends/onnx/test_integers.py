@@ -12,10 +12,12 @@ import pytest
 
 from folding import array, model
 from normfold.backends.onnx import OnnxGraph
-from normfold.backends.onnx.integers.contrib import emit_contrib
-from normfold.backends.onnx.integers.qdq import emit_qdq
+from normfold.backends.onnx.integers.contrib import ContribEmitter
+from normfold.backends.onnx.integers.emitter import Emitter
+from normfold.backends.onnx.integers.qdq import QdqEmitter
 from normfold.backends.onnx.integers.read import read_network
 from normfold.backends.onnx.integers.simulated import emit_simulated
+from normfold.backends.onnx.integers.stepwise import emit_stepwise
 from normfold.core.integers.depthwise import with_depthwise
 from normfold.core.integers.phases import with_phases
 from normfold.core.integers.plan import Plan, made_plan
@@ -157,17 +159,38 @@ def test_the_rewritten_network_computes_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(NETS))
-@pytest.mark.parametrize("emit", [emit_qdq, emit_contrib])
-def test_both_forms_compute_what_the_simulation_computes(evaluator: Evaluator, name: str, emit: object) -> None:
+@pytest.mark.parametrize("emit", [QdqEmitter, ContribEmitter])
+def test_both_forms_compute_what_the_simulation_computes(evaluator: Evaluator, name: str, emit: type[Emitter]) -> None:
     source, network = read(name)
     x = array(2, 4, 6, 6, seed=9)
     plan = plan_of(evaluator, source, network, x)
     assert any(isinstance(step, Linear) and step in plan.integer for step in network.steps)
     truth = outputs(emit_simulated(source.clone(), plan), x)
-    found = outputs(emit(source.clone(), plan), x)  # type: ignore[operator]
+    found = outputs(emit(source.clone(), plan).write(), x)
     assert np.abs(found - truth).max() <= 2 * np.ptp(truth) / 255
     signal = outputs(source, x)
     assert np.square(found - signal).mean() < 2e-3 * signal.var()
+
+
+@pytest.mark.parametrize("name", list(NETS))
+@pytest.mark.parametrize("emit", [QdqEmitter, ContribEmitter])
+def test_every_step_makes_the_nearest_code(evaluator: Evaluator, name: str, emit: type[Emitter]) -> None:
+    source, network = read(name)
+    x = array(2, 4, 6, 6, seed=9)
+    plan = plan_of(evaluator, source, network, x)
+    made, names, output = emit_stepwise(emit(source.clone(), plan))
+    assert len(names) == len(plan.integer)
+    assert deviations(made, output, x).max() <= 0.501
+    bytes_ = [value for value in made.graph.initializers.values() if value.dtype == ir.DataType.INT8]
+    codes = next(value for value in bytes_ if value.const_value.numpy().any())
+    codes.const_value = ir.tensor(-codes.const_value.numpy())
+    assert deviations(made, output, x).max() > 1
+
+
+def deviations(made: ir.Model, output: str, x: np.ndarray) -> np.ndarray:
+    proto = ir.to_proto(made)
+    onnx.checker.check_model(proto)
+    return onnxruntime.InferenceSession(proto.SerializeToString()).run([output], {"x": x})[0]
 
 
 @pytest.mark.parametrize("name", ["relu before a norm and a pool", "a norm and relu before a product"])
@@ -185,7 +208,8 @@ def test_phases_only_where_sizes_fit() -> None:
     assert not any(isinstance(step, Interleave) for step in read("transposed, sizes that do not fit")[1].steps)
 
 
-def test_gelu_is_on_codes_throughout(evaluator: Evaluator) -> None:
+@pytest.mark.parametrize("emit", [QdqEmitter, ContribEmitter])
+def test_gelu_is_on_codes_throughout(evaluator: Evaluator, emit: type[Emitter]) -> None:
     body = ["t = Transpose<perm=[0,2,3,1]>(x)", "h = MatMul(t, w)", "d = Div(h, root)", "e = Erf(d)", "p = Add(e, one)"]
     body += ["k = Mul(h, p)", "q = Mul(k, half)", "y = MatMul(q, u)"]
     held = {"w": array(4, 16), "u": array(16, 8, seed=6), "root": np.float32(2**0.5), "one": np.float32(1)}
@@ -196,7 +220,8 @@ def test_gelu_is_on_codes_throughout(evaluator: Evaluator) -> None:
     assert not plan.kept
     assert sum(isinstance(step, Linear) and step in plan.integer for step in plan.network.steps) == 2
     expected = outputs(graph.model, x)
-    assert np.square(outputs(emit_contrib(graph.model.clone(), plan), x) - expected).mean() < 2e-3 * expected.var()
+    found = outputs(emit(graph.model.clone(), plan).write(), x)
+    assert np.square(found - expected).mean() < 2e-3 * expected.var()
 
 
 def test_parts_of_different_ranges_share_no_scale(evaluator: Evaluator) -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from normfold.core.algebra import Window
+from normfold.core.algebra.moves import Dim
 from normfold.core.integers.steps import Interleave, Linear, Network, Step, Transposed
 
 
@@ -20,7 +21,12 @@ def with_phases(network: Network) -> Network:
     steps: list[Step] = []
     for step in network.steps:
         steps += _phases(network, step) if isinstance(step, Transposed) else [step]
-    return replace(network, steps=tuple(steps))
+    shapes = {value: _of_phase(step) for step in steps if isinstance(step, Interleave) for value in step.inputs}
+    return replace(network, steps=tuple(steps), shapes=shapes | dict(network.shapes), added=network.added | set(shapes))
+
+
+def _of_phase(step: Interleave) -> tuple[Dim, ...]:
+    return (None, step.channels, *step.sizes)
 
 
 def _phases(network: Network, step: Transposed) -> list[Step]:

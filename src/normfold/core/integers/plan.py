@@ -74,9 +74,8 @@ def _is_float_map(step: Step) -> bool:
 
 
 def _typed(network: Network, step: Step) -> bool:
-    """Whether the values are floating point; those that no model has are."""
-    known = set(network.shapes)
-    return all(value in network.floats or value not in known for value in (*step.inputs, step.output))
+    """Whether the values are floating point."""
+    return (network.floats | network.added).issuperset((*step.inputs, step.output))
 
 
 def _is_light(step: Step, makers: Mapping[str, Step]) -> bool:

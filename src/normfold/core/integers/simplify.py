@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 
 from normfold.core.algebra.affine import Array
+from normfold.core.algebra.moves import Dim
 from normfold.core.integers.steps import (
     GELU,
     Affine,
@@ -44,6 +45,13 @@ class _Site:
     makers: Mapping[str, Step]
     derived: dict[str, tuple[str, float]]
     """Filled by rules: new values that are multiples of old ones."""
+    shapes: dict[str, tuple[Dim, ...] | None]
+    """Those of the network, and by rules of new values."""
+
+    def new(self, name: str, like: str) -> str:
+        """A new value, ``name``, of the shape of ``like``."""
+        self.shapes[name] = self.shapes.get(like)
+        return name
 
     def only_reader(self, value: str) -> Step | None:
         """The one step that reads ``value``, where nobody else sees it."""
@@ -64,8 +72,9 @@ RewriteRule = Callable[[_Site, Step], Edit | None]
 def simplified(network: Network) -> Network:
     """``network`` with every rule applied as often as it can be."""
     derived: dict[str, tuple[str, float]] = {}
+    shapes = dict(network.shapes)
     for _ in range(ROUNDS):
-        site = _Site(network, network.readers(), network.makers(), derived)
+        site = _Site(network, network.readers(), network.makers(), derived, shapes)
         edits: dict[Step, Sequence[Step]] = {}
         touched: set[Step] = set()
         for step in network.steps:
@@ -76,7 +85,8 @@ def simplified(network: Network) -> Network:
                 touched |= around
         if not edits:
             bounded = tuple(_as_bounds(step) for step in _without_dead(network).steps)
-            return replace(network, steps=bounded, derived=derived)
+            added = network.added | (set(shapes) - set(network.shapes))
+            return replace(network, steps=bounded, derived=derived, shapes=shapes, added=added)
         steps = [new for step in network.steps for new in edits.get(step, (step,))]
         network = _sorted(_without_dead(replace(network, steps=tuple(steps))))
     raise RuntimeError("the rewrites of the integer network do not end")
@@ -203,7 +213,7 @@ def _past_clamp(site: _Site, step: Step) -> Edit | None:
     low, high = _bounds(scale, shift, maker.low, maker.high)
     low, high = (np.clip(bound, step.low, step.high) for bound in (low, high))
     # What the step made has a name, and statistics under it; what it makes now is another value.
-    between = f"{step.output}/mapped"
+    between = site.new(f"{step.output}/mapped", step.output)
     inner = replace(_mapped(maker, step), low=-math.inf, high=math.inf, output=between)
     return {maker: (inner,), step: (_channel_clamp(step, between, low, high, channel_axis(maker)),)}
 
@@ -236,7 +246,7 @@ def _before_pool(site: _Site, step: Step) -> Edit | None:
     before = site.sole_maker(maker)
     if not isinstance(before, Linear | Transposed) or not _fits(before, step):
         return None
-    between = f"{step.output}/mapped"
+    between = site.new(f"{step.output}/mapped", maker.inputs[0])
     mapped = replace(step, inputs=maker.inputs, output=between)
     return {maker: (mapped, replace(maker, inputs=(between,), output=step.output)), step: ()}
 
@@ -246,7 +256,7 @@ def _behind_pool(site: _Site, step: Step) -> Edit | None:
     pool = site.only_reader(step.output) if isinstance(step, ChannelClamp) else None
     if not isinstance(step, ChannelClamp) or not isinstance(pool, MaxPool):
         return None
-    between = f"{pool.output}/unbounded"
+    between = site.new(f"{pool.output}/unbounded", pool.output)
     first = replace(pool, inputs=step.inputs, output=between)
     return {step: (), pool: (first, replace(step, inputs=(between,), output=pool.output))}
 
@@ -290,7 +300,7 @@ def _unclamp(site: _Site, step: Step) -> Edit | None:
     dead = step.scale == 0
     low, high = (np.where(dead, 0.0, bound) for bound in (ends.min(axis=0), ends.max(axis=0)))
     shift = np.where(dead, np.clip(step.shift, step.low, step.high), step.shift)
-    between = f"{step.output}/bounded"
+    between = site.new(f"{step.output}/bounded", step.output)
     clamp = replace(_channel_clamp(step, step.inputs[0], low, high, step.axis), output=between)
     return {step: (clamp, replace(free, inputs=(between,), shift=shift))}
 
@@ -300,7 +310,7 @@ def _behind_mean(site: _Site, step: Step) -> Edit | None:
     mean = site.only_reader(step.output) if isinstance(step, Affine) and not _clamps(step) else None
     if not isinstance(step, Affine) or not isinstance(mean, GlobalMean) or not _maps(step):
         return None
-    between = f"{mean.output}/unmapped"
+    between = site.new(f"{mean.output}/unmapped", mean.output)
     axis = step.axis if mean.keeps or step.axis is None else -1
     first = replace(mean, inputs=step.inputs, output=between)
     return {step: (), mean: (first, replace(step, inputs=(between,), output=mean.output, axis=axis))}
@@ -340,7 +350,7 @@ def _gelu(site: _Site, step: Step) -> Edit | None:
             name=step.name,
             operator="Gelu",
             inputs=(source,),
-            output=f"{step.output}/gate",
+            output=site.new(f"{step.output}/gate", step.output),
             nodes=_nodes(plus, erf, root),
             factor=GELU,
         )
@@ -355,7 +365,8 @@ def _gelu(site: _Site, step: Step) -> Edit | None:
             shift=np.zeros(()),
             axis=None,
         )
-        product = replace(step, inputs=(source, sigmoid.output), output=f"{step.output}/half", operator="Gelu")
+        half_of = site.new(f"{step.output}/half", step.output)
+        product = replace(step, inputs=(source, sigmoid.output), output=half_of, operator="Gelu")
         site.derived[product.output] = (step.output, 1.0 / float(scale))
         return {step: (sigmoid, product, scaled)}
     return None

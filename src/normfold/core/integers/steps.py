@@ -192,8 +192,10 @@ class Network:
     shapes: Mapping[str, tuple[Dim, ...] | None]
     floats: frozenset[str] = field(default_factory=frozenset)
     """Names of values that are float32: others have no codes."""
+    added: frozenset[str] = field(default_factory=frozenset)
+    """Values that the model does not have; all are floating point."""
     derived: Mapping[str, tuple[str, float]] = field(default_factory=dict)
-    """Values that the model does not have: each is a multiple of one that it has."""
+    """Those of ``added`` that are a multiple of a value of the model."""
 
     def readers(self) -> dict[str, list[Step]]:
         """The steps that read each value."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import numpy as np
 import onnx_ir
 
 from normfold.backends.onnx import OnnxGraph
-from normfold.backends.onnx.integers.contrib import emit_contrib
-from normfold.backends.onnx.integers.qdq import emit_qdq
+from normfold.backends.onnx.integers.contrib import ContribEmitter
+from normfold.backends.onnx.integers.emitter import Emitter
+from normfold.backends.onnx.integers.qdq import QdqEmitter
 from normfold.backends.onnx.integers.read import read_network
 from normfold.backends.onnx.integers.simulated import emit_simulated
+from normfold.backends.onnx.integers.stepwise import emit_stepwise
 from normfold.backends.onnx.integers.tables import narrow_tables
 from normfold.core.integers.depthwise import with_depthwise
 from normfold.core.integers.phases import with_phases
@@ -25,14 +28,14 @@ from normfold.errors import UsageError
 from normfold.models.source import runnable
 from normfold.passes.quantize.figures import Format, NodeFigures
 from normfold.passes.quantize.outputs import Loss, run, split
-from normfold.passes.quantize.recipe import Quantized, Work
+from normfold.passes.quantize.recipe import Quantized, Stepwise, Work
 from normfold.passes.quantize.statistics import gathered, recorded
 from normfold.runtime import CHECKER
 from normfold.runtime.instructions import saturates
 
-EMITTERS: Final[Mapping[Format, Callable[[onnx_ir.Model, Plan], onnx_ir.Model]]] = {
-    "qdq": emit_qdq,
-    "contrib": emit_contrib,
+EMITTERS: Final[Mapping[Format, Callable[[onnx_ir.Model, Plan], Emitter]]] = {
+    "qdq": QdqEmitter,
+    "contrib": ContribEmitter,
 }
 OPSET: Final = 13
 """The first in which DequantizeLinear has an axis."""
@@ -59,9 +62,21 @@ def integers(work: Work) -> Sequence[Quantized]:
     nodes = tuple(_figures(step, plan) for step in network.steps)
     simulation = emit_simulated(model.clone(), plan)
     return [
-        Quantized(EMITTERS[form](model.clone(), plan), "int8", form, nodes, simulation.clone(), BUDGET)
+        Quantized(
+            EMITTERS[form](model.clone(), plan).write(),
+            "int8",
+            form,
+            nodes,
+            simulation.clone(),
+            BUDGET,
+            stepwise=partial(_stepwise, form, model, plan),
+        )
         for form in work.formats
     ]
+
+
+def _stepwise(form: Format, model: onnx_ir.Model, plan: Plan) -> Stepwise:
+    return emit_stepwise(EMITTERS[form](model.clone(), plan))
 
 
 def _check_opset(model: onnx_ir.Model) -> None:
@@ -92,7 +107,7 @@ def _chosen(work: Work, model: onnx_ir.Model, network: Network, seen: Mapping[st
     for name, method in METHODS.items():
         work.progress(f"ranges by {name}")
         plan = made_plan(network, seen, method, coder=coder)
-        with runnable(EMITTERS[work.formats[-1]](model.clone(), plan)) as file:
+        with runnable(EMITTERS[work.formats[-1]](model.clone(), plan).write()) as file:
             found = loss.of(work.evaluator, file, held_out, work.custom_ops)
         if best is None or found < least:
             best, least = plan, found

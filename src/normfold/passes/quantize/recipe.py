@@ -32,6 +32,10 @@ class Work:
     progress: Progress = silent
 
 
+Stepwise = tuple[onnx_ir.Model, Sequence[str], str]
+"""A model, and its output that holds by how many steps of its codes each operation is off, of which these are named."""
+
+
 @dataclass(frozen=True, slots=True)
 class Quantized:
     """A model that a recipe has made."""
@@ -44,6 +48,8 @@ class Quantized:
     """Computes the same codes in floating point; what the model is verified against. None: against the folded model."""
     budget: float | None = None
     """Deviation from ``simulation`` that rounding explains, relative to the output's range."""
+    stepwise: Callable[[], Stepwise] | None = None
+    """The model with each operation compared with what it should make of the codes that it reads."""
     emulation: onnx_ir.Model | None = None
     """Computes the same with operations that the CPU's provider has; what is run in its place where it has not."""
     name: str = ""

@@ -26,20 +26,18 @@ from normfold.models.data import UserInputs
 from normfold.models.dataset import Dataset, read_dataset
 from normfold.models.source import OnnxSource, runnable
 from normfold.passes.fold.selection import Selection
-from normfold.passes.quantize import outputs
 from normfold.passes.quantize.figures import Accuracy, Format, Latency, NodeFigures, Point, Width
 from normfold.passes.quantize.recipe import Quantized, Recipe, Work
 from normfold.pipeline.fold_onnx import Request, Target, fold_proven
 from normfold.pipeline.quantize.accuracy import Judge
+from normfold.pipeline.quantize.proven import proven
 from normfold.pipeline.quantize.speed import times
-from normfold.proof.comparison import Setup, verify
-from normfold.proof.files import about
+from normfold.proof.comparison import Setup
 from normfold.proof.probes import input_specs
 from normfold.records import Decision, Progress, Verification, silent
 from normfold.runtime import CHECKER, Evaluator, Runnable
 
 FORMATS: Final[tuple[Format, ...]] = ("qdq", "contrib")
-EMULATED: Final = "each operation was emulated: computed in float32, what it makes rounded"
 PROVIDER: Final = "cpu"
 """The execution provider that has operators of its own for integers here."""
 
@@ -134,7 +132,10 @@ def quantize(evaluator: Evaluator, source: OnnxSource, recipe: Recipe, asked: As
     with ExitStack() as files:
         tried = [_Tried.written(files, one) for one in made]
         asked.progress("comparing with the simulation")
-        tried = [one.proven(evaluator, files, folded.model, setup, calibration) for one in tried]
+        tried = [
+            replace(one, verification=proven(evaluator, one.quantized, one.runs, folded.model, setup, calibration))
+            for one in tried
+        ]
         holding = [one for one in tried if one.verification.status == "within-budget"]
         judge = _judge(files, evaluator, source, evaluation, asked)
         scored = [_scored(one, judge) for one in holding or tried]
@@ -178,28 +179,6 @@ class _Tried:
         name = one.name or one.format
         runs = file if one.emulation is None else files.enter_context(runnable(one.emulation))
         return cls(one, file, runs, Point(name, one.format, one.width, file.file.stat().st_size))
-
-    def proven(
-        self, evaluator: Evaluator, files: ExitStack, folded: onnx_ir.Model, setup: Setup, calibration: Dataset | None
-    ) -> _Tried:
-        """Compared with its simulation, or with the folded model where it has none."""
-        one = self.quantized
-        expected = folded.clone() if one.simulation is None else one.simulation
-        truth = files.enter_context(runnable(expected))
-        fed = setup.given if setup.given.arrays else _first(calibration, setup.given)
-        proof = verify(evaluator, truth, self.runs, replace(about(expected, setup), given=fed, rtol=one.budget))
-        if proof.status == "equivalent" and one.budget is not None:
-            said = [proof.because, EMULATED if one.emulation is not None else ""]
-            because = "; ".join(filter(None, said))
-            proof = replace(proof, status="within-budget", budget=one.budget, because=because)
-        return replace(self, verification=proof)
-
-
-def _first(calibration: Dataset | None, given: UserInputs) -> UserInputs:
-    """The first of the calibration data, on which codes are what they will be in use."""
-    if calibration is None:
-        return given
-    return UserInputs(arrays=next(calibration.batches(outputs.BATCH)).inputs)
 
 
 def _judge(

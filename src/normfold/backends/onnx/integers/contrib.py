@@ -93,18 +93,10 @@ class ContribEmitter(Emitter):
 
     def rank(self, value: str) -> int:
         """Number of axes, known of all values with codes in more than one order."""
-        return self.plan.network.rank(value) or self._ranks[value]
-
-    @property
-    def _ranks(self) -> Mapping[str, int]:
-        """Of values that the model does not have: those of what shares their shape."""
-        found = {value: len(shape) for value, shape in self.plan.network.shapes.items() if shape is not None}
-        for _ in range(2):
-            for step in self.plan.network.steps:
-                known = next((found[value] for value in (step.output, *step.inputs) if value in found), None)
-                if known is not None and not isinstance(step, steps.Moving):
-                    found.setdefault(step.output, known)
-        return found
+        shape = self.plan.network.shapes[value]
+        if shape is None:
+            raise KeyError(value)
+        return len(shape)
 
     def put_plain(self, value: str, made: ir.Value) -> None:
         """``made`` are the codes of ``value`` in the order of the model."""
@@ -366,8 +358,3 @@ INTEGER: Final[Mapping[type[Step], Callable[[ContribEmitter, Any], None]]] = {
     steps.Leaky: _leaky,
 }
 """How each kind of step is written with integer operators."""
-
-
-def emit_contrib(model: ir.Model, plan: Plan) -> ir.Model:
-    """``model`` as ``plan`` says, with operators of ONNX Runtime's own; uses it up."""
-    return ContribEmitter(model, plan).write()

@@ -39,15 +39,17 @@ class Emitter(ABC):
         given = (*graph.inputs, *graph.initializers.values())
         self._floats: dict[str, ir.Value] = {value.name: value for value in given if value.name}
         self._constants: dict[tuple[str, bytes, tuple[int, ...]], ir.Value] = {}
-        self._names = {*self._originals, *graph.initializers}
+        self._names = {*self._originals, *graph.initializers, *(node.name for node in graph if node.name)}
         self._label = ""
 
     def write(self) -> ir.Model:
         """The model."""
-        staying = [step for step in self.plan.network.steps if isinstance(step, Floating)]
-        kept = {self._nodes[place] for step in staying for place in step.nodes}
-        old = [node for node in self.model.graph if node not in kept]
-        for value in (value for stays in staying for value in (stays.output, *stays.more) if value):
+        self.emit()
+        return self.settle()
+
+    def emit(self) -> None:
+        """Write every step, beside the nodes that are there."""
+        for value in (value for stays in self._staying() for value in (stays.output, *stays.more) if value):
             self._floats[value] = self._originals[value]
         for step in self.plan.network.steps:
             if isinstance(step, Floating):
@@ -57,6 +59,11 @@ class Emitter(ABC):
                 self.integer(step)
             else:
                 self.give(step.output, self.floating(step))
+
+    def settle(self) -> ir.Model:
+        """The model with what was written in place of the nodes that go."""
+        kept = {self._nodes[place] for step in self._staying() for place in step.nodes}
+        old = [node for node in self._nodes if node not in kept]
         self._replace(kept)
         self.model.graph.remove(old, safe=False)
         for node in old:
@@ -64,6 +71,13 @@ class Emitter(ABC):
         self._sweep()
         self.model.graph.sort()
         return self.model
+
+    def _staying(self) -> list[Floating]:
+        return [step for step in self.plan.network.steps if isinstance(step, Floating)]
+
+    def share(self, other: Emitter) -> None:
+        """Write into the model of ``other``, with names and constants of which none is twice."""
+        self._names, self._constants = other._names, other._constants
 
     @abstractmethod
     def integer(self, step: Step) -> None:
@@ -93,10 +107,9 @@ class Emitter(ABC):
         array = np.asarray(array, order="C")
         key = (array.dtype.str, array.tobytes(), array.shape)
         if key not in self._constants:
-            value = ir.Value(name=self._fresh(name), const_value=ir.tensor(array), shape=ir.Shape(array.shape))
+            fresh = self._fresh(name)
+            value = ir.Value(name=fresh, const_value=ir.tensor(array, name=fresh), shape=ir.Shape(array.shape))
             value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
-            assert value.const_value is not None  # noqa: S101 - for the type checker
-            value.const_value.name = value.name
             self.model.graph.register_initializer(value)
             self._constants[key] = value
         return self._constants[key]
@@ -146,7 +159,7 @@ class Emitter(ABC):
         made: ir.Value = FLOATING[type(step)](self, step)
         return made
 
-    def weight(self, step: Linear | steps.Transposed) -> tuple[ir.Value, ir.Value]:
+    def weight(self, step: Linear) -> tuple[ir.Value, ir.Value]:
         """The weight and bias of a step in floating point, as it is to be computed there."""
         return self.constant(step.weight.astype(np.float32), "weight"), self.constant(
             step.bias.astype(np.float32), "bias"
@@ -236,24 +249,15 @@ def _linear(emitter: Emitter, step: Linear) -> ir.Value:
 
 
 def _transposed(emitter: Emitter, step: steps.Transposed) -> ir.Value:
-    weight, bias = emitter.weight(step)
     attributes = window_attributes(step.window, step.groups)
     if any(step.surplus):
         attributes["output_padding"] = list(step.surplus)
-    inputs = [emitter.float_of(step.inputs[0]), stored(emitter, weight, step), bias]
-    made = emitter.node("ConvTranspose", inputs, attributes)
-    return emitter.clamped(step, made)
-
-
-def stored(emitter: Emitter, weight: ir.Value, step: steps.Transposed) -> ir.Value:
-    """A weight ``[out, in/groups, *taps]`` as a transposed convolution takes it: ``[in, out/groups, *taps]``."""
-    assert weight.const_value is not None  # noqa: S101 - for the type checker
-    array = weight.const_value.numpy()
-    rows, columns, *taps = array.shape
-    grouped = array.reshape(step.groups, rows // step.groups, columns, *taps)
-    return emitter.constant(
-        np.swapaxes(grouped, 1, 2).reshape(step.groups * columns, rows // step.groups, *taps), "weight"
-    )
+    # [out, in/groups, *taps] is stored as [in, out/groups, *taps].
+    rows, columns, *taps = step.weight.shape
+    grouped = np.swapaxes(step.weight.reshape(step.groups, rows // step.groups, columns, *taps), 1, 2)
+    weight = grouped.reshape(step.groups * columns, rows // step.groups, *taps)
+    held = [emitter.constant(one.astype(np.float32), "weight") for one in (weight, step.bias)]
+    return emitter.clamped(step, emitter.node("ConvTranspose", [emitter.float_of(step.inputs[0]), *held], attributes))
 
 
 def _affine(emitter: Emitter, step: steps.Affine) -> ir.Value:

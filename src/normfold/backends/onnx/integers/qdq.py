@@ -72,7 +72,7 @@ class QdqEmitter(Emitter):
         factor = float(self._reader.scale) if isinstance(self._reader, steps.Affine) else factor
         return self.node("DequantizeLinear", [self.codes(value), *self._step_of(value, factor)])
 
-    def weight(self, step: Linear | steps.Transposed) -> tuple[ir.Value, ir.Value]:
+    def weight(self, step: Linear) -> tuple[ir.Value, ir.Value]:
         """The weight and the bias of a step, dequantised from their codes where it runs on codes."""
         coded = self._coded()
         if coded is None:
@@ -112,8 +112,3 @@ class QdqEmitter(Emitter):
         if (high < STEPS).any():
             made = self.node("Min", [made, self.constant(high, "high")])
         return made
-
-
-def emit_qdq(model: ir.Model, plan: Plan) -> ir.Model:
-    """``model`` as ``plan`` says, with standard operators; uses it up."""
-    return QdqEmitter(model, plan).write()

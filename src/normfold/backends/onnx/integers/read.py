@@ -27,12 +27,17 @@ def read_network(graph: OnnxGraph) -> Network:
     model = graph.model
     read = [step for place, node in enumerate(model.graph) for step in _read(graph, node, place)]
     values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+    shapes = {_name(value): graph.shape(value) for value in values}
+    nodes = tuple(model.graph)
+    # What a node makes on the way to its output has the shape of that.
+    added = {one.output: graph.shape(nodes[one.nodes[0]].outputs[0]) for one in read if one.output not in shapes}
     return Network(
         tuple(read),
         tuple(_name(value) for value in model.graph.inputs if not value.is_initializer()),
         tuple(_name(value) for value in model.graph.outputs),
-        {_name(value): graph.shape(value) for value in values},
+        shapes | added,
         frozenset(_name(value) for value in values if graph.dtype(value) == ir.DataType.FLOAT),
+        frozenset(added),
     )
 
 

@@ -21,17 +21,22 @@ class SimulatedEmitter(Emitter):
     def __init__(self, model: ir.Model, plan: Plan) -> None:
         super().__init__(model, plan)
         self._rounded: dict[str, ir.Value] = {}
-        self._on_codes: Step | None = None
+        self._on_codes = False
 
     def integer(self, step: Step) -> None:
         """Write ``step`` as it is in floating point, on rounded values, and round what comes out."""
-        self._on_codes = step
-        made = self.floating(_with_coded_bounds(step, self.plan.codes))
-        self._on_codes = None
+        made = self.expected(step)
         if step.output in self.plan.codes:
             made = self._round(made, self.codes_of(step.output))
             self._rounded[step.output] = made
         self.give(step.output, made)
+
+    def expected(self, step: Step) -> ir.Value:
+        """What ``step`` makes of codes, not rounded."""
+        self._on_codes = True
+        made = self.floating(_with_coded_bounds(step, self.plan.codes))
+        self._on_codes = False
+        return made
 
     def dequantized(self, value: str) -> ir.Value:
         """There is no value of codes alone."""
@@ -39,15 +44,15 @@ class SimulatedEmitter(Emitter):
 
     def float_of(self, value: str) -> ir.Value:
         """``value``, rounded where a step that runs on codes reads it."""
-        if self._on_codes is None:
+        if not self._on_codes:
             return super().float_of(value)
         if value not in self._rounded:
             self._rounded[value] = self._round(super().float_of(value), self.codes_of(value))
         return self._rounded[value]
 
-    def weight(self, step: Linear | steps.Transposed) -> tuple[ir.Value, ir.Value]:
+    def weight(self, step: Linear) -> tuple[ir.Value, ir.Value]:
         """What the codes of the weight and of the bias stand for."""
-        coded = self.plan.weights.get(step) if self._on_codes is not None else None
+        coded = self.plan.weights.get(step) if self._on_codes else None
         if coded is None:
             return super().weight(step)
         unit = coded.scale.astype(np.float64) * self.codes_of(step.inputs[0]).scale
