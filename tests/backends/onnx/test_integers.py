@@ -224,6 +224,27 @@ def test_gelu_is_on_codes_throughout(evaluator: Evaluator, emit: type[Emitter]) 
     assert np.square(found - expected).mean() < 2e-3 * expected.var()
 
 
+def test_what_has_an_unknown_number_of_axes_stays_in_floating_point(evaluator: Evaluator) -> None:
+    body = ["r = Reshape(x, sizes)", "m = MatMul(r, w)", "t = Reshape(m, back)", "y = Conv(t, u)"]
+    held = {"w": array(4, 8), "u": array(8, 8, 1, 1, seed=6), "back": np.array([2, 8, 6, 6])}
+    proto = model("float[2,4,6,6] x, int64[K] sizes", body, held)
+    graph = OnnxGraph(ir.from_proto(proto), CHECKER.infer)
+    feeds = {"x": array(2, 4, 6, 6, seed=9), "sizes": np.array([2, 6, 6, 4])}
+    work = Work(graph.model.clone, "int8", ("qdq",), evaluator)
+    network = simplified(read_network(graph))
+    data = read_dataset(lambda: [feeds], input_specs(graph.model))
+    plan = made_plan(network, gathered(work, graph.model.clone(), network, data), min_max)
+    assert [(step.operator, because) for step, because in plan.kept.items()] == [
+        ("MatMul", "the number of axes of 'r' is not known")
+    ]
+    for emit in (QdqEmitter, ContribEmitter):
+        made = ir.to_proto(emit(graph.model.clone(), plan).write())
+        ours, theirs = (
+            onnxruntime.InferenceSession(one.SerializeToString()).run(None, feeds)[0] for one in (made, proto)
+        )
+        assert np.square(ours - theirs).mean() < 2e-3 * theirs.var()
+
+
 def test_parts_of_different_ranges_share_no_scale(evaluator: Evaluator) -> None:
     body = ["a = Conv(x, w)", "b = Conv(x, u)", "k = Concat<axis=1>(a, b)", "y = Conv(k, z)"]
     held = {"w": array(8, 4, 1, 1), "u": 100 * array(8, 4, 1, 1, seed=6), "z": array(8, 16, 1, 1, seed=7)}

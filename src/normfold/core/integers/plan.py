@@ -119,6 +119,17 @@ def apart(network: Network, ranges: Mapping[str, Range]) -> dict[Step, str]:
     return found
 
 
+def unsized(network: Network) -> dict[Step, str]:
+    """Steps that cannot be written on codes, since nobody knows how many axes a value of theirs has."""
+    return {
+        step: f"the number of axes of {value!r} is not known"
+        for step in network.steps
+        if not isinstance(step, Floating)
+        for value in (step.output, *reversed(step.inputs))
+        if network.rank(value) is None
+    }
+
+
 def ranges_of(network: Network, seen: Mapping[str, Seen], method: Method) -> dict[str, Range]:
     """The range of every value with statistics, cut off where its step cuts off."""
     makers = network.makers()
@@ -205,7 +216,7 @@ def made_plan(
     """
     coder = coder or Coder()
     ranges = ranges_of(network, seen, method)
-    held = dict(kept or {}) | apart(network, ranges)
+    held = dict(kept or {}) | unsized(network) | apart(network, ranges)
     while True:
         integer = placed(network, held)
         codes = coded_values(network, integer, ranges)

@@ -71,21 +71,19 @@ def _step_by_step(evaluator: Evaluator, quantized: Quantized, setup: Setup) -> f
     model, names, output = quantized.stepwise() if quantized.stepwise is not None else (None, [], "")
     feed = make_feed(setup.inputs, setup.given, next(iter(layouts(setup.inputs, setup.given))), KINDS[0], setup.seed)
 
-    def task(client: WorkerClient) -> list[np.ndarray] | Failed:
+    def task(client: WorkerClient) -> list[np.ndarray]:
         found = []
         for optimised in (True, False):
             loaded = client.load(file, custom_ops=setup.custom_ops, optimised=optimised)
             ran = loaded if isinstance(loaded, Failed) else client.run(feed.arrays, [output])
-            if isinstance(ran, Failed):
-                return ran
-            found.append(np.array(ran.outputs[output]))
+            found += [] if isinstance(ran, Failed) else [np.array(ran.outputs[output])]
         return found
 
     if model is None:
         return None
     with runnable(model) as file:
         found = evaluator.submit(task).result()
-    if isinstance(found, Failed):
+    if not found:
         return None
     off = np.max(found, axis=0)
     worst = int(off.argmax())

@@ -92,11 +92,8 @@ class ContribEmitter(Emitter):
         return self._padded[value]
 
     def rank(self, value: str) -> int:
-        """Number of axes, known of all values with codes in more than one order."""
-        shape = self.plan.network.shapes[value]
-        if shape is None:
-            raise KeyError(value)
-        return len(shape)
+        """Number of axes, known of all values with codes."""
+        return len(self.plan.network.shapes[value] or ())
 
     def put_plain(self, value: str, made: ir.Value) -> None:
         """``made`` are the codes of ``value`` in the order of the model."""
