@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from normfold.verbs.fold_program import fold_program
     from normfold.verbs.fold_result import FoldResult
     from normfold.verbs.inspect import InspectResult, inspect
+    from normfold.verbs.optimize import OptimizeResult, optimize
     from normfold.verbs.ort import OrtResult, ort
     from normfold.verbs.quantize import QuantizeResult, quantize
     from normfold.verbs.tune import TuneResult, tune
+    from normfold.verbs.undo import UndoResult, undo
     from normfold.verbs.verify import VerifyResult, verify
 
 __all__ = [
@@ -44,11 +46,13 @@ __all__ = [
     "FoldResult",
     "InspectResult",
     "NormfoldError",
+    "OptimizeResult",
     "OrtResult",
     "Preprocess",
     "QuantizeResult",
     "SessionProfile",
     "TuneResult",
+    "UndoResult",
     "UnprovenError",
     "VerifyResult",
     "__version__",
@@ -63,10 +67,12 @@ __all__ = [
     "fold_program",
     "inspect",
     "open_session",
+    "optimize",
     "ort",
     "quantize",
     "restore",
     "tune",
+    "undo",
     "verify",
 ]
 
@@ -80,11 +86,13 @@ _PLACES: Final = {
     "EnvResult": "normfold.verbs.env",
     "FoldResult": "normfold.verbs.fold_result",
     "InspectResult": "normfold.verbs.inspect",
+    "OptimizeResult": "normfold.verbs.optimize",
     "OrtResult": "normfold.verbs.ort",
     "Preprocess": "normfold.core.preprocess",
     "QuantizeResult": "normfold.verbs.quantize",
     "SessionProfile": "normfold.runtime.session_profile",
     "TuneResult": "normfold.verbs.tune",
+    "UndoResult": "normfold.verbs.undo",
     "UnprovenError": "normfold.pipeline.prove",
     "VerifyResult": "normfold.verbs.verify",
     "advise": "normfold.verbs.advise",
@@ -98,10 +106,12 @@ _PLACES: Final = {
     "fold_program": "normfold.verbs.fold_program",
     "inspect": "normfold.verbs.inspect",
     "open_session": "normfold.runtime.sessions",
+    "optimize": "normfold.verbs.optimize",
     "ort": "normfold.verbs.ort",
     "quantize": "normfold.verbs.quantize",
     "restore": "normfold.models.module.save",
     "tune": "normfold.verbs.tune",
+    "undo": "normfold.verbs.undo",
     "verify": "normfold.verbs.verify",
 }
 """Where the names are."""

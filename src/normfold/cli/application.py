@@ -20,11 +20,12 @@ from normfold.cli.options import RENAMED
 from normfold.errors import OutputError, UsageError
 from normfold.report import text
 from normfold.report.blocks import Blocks
+from normfold.report.markdown import markdown
 from normfold.report.words import printable
 
 VERBS: Final = (
-    *("inspect", "fold", "convert", "advise", "export", "quantize"),
-    *("verify", "bench", "compare", "tune", "ort", "demo", "env"),
+    *("optimize", "inspect", "fold", "convert", "advise", "export", "quantize"),
+    *("verify", "bench", "compare", "tune", "ort", "undo", "demo", "env"),
 )
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
@@ -182,7 +183,7 @@ def _emit(result: CommandResult, *, as_json: bool) -> None:
     if as_json:
         _write(result.to_json() + "\n")
         return
-    _write(_rendered(result.report))
+    _write(markdown(result.report) if result.markdown else _rendered(result.report))
     if result.error is not None:
         _complain(f"Error [{result.error.code}]: {result.error.message}")
         if result.error.hint:

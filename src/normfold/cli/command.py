@@ -37,6 +37,8 @@ class CommandResult:
     report: Blocks = ()
     exit_code: int = 0
     error: NormfoldError | None = None
+    markdown: bool = False
+    """Whether the report is printed as Markdown."""
 
     def to_json(self) -> str:
         """The document of schema normfold/1, on one line."""

@@ -110,3 +110,10 @@ def _about_the_models(experiment: Experiment, samples: Sequence[Sample], inputs:
     elsewhere = {name for sample in samples for name, counts in sample.placed.items() if len(counts) > 1} - {CONTROL}
     if elsewhere:
         yield f"nodes of {', '.join(sorted(elsewhere))} run on more than one execution provider"
+
+
+def between(cell: Cell, effort: Effort, first: str, second: str) -> statistics.Comparison:
+    """Time of ``second`` over that of ``first``, two candidates of a cell that has figures."""
+    logs = [sample.log_ratio(second) - sample.log_ratio(first) for sample in cell.samples]
+    control = _ratio(cell.samples, CONTROL, effort) if effort.control else None
+    return statistics.judge(statistics.stein_interval(logs, effort.first), control, effort.threshold)

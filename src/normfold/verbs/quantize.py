@@ -171,7 +171,7 @@ def quantize(
     output: File | None = None,
     calibrate: Any = None,
     evaluate: Any = None,
-    metric: str | None = None,
+    metric: str | metrics.UserMetric | None = None,
     max_drop: float | None = None,
     max_latency: float | str | None = None,
     width: Width = "int8",
@@ -200,7 +200,7 @@ def quantize(
         output: where to write; nothing is written unless the result is proven, faster and within the budget.
         calibrate: data to choose scales on; without, they come from the statistics that the folded norms knew.
         evaluate: data to measure the accuracy on.
-        metric: "top1", "mse", "cosine" or ``package.module:function``.
+        metric: "top1", "mse", "cosine", ``package.module:function`` or a function.
         max_drop: largest loss of the metric, in its own unit.
         max_latency: "3ms", "0.5x" or a number of seconds.
         width: what to compute in.
@@ -233,7 +233,7 @@ def quantize(
             raise UsageError("usage", f"There is no width {width!r}.", f"Choose one of {', '.join(WIDTHS)}.")
         if (width, format) == ("int4", "qdq"):
             raise UsageError("usage", "int4 has an operator of ONNX Runtime's own.", "Leave the format out.")
-        limit, absolute = _latency_limit(max_latency)
+        limit, absolute = latency_limit(max_latency)
         asked = Asked(
             width,
             format,
@@ -289,7 +289,7 @@ def _result(done: Done, model: object, made: object, output: File | None) -> Qua
     )
 
 
-def _latency_limit(text: float | str | None) -> tuple[float | None, bool]:
+def latency_limit(text: float | str | None) -> tuple[float | None, bool]:
     """A limit on the time of a run, and whether it is in seconds; else it is over the source's."""
     if text is None or isinstance(text, int | float):
         return text, True
