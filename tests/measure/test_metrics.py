@@ -92,7 +92,8 @@ def test_functions_score_samples():
         ("numpy:nothing_like_it", None, "has no 'nothing_like_it'"),
         ("numpy:pi", None, "not a function"),
         (lambda outputs, labels: 1 / 0, None, "ZeroDivisionError"),
-        (lambda outputs, labels: np.nan, None, "finite"),
+        (lambda outputs, labels: np.full(2, np.nan), None, "finite"),
+        (lambda outputs, labels: 1.0, None, "1 scores for a batch of 2 samples"),
     ],
 )
 def test_what_is_wrong_with_a_metric_is_said(name, labels, said):

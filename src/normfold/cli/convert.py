@@ -11,7 +11,9 @@ from normfold.cli.fold_result import fold_result
 from normfold.cli.modules import WEIGHTS, is_reference, load_module
 from normfold.cli.options import (
     CUSTOM_OPS,
+    DRY_RUN,
     EP,
+    IN_PLACE,
     INPUTS,
     NO_VERIFY,
     ONLY,
@@ -19,6 +21,7 @@ from normfold.cli.options import (
     SHAPES,
     SKIP,
     external_data,
+    output_path,
     refuse_overwriting,
     sizes_by_name,
 )
@@ -108,12 +111,12 @@ KINDS: Final = (
 @WEIGHTS
 @ONLY
 @SKIP
-@click.option("--dry-run", is_flag=True, help="Print the decisions; run nothing, write nothing.")
+@DRY_RUN
 @SEED
 @CUSTOM_OPS
 @external_data("where the source does")
 @NO_VERIFY
-@click.option("--in-place", is_flag=True, help="Overwrite MODEL.")
+@IN_PLACE
 @verb("convert")
 def command(
     *,
@@ -130,9 +133,7 @@ def command(
 
     MODEL is an ONNX file, or a PyTorch module named package.module:factory, whose state becomes a .safetensors file.
     """
-    target = output or (model if options["in_place"] else None)
-    if target is None and not dry_run:
-        raise UsageError("usage", "No output path given.", "Add -o FILE, --in-place or --dry-run.")
+    target = output_path(model, output, in_place=options["in_place"], dry_run=dry_run)
     written = None if dry_run else target
     refuse_overwriting(written, weights, options["inputs"], *options["custom_ops"])
     options["distill"] = options["distill"] or 0.0

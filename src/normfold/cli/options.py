@@ -120,15 +120,18 @@ def external_data(automatic: str) -> Callable[[_Command], _Command]:
     )
 
 
-def output_path(model: str, output: str | None, *, in_place: bool, dry_run: bool) -> str | None:
+def output_path(model: str, output: str | None, *, in_place: bool, dry_run: bool | None) -> str | None:
     """The path that the result of rewriting ``model`` is written to; None only for a dry run.
+
+    ``dry_run`` is None where the command has none.
 
     Raises:
         UsageError: no output path is given.
     """
     target = output or (model if in_place else None)
     if target is None and not dry_run:
-        raise UsageError("usage", "No output path given.", "Add -o FILE, --in-place or --dry-run.")
+        hint = "Add -o FILE or --in-place." if dry_run is None else "Add -o FILE, --in-place or --dry-run."
+        raise UsageError("usage", "No output path given.", hint)
     return target
 
 

@@ -12,15 +12,16 @@ from normfold.cli.modules import WEIGHTS, is_reference, load_module
 from normfold.cli.options import (
     CUSTOM_OPS,
     EP,
+    IN_PLACE,
     INPUTS,
     SEED,
     SHAPES,
     external_data,
+    output_path,
     refuse_overwriting,
     sizes_by_name,
 )
 from normfold.cli.param_types import ShapedInput, file_name
-from normfold.errors import UsageError
 from normfold.records import Progress
 from normfold.report.blocks import Detail
 
@@ -57,7 +58,7 @@ WIDTHS: Final = ("int8", "int4", "fp16", "bf16", "fp32")
 @SEED
 @CUSTOM_OPS
 @external_data("where the source does")
-@click.option("--in-place", is_flag=True, help="Overwrite MODEL.")
+@IN_PLACE
 @click.option("--force", is_flag=True, help="Write the result also where it misses its budget or is not faster.")
 @verb("quantize", "10m")
 def command(
@@ -74,9 +75,7 @@ def command(
 
     MODEL is an ONNX file, or a PyTorch module named package.module:factory, which is exported first.
     """
-    target = output or (model if options["in_place"] else None)
-    if target is None:
-        raise UsageError("usage", "No output path given.", "Add -o FILE or --in-place.")
+    target = output_path(model, output, in_place=options["in_place"], dry_run=None)
     refuse_overwriting(target, weights, options["inputs"], *options["custom_ops"])
     from normfold.verbs import quantize as quantizing
 

@@ -44,6 +44,8 @@ class Metric:
     unit: str = ""
     factor: float = 1.0
     binary: bool = False
+    given: bool = False
+    """By the user, who may have forgotten that there is to be a score for each sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +105,12 @@ class Evaluation:
             {name: array[: batch.count] if array.ndim else array for name, array in side.items()}
             for side in (source, result)
         )
-        self._before.append(self.metric.scores(source, source, batch.labels))
-        self._after.append(self.metric.scores(result, source, batch.labels))
+        for kept, outputs in ((self._before, source), (self._after, result)):
+            scores = self.metric.scores(outputs, source, batch.labels)
+            if self.metric.given and len(scores) != batch.count:
+                said = f"{self.metric.name} returns {len(scores)} scores for a batch of {batch.count} samples."
+                raise UsageError(CODE, said, "A metric returns one finite number for each sample.")
+            kept.append(scores)
 
     def score(self) -> Score:
         """What they come to."""
@@ -135,7 +141,7 @@ def metric(given: str | UserMetric) -> Metric:
         UsageError: ``bad-metric``: there is no such metric.
     """
     if not isinstance(given, str):
-        return Metric(getattr(given, "__name__", "function"), _user(given))
+        return Metric(getattr(given, "__name__", "function"), _user(given), given=True)
     if given in METRICS:
         return METRICS[given]
     reference = REFERENCE.fullmatch(given)
@@ -145,7 +151,7 @@ def metric(given: str | UserMetric) -> Metric:
     function = named(reference["package"], reference["function"], CODE)
     if not callable(function):
         raise UsageError(CODE, f"{given} is an object of type {type(function).__name__}, not a function.")
-    return Metric(given, _user(function))
+    return Metric(given, _user(function), given=True)
 
 
 def _top(k: int) -> Callable[[Outputs, Outputs, Array | None], Floats]:

@@ -18,6 +18,10 @@ from normfold.models.data import Takes
 Array = NDArray[Any]
 SUFFIXES: Final = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 CODE: Final = "bad-data"
+FOLD_FIRST: Final = (
+    "Fold the preprocessing into the model first, as in normfold fold MODEL -o OUT --preprocess "
+    "mean=0.485:0.456:0.406 --preprocess std=0.229:0.224:0.225 --preprocess dtype=uint8 --preprocess layout=NHWC."
+)
 MODES: Final = {1: "L", 3: "RGB", 4: "RGBA"}
 """How Pillow calls pictures of so many channels."""
 
@@ -130,7 +134,7 @@ def _stage(taken: Takes, preprocess: Preprocess | None) -> Stage:
         raise UsageError(CODE, f"Input {taken.name!r} takes no batches of pictures: it needs 4 axes.")
     if preprocess is None:
         if taken.dtype.kind != "u":
-            hint = "Give it, as in --preprocess scale=1/255 --preprocess mean=0.485:0.456:0.406."
+            hint = f"{FOLD_FIRST} Or save the preprocessed arrays in an .npz file."
             raise UsageError(CODE, f"How pictures become input {taken.name!r} is not known.", hint)
         preprocess = Preprocess()
     bound = replace(preprocess, layout="NHWC", dtype="uint8", input=None)

@@ -128,7 +128,7 @@ def quantize(evaluator: Evaluator, source: OnnxSource, recipe: Recipe, asked: As
     asked.progress("quantising")
     made = list(recipe(work))
     if not made:
-        raise UsageError("nothing-to-quantize", "No operation of the model can be quantised.")
+        raise UsageError("nothing-to-quantize", "No operation of the model can be quantised.", _way_out(asked))
     with ExitStack() as files:
         tried = [_Tried.written(files, one) for one in made]
         asked.progress("comparing with the simulation")
@@ -157,6 +157,13 @@ def quantize(evaluator: Evaluator, source: OnnxSource, recipe: Recipe, asked: As
             source.nbytes,
             refused,
         )
+
+
+def _way_out(asked: Asked) -> str:
+    """Without data only what folded norms knew gives values a range."""
+    if asked.width != "int8" or asked.calibration is not None:
+        return ""
+    return "Without data a value has a range only where a folded norm knew it: --calibrate DATA gives ranges to all."
 
 
 @dataclass(frozen=True, slots=True)
