@@ -16,7 +16,7 @@ from normfold.measure.candidate import Conditions
 from normfold.models import onnxfile
 from normfold.models.data import Arrays, Shapes, user_inputs
 from normfold.models.source import File, name_of, onnx_source
-from normfold.passes.quantize.figures import Accuracy, Format, Latency, NodeFigures, Point, Width
+from normfold.passes.quantize.figures import Accuracy, Choice, Format, Latency, NodeFigures, Point, Width
 from normfold.passes.quantize.recipes import RECIPES
 from normfold.pipeline.fold_onnx import External, Target
 from normfold.pipeline.quantize.floating import FLOAT, floating, settled
@@ -62,6 +62,8 @@ class QuantizeResult(Result):
     output: str | None = None
     nbytes_before: int = 0
     warnings: tuple[str, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    """Parts of the recipe that were tried on held-out calibration samples, and which stayed."""
     write: Callable[[Path], None] | None = field(default=None, compare=False)
 
     @property
@@ -94,6 +96,7 @@ class QuantizeResult(Result):
             *((Heading(title),) if self.source else ()),
             *(() if self.chosen.width == FLOAT else (self._tried(), *self._kept(detail))),
             *(Paragraph(f"note: {warning}", "caution") for warning in self.warnings),
+            *self._recipe(),
             *self._accuracy(),
             *verification_blocks(self.verification, detail),
             verdict,
@@ -121,6 +124,17 @@ class QuantizeResult(Result):
         more = (f"and {len(kept) - len(shown)} more",) if len(kept) > len(shown) else ()
         columns = (Column("operator"), Column("node"), Column("in floating point because"))
         return Paragraph(said), *((Table(columns, rows, notes=more),) if rows else ())
+
+    def _recipe(self) -> Blocks:
+        """Which parts of the recipe stayed, and the loss of outputs on held-out samples without and with them."""
+        kept = [choice for choice in self.choices if choice.kept]
+        if not kept:
+            return ()
+        # Of the ways to choose ranges the last one that was better is in use.
+        ways = [choice.name for choice in kept if choice.name.startswith("ranges by")][-1:]
+        others = [choice.name for choice in kept if not choice.name.startswith("ranges by")]
+        losses = f"{self.choices[0].loss:.2g} with {self.choices[0].name} alone, {kept[-1].loss:.2g} with all"
+        return (Paragraph(f"{', '.join([*ways, *others])}; noise over signal {losses}"),)
 
     def _accuracy(self) -> Blocks:
         found = self.accuracy
@@ -152,6 +166,7 @@ class QuantizeResult(Result):
             "accuracy": None if self.accuracy is None else self.accuracy.record(),
             "latency": None if self.latency is None else self.latency.record(),
             "front": [point.record() for point in self.front],
+            "recipe": [choice.record() for choice in self.choices],
             "decisions": [decision_record(decision) for decision in self.decisions],
             "verification": verification_record(self.verification),
             "bytes": {"before": self.nbytes_before, "after": self.chosen.nbytes},
@@ -285,6 +300,7 @@ def _result(done: Done, model: object, made: object, output: File | None) -> Qua
         name_of(written),
         done.nbytes_before,
         done.warnings,
+        done.choices,
         None if target is None else lambda path: onnxfile.write(target, path),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from normfold.core.algebra.affine import Array
 from normfold.core.integers.ranges import Codes
+from normfold.core.integers.rounding import Spread, rounded
 from normfold.core.integers.steps import Linear, Step, Transposed
 
 FULL: Final = 127
@@ -38,9 +40,10 @@ class WeightCodes:
 class Coder:
     """Codes of weights, found once for each step: neither its scales nor its codes depend on those of its input."""
 
-    def __init__(self, largest: int = FULL) -> None:
-        """``largest`` is the largest code of a weight."""
+    def __init__(self, largest: int = FULL, spreads: Mapping[Linear, Spread] | None = None) -> None:
+        """``largest`` is the largest code of a weight; steps with ``spreads`` of their inputs are rounded by them."""
         self._largest = largest
+        self._spreads = spreads or {}
         self._found: dict[Step, _Rounded] = {}
 
     def coded(self, step: Linear | Transposed, source: Codes, mean: Array | None, square: Array | None) -> WeightCodes:
@@ -53,13 +56,24 @@ class Coder:
             square: mean square of the input by channel ``[in]``, which weighs the errors of the weight.
         """
         if step not in self._found:
-            self._found[step] = _rounded(step, _scales(step, square, self._largest), mean, self._largest)
+            self._found[step] = self._rounded(step, _scales(step, square, self._largest), mean)
         found = self._found[step]
         least = np.abs(found.bias) / (source.scale * LARGEST_BIAS)
         if (least > found.scale).any():
-            found = _rounded(step, np.maximum(found.scale, least), mean, self._largest)
+            found = self._rounded(step, np.maximum(found.scale, least), mean)
         bias = np.round(found.bias / (source.scale * found.scale.astype(np.float64)))
         return WeightCodes(found.codes, found.scale, bias.astype(np.int32))
+
+    def _rounded(self, step: Linear | Transposed, scale: Array, mean: Array | None) -> _Rounded:
+        spread = self._spreads.get(step) if isinstance(step, Linear) else None
+        if spread is None:
+            return _nearest(step, scale, mean, self._largest)
+        single = scale.astype(np.float32)
+        weight, unit = step.weight.reshape(step.groups, -1, spread.mean.shape[1]), single.astype(np.float64)
+        by_group = unit.reshape(step.groups, -1)
+        codes = rounded(weight, by_group, spread, self._largest)
+        lost = ((codes * by_group[:, :, None] - weight) * spread.mean[:, None, :]).sum(axis=2).reshape(-1)
+        return _Rounded(codes.reshape(step.weight.shape).astype(np.int8), single, step.bias - lost)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -87,7 +101,7 @@ def _scales(step: Linear | Transposed, square: Array | None, largest: int) -> Ar
     return np.asarray(scale, np.float64)
 
 
-def _rounded(step: Linear | Transposed, scale: Array, mean: Array | None, largest: int) -> _Rounded:
+def _nearest(step: Linear | Transposed, scale: Array, mean: Array | None, largest: int) -> _Rounded:
     """The weight in steps of ``scale``, and the bias less what that shifts the mean of the output."""
     single = scale.astype(np.float32)
     unit = single.astype(np.float64).reshape(-1, *[1] * (step.weight.ndim - 1))

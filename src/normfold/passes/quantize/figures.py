@@ -25,6 +25,20 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """A part of the recipe that was tried, and whether it stayed."""
+
+    name: str
+    loss: float
+    """Noise over signal at the outputs, on held-out samples of the calibration data."""
+    kept: bool
+
+    def record(self) -> dict[str, Any]:
+        """As a document holds it."""
+        return {"name": self.name, "loss": self.loss, "kept": self.kept}
+
+
+@dataclass(frozen=True, slots=True)
 class NodeFigures:
     """One operation of the folded model, and what it has become."""
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
-import numpy as np
 import onnx_ir
 
 from normfold.backends.onnx import OnnxGraph
@@ -19,17 +18,18 @@ from normfold.backends.onnx.integers.stepwise import emit_stepwise
 from normfold.backends.onnx.integers.tables import narrow_tables
 from normfold.core.integers.depthwise import with_depthwise
 from normfold.core.integers.phases import with_phases
-from normfold.core.integers.plan import Plan, made_plan
-from normfold.core.integers.ranges import METHODS, Seen, min_max
+from normfold.core.integers.plan import Plan
+from normfold.core.integers.ranges import min_max
 from normfold.core.integers.simplify import simplified
 from normfold.core.integers.steps import Floating, Linear, Network, Step, Transposed
 from normfold.core.integers.weights import FULL, REDUCED, Coder
 from normfold.errors import UsageError
 from normfold.models.source import runnable
-from normfold.passes.quantize.figures import Format, NodeFigures
+from normfold.passes.quantize.figures import Choice, Format, NodeFigures
 from normfold.passes.quantize.outputs import Loss, run, split
 from normfold.passes.quantize.recipe import Quantized, Stepwise, Work
-from normfold.passes.quantize.statistics import gathered, recorded
+from normfold.passes.quantize.statistics import Gathered, gathered, recorded
+from normfold.passes.quantize.tuning import Tuner, Tuning
 from normfold.runtime import CHECKER
 from normfold.runtime.instructions import saturates
 
@@ -55,10 +55,11 @@ def integers(work: Work) -> Sequence[Quantized]:
     model = graph.model
     if not any(isinstance(step, Linear | Transposed) for step in network.steps):
         return []
-    seen = _statistics(work, model, plain, network)
-    plan = _chosen(work, model, network, seen)
+    found = _statistics(work, model, plain, network)
+    plan, choices = _chosen(work, model, network, found)
     if not plan.weights:
         return []
+    network = plan.network
     nodes = tuple(_figures(step, plan) for step in network.steps)
     simulation = emit_simulated(model.clone(), plan)
     return [
@@ -70,6 +71,7 @@ def integers(work: Work) -> Sequence[Quantized]:
             simulation.clone(),
             BUDGET,
             stepwise=partial(_stepwise, form, model, plan),
+            choices=choices,
         )
         for form in work.formats
     ]
@@ -87,32 +89,31 @@ def _check_opset(model: onnx_ir.Model) -> None:
         raise UsageError("nothing-to-quantize", message, "Raise it first: onnx.version_converter.convert_version.")
 
 
-def _statistics(work: Work, model: onnx_ir.Model, plain: Network, network: Network) -> dict[str, Seen]:
+def _statistics(work: Work, model: onnx_ir.Model, plain: Network, network: Network) -> Gathered:
     if work.calibration is None:
-        return recorded(plain, work.records)
+        return Gathered(recorded(plain, work.records))
     work.progress("calibrating")
     return gathered(work, model.clone(), network, split(work.calibration)[0])
 
 
-def _chosen(work: Work, model: onnx_ir.Model, network: Network, seen: Mapping[str, Seen]) -> Plan:
-    """The plan whose outputs, on held-out samples, are nearest to those of ``model``."""
-    coder = Coder(REDUCED if work.ep == "cpu" and saturates() else FULL)
+def _chosen(work: Work, model: onnx_ir.Model, network: Network, found: Gathered) -> tuple[Plan, tuple[Choice, ...]]:
+    """The plan whose outputs, on held-out samples, are nearest to those of ``model``, and what was tried."""
+    largest = REDUCED if work.ep == "cpu" and saturates() else FULL
+    start = Tuning(network, found.seen, min_max, Coder(largest))
     if work.calibration is None:
-        return made_plan(network, seen, min_max, coder=coder)
+        return start.plan(), ()
     held_out = split(work.calibration)[1]
     loss = Loss()
     with runnable(model.clone()) as file:
         run(work.evaluator, file, held_out, loss.expect, work.custom_ops)
-    best, least = None, np.inf
-    for name, method in METHODS.items():
-        work.progress(f"ranges by {name}")
-        plan = made_plan(network, seen, method, coder=coder)
+
+    def of(plan: Plan) -> float:
         with runnable(EMITTERS[work.formats[-1]](model.clone(), plan).write()) as file:
-            found = loss.of(work.evaluator, file, held_out, work.custom_ops)
-        if best is None or found < least:
-            best, least = plan, found
-    assert best is not None  # noqa: S101 - there are methods
-    return best
+            return loss.of(work.evaluator, file, held_out, work.custom_ops)
+
+    tuner = Tuner(of, work.progress, start)
+    tuner.run(found.spreads, largest)
+    return tuner.best.plan(), tuple(tuner.choices)
 
 
 def _figures(step: Step, plan: Plan) -> NodeFigures:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir
 
 from normfold.models.dataset import Dataset
-from normfold.passes.quantize.figures import Format, NodeFigures, Width
+from normfold.passes.quantize.figures import Choice, Format, NodeFigures, Width
 from normfold.records import Progress, StatisticsRecord, silent
 from normfold.runtime import Evaluator
 
@@ -52,6 +52,8 @@ class Quantized:
     """The model with each operation compared with what it should make of the codes that it reads."""
     emulation: onnx_ir.Model | None = None
     """Computes the same with operations that the CPU's provider has; what is run in its place where it has not."""
+    choices: tuple[Choice, ...] = ()
+    """Parts of the recipe that were tried."""
     name: str = ""
     """What tells it from others of the same width and format."""
 

@@ -13,13 +13,15 @@ from normfold.models.dataset import Dataset
 from normfold.models.source import runnable
 from normfold.passes.quantize.outputs import BATCH
 from normfold.passes.quantize.recipe import Work
-from normfold.runtime import Failed, WorkerClient
+from normfold.runtime import Drawn, Failed, WorkerClient
 
 
 def observed(
-    work: Work, model: onnx_ir.Model, data: Dataset, axes: Mapping[str, int | None]
+    work: Work, model: onnx_ir.Model, data: Dataset, axes: Mapping[str, int | None], patches: Drawn | None = None
 ) -> Mapping[str, Mapping[str, Array]]:
     """What `normfold.runtime.workers.observing` keeps of each value of ``model`` that ``axes`` names, over ``data``.
+
+    ``patches`` are windows of these, of which `normfold.runtime.workers.patches` keeps second moments.
 
     Raises:
         UsageError: ``bad-data``: the model does not run on them, or there are none.
@@ -33,7 +35,7 @@ def observed(
             return loaded
         for batch in data.batches(BATCH):
             limits.check()
-            failed = client.observe(batch.inputs, axes)
+            failed = client.observe(batch.inputs, axes, patches)
             if failed is not None:
                 return failed
         return client.observed()

@@ -26,7 +26,7 @@ from normfold.models.data import UserInputs
 from normfold.models.dataset import Dataset, read_dataset
 from normfold.models.source import OnnxSource, runnable
 from normfold.passes.fold.selection import Selection
-from normfold.passes.quantize.figures import Accuracy, Format, Latency, NodeFigures, Point, Width
+from normfold.passes.quantize.figures import Accuracy, Choice, Format, Latency, NodeFigures, Point, Width
 from normfold.passes.quantize.recipe import Quantized, Recipe, Work
 from normfold.pipeline.fold_onnx import Request, Target, fold_proven
 from normfold.pipeline.quantize.accuracy import Judge
@@ -90,6 +90,7 @@ class Done:
     nbytes_before: int
     refused: FindingError | None = None
     warnings: tuple[str, ...] = ()
+    choices: tuple[Choice, ...] = ()
 
     @property
     def accuracy(self) -> Accuracy | None:
@@ -156,6 +157,7 @@ def quantize(evaluator: Evaluator, source: OnnxSource, recipe: Recipe, asked: As
             front,
             source.nbytes,
             refused,
+            choices=chosen.quantized.choices,
         )
 
 

@@ -23,6 +23,7 @@ from normfold.runtime.sessions import QUIET
 from normfold.runtime.workers.arrays import is_extended, read, write
 from normfold.runtime.workers.observing import Observed
 from normfold.runtime.workers.options import worker_options
+from normfold.runtime.workers.patches import Patches
 from normfold.runtime.workers.protocol import RefusedError, Reply, Request, kind_of, own_stdout, sentence, serve
 from normfold.runtime.workers.values import EXTENDED_TYPES, to_array, to_value
 
@@ -235,6 +236,7 @@ class EvaluationWorker:
         self._session: Session | None = None
         self._used: int | None = None
         self._observed: dict[str, Observed] = {}
+        self._patches: dict[str, Patches] = {}
         self._turns = 0
         self._threads = 1
 
@@ -267,7 +269,8 @@ class EvaluationWorker:
     def observe(self, request: Request) -> Reply:
         """Run the model held on one set of inputs, and keep statistics of the values in ``axes`` alone.
 
-        ``axes`` has the axis of each value's channels, or null.
+        ``axes`` has the axis of each value's channels, or null; ``patches`` by any name, which no value has, a value of
+        these and what is drawn of it.
         """
         if self._session is None:
             raise RefusedError("crash", "no model is loaded")
@@ -283,20 +286,24 @@ class EvaluationWorker:
         with ThreadPoolExecutor(self._threads) as pool:
             for _ in pool.map(lambda one, value: one.add(value, self._turns), seen, values):
                 pass
+            by_name = dict(zip(axes, values, strict=True))
+            drawn = [self._patches.setdefault(name, Patches(**spec)) for name, (_, spec) in request["patches"].items()]
+            sources = [by_name[value] for value, _ in request["patches"].values()]
+            for _ in pool.map(lambda one, value: one.add(value, self._turns), drawn, sources):
+                pass
         self._turns += 1
         return {}
 
     def observed(self, request: Request) -> Reply:
         """The statistics kept since the model was loaded, as arrays in the new directory ``results``."""
-        entries = {
-            f"{key} {name}": array for name, one in self._observed.items() for key, array in one.arrays().items()
-        }
+        kept: dict[str, Observed | Patches] = {**self._observed, **self._patches}
+        entries = {f"{key} {name}": array for name, one in kept.items() for key, array in one.arrays().items()}
         return {"results": write(Path(request["results"]), entries)}
 
     def release(self, _request: Request) -> Reply:
         """Let go of the model held, if any."""
         self._session = None
-        self._observed, self._turns = {}, 0
+        self._observed, self._patches, self._turns = {}, {}, 0
         gc.collect()
         return {}
 

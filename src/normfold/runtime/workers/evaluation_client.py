@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from normfold.runtime.workers.arrays import Array
 
 
+Drawn = Mapping[str, tuple[str, Mapping[str, int | Sequence[int]]]]
+"""By any name a value, and how windows of it lie."""
+
+
 @dataclass(frozen=True, slots=True)
 class Runnable:
     """A model's file, and the folder that its external data is relative to.
@@ -98,22 +102,25 @@ class WorkerClient(WorkerProcess):
         _remove(reply["results"])
         return Ran(values, reply["seconds"])
 
-    def observe(self, feeds: Mapping[str, Array], axes: Mapping[str, int | None]) -> Failed | None:
+    def observe(
+        self, feeds: Mapping[str, Array], axes: Mapping[str, int | None], patches: Drawn | None = None
+    ) -> Failed | None:
         """Run the model held on ``feeds``, and let the worker keep statistics of the values that ``axes`` names.
 
-        ``axes`` has the axis of the channels of each, negative, or None where they do not matter.
+        ``axes`` has the axis of the channels of each, negative, or None where they do not matter. ``patches`` has, by
+        any name that is no value's, one of these values and the fields of the `Patches` that are drawn of it.
         """
         number = next(self._numbers)
         try:
             entries = write(self.folder / f"feeds-{number}", feeds)
         except OSError as error:
             return Failed("crash", f"the inputs cannot be written to {self.folder}: {error.strerror}")
-        reply = self.ask("observe", feeds=entries, axes=dict(axes))
+        reply = self.ask("observe", feeds=entries, axes=dict(axes), patches=dict(patches or {}))
         _remove(entries)
         return reply if isinstance(reply, Failed) else None
 
     def observed(self) -> Mapping[str, Mapping[str, Array]] | Failed:
-        """What `Observed.arrays` has of each value since the model was loaded."""
+        """What `Observed.arrays` has of each value since the model was loaded, and `Patches.arrays` of windows."""
         reply = self.ask("observed", results=str(self.folder / f"results-{next(self._numbers)}"))
         if isinstance(reply, Failed):
             return reply

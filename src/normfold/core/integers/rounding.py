@@ -1,0 +1,72 @@
+"""Rounding of weights that knows what they multiply: each error is taken back by the weights that are still to come.
+
+Frantar et al., "GPTQ" (arXiv 2210.17323). What the mean of the input makes of an error goes into the bias, so that
+only the covariance counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from normfold.core.algebra.affine import Array
+
+DAMPING: Final = 0.01
+"""Of the mean variance, added to every variance: those of a sample are not exact."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Spread:
+    """Mean ``[groups, elements]`` and covariance ``[groups, elements, elements]`` of what a weight's rows multiply."""
+
+    mean: Array
+    covariance: Array
+
+    @staticmethod
+    def of(rows: int, total: Array, products: Array) -> Spread:
+        """From sums over ``rows`` windows."""
+        mean = total / rows
+        return Spread(mean, products / rows - mean[:, :, None] * mean[:, None, :])
+
+    def times(self, factor: Array) -> Spread:
+        """Of the input times ``factor``, ``[groups, elements]``."""
+        return Spread(self.mean * factor, self.covariance * factor[:, :, None] * factor[:, None, :])
+
+
+def rounded(weight: Array, scale: Array, spread: Spread, largest: int) -> Array:
+    """Codes of ``weight`` whose errors make the least difference.
+
+    Args:
+        weight: ``[groups, rows, elements]``.
+        scale: ``[groups, rows]``.
+        spread: of what it multiplies.
+        largest: code.
+
+    Returns:
+        Whole numbers ``[groups, rows, elements]``, of each row those of plain rounding where these are better.
+    """
+    unit = scale[:, :, None]
+    plain = np.clip(np.rint(weight / unit), -largest, largest)
+    variance = np.einsum("gkk->gk", spread.covariance)
+    order = np.argsort(-variance, axis=1, kind="stable")
+    damping = DAMPING * variance.mean(axis=1) + np.finfo(np.float64).tiny ** 0.5
+    size = weight.shape[2]
+    pairs = order[:, :, None] * size + order[:, None, :]
+    sorted_pairs = np.take_along_axis(spread.covariance.reshape(len(order), -1), pairs.reshape(len(order), -1), axis=1)
+    damped = sorted_pairs.reshape(spread.covariance.shape) + damping[:, None, None] * np.eye(size)
+    upper = np.linalg.cholesky(np.linalg.inv(damped)).transpose(0, 2, 1)
+    left = np.take_along_axis(weight, order[:, None, :], axis=2)
+    codes = np.empty_like(left)
+    for k in range(size):
+        codes[:, :, k] = np.clip(np.rint(left[:, :, k] / scale), -largest, largest)
+        error = (left[:, :, k] - codes[:, :, k] * scale) / upper[:, None, k, k]
+        left[:, :, k + 1 :] -= error[:, :, None] * upper[:, None, k, k + 1 :]
+    back = np.take_along_axis(codes, np.argsort(order, axis=1)[:, None, :], axis=2)
+    better = _loss(back * unit - weight, spread) < _loss(plain * unit - weight, spread)
+    return np.asarray(np.where(better[:, :, None], back, plain))
+
+
+def _loss(error: Array, spread: Spread) -> Array:
+    return np.asarray(np.einsum("grk,grk->gr", np.matmul(error, spread.covariance), error))

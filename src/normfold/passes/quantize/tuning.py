@@ -1,0 +1,61 @@
+"""Parts of the recipe for eight bits that may help or harm: each stays where outputs on held-out samples come nearer.
+
+Which of them helps differs from network to network, so that none is taken on trust, and the result says which stayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from normfold.core.integers.gelu import with_fitted_gelu
+from normfold.core.integers.plan import Plan, made_plan
+from normfold.core.integers.ranges import METHODS, Method, Seen
+from normfold.core.integers.rounding import Spread
+from normfold.core.integers.steps import Linear, Network, Step
+from normfold.core.integers.weights import Coder
+from normfold.passes.quantize.figures import Choice
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """A network and how its codes are chosen."""
+
+    network: Network
+    seen: Mapping[str, Seen]
+    method: Method
+    coder: Coder
+
+    def plan(self, kept: Mapping[Step, str] | None = None) -> Plan:
+        """What it comes to; ``kept`` stay in floating point."""
+        return made_plan(self.network, self.seen, self.method, kept, self.coder)
+
+
+@dataclass(slots=True)
+class Tuner:
+    """Goes through the parts; ``loss`` says how far the outputs of a plan are from those of the source."""
+
+    loss: Callable[[Plan], float]
+    say: Callable[[str], None]
+    best: Tuning
+    least: float = float("inf")
+    choices: list[Choice] = field(default_factory=list)
+
+    def run(self, spreads: Mapping[Linear, Spread], largest: int) -> None:
+        """Try everything."""
+        start = self.best
+        for name, method in METHODS.items():
+            self._try(f"ranges by {name}", replace(start, method=method))
+        fitted = with_fitted_gelu(self.best.network, self.best.seen)
+        if fitted.steps != self.best.network.steps:
+            self._try("sigmoids of GELU fitted", replace(self.best, network=fitted))
+        if spreads:
+            self._try("weights rounded by second moments", replace(self.best, coder=Coder(largest, spreads)))
+
+    def _try(self, name: str, tuning: Tuning) -> None:
+        self.say(name)
+        found = self.loss(tuning.plan())
+        kept = found < self.least
+        self.choices.append(Choice(name, found, kept))
+        if kept:
+            self.best, self.least = tuning, found
