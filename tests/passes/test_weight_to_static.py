@@ -12,6 +12,7 @@ from torch.nn import functional
 
 import normfold
 from folding import array, model
+from normfold.backends.torch.modules import FrozenBatchNorm
 
 EXACT = 1e-12
 
@@ -176,3 +177,45 @@ def test_a_norm_behind_is_folded_into_the_computed_weight() -> None:
     assert [decision.outcome for decision in done.decisions] == ["folded"]
     assert type(done.model[0]) is nn.Conv2d
     assert float((done.model(x) - source(x)).detach().abs().max()) <= EXACT
+
+
+@pytest.mark.parametrize(("to", "kind"), [("batch", nn.BatchNorm2d), ("frozen", FrozenBatchNorm)])
+def test_a_batch_norm_takes_its_place(to: str, kind: type[nn.Module]) -> None:
+    source, x = net(), torch.randn(16, 3, 8, 8, dtype=torch.float64)
+    done = normfold.convert(source, (x[:2],), to=to, source="weight", calibrate=x.numpy())
+    (decision,) = done.decisions
+    assert (decision.outcome, decision.to, decision.label) == ("converted", to, "exact-if")
+    assert done.verification.status == "equivalent"
+    linear, norm = done.model[0]
+    assert type(linear) is nn.Conv2d
+    assert isinstance(norm, kind)
+    with torch.no_grad():
+        wanted, got, seen = source(x), done.model(x), source[0](x)
+    assert float((got - wanted).abs().max()) <= EXACT * float(wanted.max() - wanted.min())
+    assert torch.allclose(norm.running_mean, seen.mean((0, 2, 3)))
+    assert torch.allclose(norm.running_var, seen.var((0, 2, 3), correction=0))
+    assert torch.equal(source[0].weight, net()[0].weight)
+
+
+def test_without_inputs_it_has_statistics_that_change_nothing() -> None:
+    source, x = net(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    done = normfold.convert(source, (x,), to="batch", source="weight")
+    norm = done.model[0][1]
+    assert torch.equal(norm.running_mean, torch.zeros(8, dtype=torch.float64))
+    assert torch.allclose(done.model(x), source(x), rtol=1e-10)
+
+
+def test_a_linear_layer_whose_channels_come_last_has_no_batch_norm_behind_it() -> None:
+    torch.manual_seed(0)
+    source = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 4)).eval()
+    done = normfold.convert(source, (torch.randn(2, 5, 6),), to="batch", source="weight")
+    assert [one.premise for one in done.decisions[0].refused_by] == ["known-rank"]
+
+
+def test_a_file_has_no_use_for_one() -> None:
+    body = ["m = ReduceMean <axes = [1, 2, 3]> (w)", "k = Sub(w, m)", "q = Mul(k, k)"]
+    body += ["v = ReduceMean <axes = [1, 2, 3]> (q)", "a = Add(v, e)", "d = Sqrt(a)", "n = Div(k, d)"]
+    body += ["[conv] y = Conv(x, n)"]
+    held = {"w": array(4, 3, 3, 3), "e": np.array(1e-5, np.float32)}
+    done = normfold.convert(model("float[1,3,6,6] x", body, held, opset=17), to="batch", source="weight")
+    assert [one.premise for one in done.decisions[0].refused_by] == ["needs-structure"]

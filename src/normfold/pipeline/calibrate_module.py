@@ -21,7 +21,7 @@ from normfold.models.module.duplicate import duplicate, replica
 from normfold.models.module.example import Example, tensor_like, tensors_in, to_array
 from normfold.passes.convert.calibrated.distill import Distillation, distill
 from normfold.passes.convert.calibrated.lockstep import refit
-from normfold.passes.convert.calibrated.moments import Gatherer
+from normfold.passes.convert.calibrated.moments import Watch
 from normfold.passes.fold.module import FoldedModule
 from normfold.passes.rewritten import Rewritten
 from normfold.pipeline.fold_module import ModuleFold
@@ -88,11 +88,11 @@ class ModuleObserver:
 
     inputs: Inputs
     data: Dataset
-    _seen: dict[tuple[str, bool], Gatherer] = field(default_factory=dict)
+    _seen: dict[tuple[str, str], Watch] = field(default_factory=dict)
 
-    def observe(self, graph: Graph, wanted: Mapping[Node, Gatherer]) -> None:
+    def observe(self, graph: Graph, wanted: Mapping[Node, Watch]) -> None:
         """Run the module once, with a hook at each norm's module."""
-        keys = {node: (graph.name(node), gatherer.per_position) for node, gatherer in wanted.items()}
+        keys = {node: (graph.name(node), gatherer.kind) for node, gatherer in wanted.items()}
         missing = {keys[node]: gatherer for node, gatherer in wanted.items() if keys[node] not in self._seen}
         if missing:
             self._run(missing)
@@ -100,18 +100,18 @@ class ModuleObserver:
         for node, gatherer in wanted.items():
             gatherer.take_over(self._seen[keys[node]])
 
-    def _run(self, wanted: Mapping[tuple[str, bool], Gatherer]) -> None:
+    def _run(self, wanted: Mapping[tuple[str, str], Watch]) -> None:
         module = duplicate(self.inputs.module)
         with ExitStack() as hooks, torch.no_grad():
             for (path, _), gatherer in wanted.items():
-                hooks.callback(module.get_submodule(path).register_forward_pre_hook(_adding(gatherer)).remove)
+                hooks.callback(module.get_submodule(path).register_forward_hook(_adding(gatherer)).remove)
             for tensors in self.inputs.stream(self.data):
                 self.inputs.call(module, tensors)
 
 
-def _adding(gatherer: Gatherer) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    def add(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        gatherer.add(to_array(inputs[0]))
+def _adding(gatherer: Watch) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+    def add(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        gatherer.add(to_array(inputs[0]), to_array(output) if gatherer.needs_output else None)
 
     return add
 

@@ -16,7 +16,7 @@ from normfold.errors import UsageError
 from normfold.measure.metrics import Evaluation, Metric, Score
 from normfold.models.dataset import Batch, Dataset
 from normfold.models.source import OnnxSource
-from normfold.passes.convert.calibrated.moments import Gatherer
+from normfold.passes.convert.calibrated.moments import Watch
 from normfold.passes.rewritten import Rewritten
 from normfold.pipeline.fold_onnx import FileFold, Request
 from normfold.pipeline.judged import by_drift, by_score
@@ -44,14 +44,11 @@ class FileObserver:
     evaluator: Evaluator
     source: OnnxSource
     data: Dataset
-    _seen: dict[tuple[str, bool], Gatherer] = field(default_factory=dict)
+    _seen: dict[tuple[str, str, str], Watch] = field(default_factory=dict)
 
-    def observe(self, graph: Graph, wanted: Mapping[Node, Gatherer]) -> None:
+    def observe(self, graph: Graph, wanted: Mapping[Node, Watch]) -> None:
         """Run the model once, with what its norms read among its outputs."""
-        keys = {
-            node: (graph.value_name(graph.view(node).inputs[0]), gatherer.per_position)
-            for node, gatherer in wanted.items()
-        }
+        keys = {node: _key(graph, node, gatherer) for node, gatherer in wanted.items()}
         missing = {keys[node]: gatherer for node, gatherer in wanted.items() if keys[node] not in self._seen}
         if missing:
             self._run(missing)
@@ -59,14 +56,21 @@ class FileObserver:
         for node, gatherer in wanted.items():
             gatherer.take_over(self._seen[keys[node]])
 
-    def _run(self, wanted: Mapping[tuple[str, bool], Gatherer]) -> None:
-        names = list(dict.fromkeys(name for name, _ in wanted))
+    def _run(self, wanted: Mapping[tuple[str, str, str], Watch]) -> None:
+        names = list(dict.fromkeys(name for read, made, _ in wanted for name in (read, made) if name))
         with self.source.runnable() as file:
             _loaded(self.evaluator, file, names)
             for batch in self.data.batches(BATCH):
                 found = _ran(self.evaluator, batch, names)
-                for (name, _), gatherer in wanted.items():
-                    gatherer.add(found[name][: batch.count])
+                for (read, made, _), gatherer in wanted.items():
+                    gatherer.add(found[read][: batch.count], found[made][: batch.count] if made else None)
+
+
+def _key(graph: Graph, node: Node, gatherer: Watch) -> tuple[str, str, str]:
+    """What the norm reads, what it makes if that is wanted, and what is gathered of them."""
+    view = graph.view(node)
+    made = graph.value_name(view.outputs[0]) if gatherer.needs_output else ""
+    return graph.value_name(view.inputs[0]), made, gatherer.kind
 
 
 def _loaded(evaluator: Evaluator, file: Runnable, extra: list[str] | None = None) -> tuple[str, ...]:

@@ -205,6 +205,9 @@ class OnnxGraph:
             # Who reads the shape of what moves finds it at what it read, which is the same for norms alone.
             if not isinstance(self.view(node), AffineOp) and len(node.outputs[0].uses()) > 1:
                 return Refusal(SINGLE_USE, f"the shape of {self.label(node.outputs[0])} is read as well")
+        if any(edit.view.statistics is not None for edit in plan.each(Insert)):
+            because = "in a file, a BatchNormalization that changes nothing has no use: nobody trains it"
+            return Refusal(NEEDS_STRUCTURE, because)
         made = (self._irreplaceable(edit.view) for edit in plan.each(Replace))
         spelled = (self._norms.unspellable(edit.view, edit.by) for edit in plan.each(Respell))
         return next((no for no in (*made, *spelled) if no is not None), None)

@@ -50,7 +50,8 @@ class TorchGraph:
     Plans change this graph only. What has come of them is then written into a module tree of the same make
     (`normfold.backends.torch.write`): ``changed`` holds the views with new constants, ``replaced`` the operations
     among them whose modules make way for others, ``spelled`` by which kind of norm those compute what they did,
-    ``normalised`` the linear operations whose weights get a weight norm, ``removals`` the norms that go.
+    ``normalised`` the linear operations whose weights get a weight norm, ``followed`` the norms that are put behind
+    operations, ``removals`` the norms that go.
     """
 
     takes_out = False
@@ -66,6 +67,7 @@ class TorchGraph:
         self.replaced: set[Op] = set()
         self.spelled: dict[Op, Spelling | None] = {}
         self.normalised: set[Op] = set()
+        self.followed: dict[Op, AffineOp] = {}
         self._ops = collapse(trace)
         self._tree = self.tree_type(trace, shared or {})
         self._views: dict[Op, View] = {}
@@ -220,6 +222,8 @@ class TorchGraph:
 
     def _unable(self, edit: Edit) -> Refusal | None:
         match edit:
+            case Insert(view) if view.statistics is not None:
+                return self._unfollowed(view)
             case Insert() | SetConstant() | Move():
                 return _needs_structure(ASKED[type(edit)])
             case Remove(node) if not self.takes_out and _op(node) not in self._making:
@@ -231,6 +235,18 @@ class TorchGraph:
             case Bypass(node, value):
                 return self._stuck(_op(node)) or self._overwritten(_op(node), self._now(_value(value)))
         return None
+
+    def _unfollowed(self, view: AffineOp) -> Refusal | None:
+        """Why no norm with stored statistics can stand behind the module that makes what ``view`` reads."""
+        value = self._now(_value(view.inputs[0]))
+        op = value.op
+        if op is None or not op.call.path or op.call.result is not value:
+            return _needs_structure(f"a norm would have to stand behind {self.label(value)}, which no module returns")
+        return _behind(op, view).refusal(self.label(op))
+
+    def following(self, op: Op) -> Making:
+        """How the norm behind ``op`` is made."""
+        return _behind(op, self.followed[op])
 
     def _unwritable(self, view: View) -> Refusal | None:
         """Why the constants of ``view`` have no place in the tree."""
@@ -309,6 +325,8 @@ class TorchGraph:
                     self._bypass(_op(node), self._now(_value(before)), same=same)
                 case Remove(node) if _op(node) not in self._making:  # those go with their module
                     self._leave(_op(node))
+                case Insert(view) if (op := self._now(_value(edit.value)).op) is not None:
+                    self.followed[op] = view
                 case Insert() | Move() | SetConstant():
                     raise TypeError(f"a run of a module has no place for {edit}")
         return {value: name for value, name in names.items() if self.value_name(value) == name}
@@ -352,6 +370,11 @@ def _with_room(view: View, before: View) -> View:
         np.broadcast_to(constant, before.tail.scale.shape) for constant in (view.tail.scale, view.tail.shift)
     )
     return replace(view, tail=Affine(scale, shift))
+
+
+def _behind(op: Op, view: AffineOp) -> Making:
+    """How a norm with stored statistics is made that reads what ``op`` makes."""
+    return Making(op, view, "frozen" if view.op.startswith("Frozen") else "batch", behind=True)
 
 
 def _needs_structure(what: str) -> Refusal:

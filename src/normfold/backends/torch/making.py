@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from normfold.backends.torch.chains import MIXED
 from normfold.backends.torch.constants import exact
 from normfold.backends.torch.modules import (
     BatchLayerNorm,
@@ -37,22 +36,24 @@ BATCH: Final = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.B
 BY: Final[tuple[By, ...]] = get_args(By)
 INSTANCE: Final = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}
 """Modules by the rank of their input."""
-STORED: Final = frozenset({"batch_norm", "instance_norm"})
-"""Operations whose constants, if they have any, are those of an affine map that another norm takes over."""
 
 
 @dataclass(frozen=True, slots=True)
 class Making:
-    """How to make a module that computes ``view``, by the operation of a norm of the kind ``by``."""
+    """How to make a module that computes ``view``, by the operation of a norm of the kind ``by``.
+
+    It takes the place of that of ``op`` or, ``behind``, reads what that makes.
+    """
 
     op: Op
     view: View
     by: Spelling | None
+    behind: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
         """That of the norm's input in the run."""
-        size: tuple[int, ...] = self.op.arguments["input"].shape
+        size: tuple[int, ...] = (self.op.outputs[0] if self.behind else self.op.arguments["input"]).shape
         return size
 
     def refusal(self, label: str) -> Refusal | None:
@@ -184,8 +185,7 @@ MAKERS: Final[Mapping[str, Callable[[Making, AffineOp], tuple[nn.Module, Constan
 def _norm(making: Making, view: Norm) -> tuple[nn.Module, Constants]:
     if view.epsilon is None:
         raise TypeError("the norm has no epsilon of its own")
-    live = making.op.kind not in STORED and making.op.kind != MIXED
-    given = {} if view.tail is None or (live and making.op.arguments.get("weight") is None) else _tail(view.tail)
+    given = {} if view.tail is None else _tail(view.tail)
     constants = {name: values for name, values in given.items() if name == "weight" or view.holds_shift}
     if making.by is None and view.groups is not None:
         tail = view.tail or Affine.of()

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from normfold.backends.torch.chains import AFFINE, MIXED, TANH
 from normfold.backends.torch.tracer import Call, Op, Trace, Value
 from normfold.core.premises import (
     CALLED_ONCE,
@@ -40,6 +41,8 @@ PLAIN: Final = frozenset(
 """Modules that do nothing but normalise."""
 FLOATS: Final = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 """Types whose constants are folded."""
+WHOLE: Final = frozenset({AFFINE, MIXED, TANH})
+"""Operations that stand for all that a module does."""
 TENSORS: Final = frozenset({torch.Tensor, nn.Parameter, nn.Buffer})
 """Classes of tensors that hold what they say: others quantise or distribute it."""
 
@@ -93,8 +96,10 @@ class ModuleTree:
     def speaks_for_module(self, op: Op) -> bool:
         """Whether ``op`` is what its module is there for: its only operation, or the only one with stored constants.
 
-        A convolution does where its module computes those from what it stores.
+        A convolution does where its module computes those from what it stores, and what a whole module is read as.
         """
+        if op.kind in WHOLE:
+            return True
         own = [item for item in op.call.items if isinstance(item, Op)]
         only = own == [op] or [item for item in own if any(value.names for value in item.inputs)] == [op]
         return only or op in self.trace.computed

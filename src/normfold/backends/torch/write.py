@@ -27,6 +27,8 @@ from normfold.core.laws.collapse import norm_constants
 from normfold.core.views import AffineOp, Embedding, Linear, Norm, Recurrent, View
 from normfold.records import RECORDS_ATTRIBUTE
 
+LINEAR: Final = "linear"
+"""The name of an operation that a norm was put behind, beside that."""
 NORM: Final = "norm"
 """The name of a norm that has taken the place of one with children, beside those."""
 
@@ -72,6 +74,7 @@ def write(graph: TorchGraph, module: nn.Module) -> Change:
     write_constants(graph, module)
     for op in graph.normalised:
         normalise(module.get_submodule(op.call.path))
+    _follow(graph, module, places)
     going = {id(op.call.module): removal for op, removal in graph.removals.items()}
     for path, norm in places:
         if id(norm) in going:
@@ -79,6 +82,20 @@ def write(graph: TorchGraph, module: nn.Module) -> Change:
     carry(module, graph.kept)
     after = list(module.state_dict())
     return Change(tuple(n for n in before if n not in after), tuple(n for n in after if n not in before))
+
+
+def _follow(graph: TorchGraph, module: nn.Module, places: Sequence[tuple[str, nn.Module]]) -> None:
+    """Put norms behind the modules that they follow."""
+    ops = {id(op.call.module): op for op in graph.followed}
+    made: dict[int, nn.Module] = {}
+    for path, old in places:
+        if id(old) in ops:
+            op, there = ops[id(old)], module.get_submodule(path)
+            if id(old) not in made:
+                norm = graph.following(op).module(there)
+                made[id(old)] = nn.Sequential(OrderedDict([(LINEAR, there), (NORM, norm)]))
+                made[id(old)].training = there.training
+            put(module, path, made[id(old)])
 
 
 def _replace(graph: TorchGraph, module: nn.Module, places: Sequence[tuple[str, nn.Module]]) -> None:

@@ -8,7 +8,7 @@ from typing import Final, Literal, Self, get_args
 
 from normfold.core.graph import Graph
 from normfold.core.plan import Plan
-from normfold.core.premises import CALIBRATION_DATA, CONVERTIBLE, MEANINGFUL, TRAINING_ASKED
+from normfold.core.premises import CALIBRATION_DATA, MEANINGFUL, TRAINING_ASKED
 from normfold.core.views import Node
 from normfold.errors import UsageError
 from normfold.passes.convert.calibrated.fitting import Fitting
@@ -115,7 +115,7 @@ class Cell:
     """One way from one kind to another, or why there is none.
 
     ``label`` says how good a result is, and is None where there cannot be one; ``says`` how, under which condition, or
-    why not. A cell without a ``conversion`` is carried out by `normfold.passes.fold`, or not at all.
+    why not. A cell without a ``conversion`` is one of nothing to do.
     """
 
     label: Label | None
@@ -135,8 +135,6 @@ class Cell:
             return Refusal(MEANINGFUL, f"a {norm} does not become {asked.target!r}: {self.says}")
         if self.label == "needs-training" and not asked.needs_training:
             return Refusal(TRAINING_ASKED, f"a {norm} becomes {asked.target!r} only to be trained: {self.says}")
-        if self.conversion is not None and (self.label != "calibrated" or asked.fitting.allowed):
-            return None
-        if self.label == "calibrated":
+        if self.label == "calibrated" and not asked.fitting.allowed:
             return Refusal(CALIBRATION_DATA, f"a {norm} becomes {asked.target!r} only approximately: {self.says}")
-        return Refusal(CONVERTIBLE, f"nothing makes a {norm} {asked.target!r} yet: {self.says}")
+        return None

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+import numpy as np
+
+from normfold.core.algebra import Affine
 from normfold.core.graph import Graph, Site
+from normfold.core.premises import FIXED_STATISTICS
 from normfold.core.views import AffineOp, BatchLayer, DynamicTanh, Node, Norm, NormKind, View
 from normfold.passes.convert.conversion import Kind
+from normfold.records import Refusal
 
 DYNAMIC_TANH: Final = "DynamicTanh"
 """What a DyT is called that is several operations."""
@@ -45,3 +50,25 @@ def is_norm(graph: Graph, site: Site) -> bool:
     views = [graph.view(node) for node in site.nodes]
     known = any(isinstance(view, Norm) or kind_of(view) is not None or view.refusals for view in views)
     return site.role == "norm" and (known or site.norm == DYNAMIC_TANH)
+
+
+def squashed(graph: Graph, node: Node) -> DynamicTanh | None:
+    """The bare tanh behind ``node``, which scales by the alpha of a DyT of several operations; None where none is.
+
+    Its tail changes nothing, and has the shape of the scale behind it.
+    """
+    readers = graph.consumers(graph.view(node).outputs[0])
+    tanh = graph.view(readers[0][0]) if len(readers) == 1 else None
+    if kind_of(graph.view(node)) is not None or tanh is None or tanh.op != "Tanh":
+        return None
+    behind = [graph.view(reader) for reader, _ in graph.consumers(tanh.outputs[0])]
+    shape = behind[0].affine.shape if behind and isinstance(behind[0], AffineOp) else ()
+    return DynamicTanh(
+        node=tanh.node,
+        op=tanh.op,
+        inputs=tanh.inputs,
+        outputs=tanh.outputs,
+        alpha=1.0,
+        tail=Affine(np.ones(shape), np.zeros(shape)),
+        core=Refusal(FIXED_STATISTICS, f"{graph.label(tanh.node)} squashes its input"),
+    )

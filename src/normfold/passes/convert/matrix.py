@@ -12,12 +12,13 @@ from normfold.passes.convert import (
     batch_to_dyt,
     bln_to_layer,
     dyt_to_tanh,
-    from_live,
+    fitted,
     layer_to_rms,
     respell,
     to_bln,
     to_live,
     to_weight,
+    weight_to_batch,
     weight_to_static,
 )
 from normfold.passes.convert.conversion import Cell, Conversion, Kind, Target
@@ -33,20 +34,25 @@ def _way(label: Label | None, says: str, conversion: Conversion | None = None) -
 ALREADY: Final = _way("exact", "it is one already")
 _TANH: Final = _way(None, "only a DyT is a tanh between scales")
 _WEIGHT: Final = _way(None, "a weight norm is fixed, and this norm computes its statistics from each input")
-_FITTED: Final = _way("calibrated", "it is fitted to what the norm makes of calibration inputs")
+_FITTED: Final = _way("calibrated", "it is fitted to what the norm makes of calibration inputs", fitted.CONVERSION)
 _LIVE: Final = _way("calibrated", "its channels are standardised before, and brought back behind", to_live.CONVERSION)
 _INERT: Final = Cell("exact-if", "epsilon is large beside the mean square of its input", to_live.INERT_RMS)
 _STATIC: Final = _way("exact", "an affine map by channel, folded into what stands next to it", respell.CONVERSION)
-_LIVE_TO_STATIC: Final = _way("needs-training", "statistics of each input become the same for all of them")
-_TRAINED: Final = _way("needs-training", "statistics are taken over other elements")
-_TO_DYT: Final = _way("needs-training", "a tanh replaces statistics of each input")
-_FITTED_RMS: Final = Cell("calibrated", "its scale and bias make up for the mean", from_live.CONVERSION)
-_FITTED_STATIC: Final = _way("needs-training", "statistics of each input become the same for all", from_live.CONVERSION)
-_FITTED_DYT: Final = _way("needs-training", "a tanh replaces statistics of each input", from_live.CONVERSION)
+_LIVE_TO_STATIC: Final = _way(
+    "needs-training", "statistics of each input become the same for all of them", fitted.CONVERSION
+)
+_TRAINED: Final = _way("needs-training", "statistics are taken over other elements", fitted.CONVERSION)
+_BY_SAMPLE: Final = _way("needs-training", "what told samples apart goes, channel by channel", to_live.CONVERSION)
+_TO_DYT: Final = _way("needs-training", "a tanh replaces statistics of each input", fitted.CONVERSION)
+_FITTED_RMS: Final = Cell("calibrated", "its scale and bias make up for the mean", fitted.CONVERSION)
 _NOT_CENTRED: Final = _way(None, "an RMSNorm does not subtract the mean of a group of channels and positions")
 _RESHAPED: Final = _way("exact", "the same elements are normalised, in another shape", respell.CONVERSION)
 _STATISTICS: Final = _way("exact", "the same statistics, which training updates", respell.CONVERSION)
 _FROZEN: Final = _way("exact", "the same statistics, which training leaves alone", respell.CONVERSION)
+_FOLLOWED: Final = _way(
+    "exact-if", "the statistics of the norm behind it, which changes nothing, stay", weight_to_batch.CONVERSION
+)
+_NO_BATCH: Final = "the share of its batch statistics is nothing"
 
 _BATCH: Final[Row] = {
     "batch": _way("exact", "a synchronised one becomes a plain one", respell.CONVERSION),
@@ -55,7 +61,7 @@ _BATCH: Final[Row] = {
     "layer": _LIVE,
     "rms": (_INERT, *_LIVE),
     "group": _LIVE,
-    "instance": _TRAINED,
+    "instance": _BY_SAMPLE,
     "weight": _way("exact-if", "no channel has the scale zero", to_weight.CONVERSION),
     "bln": _way("exact-if", "its statistics stay the stored ones", to_bln.CONVERSION),
     "dyt": _way("exact-if", "alpha times its input is small", batch_to_dyt.CONVERSION),
@@ -64,14 +70,14 @@ _BATCH: Final[Row] = {
 _LAYER: Final[Row] = {
     "batch": _LIVE_TO_STATIC,
     "frozen": _LIVE_TO_STATIC,
-    "static": _FITTED_STATIC,
+    "static": _LIVE_TO_STATIC,
     "layer": ALREADY,
     "rms": (Cell("exact", "all that writes its input takes the mean away", layer_to_rms.CONVERSION), _FITTED_RMS),
     "group": _way("exact", "one group, every position a sample of its own", respell.CONVERSION),
     "instance": _way("exact", "every position a channel of its own", respell.CONVERSION),
     "weight": _WEIGHT,
-    "bln": _way("exact-if", "the share of its batch statistics is nothing", to_bln.CONVERSION),
-    "dyt": _FITTED_DYT,
+    "bln": _way("exact-if", _NO_BATCH, to_bln.CONVERSION),
+    "dyt": _TO_DYT,
     "tanh": _TANH,
 }
 _GROUP: Final[Row] = {
@@ -109,10 +115,10 @@ MATRIX: Final[Mapping[Kind, Row]] = {
     },
     "group": _GROUP,
     "instance": _GROUP | {"group": _RESHAPED, "instance": ALREADY},
-    "running-instance": _BATCH | {"batch": _STATISTICS, "instance": _TRAINED},
+    "running-instance": _BATCH | {"batch": _STATISTICS},
     "weight": {
-        "batch": _way("exact-if", "its statistics, which change nothing, are re-estimated before it is trained"),
-        "frozen": _way("exact-if", "its statistics, which change nothing, are re-estimated before it is trained"),
+        "batch": _FOLLOWED,
+        "frozen": _FOLLOWED,
         "static": _way("exact", "the weight is computed once, and stored", weight_to_static.CONVERSION),
         "layer": _NO_NORM,
         "rms": _NO_NORM,
@@ -128,8 +134,8 @@ MATRIX: Final[Mapping[Kind, Row]] = {
         "batch": _LIVE_TO_STATIC,
         "frozen": _LIVE_TO_STATIC,
         "static": _LIVE_TO_STATIC,
-        "layer": _way("exact-if", "the share of its batch statistics is nothing", bln_to_layer.CONVERSION),
-        "rms": _way("exact-if", "the share of its batch statistics is nothing, and the mean of its input zero"),
+        "layer": (Cell("exact-if", _NO_BATCH, bln_to_layer.CONVERSION), *_TRAINED),
+        "rms": (Cell("exact-if", f"{_NO_BATCH}, and the mean of its input zero", bln_to_layer.CONVERSION), *_TRAINED),
         "group": _TRAINED,
         "instance": _TRAINED,
         "weight": _WEIGHT,
@@ -140,7 +146,7 @@ MATRIX: Final[Mapping[Kind, Row]] = {
     "dyt": {
         "batch": _LIVE_TO_STATIC,
         "frozen": _LIVE_TO_STATIC,
-        "static": _way("calibrated", "alpha times its input is small"),
+        "static": (Cell("calibrated", "alpha times its input is small", fitted.STRAIGHT_TANH), *_LIVE_TO_STATIC),
         "layer": _TRAINED,
         "rms": _TRAINED,
         "group": _TRAINED,

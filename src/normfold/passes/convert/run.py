@@ -121,7 +121,7 @@ class _Run:
             self.refusals.setdefault(site.name, []).extend(proposal.refusals)
             return
         into = tuple(self.graph.name(node) for node in dict.fromkeys(plan.into))
-        certificate = proposal.certificates.get(node, cell.certificate)
+        certificate = replace(proposal.certificates.get(node, cell.certificate), label=cell.certificate.label)
         self.decided[site.name] = Decision(
             site.name,
             site.norm,

@@ -87,16 +87,22 @@ def _static(view: AffineOp) -> tuple[BatchLayer, Certificate]:
     return new, Certificate("exact-if", "its statistics stay the stored ones", 0.0, None, 1.0)
 
 
+def as_features(norm: Norm, axis: int, width: int) -> BatchLayer:
+    """What ``norm`` computes of the ``width`` channels along ``axis`` (negative), with no share of the batch."""
+    own, spread = norm.tail or Affine.of(), (width, *[1] * (-1 - axis))
+    epsilon = EPSILON if norm.epsilon is None else norm.epsilon
+    batch = RunningStatistics(np.zeros(()), np.asarray(VARIANCE), epsilon)
+    tail = Affine(np.broadcast_to(own.scale / (1 - LEAK), spread), np.broadcast_to(own.shift, spread))
+    return _layer(norm, axis, tail, batch, epsilon)
+
+
 def _live(graph: Graph, view: View) -> tuple[BatchLayer, Certificate] | Refusal:
     if not isinstance(view, Norm) or view.axes != (-1,) or view.epsilon is None:
         because = f"{graph.label(view.node)} does not normalise the last axis alone, by an epsilon of its own"
         return Refusal(ONE_AXIS, because)
-    own = view.tail or Affine.of()
     shape = graph.shape(view.inputs[0])
     width = shape[-1] if shape is not None and isinstance(shape[-1], int) else 1
-    scale = np.broadcast_to(own.scale / (1 - LEAK), (width,))
-    batch = RunningStatistics(np.zeros(()), np.asarray(VARIANCE), view.epsilon)
-    new = _layer(view, -1, Affine(scale, np.broadcast_to(own.shift, (width,))), batch, view.epsilon)
+    new = as_features(view, -1, width)
     condition = f"its input is at most {REACH:.0f} in magnitude"
     condition += ", and has the mean zero" if view.kind == "rms" else ""
     return new, Certificate("exact-if", condition, LEAK * REACH / VARIANCE**0.5)

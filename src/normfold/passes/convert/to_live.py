@@ -1,4 +1,4 @@
-"""Norms with running statistics to norms with live ones, fitted: GroupNorm, LayerNorm or RMSNorm of each position.
+"""Norms with running statistics to live ones, fitted: GroupNorm, InstanceNorm, LayerNorm or RMSNorm of each position.
 
 What it does:
     What writes the norm's input absorbs its standardisation, with a signed scale and an offset per channel that are
@@ -10,7 +10,8 @@ Fitted to:
     Calibration inputs; without any, to the running statistics, with an epsilon in place of offsets.
 
 Refused when:
-    Channels cannot be grouped as asked, or a group is one value, which its norm would make zero (``meaningful``).
+    Channels cannot be grouped as asked, a group is one value, which its norm would make zero, or all positions of what
+    an InstanceNorm makes are averaged (``meaningful``).
 
 Source: Wu and He, Group Normalization (arXiv 1803.08494); Ba et al., Layer Normalization (arXiv 1607.06450).
 """
@@ -36,13 +37,15 @@ from normfold.passes.convert.calibrated.design import SMALL, Design, Shape, desi
 from normfold.passes.convert.calibrated.fitting import Fitting
 from normfold.passes.convert.calibrated.moments import Gatherer, SampleMoments
 from normfold.passes.convert.conversion import Asked, Conversion, Proposal
+from normfold.passes.convert.grouping import grouped, ungroupable
 from normfold.records import Certificate, Refusal
 
 INERT: Final = 16.0
 """The epsilon, in variances of a channel, beside which an RMSNorm's mean square hardly counts."""
 INERT_IF: Final = "the mean square of its standardised input is between 0 and 2 in every sample"
-KINDS: Final[tuple[NormKind, ...]] = ("group", "layer", "rms")
-BY: Final[tuple[Spelling, ...]] = ("group", "layer")
+KINDS: Final[tuple[NormKind, ...]] = ("group", "instance", "layer", "rms")
+GROUPED: Final = frozenset({"group", "instance"})
+BY: Final[tuple[Spelling, ...]] = ("group", "instance", "layer")
 """Kinds that another kind's operation computes, too."""
 EPSILON: Final = 1e-5
 """That of a norm whose source has none."""
@@ -93,11 +96,11 @@ def _channels(graph: Graph, view: AffineOp) -> int | None:
 
 def _fitted(graph: Graph, norms: Sequence[Node], asked: Asked) -> Iterator[Proposal]:
     views = {node: view for node in norms if isinstance(view := graph.view(node), AffineOp)}
-    per_position = asked.target != "group"
+    per_position = asked.target not in GROUPED
     moments = _moments(graph, views, asked.fitting, per_position=per_position)
     for node, view in views.items():
         channels = _channels(graph, view) or 0
-        refusal = _meaningless(graph, view, asked, channels)
+        refusal = None if view.axis is None else ungroupable(graph, view, view.axis, channels, asked)
         if refusal is not None:
             yield Proposal((node,), refusals=(refusal,))
             continue
@@ -106,7 +109,7 @@ def _fitted(graph: Graph, norms: Sequence[Node], asked: Asked) -> Iterator[Propo
             because = f"{graph.label(node)} stores no statistics, and there are no calibration inputs to take them from"
             yield Proposal((node,), refusals=(Refusal(CALIBRATION_DATA, because),))
             continue
-        groups = 1 if per_position else asked.groups(channels) or 1
+        groups = grouped(asked, channels) or 1
         yield _proposal(graph, source, moments.get(node), asked, groups)
 
 
@@ -121,24 +124,10 @@ def _moments(
     return {node: gatherer.moments() for node, gatherer in wanted.items()}
 
 
-def _meaningless(graph: Graph, view: AffineOp, asked: Asked, channels: int) -> Refusal | None:
-    label = graph.label(view.node)
-    groups = 1 if asked.target != "group" else asked.groups(channels)
-    if groups is None:
-        return Refusal(MEANINGFUL, f"the {channels} channels of {label} do not go into groups as asked")
-    shape = graph.shape(view.inputs[0])
-    if shape is None or view.axis is None:
-        return None
-    positions = shape[len(shape) + view.axis + 1 :] if asked.target == "group" else ()
-    if channels // groups == 1 and all(size == 1 for size in positions):
-        return Refusal(MEANINGFUL, f"a group of {label} would be one value, of which a norm leaves nothing")
-    return None
-
-
 def _proposal(graph: Graph, source: _Source, moments: SampleMoments | None, asked: Asked, groups: int) -> Proposal:
     fitting, weight, node = asked.fitting, source.scale**2, source.view.node
     kind: NormKind = next(one for one in KINDS if one == asked.target)
-    form = _Form(kind, Shape(groups, source.epsilon, centred=kind != "rms"), grouped=kind == "group")
+    form = _Form(kind, Shape(groups, source.epsilon, centred=kind != "rms"), grouped=kind in GROUPED)
     if moments is None:
         # Of a sample no more is known than of all: an epsilon stands in for the offsets.
         z = SampleMoments(np.zeros((1, len(weight))), np.ones((1, len(weight))))

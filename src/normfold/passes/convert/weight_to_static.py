@@ -29,10 +29,11 @@ from normfold.records import Refusal
 
 def _proposals(graph: Graph, norms: Sequence[Node], _asked: Asked) -> Iterator[Proposal]:
     for node in norms:
-        yield _judged(graph, node)
+        yield baked(graph, node)
 
 
-def _judged(graph: Graph, node: Node) -> Proposal:
+def baked(graph: Graph, node: Node) -> Proposal:
+    """The plan that stores the weight of ``node`` as it is computed, or why there is none."""
     view = graph.view(node)
     if not graph.normalised_by(node):  # with that of another call of the same module
         return Proposal((node,), Plan(into=(node,), rules=(RULE.name,)))

@@ -19,7 +19,8 @@ from normfold.backends.onnx.reading.constants import ExactTensor
 from normfold.backends.onnx.write.commit import Writer, sweep
 from normfold.core.algebra import Affine
 from normfold.core.algebra.affine import Array
-from normfold.core.views import DynamicTanh, Norm, Spelling
+from normfold.core.laws.collapse import norm_constants
+from normfold.core.views import AffineOp, DynamicTanh, Norm, Spelling
 
 AXES_AS_INPUT: Final = 18
 """The opset from which ReduceMean reads its axes."""
@@ -63,6 +64,24 @@ def spell_tanh(writer: Writer, view: DynamicTanh, dtype: ir.DataType) -> None:
     spell = _Speller(writer, node, dtype)
     squashed = spell.node("Tanh", spell.node("Mul", x, spell.constant("alpha", np.asarray(view.alpha))))
     spell.end(squashed, spell.tail(view.tail) or [("Identity",)])
+
+
+def spell_affine(writer: Writer, view: AffineOp, dtype: ir.DataType) -> None:
+    """Let operations of ``dtype`` scale and shift as ``view`` says: a BatchNormalization where it has statistics."""
+    node, x = view.node, view.inputs[0]
+    if not isinstance(node, ir.Node) or not isinstance(x, ir.Value):
+        raise TypeError("not a node")
+    spell, stored = _Speller(writer, node, dtype), view.statistics
+    if stored is None:
+        spell.end(x, spell.tail(view.affine) or [("Identity",)])
+        return
+    epsilon = float(np.float32(stored.epsilon))
+    mean, variance = stored.mean.reshape(-1), stored.variance.reshape(-1)
+    scale, bias = norm_constants(view.affine, mean, variance, epsilon)
+    arrays = {"scale": scale, "bias": bias, "mean": mean, "var": variance}
+    constants = [spell.constant(role, values.reshape(-1)) for role, values in arrays.items()]
+    spell.become("BatchNormalization", x, *constants)
+    node.attributes["epsilon"] = ir.AttrFloat32("epsilon", epsilon)
 
 
 def spell_by(writer: Writer, view: Norm, by: Spelling, dtype: ir.DataType, shape: Dims) -> None:

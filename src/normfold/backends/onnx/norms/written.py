@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import onnx_ir as ir
 
@@ -10,7 +11,15 @@ from normfold.backends.onnx.lift.context import Context, opaque
 from normfold.backends.onnx.native import native_node, native_value
 from normfold.backends.onnx.norms.decompositions import RMS, Decomposition
 from normfold.backends.onnx.norms.emission import OPSETS, emit, obstacle, settle, spelled_out, written_out
-from normfold.backends.onnx.norms.spelling import SPELLED, spell_by, spell_layer, spell_rms, spell_tanh, trailing
+from normfold.backends.onnx.norms.spelling import (
+    SPELLED,
+    spell_affine,
+    spell_by,
+    spell_layer,
+    spell_rms,
+    spell_tanh,
+    trailing,
+)
 from normfold.backends.onnx.reading.shapes import Shapes
 from normfold.backends.onnx.write.commit import Writer
 from normfold.core.premises import (
@@ -23,8 +32,11 @@ from normfold.core.premises import (
     NEEDS_STRUCTURE,
     OPSET_HAS_OPERATOR,
 )
-from normfold.core.views import DynamicTanh, Norm, Spelling, View
+from normfold.core.views import AffineOp, DynamicTanh, Norm, Spelling, View
 from normfold.records import Refusal
+
+NO_GROUPS: Final = frozenset({"BatchNormalization", "Tanh"})
+"""Operators that conversions make norms of groups of channels, and that are none yet."""
 
 
 class WrittenNorms:
@@ -101,8 +113,9 @@ class WrittenNorms:
         node = native_node(view.node)
         label = self._context.label(node)
         if not isinstance(view, Norm):
-            return _no_norm(label, by)
-        if by == "group" and view.groups is not None and node.op_type != "BatchNormalization":
+            fitted = isinstance(view, AffineOp) and node.op_type != "BatchNormalization"
+            return self._unstatic(node, view, by) if fitted else _no_norm(label, by)
+        if by == "group" and view.groups is not None and node.op_type not in NO_GROUPS:
             because = (
                 "is a norm of groups of channels, as ONNX Runtime runs it: it has no kernel for GroupNormalization"
             )
@@ -123,6 +136,18 @@ class WrittenNorms:
             return Refusal(KNOWN_SIZES, f"the sizes of the axes that {label} normalises are not known")
         return None
 
+    def _unstatic(self, node: ir.Node, view: View, by: Spelling) -> Refusal | None:
+        """Why what ``node`` makes cannot be an affine map, written as ``by`` says."""
+        label, x = self._context.label(node), native_value(view.inputs[0])
+        if len(view.inputs) > 1 or not isinstance(node.graph, ir.Graph):
+            return Refusal(NEEDS_STRUCTURE, f"{label} adds its inputs up, or stands in a function")
+        if self._shapes.dtype(x) is None:
+            return Refusal(HAS_KERNEL, f"the type of what {label} reads is not known")
+        shape = self._shapes.of(x)
+        if by != "static" and (shape is None or len(shape) < 2 or _axis(view) != 1 - len(shape)):
+            return Refusal(KNOWN_RANK, f"the channels of {label} are not known to be along the second axis")
+        return None
+
     def replace(self, view: View) -> None:
         """Let elementary operations make what the node of ``view`` makes, as ``view`` says."""
         dtype = self._dissolve(view)
@@ -134,6 +159,9 @@ class WrittenNorms:
     def respell(self, view: View, by: Spelling) -> None:
         """Let the operation of a norm of the kind ``by`` make what the node of ``view`` makes."""
         shape = self._shapes.of(native_value(view.inputs[0]))
+        if isinstance(view, AffineOp):
+            spell_affine(self._writer, view, self._dissolve(view))
+            return
         if not isinstance(view, Norm) or shape is None:
             raise TypeError(f"{self._context.label(native_node(view.node))} cannot be spelled otherwise")
         if view.groups is None and not trailing(view):
@@ -151,6 +179,10 @@ class WrittenNorms:
             self._emitted.pop(one, None)
             self._spelled.pop(one, None)
         return dtype
+
+
+def _axis(view: View) -> int | None:
+    return view.axis if isinstance(view, AffineOp) else None
 
 
 def _no_norm(label: str, by: Spelling) -> Refusal:

@@ -8,14 +8,14 @@ from typing import Protocol
 
 from normfold.core.graph import Graph
 from normfold.core.views import Node
-from normfold.passes.convert.calibrated.moments import Gatherer
+from normfold.passes.convert.calibrated.moments import Watch
 
 
 class Observer(Protocol):
     """Shows what a model computes on calibration inputs."""
 
-    def observe(self, graph: Graph, wanted: Mapping[Node, Gatherer]) -> None:
-        """Let each gatherer take in what its norm reads, in one pass over the inputs.
+    def observe(self, graph: Graph, wanted: Mapping[Node, Watch]) -> None:
+        """Let each of ``wanted`` take in what its norm reads, in one pass over the inputs.
 
         ``graph`` is that of a copy of the model whose norms still read what they read in the model.
         """
