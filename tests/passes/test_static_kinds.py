@@ -258,18 +258,29 @@ def test_batch_layer_normalization_to_layer_norm() -> None:
     assert error(done.model(x), net(x)) <= 1e-11
     mixed_net[1].batch_var.fill_(1.0)
     decision = only(normfold.convert(mixed_net, (x,), to="layer").decisions)
-    assert [one.premise for one in decision.refused_by] == ["bounded-error"]
+    assert [one.premise for one in decision.refused_by] == ["bounded-error", "training-asked"]
     image = shaken(mixed(static_features=False))
     decision = only(normfold.convert(image, (torch.randn(IMAGE, dtype=torch.float64),), to="layer").decisions)
-    assert [one.premise for one in decision.refused_by] == ["trailing-axes"]
+    assert [one.premise for one in decision.refused_by] == ["trailing-axes", "training-asked"]
     live = BatchLayerNorm((CHANNELS,), 8, static_batch=False, static_features=False)
     decision = only(normfold.convert(shaken(live), (x[0],), to="layer").decisions)
-    assert [one.premise for one in decision.refused_by] == ["bounded-error"]
+    assert [one.premise for one in decision.refused_by] == ["bounded-error", "training-asked"]
 
 
-def test_what_no_conversion_makes_yet_is_said() -> None:
-    net, x = shaken(nn.Identity(), nn.LayerNorm(CHANNELS)), torch.randn(2, 5, CHANNELS, dtype=torch.float64)
+@pytest.mark.parametrize("centred", [True, False])
+def test_batch_layer_normalization_to_rms_norm(centred: bool) -> None:
+    """Where the mean of its input is zero; elsewhere the comparison finds that it is not."""
+    first = nn.Linear(CHANNELS, CHANNELS)
+    net, x = shaken(first, nn.LayerNorm(CHANNELS)), torch.randn(2, 5, CHANNELS, dtype=torch.float64)
+    if centred:
+        for one in (first.weight, first.bias):
+            one.data -= one.data.mean(0)
     mixed_net = normfold.convert(net, (x,), to="bln").model
-    decision = only(normfold.convert(mixed_net, (x,), to="rms").decisions)
-    assert [one.premise for one in decision.refused_by] == ["convertible"]
-    assert "yet" in decision.refused_by[0].because
+    done = normfold.convert(mixed_net, (x,), to="rms")
+    decision = only(done.decisions)
+    if not centred:
+        assert (decision.outcome, decision.refused_by[0].premise) == ("kept", "verification-failed")
+        return
+    assert (decision.outcome, decision.label) == ("converted", "exact-if")
+    assert "has the mean zero" in decision.certificate.condition
+    assert error(done.model(x), net(x)) <= 1e-11
