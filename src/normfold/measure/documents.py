@@ -8,10 +8,20 @@ from typing import Any
 
 from normfold.errors import NormfoldError
 from normfold.measure.candidate import Candidate, Effort
-from normfold.measure.figures import Cell, Details, Figure, GpuState, Sample
+from normfold.measure.figures import (
+    Cell,
+    Details,
+    Emulation,
+    Figure,
+    GpuState,
+    Reading,
+    Sample,
+    instructions,
+)
 from normfold.measure.statistics import Comparison, Interval
 from normfold.measure.stored import SCHEMA, StoredComparison
 from normfold.records import finite, probe_record
+from normfold.runtime.targets import FigureKind
 
 Json = dict[str, Any]
 
@@ -50,23 +60,30 @@ def model_record(model: Candidate) -> Json:
 
 def cell_record(cell: Cell) -> Json:
     """One set of conditions; ``figures`` is empty where ``refused`` says why."""
+    processes: Sequence[Sample | Emulation] = cell.samples or cell.emulations
+    first = next((one.name for one in cell.figures or cell.readings), None)
     return {
         "batch": cell.conditions.batch,
         "threads": cell.conditions.threads,
         "use": cell.conditions.use,
         "cpus": list(cell.conditions.cpus),
         "target": cell.conditions.target,
-        "runtime_bytes": cell.samples[0].runtime_bytes if cell.samples else None,
-        "machine": dict(cell.samples[0].machine) if cell.samples else None,
+        "runtime_bytes": processes[0].runtime_bytes if processes else None,
+        "machine": dict(processes[0].machine) if processes else None,
         "refused": None if cell.refused is None else cell.refused.record(),
         "inputs": [probe_record(probe) for probe in cell.probes],
-        "figures": [figure_record(figure, cell) for figure in cell.figures],
+        "figures": [
+            *(figure_record(figure, cell) for figure in cell.figures),
+            *(reading_record(reading, cell.kind) for reading in cell.readings),
+        ],
         "comparisons": [
-            {"reference": cell.figures[0].name, "other": name, **comparison_record(one)}
-            for name, one in cell.comparisons.items()
+            {"reference": first, "other": name, **comparison_record(one)} for name, one in cell.comparisons.items()
         ],
         "control": None if cell.control is None else interval_record(cell.control),
-        "samples": [sample_record(sample) for sample in cell.samples],
+        "samples": [
+            *(sample_record(sample) for sample in cell.samples),
+            *(emulation_record(one) for one in cell.emulations),
+        ],
         "warnings": list(cell.warnings),
     }
 
@@ -92,6 +109,23 @@ def figure_record(figure: Figure, cell: Cell) -> Json:
         "deadline": None if figure.punctuality is None else figure.punctuality.record(figure.name),
         "details": None if figure.details is None else details_record(figure.details),
     }
+
+
+def reading_record(reading: Reading, kind: FigureKind) -> Json:
+    """What is known of one candidate without a clock."""
+    return {
+        "name": reading.name,
+        "kind": kind,
+        "providers": dict(reading.placed),
+        "deviation": finite(reading.deviation),
+        **({"instructions": instructions(reading.counts), "counts": dict(reading.counts)} if reading.counts else {}),
+    }
+
+
+def emulation_record(one: Emulation) -> Json:
+    """One process without a clock; ``counts`` by candidate."""
+    counts = {name: dict(found) for name, found in one.counts.items()}
+    return {"onnxruntime": one.onnxruntime, **({"counts": counts} if counts else {})}
 
 
 def details_record(details: Details) -> Json:

@@ -148,10 +148,48 @@ def _energy(name: str, samples: Sequence[Sample]) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Emulation:
+    """One process of a target without a clock."""
+
+    onnxruntime: str
+    machine: Mapping[str, Any]
+    """What the target says of itself."""
+    runtime_bytes: int
+    placed: Mapping[str, Mapping[str, int]]
+    deviations: Mapping[str, float]
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """By candidate: instructions of a run by class, and bytes; empty where they are not counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is known of one candidate without a clock."""
+
+    name: str
+    placed: Mapping[str, int]
+    deviation: float
+    """Largest, from the same model's outputs on this machine, relative to their range."""
+    counts: Mapping[str, int]
+    """Of a run: instructions by class, ``bytes_loaded`` and ``bytes_stored``; empty where they are not counted."""
+
+    @classmethod
+    def of(cls, name: str, emulations: Sequence[Emulation]) -> Reading:
+        """The first process's counts, and the largest deviation of all."""
+        first, deviation = emulations[0], max(one.deviations[name] for one in emulations)
+        return cls(name, first.placed[name], deviation, first.counts.get(name, {}))
+
+
+def instructions(counts: Mapping[str, int]) -> int:
+    """Those of all classes."""
+    return sum(count for name, count in counts.items() if not name.startswith("bytes"))
+
+
+@dataclass(frozen=True, slots=True)
 class Cell:
     """The figures for one set of conditions, or the error because of which there are none.
 
-    ``comparisons`` are with the first candidate, ``control`` is its second copy's time over its own.
+    ``comparisons`` are with the first candidate, ``control`` is its second copy's time over its own. A target without a
+    clock has ``readings`` from its ``emulations`` instead of figures from samples.
     """
 
     conditions: Conditions
@@ -160,6 +198,8 @@ class Cell:
     comparisons: Mapping[str, Comparison] = field(default_factory=dict)
     control: Interval | None = None
     samples: tuple[Sample, ...] = ()
+    readings: tuple[Reading, ...] = ()
+    emulations: tuple[Emulation, ...] = ()
     kind: FigureKind = "measured"
     probes: tuple[Probe, ...] = ()
     warnings: tuple[str, ...] = ()

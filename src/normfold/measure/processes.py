@@ -15,7 +15,7 @@ from normfold.measure import checks, statistics
 from normfold.measure.candidate import Candidate
 from normfold.measure.divergence import first_divergence
 from normfold.measure.experiment import Experiment
-from normfold.measure.figures import Details, Sample
+from normfold.measure.figures import Details, Emulation, Sample
 from normfold.measure.inputs import ArrayFolder, PreparedInputs, prepare_inputs
 from normfold.measure.schedule import Turn, block_runs, schedule
 from normfold.records import Progress
@@ -79,6 +79,31 @@ class Measurement:
                 wanted = min(effort.most, self._wanted(samples))
         return tuple(samples)
 
+    def emulations(self) -> tuple[Emulation, ...]:
+        """The processes of a target without a clock: two where it counts, to see that counts repeat, else one.
+
+        Raises:
+            NormfoldError: a model cannot be run there.
+        """
+        wanted = FEWEST if self._experiment.target.kind == "counted" else 1
+        return tuple(self._emulation(index, wanted) for index in range(wanted))
+
+    def _emulation(self, index: int, of: int) -> Emulation:
+        experiment, placed, deviations, counts = self._experiment, {}, {}, {}
+        with self._client() as client:
+            hello = self._hello(client, 0)
+            self._settle_inputs(client)
+            for one in experiment.candidates:
+                self._progress(f"running {one.name}, process {index + 1} of {of}")
+                turn = Turn(one.name, 0)
+                placed[one.name] = self._open(client, turn)["placed_by_provider"]
+                client.bind(turn.session, self.inputs.entries)
+                deviations[one.name] = self._check(client, turn)
+                if experiment.target.kind == "counted":
+                    counts[one.name] = client.count(turn.session)
+                client.close(turn.session)
+        return Emulation(hello["onnxruntime"], hello["machine"], hello["runtime_bytes"], placed, deviations, counts)
+
     @property
     def _per_process(self) -> float:
         """Seconds of timed runs in each process: half of the time is for the first stage."""
@@ -100,8 +125,7 @@ class Measurement:
         experiment, seed = self._experiment, [self._experiment.entropy, index]
         with self._client() as client:
             hello = self._hello(client, experiment.threading.pool)
-            if self._inputs is None:
-                self._inputs = self._settled_here() if experiment.target.travels else self._settle(client)
+            self._settle_inputs(client)
             turns = _shuffled(
                 [Turn(name, copy) for name in experiment.names for copy in range(experiment.copies)], seed
             )
@@ -138,6 +162,11 @@ class Measurement:
     def _hello(self, client: TimingClient, pool: int) -> dict[str, Any]:
         where = self._experiment.conditions
         return client.hello(where.cpus, pool, threads=where.threads, preload=self._experiment.on_gpu)
+
+    def _settle_inputs(self, client: TimingClient) -> None:
+        """Choose the inputs where no process has before; ``client`` is to help where it knows this disk."""
+        if self._inputs is None:
+            self._inputs = self._settled_here() if self._experiment.target.travels else self._settle(client)
 
     def _settled_here(self) -> PreparedInputs:
         """The same in a process of this machine, with what every candidate should give on the target."""

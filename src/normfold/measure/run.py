@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from normfold.errors import NormfoldError
 from normfold.measure import checks, statistics
 from normfold.measure.candidate import CONTROL, Conditions, Effort, with_batch
 from normfold.measure.experiment import Experiment
-from normfold.measure.figures import Cell, Details, Figure, Sample
+from normfold.measure.figures import Cell, Details, Emulation, Figure, Reading, Sample, instructions
 from normfold.measure.inputs import ArrayFolder, PreparedInputs
 from normfold.measure.processes import Measurement
 from normfold.records import Progress, silent
@@ -30,6 +31,12 @@ def measure(experiment: Experiment, progress: Progress = silent) -> Cell:
 
 def _measure(experiment: Experiment, progress: Progress) -> Cell:
     checks.check_inputs(experiment.candidates)
+    experiment.target.check_threads(
+        max(
+            max(one.profile.intra_threads or experiment.conditions.threads, one.profile.inter_threads)
+            for one in experiment.candidates
+        )
+    )
     specs, given = with_batch(experiment.reference.inputs, experiment.given, experiment.conditions.batch)
     experiment = replace(
         experiment, candidates=(replace(experiment.reference, inputs=specs), *experiment.candidates[1:]), given=given
@@ -37,9 +44,35 @@ def _measure(experiment: Experiment, progress: Progress) -> Cell:
     load = os.getloadavg()[0]
     with ArrayFolder() as folder:
         work = Measurement(experiment, folder, progress)
+        if experiment.target.kind != "measured":
+            return _read(experiment, work.emulations(), work.inputs)
         samples = work.samples()
         details = work.all_details()
     return _assemble(experiment, samples, work.inputs, details, load)
+
+
+def _read(experiment: Experiment, emulations: Sequence[Emulation], inputs: PreparedInputs) -> Cell:
+    """What processes without a clock found."""
+    names, kind = [one.name for one in experiment.candidates], experiment.target.kind
+    totals = [{name: math.log(instructions(counts)) for name, counts in one.counts.items()} for one in emulations]
+    comparisons = {
+        name: statistics.judge(
+            statistics.stein_interval([one[name] - one[names[0]] for one in totals], len(totals)),
+            None,
+            experiment.effort.threshold,
+            counted=True,
+        )
+        for name in (names[1:] if kind == "counted" else ())
+    }
+    return Cell(
+        experiment.conditions,
+        comparisons=comparisons,
+        readings=tuple(Reading.of(name, emulations) for name in names),
+        emulations=tuple(emulations),
+        kind=kind,
+        probes=inputs.probes,
+        warnings=tuple(_about_the_inputs(inputs)),
+    )
 
 
 def _assemble(
@@ -104,9 +137,7 @@ def _about_the_models(experiment: Experiment, samples: Sequence[Sample], inputs:
         yield experiment.threading.note
     if any(one.profile.computes_in_tf32 for one in experiment.candidates):
         yield "float32 products are rounded to TF32; the provider option use_tf32=0 turns that off"
-    guessed = [probe.name for probe in inputs.probes if "guessed" in probe.made]
-    if guessed:
-        yield f"sizes were guessed for {', '.join(guessed)}: state them with --shape"
+    yield from _about_the_inputs(inputs)
     elsewhere = {name for sample in samples for name, counts in sample.placed.items() if len(counts) > 1} - {CONTROL}
     if elsewhere:
         yield f"nodes of {', '.join(sorted(elsewhere))} run on more than one execution provider"
@@ -117,3 +148,9 @@ def between(cell: Cell, effort: Effort, first: str, second: str) -> statistics.C
     logs = [sample.log_ratio(second) - sample.log_ratio(first) for sample in cell.samples]
     control = _ratio(cell.samples, CONTROL, effort) if effort.control else None
     return statistics.judge(statistics.stein_interval(logs, effort.first), control, effort.threshold)
+
+
+def _about_the_inputs(inputs: PreparedInputs) -> Iterator[str]:
+    guessed = [probe.name for probe in inputs.probes if "guessed" in probe.made]
+    if guessed:
+        yield f"sizes were guessed for {', '.join(guessed)}: state them with --shape"

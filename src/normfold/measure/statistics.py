@@ -23,7 +23,9 @@ from numpy.typing import NDArray
 from normfold.measure.student_t import t_quantile
 
 Floats = NDArray[np.floating[Any]]
-Verdict = Literal["faster", "slower", "equivalent", "inconclusive"]
+Verdict = Literal["faster", "slower", "fewer", "more", "equivalent", "inconclusive"]
+COUNTED: Final[dict[Verdict, Verdict]] = {"faster": "fewer", "slower": "more"}
+"""What a verdict on times is called where it is one on counts, which say nothing of time."""
 
 CONFIDENCE: Final = 0.95
 THRESHOLD: Final = 0.02
@@ -72,7 +74,7 @@ class Quantile:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Time of one candidate over that of the reference.
+    """Time, or count, of one candidate over that of the reference.
 
     ``found``: the interval excludes 1. ``floor`` is what two copies of the reference may differ by as far as this run
     can tell.
@@ -82,6 +84,8 @@ class Comparison:
     floor: float
     found: bool
     verdict: Verdict
+    counted: bool = False
+    """Whether it is of counts, and says nothing of time."""
 
     @property
     def called(self) -> bool:
@@ -122,11 +126,14 @@ def welch_interval(a: Sequence[float], b: Sequence[float], confidence: float = C
     return Interval(difference, difference - half, difference + half)
 
 
-def judge(logs: Interval, control: Interval | None, threshold: float = THRESHOLD) -> Comparison:
+def judge(
+    logs: Interval, control: Interval | None, threshold: float = THRESHOLD, *, counted: bool = False
+) -> Comparison:
     """What an interval of the log-ratio says, beside that of two copies of the reference."""
     floor = 0.0 if control is None else math.expm1(max(abs(control.low), abs(control.high)))
     found = not logs.low <= 0.0 <= logs.high
-    return Comparison(logs.exp(), floor, found, _verdict(logs, floor, threshold))
+    verdict = _verdict(logs, floor, threshold)
+    return Comparison(logs.exp(), floor, found, COUNTED.get(verdict, verdict) if counted else verdict, counted)
 
 
 def _verdict(logs: Interval, floor: float, threshold: float) -> Verdict:

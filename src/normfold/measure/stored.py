@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +13,7 @@ import numpy as np
 from normfold.errors import UsageError
 from normfold.measure import statistics
 from normfold.measure.candidate import Conditions
+from normfold.measure.figures import instructions
 from normfold.measure.statistics import Comparison, Interval
 from normfold.runtime.side_files import read_json
 from normfold.runtime.targets import LOCAL
@@ -24,7 +25,7 @@ DECISIVE: Final = ("processor", "cpus", "cpu_features")
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One model under one set of conditions: logarithm of its latency in each process, and the control's interval."""
+    """One model under one set of conditions: logarithm of its latency, or of its count, in each process."""
 
     conditions: Conditions
     kind: str
@@ -48,7 +49,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class StoredComparison:
-    """Time of ``other`` over that of ``reference`` under one set of conditions."""
+    """Time, or count, of ``other`` over that of ``reference`` under one set of conditions."""
 
     conditions: Conditions
     reference: str
@@ -99,8 +100,10 @@ def _series(cell: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) ->
     control = cell["control"]
     found = []
     for figure in cell["figures"]:
+        if figure["kind"] not in LEVELS:
+            continue
         model = models[figure["name"]]
-        levels = tuple(_level(sample, figure["name"]) for sample in cell["samples"])
+        levels = tuple(LEVELS[figure["kind"]](sample, figure["name"]) for sample in cell["samples"])
         if not levels:
             raise ValueError(f"{figure['name']} has no samples")
         bounds = None if control is None else Interval(*(_log(control[key]) for key in ("value", "low", "high")))
@@ -118,6 +121,14 @@ def _machine(cell: Mapping[str, Any]) -> dict[str, Any]:
 def _level(sample: Mapping[str, Any], name: str) -> float:
     blocks = sample["ns"][name][sample["steady_from"] or 0 :]
     return _log(np.median(statistics.block_medians(blocks)))
+
+
+def _count(sample: Mapping[str, Any], name: str) -> float:
+    return _log(instructions(sample["counts"][name]))
+
+
+LEVELS: Final[Mapping[str, Callable[[Mapping[str, Any], str], float]]] = {"measured": _level, "counted": _count}
+"""The logarithm to compare of a sample, for each kind of figures in which there is one."""
 
 
 def _log(value: Any) -> float:
@@ -172,4 +183,5 @@ def _compared(x: Series, y: Series, threshold: float) -> StoredComparison:
     logs = statistics.welch_interval(x.levels, y.levels)
     controls = [one.control for one in (x, y) if one.control is not None]
     control = max(controls, key=lambda one: max(abs(one.low), abs(one.high)), default=None)
-    return StoredComparison(x.conditions, x.name, y.name, statistics.judge(logs, control, threshold))
+    judged = statistics.judge(logs, control, threshold, counted=x.kind == "counted")
+    return StoredComparison(x.conditions, x.name, y.name, judged)

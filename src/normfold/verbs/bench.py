@@ -138,6 +138,8 @@ def bench(
     with limited(time_limit, memory_limit, effort.time_limit):
         settings, place = session_settings(session, ep), find(target)
         check_target(place, settings, cpus, custom_ops)
+        if deadline is not None:
+            place.check_clock("a deadline")
         started = datetime.now(UTC).isoformat(timespec="seconds")
         progress("reading")
         with open_candidates(models, example_inputs, settings) as candidates, place.reached() as reached:

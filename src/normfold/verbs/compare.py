@@ -14,6 +14,7 @@ from normfold.measure.stored import Stored, StoredComparison, compare_stored, fr
 from normfold.models.source import name_of
 from normfold.report.blocks import Blocks, Detail, Paragraph
 from normfold.report.result import Result
+from normfold.runtime.targets import LOCAL, find
 from normfold.verbs.bench import DEFAULT_EFFORT, bench
 from normfold.verbs.figures import comparison_blocks
 
@@ -25,7 +26,7 @@ REMARK: Final = "Measured at different moments: what the machine did in between 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class CompareResult(Result):
-    """Time of the second model over that of the first, for each set of conditions."""
+    """Time, or count, of the second model over that of the first, for each set of conditions."""
 
     a: str
     b: str
@@ -37,8 +38,8 @@ class CompareResult(Result):
 
     @property
     def slower(self) -> bool:
-        """Whether the second model is slower under any of the conditions."""
-        return any(one.comparison.verdict == "slower" for one in self.figures)
+        """Whether the second model is slower, or executes more instructions, under any of the conditions."""
+        return any(one.comparison.verdict in ("slower", "more") for one in self.figures)
 
     def report(self, detail: Detail = Detail.NORMAL) -> Blocks:
         """A verdict for each set of conditions."""
@@ -66,7 +67,7 @@ def compare(
 
     Raises:
         UsageError: ``environment-differs``, the documents are from different machines or conditions and ``force`` is
-            off; ``bad-measurement``, a document is not one.
+            off; ``bad-measurement``, a document is not one; ``target-unsupported``, the target's figures are outputs.
         FindingError: ``outputs-differ``, the two models compute something else.
         NormfoldError: a model cannot be timed.
     """
@@ -76,6 +77,7 @@ def compare(
     if _is_stored(a):
         found = compare_stored(_stored(a), _stored(b), force=force, threshold=threshold)
         return CompareResult(*names, found, stored=True)
+    find(options.get("target", LOCAL.name)).check_comparing()
     effort = replace(options.pop("effort", DEFAULT_EFFORT), threshold=threshold)
     done = bench(cast("Model", a), cast("Model", b), effort=effort, **options)
     for error in done.refused:

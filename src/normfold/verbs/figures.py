@@ -31,6 +31,7 @@ from normfold.report.blocks import (
 )
 from normfold.report.words import plural
 from normfold.runtime.targets import LOCAL
+from normfold.verbs.readings import reading_blocks
 
 NODES: Final = 12
 """Rows of a table of nodes."""
@@ -46,6 +47,8 @@ DEADLINES: Final[dict[Kept, Tone]] = {"met": "good", "missed": "bad", "inconclus
 TONES: Final[dict[Judgement, Tone]] = {
     "faster": "good",
     "slower": "bad",
+    "fewer": "good",
+    "more": "bad",
     "equivalent": "good",
     "inconclusive": "caution",
 }
@@ -60,11 +63,13 @@ def cell_blocks(models: Sequence[Candidate], cell: Cell, detail: Detail) -> Bloc
     heading = Heading(_title(models[0].profile.provider, cell))
     if cell.refused is not None:
         return heading, refusal(cell.refused)
-    reference = cell.figures[0]
+    reference = (cell.figures or cell.readings)[0]
     verdicts = tuple(
         Verdict(comparison_sentence(reference.name, name, one), TONES[one.verdict])
         for name, one in cell.comparisons.items()
     )
+    if not isinstance(reference, Figure):
+        return heading, *reading_blocks(models, cell, detail), *verdicts
     verdicts += tuple(_deadline_verdicts(cell))
     memory = tuple(Paragraph(words) for words in (_memory_sentence(cell),) if words)
     if detail == Detail.SUMMARY:
@@ -88,9 +93,9 @@ def comparison_blocks(comparisons: Sequence[StoredComparison], refused: Normfold
 
 
 def comparison_sentence(reference: str, other: str, comparison: Comparison) -> str:
-    """``b takes 0.652x the time of a (0.648 to 0.657): faster``."""
-    ratio = comparison.ratio
-    said = f"{other} takes {ratio.value:.4g}x the time of {reference} ({ratio.low:.4g} to {ratio.high:.4g})"
+    """``b takes 0.652x the time of a (0.648 to 0.657): faster``, or the same of instructions: ``fewer``."""
+    ratio, what = comparison.ratio, "executes {}x the instructions" if comparison.counted else "takes {}x the time"
+    said = f"{other} {what.format(f'{ratio.value:.4g}')} of {reference} ({ratio.low:.4g} to {ratio.high:.4g})"
     return f"{said}: {comparison.verdict}{_remark(comparison)}"
 
 
@@ -119,6 +124,8 @@ def ratio_interval(ratio: Estimate, label: str = "") -> Interval:
 
 def _title(provider: str, cell: Cell) -> str:
     """What the figures of ``cell`` hold for, and what they were made of."""
+    if cell.emulations:
+        return f"{provider}, {_conditions(cell.conditions)}; {cell.kind}"
     rounds = sorted(len(sample.turns) for sample in cell.samples)
     span = "" if not rounds else str(rounds[0]) if rounds[0] == rounds[-1] else f"{rounds[0]} to {rounds[-1]}"
     effort = f"; {span} rounds in each of {len(rounds)} fresh processes" if rounds else ""
@@ -203,7 +210,7 @@ def _chart(cell: Cell) -> Chart:
 
 
 def _remark(comparison: Comparison) -> str:
-    if comparison.verdict in ("faster", "slower"):
+    if comparison.verdict in ("faster", "slower", "fewer", "more"):
         return ""
     if comparison.called:
         return ", though a difference was found"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from normfold.errors import UsageError, suggestion
+from normfold.runtime.targets.arm import arm64, cores
 from normfold.runtime.targets.base import FigureKind, Target
 from normfold.runtime.targets.browser import browser
 from normfold.runtime.targets.local import LOCAL
@@ -14,7 +15,13 @@ from normfold.runtime.targets.ssh import EXAMPLE, SCHEME, ssh
 
 __all__ = ["LOCAL", "TARGETS", "FigureKind", "Target", "find", "listed"]
 
-TARGETS: Final[dict[str, Callable[[], Target]]] = {"local": lambda: LOCAL, "node": node, "browser": browser}
+TARGETS: Final[dict[str, Callable[[], Target]]] = {
+    "local": lambda: LOCAL,
+    "node": node,
+    "browser": browser,
+    "arm64": arm64,
+    **cores(),
+}
 """By name; what is called looks at the machine."""
 
 

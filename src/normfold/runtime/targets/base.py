@@ -95,5 +95,20 @@ class Target:
         if not self.tunes:
             raise self._unsupported("tuning")
 
+    def check_comparing(self) -> None:
+        """Raise `UsageError` ``target-unsupported`` where its figures say nothing of what a model costs."""
+        if self.kind not in ("measured", "counted"):
+            raise self._unsupported(f"comparing models: its figures are {self.kind}")
+
+    def check_clock(self, what: str) -> None:
+        """Raise `UsageError` ``target-unsupported`` where it has no clock, which ``what`` is about."""
+        if self.kind != "measured":
+            raise self._unsupported(f"{what}: its figures are {self.kind}, not measured")
+
+    def check_threads(self, threads: int) -> None:
+        """Raise `UsageError` ``target-unsupported`` where it counts, and more than one thread would lose counts."""
+        if self.kind == "counted" and threads > 1:
+            raise self._unsupported("more than one thread: its figures are counts of one")
+
     def _unsupported(self, what: str) -> UsageError:
         return UsageError("target-unsupported", f"The target {self.name} does not support {what}.")

@@ -82,6 +82,12 @@ class TimingClient:
         names = " and ".join(dict.fromkeys(name for name, _runs in blocks))
         return self._ask(names, "time", blocks=[list(block) for block in blocks])
 
+    def count(self, name: str) -> dict[str, int]:
+        """Instructions of a run by class, and the bytes that they move, on a target that counts."""
+        self._process.expect(None)
+        counts: dict[str, int] = self._ask(name, "count", name=name)["counts"]
+        return counts
+
     def outputs(self, name: str) -> Mapping[str, Array]:
         """What the model's last run gave."""
         reply = self._ask(name, "outputs", name=name, results=self._files.results())

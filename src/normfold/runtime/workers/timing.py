@@ -23,6 +23,7 @@ from normfold.runtime.profile import node_times
 from normfold.runtime.providers import CPU, DEVICES, available
 from normfold.runtime.sessions import INFO, QUIET
 from normfold.runtime.workers.arrays import read, write
+from normfold.runtime.workers.counting import counted
 from normfold.runtime.workers.options import worker_options
 from normfold.runtime.workers.plugins import devices, plug_in
 from normfold.runtime.workers.protocol import (
@@ -159,6 +160,17 @@ class TimingWorker:
         known = isinstance(meter, energy.Meter)
         return {"ns": durations, "microjoules": energies if known else None, "no_energy": None if known else meter}
 
+    def count(self, request: Request) -> Reply:
+        """Instructions of a run of ``name``, by class; another run before it finds its memory."""
+        held = self._models[request["name"]]
+        try:
+            held.session.run_with_iobinding(held.binding)
+            return {"counts": counted(lambda: held.session.run_with_iobinding(held.binding))}
+        except RefusedError:
+            raise
+        except Exception as error:
+            raise RefusedError(kind_of(error, "run"), sentence(error)) from error
+
     def outputs(self, request: Request) -> Reply:
         """Write what the last run of ``name`` gave into the new directory ``results``."""
         held = self._models[request["name"]]
@@ -267,6 +279,7 @@ VERBS: Final[dict[str, Callable[[TimingWorker, Request], Reply]]] = {
     "open": TimingWorker.open,
     "bind": TimingWorker.bind,
     "time": TimingWorker.time,
+    "count": TimingWorker.count,
     "outputs": TimingWorker.outputs,
     "profile": TimingWorker.profile,
     "optimizers": TimingWorker.optimizers,
