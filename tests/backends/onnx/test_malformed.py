@@ -113,6 +113,22 @@ MALFORMED = {
         NORM,
         outputs="float[] h, seq(map(int64, float)) y",
     ),
+    "an output that is stated to be a sequence": written(
+        [
+            "t = BatchNormalization(x, s, b, b, s)",
+            "z = Dropout(t)",
+            "m = ReduceMean<axes=[-1]>(t)",
+            "c = Sub(t, m)",
+            "q = Mul(c, c)",
+            "v = ReduceMean<axes=[-1]>(q)",
+            "e = Add(v, eps)",
+            "d = Sqrt(e)",
+            "h = Div(c, d)",
+            "y = Mul(h, k)",
+        ],
+        f"{NORM}, float eps={{1e-5}}, float[4] k={{1,2,3,4}}",
+        outputs="float[] y, seq(float[]) z",
+    ),
     "a norm written out with constants of two sizes": written(
         [
             "m = ReduceMean<axes=[-1]>(x)",

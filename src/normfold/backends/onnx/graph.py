@@ -296,8 +296,9 @@ class OnnxGraph:
 
     def _bypass(self, node: ir.Node, slot: int, *, same: bool) -> None:
         source, output = node.inputs[slot], node.outputs[0]
-        if same and source is not None:
-            self._shapes.tell(source, self._shapes.of(output))
+        dims = self._shapes.of(output)
+        if same and source is not None and dims is not None:
+            self._shapes.tell(source, dims)
         # An output states its shape, and so does what becomes one, which tells of everything behind it.
         learnt = source is not None and source.shape is None and output.is_graph_output()
         bypass(node, slot, same=same)

@@ -53,6 +53,8 @@ class WrittenNorms:
             because = obstacle(context, one)
             if because is None:
                 self._emitted |= dict.fromkeys(one.whole, one)
+                # A fold elsewhere can bring a contradiction of the model's to light, at which inference says nothing.
+                shapes.tell(one.input, context.shape(one.input))
             else:
                 self._spelled |= dict.fromkeys(one.nodes, (one, because))
                 shapes.tell_more(one.core.outputs[0], one.shape)

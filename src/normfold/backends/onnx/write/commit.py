@@ -333,7 +333,7 @@ def bypass(node: ir.Node, slot: int, *, same: bool) -> None:
     """
     source, output = _operand(node, slot), node.outputs[0]
     name, escaped = output.name, output.is_graph_output()
-    if same or source.shape is None:
+    if output.shape is not None and (same or source.shape is None):
         source.shape = output.shape
     source.type = source.type if source.type is not None else output.type
     output.replace_all_uses_with(source, replace_graph_outputs=True)
