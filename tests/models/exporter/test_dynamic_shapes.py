@@ -160,3 +160,22 @@ def test_one_way_of_saying_it_is_enough(verb: Callable) -> None:
 )
 def test_other_sizes_are_within_the_range(wanted: int, size: int, limits: tuple, other: int) -> None:
     assert another_size(wanted, size, limits) == other
+
+
+def test_operations_that_no_module_calls_have_plain_names() -> None:
+    """The sizes of free dimensions are asked for outside of every module."""
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding(20, 8)
+            self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return self.layer(self.words(tokens))
+
+    tokens = torch.zeros(2, 5, dtype=torch.int64)
+    result = normfold.export(Encoder().eval(), (tokens,), dynamic={"tokens": {0: "n", 1: "l"}})
+    sizes = [str(node.name) for node in result.model.graph if node.op_type == "Shape" and node.inputs[0].is_graph_input()]
+    assert sizes
+    assert all(name.partition("@")[0] == "Shape" for name in sizes)

@@ -16,6 +16,8 @@ from normfold.models.exporter.interface import Interface
 from normfold.records import RECORDS_KEY, StatisticsRecord, packed
 
 SCOPES: Final = "pkg.torch.onnx.name_scopes"
+NOWHERE: Final = "_empty_nn_module_stack_from_metadata_hook"
+"""What PyTorch calls the module of an operation that none of them calls, such as the size of a free dimension."""
 WRAPPER: Final = "module."
 """What the wrapper around the user's module puts before every path."""
 
@@ -74,7 +76,7 @@ def _path(node: onnx_ir.Node) -> str:
     """Where in the module tree ``node`` comes from; empty for the root."""
     scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
     path = str(scopes[-2]) if len(scopes) > 1 else ""
-    return "" if path == WRAPPER[:-1] else path.removeprefix(WRAPPER)
+    return "" if path in {WRAPPER[:-1], NOWHERE} else path.removeprefix(WRAPPER)
 
 
 def _strip(model: onnx_ir.Model) -> None:
