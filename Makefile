@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-oldest check lint types contracts docs docs-check format mutants fuzz edge-tools test-edge changelog clean
+.PHONY: help demo test test-all test-oldest check lint types contracts docs docs-check site format mutants fuzz edge-tools test-edge changelog clean
 
 help: ## List these targets
 	@echo "make TARGET"
@@ -51,6 +51,9 @@ docs: $(VENV)/dev.stamp ## Write the reference pages anew from the code
 
 docs-check: $(VENV)/dev.stamp ## The reference pages say what the code says
 	@$(BIN)/python scripts/docs.py --check
+
+site: $(VENV)/site.stamp ## Build the documentation as a site, in out/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 format: $(VENV)/dev.stamp ## Fix style and formatting in place
 	@$(BIN)/ruff check --fix .
@@ -91,6 +94,10 @@ $(VENV)/dev.stamp: $(VENV)/base.stamp
 	@echo "installing what the tests need"
 	@$(PIP) torch
 	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/site.stamp: $(VENV)/dev.stamp
+	@$(PIP) --editable '.[site]'
 	@touch $@
 
 $(OLDEST)/base.stamp: pyproject.toml | $(BIN)/python

@@ -176,6 +176,8 @@ def test_operations_that_no_module_calls_have_plain_names() -> None:
 
     tokens = torch.zeros(2, 5, dtype=torch.int64)
     result = normfold.export(Encoder().eval(), (tokens,), dynamic={"tokens": {0: "n", 1: "l"}})
-    sizes = [str(node.name) for node in result.model.graph if node.op_type == "Shape" and node.inputs[0].is_graph_input()]
+    sizes = [
+        str(node.name) for node in result.model.graph if node.op_type == "Shape" and node.inputs[0].is_graph_input()
+    ]
     assert sizes
     assert all(name.partition("@")[0] == "Shape" for name in sizes)
