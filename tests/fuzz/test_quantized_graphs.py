@@ -19,11 +19,9 @@ from normfold.backends.onnx.integers.contrib import ContribEmitter
 from normfold.backends.onnx.integers.qdq import QdqEmitter
 from normfold.backends.onnx.integers.read import read_network
 from normfold.backends.onnx.integers.simulated import emit_simulated
-from normfold.core.integers.depthwise import with_depthwise
-from normfold.core.integers.phases import with_phases
+from normfold.core.integers.form import integer_form
 from normfold.core.integers.plan import Plan, made_plan
 from normfold.core.integers.ranges import min_max
-from normfold.core.integers.simplify import simplified
 from normfold.models.dataset import read_dataset
 from normfold.passes.quantize.recipe import Work
 from normfold.passes.quantize.statistics import gathered
@@ -66,7 +64,7 @@ def feeds_of(proto: onnx.ModelProto, seed: int) -> dict[str, np.ndarray]:
 
 def quantised(evaluator: Evaluator, proto: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> tuple[ir.Model, Plan]:
     graph = OnnxGraph(ir.from_proto(proto), CHECKER.infer)
-    network = with_phases(with_depthwise(simplified(read_network(graph))))
+    network = integer_form(read_network(graph))
     data = read_dataset(lambda: [feeds], input_specs(graph.model))
     work = Work(graph.model.clone, "int8", ("qdq",), evaluator)
     return graph.model, made_plan(network, gathered(work, graph.model.clone(), network, data), min_max)

@@ -18,12 +18,13 @@ from normfold.backends.onnx.integers.qdq import QdqEmitter
 from normfold.backends.onnx.integers.read import read_network
 from normfold.backends.onnx.integers.simulated import emit_simulated
 from normfold.backends.onnx.integers.stepwise import emit_stepwise
-from normfold.core.integers.depthwise import with_depthwise
-from normfold.core.integers.phases import with_phases
+from normfold.core.algebra import Window
+from normfold.core.integers.form import integer_form
+from normfold.core.integers.grouped import with_quick_groups
 from normfold.core.integers.plan import Plan, made_plan
 from normfold.core.integers.ranges import min_max
 from normfold.core.integers.simplify import simplified
-from normfold.core.integers.steps import ChannelClamp, Floating, Interleave, Linear, Network
+from normfold.core.integers.steps import ChannelClamp, Floating, Interleave, Linear, Network, Select
 from normfold.models.dataset import read_dataset
 from normfold.passes.quantize.recipe import Work
 from normfold.passes.quantize.statistics import gathered
@@ -116,6 +117,51 @@ NETS = {
             "one": np.float32(1),
         },
     ),
+    "several results of each channel": (
+        ["a = Conv(x, w)", "b = Conv<group=8, pads=[1,1,1,1]>(a, u)", "r = Relu(b)", "y = Conv(r, z)"],
+        {"w": array(8, 4, 1, 1), "u": array(16, 1, 3, 3, seed=6), "z": array(8, 16, 1, 1, seed=7)},
+    ),
+    "groups": (
+        ["a = Conv(x, w)", "b = Conv<group=4, pads=[1,1,1,1]>(a, u)", "r = Relu(b)", "y = Conv(r, z)"],
+        {"w": array(8, 4, 1, 1), "u": array(8, 2, 3, 3, seed=6), "z": array(8, 8, 1, 1, seed=7)},
+    ),
+    "shuffled channels": (
+        [
+            "a = Conv(x, w)",
+            "p = Reshape(a, parts)",
+            "t = Transpose<perm=[0,2,1,3,4]>(p)",
+            "s = Reshape(t, whole)",
+            "y = Conv(s, z)",
+        ],
+        {
+            "w": array(12, 4, 1, 1),
+            "parts": np.array([2, 3, 4, 6, 6]),
+            "whole": np.array([2, 12, 6, 6]),
+            "z": array(8, 12, 1, 1, seed=7),
+        },
+    ),
+    "odd numbers of channels": (
+        [
+            "a = Conv(x, w)",
+            "h = HardSwish(a)",
+            "d = Conv<group=6, pads=[1,1,1,1]>(h, u)",
+            "r = Relu(d)",
+            "n = BatchNormalization(r, g, b, m, v)",
+            "p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(n)",
+            "q = GlobalAveragePool(p)",
+            "f = Conv(q, k)",
+            "e = HardSigmoid(f)",
+            "i = Mul(p, e)",
+            "y = Conv(i, z)",
+        ],
+        {
+            "w": array(6, 4, 1, 1),
+            "u": array(6, 1, 3, 3, seed=6),
+            "k": array(6, 6, 1, 1, seed=8),
+            "z": array(8, 6, 1, 1, seed=7),
+            **{name: held[:6] for name, held in NORM.items()},
+        },
+    ),
     "a product over rows": (
         ["t = Transpose<perm=[0,2,3,1]>(x)", "h = MatMul(t, w)", "a = Add(h, c)", "r = Relu(a)", "y = MatMul(r, u)"],
         {"w": array(4, 16), "c": array(16, seed=1), "u": array(16, 8, seed=6)},
@@ -133,7 +179,7 @@ def read(name: str) -> tuple[ir.Model, Network]:
     body, held = NETS[name]
     proto = model("float[2,4,6,6] x", body, held)
     graph = OnnxGraph(ir.from_proto(proto), CHECKER.infer)
-    return graph.model, with_phases(with_depthwise(simplified(read_network(graph))))
+    return graph.model, integer_form(read_network(graph))
 
 
 def outputs(made: ir.Model, x: np.ndarray) -> np.ndarray:
@@ -201,6 +247,39 @@ def test_a_norm_beside_a_clamp_becomes_bounds(name: str) -> None:
     assert not any(isinstance(step, Floating) for step in network.steps)
     kinds = [type(step).__name__ for step in network.steps]
     assert "MaxPool" not in kinds or kinds.index("MaxPool") < kinds.index("ChannelClamp")
+
+
+def test_several_results_of_a_channel_are_each_of_a_channel_alone() -> None:
+    (picked,) = (step for step in read("several results of each channel")[1].steps if isinstance(step, Select))
+    assert picked.index == tuple(k // 2 for k in range(16))
+
+
+def test_small_groups_become_one_and_large_ones_stay() -> None:
+    _, network = read("groups")
+    assert {step.groups for step in network.steps if isinstance(step, Linear)} == {1}
+    wide = Linear(
+        name="wide",
+        operator="Conv",
+        inputs=("a",),
+        output="b",
+        weight=np.ones((512, 16, 3, 3)),
+        bias=np.zeros(512),
+        groups=32,
+        window=Window((3, 3), (1, 1), (1, 1), (1, 1), (1, 1)),
+    )
+    (kept,) = with_quick_groups(Network((wide,), ("a",), ("b",), {})).steps
+    assert kept is wide
+
+
+def test_a_shuffle_of_channels_picks_them() -> None:
+    (picked,) = (step for step in read("shuffled channels")[1].steps if isinstance(step, Select))
+    assert picked.index == (0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11)
+
+
+def test_channels_are_padded_together() -> None:
+    _, network = read("odd numbers of channels")
+    assert {len(step.weight) for step in network.steps if isinstance(step, Linear)} == {16, 8}
+    assert {network.shapes[value][1] for value in network.padded} == {16}
 
 
 def test_phases_only_where_sizes_fit() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Final
 
+import numpy as np
+
 from normfold.core.algebra.affine import Array
+from normfold.core.integers.joined import Joined
 from normfold.core.integers.ranges import Codes, Method, Range, Seen
 from normfold.core.integers.steps import (
     SHARING,
@@ -86,26 +88,6 @@ def _is_light(step: Step, makers: Mapping[str, Step]) -> bool:
     return isinstance(step, Clamped | Sigmoid)
 
 
-class _Groups:
-    """Values that share their codes, joined pair by pair."""
-
-    def __init__(self) -> None:
-        self._parent: dict[str, str] = {}
-
-    def find(self, value: str) -> str:
-        while (parent := self._parent.setdefault(value, value)) != value:
-            self._parent[value] = self._parent[parent]
-            value = parent
-        return value
-
-    def join(self, first: str, second: str) -> None:
-        self._parent[self.find(first)] = self.find(second)
-
-    def join_all(self, values: Sequence[str]) -> None:
-        for first, second in pairwise(values):
-            self.join(first, second)
-
-
 def apart(network: Network, ranges: Mapping[str, Range]) -> dict[Step, str]:
     """Concats whose parts differ so much in range that one scale for all would drown some; to be kept as they are."""
     found: dict[Step, str] = {}
@@ -159,7 +141,7 @@ def _statistics(network: Network, seen: Mapping[str, Seen], value: str) -> Seen 
 
 def coded_values(network: Network, integer: frozenset[Step], ranges: Mapping[str, Range]) -> dict[str, Codes] | str:
     """The codes of all values that ``integer`` steps read or make; the name of one whose range nobody knows."""
-    groups, fixed = _Groups(), dict[str, Codes]()
+    groups, fixed = Joined(), dict[str, Codes]()
     needed: dict[str, None] = {}
     readers = network.readers()
     for step in network.steps:
@@ -170,15 +152,12 @@ def coded_values(network: Network, integer: frozenset[Step], ranges: Mapping[str
             needed[step.output] = None
         # What a mean lies between is known where nothing else is.
         if isinstance(step, SHARING) or (isinstance(step, GlobalMean | AveragePool) and step.output not in ranges):
-            groups.join_all((*step.inputs, step.output))
+            groups.join((*step.inputs, step.output))
         unit = _unit(step)
         if unit is not None:
             fixed[step.output] = unit
-    members: dict[str, list[str]] = {}
-    for value in needed:
-        members.setdefault(groups.find(value), []).append(value)
     found: dict[str, Codes] = {}
-    for group in members.values():
+    for group in groups.groups(needed):
         known = [ranges[value] for value in group if value in ranges]
         unit = next((fixed[value] for value in group if value in fixed), None)
         if unit is None and not known:
@@ -239,6 +218,8 @@ def _moments(
     """Mean and mean square by channel of the input of ``step``."""
     found = _statistics(network, seen, step.inputs[0])
     channels = step.groups * step.weight.shape[1]
-    if found is None or found.mean is None or found.mean.shape != (channels,):
+    if found is None or found.mean is None or found.square is None:
         return None, None
-    return found.mean, found.square
+    missing = channels - found.mean.size if step.inputs[0] in network.padded else 0
+    mean, square = (np.pad(one, (0, missing)) for one in (found.mean, found.square))
+    return (mean, square) if mean.shape == (channels,) else (None, None)

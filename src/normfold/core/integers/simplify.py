@@ -25,8 +25,10 @@ from normfold.core.integers.steps import (
     GlobalMean,
     Linear,
     MaxPool,
+    Moving,
     Network,
     Product,
+    Select,
     Sigmoid,
     Step,
     Transposed,
@@ -383,7 +385,37 @@ def _source_of(site: _Site, x: str, wanted: str) -> tuple[str | None, float]:
     return None, 1.0
 
 
+def _shuffle(site: _Site, step: Step) -> Edit | None:
+    """A Reshape, a Transpose and a Reshape back that put channels in another order pick channels."""
+    if not isinstance(step, Moving) or step.beside:
+        return None
+    turn = site.sole_maker(step)
+    split = site.sole_maker(turn) if isinstance(turn, Moving) else None
+    if not isinstance(turn, Moving) or not isinstance(split, Moving) or split.permutation or step.permutation:
+        return None
+    before, parts, after = (site.shapes.get(value) for value in (split.inputs[0], split.output, step.output))
+    if before is None or parts is None or before != after or len(parts) != len(before) + 1:
+        return None
+    if turn.permutation != (0, 2, 1, *range(3, len(parts))) or parts[3:] != before[2:] or parts[:1] != before[:1]:
+        return None
+    channels, *sizes = (int(size) if isinstance(size, int) else 0 for size in (before[1], *parts[1:3]))
+    if not channels or channels != math.prod(sizes):
+        return None
+    index = np.arange(channels).reshape(sizes).T.reshape(-1)
+    picked = Select(
+        name=step.name,
+        operator=step.operator,
+        inputs=split.inputs,
+        output=step.output,
+        nodes=_nodes(split, turn, step),
+        axis=1 - len(before),
+        index=tuple(int(channel) for channel in index),
+    )
+    return {split: (), turn: (), step: (picked,)}
+
+
 RULES: Final[Sequence[RewriteRule]] = (
+    _shuffle,
     _gelu,
     _drop_identity,
     _into_producer,

@@ -155,6 +155,14 @@ class Slice(Step):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Select(Step):
+    """Elements by ``index`` along ``axis`` (negative)."""
+
+    axis: int
+    index: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Enlarge(Step):
     """Each element ``factors`` times along the axes behind the channels: nearest-neighbour resizing."""
 
@@ -178,7 +186,7 @@ class Floating(Step):
     because: str = ""
 
 
-SHARING: Final = (MaxPool, Concat, ChannelClamp, Moving, Slice, Enlarge, Interleave)
+SHARING: Final = (MaxPool, Concat, ChannelClamp, Moving, Slice, Select, Enlarge, Interleave)
 """Steps whose output has the codes of their inputs."""
 
 
@@ -194,6 +202,8 @@ class Network:
     """Names of values that are float32: others have no codes."""
     added: frozenset[str] = field(default_factory=frozenset)
     """Values that the model does not have; all are floating point."""
+    padded: frozenset[str] = field(default_factory=frozenset)
+    """Values that have more channels than those of the model, of zeros."""
     derived: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     """Those of ``added`` that are a multiple of a value of the model."""
 

@@ -16,11 +16,9 @@ from normfold.backends.onnx.integers.read import read_network
 from normfold.backends.onnx.integers.simulated import emit_simulated
 from normfold.backends.onnx.integers.stepwise import emit_stepwise
 from normfold.backends.onnx.integers.tables import narrow_tables
-from normfold.core.integers.depthwise import with_depthwise
-from normfold.core.integers.phases import with_phases
+from normfold.core.integers.form import integer_form
 from normfold.core.integers.plan import Plan
 from normfold.core.integers.ranges import min_max
-from normfold.core.integers.simplify import simplified
 from normfold.core.integers.steps import Floating, Linear, Network, Step, Transposed
 from normfold.core.integers.weights import FULL, REDUCED, Coder
 from normfold.errors import UsageError
@@ -51,7 +49,7 @@ def integers(work: Work) -> Sequence[Quantized]:
     narrow_tables(folded)
     graph = OnnxGraph(folded, CHECKER.infer)
     plain = read_network(graph)
-    network = with_phases(with_depthwise(simplified(plain)))
+    network = integer_form(plain)
     model = graph.model
     if not any(isinstance(step, Linear | Transposed) for step in network.steps):
         return []

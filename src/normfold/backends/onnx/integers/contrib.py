@@ -8,7 +8,15 @@ from typing import Any, Final
 import numpy as np
 import onnx_ir as ir
 
-from normfold.backends.onnx.integers.emitter import MICROSOFT, Emitter, enlarged, interleaved, sliced, window_attributes
+from normfold.backends.onnx.integers.emitter import (
+    MICROSOFT,
+    Emitter,
+    enlarged,
+    interleaved,
+    selected,
+    sliced,
+    window_attributes,
+)
 from normfold.core.algebra import Window
 from normfold.core.integers import steps
 from normfold.core.integers.plan import Plan
@@ -301,6 +309,25 @@ def _slice(emitter: ContribEmitter, step: steps.Slice) -> None:
     emitter.put_last(step.output, sliced(emitter, step, emitter.last(source), axis))
 
 
+def _select(emitter: ContribEmitter, step: steps.Select) -> None:
+    """Among channels, a convolution with a weight of one for each result: several times as quick as picking bytes."""
+    source = step.inputs[0]
+    rank = emitter.rank(source)
+    if rank != 4 or step.axis != 1 - rank:
+        emitter.put_plain(step.output, selected(emitter, step, emitter.plain(source), step.axis))
+        return
+    size = emitter.plan.network.channels(source, step.axis) or max(step.index) + 1
+    weight = np.zeros((len(step.index), size + -size % MULTIPLE, 1, 1), np.int8)
+    weight[np.arange(len(step.index)), list(step.index)] = 1
+    unit = emitter.constant(np.ones(len(step.index), np.float32), "unit")
+    zero = emitter.constant(np.zeros(len(step.index), np.int8), "weight_zero")
+    inputs = [emitter.padded(source, size), *emitter.step_of(source), emitter.constant(weight, "weight"), unit, zero]
+    made = emitter.microsoft(
+        "QLinearConv", [*inputs, *emitter.step_of(step.output)], **window_attributes(UNIT_WINDOW, 1), channels_last=1
+    )
+    emitter.put_last(step.output, made)
+
+
 def _enlarge(emitter: ContribEmitter, step: steps.Enlarge) -> None:
     emitter.put_last(step.output, enlarged(emitter, emitter.last(step.inputs[0]), (1, *step.factors, 1)))
 
@@ -348,6 +375,7 @@ INTEGER: Final[Mapping[type[Step], Callable[[ContribEmitter, Any], None]]] = {
     steps.Concat: _concat,
     steps.Interleave: _interleave,
     steps.Slice: _slice,
+    steps.Select: _select,
     steps.Enlarge: _enlarge,
     steps.Affine: _affine,
     steps.Moving: _moving,

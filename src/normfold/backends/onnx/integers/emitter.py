@@ -357,6 +357,15 @@ def sliced(emitter: Emitter, step: steps.Slice, value: ir.Value, axis: int) -> i
     return emitter.node("Slice", [value, *ends])
 
 
+def _select(emitter: Emitter, step: steps.Select) -> ir.Value:
+    return selected(emitter, step, emitter.float_of(step.inputs[0]), step.axis)
+
+
+def selected(emitter: Emitter, step: steps.Select, value: ir.Value, axis: int) -> ir.Value:
+    """Elements of ``value`` by index along ``axis``."""
+    return emitter.node("Gather", [value, emitter.constant(np.array(step.index, np.int64), "index")], {"axis": axis})
+
+
 def _enlarge(emitter: Emitter, step: steps.Enlarge) -> ir.Value:
     return enlarged(emitter, emitter.float_of(step.inputs[0]), (1, 1, *step.factors))
 
@@ -382,6 +391,7 @@ FLOATING: Final[Mapping[type[Step], Any]] = {
     steps.Concat: _concat,
     steps.Interleave: _interleave,
     steps.Slice: _slice,
+    steps.Select: _select,
     steps.Enlarge: _enlarge,
     steps.Moving: _moving,
     steps.ChannelClamp: _channel_clamp,

@@ -1,0 +1,15 @@
+"""The form of a network that integer kernels are quick in."""
+
+from __future__ import annotations
+
+from normfold.core.integers.depthwise import with_depthwise
+from normfold.core.integers.grouped import with_quick_groups
+from normfold.core.integers.padded import with_padding
+from normfold.core.integers.phases import with_phases
+from normfold.core.integers.simplify import simplified
+from normfold.core.integers.steps import Network
+
+
+def integer_form(network: Network) -> Network:
+    """``network`` rewritten to what computes the same and has integer kernels."""
+    return with_padding(with_quick_groups(with_phases(with_depthwise(simplified(network)))))
