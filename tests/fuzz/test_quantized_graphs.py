@@ -67,7 +67,7 @@ def quantised(evaluator: Evaluator, proto: onnx.ModelProto, feeds: dict[str, np.
     network = integer_form(read_network(graph))
     data = read_dataset(lambda: [feeds], input_specs(graph.model))
     work = Work(graph.model.clone, "int8", ("qdq",), evaluator)
-    return graph.model, made_plan(network, gathered(work, graph.model.clone(), network, data), min_max)
+    return graph.model, made_plan(network, gathered(work, graph.model.clone(), network, data).seen, min_max)
 
 
 def candidates() -> list[int]:

@@ -192,7 +192,7 @@ def outputs(made: ir.Model, x: np.ndarray) -> np.ndarray:
 def plan_of(evaluator: Evaluator, source: ir.Model, network: Network, x: np.ndarray) -> Plan:
     work = Work(source.clone, "int8", ("qdq",), evaluator)
     data = read_dataset({"x": x}, input_specs(source))
-    return made_plan(network, gathered(work, source.clone(), network, data), min_max)
+    return made_plan(network, gathered(work, source.clone(), network, data).seen, min_max)
 
 
 @pytest.mark.parametrize("name", list(NETS))
@@ -312,7 +312,7 @@ def test_what_has_an_unknown_number_of_axes_stays_in_floating_point(evaluator: E
     work = Work(graph.model.clone, "int8", ("qdq",), evaluator)
     network = simplified(read_network(graph))
     data = read_dataset(lambda: [feeds], input_specs(graph.model))
-    plan = made_plan(network, gathered(work, graph.model.clone(), network, data), min_max)
+    plan = made_plan(network, gathered(work, graph.model.clone(), network, data).seen, min_max)
     assert [(step.operator, because) for step, because in plan.kept.items()] == [
         ("MatMul", "the number of axes of 'r' is not known")
     ]
@@ -331,3 +331,16 @@ def test_parts_of_different_ranges_share_no_scale(evaluator: Evaluator) -> None:
     plan = plan_of(evaluator, graph.model, simplified(read_network(graph)), array(2, 4, 6, 6, seed=9))
     (because,) = plan.kept.values()
     assert "range" in because
+
+
+def test_second_moments_of_padded_channels_are_zeros(evaluator: Evaluator) -> None:
+    source, network = read("odd numbers of channels")
+    work = Work(source.clone, "int8", ("qdq",), evaluator)
+    data = read_dataset({"x": array(64, 4, 6, 6, seed=9).reshape(32, 2, 4, 6, 6)[:, 0]}, input_specs(source))
+    found = gathered(work, source.clone(), network, data).spreads
+    (alone,) = (step for step in network.steps if isinstance(step, Linear) and step.depthwise)
+    assert found[alone].mean.shape == (16, 9)
+    assert found[alone].covariance[:6].any()
+    assert not found[alone].covariance[6:].any()
+    (first,) = (step for step in network.steps if isinstance(step, Linear) and step.weight.shape[1] == 4)
+    assert found[first].mean.shape == (1, 4)

@@ -65,10 +65,11 @@ def with_padding(network: Network) -> Network:
     if not wanted:
         return network
     shapes = dict(network.shapes)
+    before = {value: int(str(next(iter(groups[value].sizes)))) for value in wanted}
     for value, size in wanted.items():
         shapes[value] = _resized(shapes[value], size)
     steps = tuple(_padded(step, wanted) for step in network.steps)
-    return replace(network, steps=steps, shapes=shapes, padded=frozenset(wanted))
+    return replace(network, steps=steps, shapes=shapes, padded=before)
 
 
 def _by_channel(step: Step) -> bool:

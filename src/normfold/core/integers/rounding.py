@@ -34,6 +34,12 @@ class Spread:
         """Of the input times ``factor``, ``[groups, elements]``."""
         return Spread(self.mean * factor, self.covariance * factor[:, :, None] * factor[:, None, :])
 
+    def padded(self, groups: int, elements: int) -> Spread:
+        """Of an input with more groups, or more elements in each, that are zeros."""
+        more, longer = groups - len(self.mean), elements - self.mean.shape[1]
+        mean = np.pad(self.mean, [(0, more), (0, longer)])
+        return Spread(mean, np.pad(self.covariance, [(0, more), (0, longer), (0, longer)]))
+
 
 def rounded(weight: Array, scale: Array, spread: Spread, largest: int) -> Array:
     """Codes of ``weight`` whose errors make the least difference.

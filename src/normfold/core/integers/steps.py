@@ -202,8 +202,8 @@ class Network:
     """Names of values that are float32: others have no codes."""
     added: frozenset[str] = field(default_factory=frozenset)
     """Values that the model does not have; all are floating point."""
-    padded: frozenset[str] = field(default_factory=frozenset)
-    """Values that have more channels than those of the model, of zeros."""
+    padded: Mapping[str, int] = field(default_factory=dict)
+    """Values that have more channels than those of the model, of zeros, and how many those have."""
     derived: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     """Those of ``added`` that are a multiple of a value of the model."""
 

@@ -47,7 +47,8 @@ def gathered(work: Work, model: onnx_ir.Model, network: Network, data: Dataset) 
         rows, total, products = (found[label][key] for key in ("rows", "sums", "products"))
         if rows[0] >= total.shape[-1] > 0:
             factor = network.derived.get(step.inputs[0], ("", 1.0))[1]
-            spreads[step] = Spread.of(int(rows[0]), total, products).times(np.full_like(total, factor))
+            spread = Spread.of(int(rows[0]), total, products).times(np.full_like(total, factor))
+            spreads[step] = spread.padded(step.groups, math.prod(step.weight.shape[1:]))
     return Gathered(seen, spreads)
 
 
@@ -64,7 +65,8 @@ def drawn(network: Network) -> dict[Linear, tuple[str, dict[str, int | list[int]
         names = ("kernel", "strides", "dilations", "begins", "ends")
         spec: dict[str, int | list[int]] = {name: list(getattr(window, name, ())) for name in names}
         value = network.derived.get(step.inputs[0], (step.inputs[0], 1.0))[0]
-        one = (value, {"groups": step.groups, **spec})
+        groups = network.padded.get(step.inputs[0], step.groups) if step.depthwise else step.groups
+        one = (value, {"groups": groups, **spec})
         size = 0 if _label(one) in labels else _moments_of(step)
         if size <= left:
             left -= size
