@@ -12,7 +12,6 @@ from normfold.cli.options import (
     ALLOW_FALLBACK,
     BATCHES,
     CPUS,
-    EP,
     RTOL,
     SESSION,
     TARGET,
@@ -24,7 +23,18 @@ from normfold.cli.param_types import duration
 
 OPTIONS = (
     TARGET,
-    EP,
+    click.option(
+        "--ep",
+        default="cpu",
+        show_default=True,
+        metavar="NAME[,NAME]",
+        help="Execution providers that the models run on, such as cpu or cuda; figures on each.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["f32", "bf16", "f16"]),
+        help="What an execution provider computes in that lets one choose, such as openvino.",
+    ),
     BATCHES,
     THREADS,
     USE,

@@ -48,6 +48,8 @@ class Candidate:
     precision: str | None = None
     """Coarsest type that it computes in, where its outputs do not show it: `INT8` or one of floating point."""
     profile: SessionProfile = field(default_factory=SessionProfile)
+    declared: tuple[InputSpec, ...] = ()
+    """Inputs as the file has them, whatever ``inputs`` are to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,14 +150,16 @@ def open_candidate(
             path = Path(folder) / "model.onnx"
             _write(model, path)
         file = modelfile.read(path)
+        inputs = input_specs(file.model)
         yield Candidate(
             name or path.stem,
             Runnable(file.file, file.data_folder, file.locations),
-            input_specs(file.model),
+            inputs,
             file.sha256,
             file.nbytes,
             _precision(file.model),
             profile or SessionProfile(),
+            inputs,
         )
 
 

@@ -17,8 +17,6 @@ from normfold.proof.probes import InputSpec
 Values = Mapping[str, NDArray[Any]]
 Placed = Sequence[Sequence[str]]
 
-HALF: Final = "float16"
-"""TF32 has a mantissa of the same length."""
 QUANTIZED: Final = 0.1
 """Deviation allowed where activations are quantised: fused or not, sums round to other steps, layer by layer."""
 NAMED: Final = 3
@@ -117,7 +115,7 @@ def check_outputs(
 def _tolerance(truth: NDArray[Any], candidate: Candidate) -> float:
     if candidate.precision == INT8:
         return tolerance(truth.dtype) and QUANTIZED
-    return tolerance(truth.dtype, candidate.precision or (HALF if candidate.profile.computes_in_tf32 else None))
+    return tolerance(truth.dtype, candidate.precision or candidate.profile.rounds_to)
 
 
 def _outputs_differ(candidate: Candidate, where: str, because: str) -> FindingError:

@@ -10,6 +10,7 @@ from normfold.errors import NormfoldError
 from normfold.measure.candidate import Candidate, Effort
 from normfold.measure.figures import (
     Cell,
+    Compiled,
     Details,
     Emulation,
     Figure,
@@ -21,7 +22,6 @@ from normfold.measure.figures import (
 from normfold.measure.statistics import Comparison, Interval
 from normfold.measure.stored import SCHEMA, StoredComparison
 from normfold.records import finite, probe_record
-from normfold.runtime.targets import FigureKind
 
 Json = dict[str, Any]
 
@@ -74,7 +74,7 @@ def cell_record(cell: Cell) -> Json:
         "inputs": [probe_record(probe) for probe in cell.probes],
         "figures": [
             *(figure_record(figure, cell) for figure in cell.figures),
-            *(reading_record(reading, cell.kind) for reading in cell.readings),
+            *map(reading_record, cell.readings),
         ],
         "comparisons": [
             {"reference": first, "other": name, **comparison_record(one)} for name, one in cell.comparisons.items()
@@ -111,14 +111,25 @@ def figure_record(figure: Figure, cell: Cell) -> Json:
     }
 
 
-def reading_record(reading: Reading, kind: FigureKind) -> Json:
+def reading_record(reading: Reading) -> Json:
     """What is known of one candidate without a clock."""
+    compiled = reading.compiled
     return {
         "name": reading.name,
-        "kind": kind,
+        "kind": reading.kind,
         "providers": dict(reading.placed),
-        "deviation": finite(reading.deviation),
+        "deviation": None if reading.deviation is None else finite(reading.deviation),
         **({"instructions": instructions(reading.counts), "counts": dict(reading.counts)} if reading.counts else {}),
+        **({} if compiled is None else {"compiled": compiled_record(compiled)}),
+    }
+
+
+def compiled_record(compiled: Compiled) -> Json:
+    """What a compiler makes of a model."""
+    return {
+        "context_bytes": compiled.context_bytes,
+        "operators": {provider: dict(counts) for provider, counts in compiled.operators.items()},
+        "elsewhere": [list(node) for node in compiled.elsewhere],
     }
 
 

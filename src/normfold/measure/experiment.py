@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from normfold import limits
+from normfold.errors import UsageError
 from normfold.measure.candidate import CONTROL, COPIED_BELOW, Candidate, Conditions, Effort
 from normfold.measure.deadline import Deadline
 from normfold.models.data import UserInputs
 from normfold.runtime.session_profile import SessionProfile, Threading, session_request, threading_of
-from normfold.runtime.targets import LOCAL, Target
+from normfold.runtime.targets import LOCAL, FigureKind, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,19 @@ class Experiment:
         return self.seed * 1_000_003 + self.conditions.threads * 1009 + (self.conditions.batch or 0)
 
     @property
+    def kind(self) -> FigureKind:
+        """What the figures are.
+
+        Raises:
+            UsageError: ``target-unsupported``, they would be of two kinds.
+        """
+        kinds = sorted({self.target.kind_of(one.profile.provider) for one in self.candidates})
+        if len(kinds) > 1:
+            message = f"Figures of different kinds are not compared: {' and '.join(kinds)}."
+            raise UsageError("target-unsupported", message)
+        return kinds[0]
+
+    @property
     def copies(self) -> int:
         """Sessions of each model in each process; one of large models, and where memory is short."""
         large = any((one.nbytes or 0) > COPIED_BELOW for one in self.candidates)
@@ -65,7 +79,8 @@ class Experiment:
     def session(self, profile: SessionProfile, threading: Threading | None = None) -> dict[str, Any]:
         """The settings of a session, as a worker's request has them."""
         shared = self.threading if threading is None else threading
-        return session_request(profile, self.conditions.threads, self.conditions.use, shared, self.custom_ops)
+        asked = session_request(profile, self.conditions.threads, self.conditions.use, shared, self.custom_ops)
+        return asked | {"allow_fallback": self.allow_fallback}
 
     @property
     def on_gpu(self) -> bool:

@@ -148,6 +148,18 @@ def _energy(name: str, samples: Sequence[Sample]) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Compiled:
+    """What a compiler for another processor makes of a model."""
+
+    context_bytes: int
+    """Size of what it writes for that processor."""
+    operators: Mapping[str, Mapping[str, int]]
+    """By execution provider: how many nodes of each operator it takes."""
+    elsewhere: tuple[tuple[str, str], ...]
+    """Name and operator of each node that the processor does not run."""
+
+
+@dataclass(frozen=True, slots=True)
 class Emulation:
     """One process of a target without a clock."""
 
@@ -159,6 +171,8 @@ class Emulation:
     deviations: Mapping[str, float]
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """By candidate: instructions of a run by class, and bytes; empty where they are not counted."""
+    compiled: Mapping[str, Compiled] = field(default_factory=dict)
+    """By candidate; empty where nothing is compiled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,17 +180,23 @@ class Reading:
     """What is known of one candidate without a clock."""
 
     name: str
+    kind: FigureKind
     placed: Mapping[str, int]
-    deviation: float
-    """Largest, from the same model's outputs on this machine, relative to their range."""
-    counts: Mapping[str, int]
+    deviation: float | None
+    """Largest, from the same model's outputs on this machine, relative to their range; None where only compiled."""
+    counts: Mapping[str, int] = field(default_factory=dict)
     """Of a run: instructions by class, ``bytes_loaded`` and ``bytes_stored``; empty where they are not counted."""
+    compiled: Compiled | None = None
 
     @classmethod
-    def of(cls, name: str, emulations: Sequence[Emulation]) -> Reading:
-        """The first process's counts, and the largest deviation of all."""
+    def of(cls, name: str, kind: FigureKind, emulations: Sequence[Emulation]) -> tuple[Reading, ...]:
+        """The first process's counts, or what was compiled, and the largest deviation of all."""
         first, deviation = emulations[0], max(one.deviations[name] for one in emulations)
-        return cls(name, first.placed[name], deviation, first.counts.get(name, {}))
+        placed = first.placed[name]
+        if kind == "compiled":
+            compiled = cls(name, kind, placed, None, compiled=first.compiled[name])
+            return compiled, cls(name, "emulated", placed, deviation)
+        return (cls(name, kind, placed, deviation, first.counts.get(name, {})),)
 
 
 def instructions(counts: Mapping[str, int]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar
@@ -10,16 +11,17 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from normfold import limits
-from normfold.errors import EnvironmentUnavailableError, FindingError
+from normfold.errors import EnvironmentUnavailableError, FindingError, UsageError
 from normfold.measure import checks, statistics
 from normfold.measure.candidate import Candidate
 from normfold.measure.divergence import first_divergence
 from normfold.measure.experiment import Experiment
-from normfold.measure.figures import Details, Emulation, Sample
+from normfold.measure.figures import Compiled, Details, Emulation, Sample
 from normfold.measure.inputs import ArrayFolder, PreparedInputs, prepare_inputs
 from normfold.measure.schedule import Turn, block_runs, schedule
 from normfold.records import Progress
 from normfold.runtime import gpu
+from normfold.runtime.providers import is_emulated
 from normfold.runtime.session_profile import SessionProfile, threading_of
 from normfold.runtime.targets.timing_client import TimingClient
 
@@ -85,24 +87,46 @@ class Measurement:
         Raises:
             NormfoldError: a model cannot be run there.
         """
-        wanted = FEWEST if self._experiment.target.kind == "counted" else 1
+        wanted = FEWEST if self._experiment.kind == "counted" else 1
         return tuple(self._emulation(index, wanted) for index in range(wanted))
 
     def _emulation(self, index: int, of: int) -> Emulation:
-        experiment, placed, deviations, counts = self._experiment, {}, {}, {}
+        experiment, placed, deviations, counts, compiled = self._experiment, {}, {}, {}, {}
         with self._client() as client:
             hello = self._hello(client, 0)
             self._settle_inputs(client)
             for one in experiment.candidates:
                 self._progress(f"running {one.name}, process {index + 1} of {of}")
                 turn = Turn(one.name, 0)
-                placed[one.name] = self._open(client, turn)["placed_by_provider"]
+                opened = self._open(client, turn)
+                placed[one.name] = opened["placed_by_provider"]
                 client.bind(turn.session, self.inputs.entries)
                 deviations[one.name] = self._check(client, turn)
-                if experiment.target.kind == "counted":
+                if experiment.kind == "counted":
                     counts[one.name] = client.count(turn.session)
                 client.close(turn.session)
-        return Emulation(hello["onnxruntime"], hello["machine"], hello["runtime_bytes"], placed, deviations, counts)
+                if experiment.kind == "compiled":
+                    compiled[one.name] = self._compiled(client, one, opened["placed"])
+        about = hello["onnxruntime"], hello["machine"], hello["runtime_bytes"]
+        return Emulation(*about, placed, deviations, counts, compiled)
+
+    def _compiled(self, client: TimingClient, candidate: Candidate, placed: checks.Placed) -> Compiled:
+        """What the provider's compiler makes of ``candidate``, whose nodes went to the providers in ``placed``."""
+        session = self._session(candidate)
+        operators: dict[str, Counter[str]] = {}
+        for _name, operator, provider in placed:
+            operators.setdefault(provider, Counter())[operator] += 1
+        elsewhere = tuple((name, operator) for name, operator, provider in placed if provider != session["provider"])
+        return Compiled(client.compile(candidate.model, session), operators, elsewhere)
+
+    def _session(self, candidate: Candidate) -> dict[str, Any]:
+        """The settings of a session of ``candidate``; compilers for other processors take no dynamic dimensions."""
+        session = self._experiment.session(candidate.profile)
+        if self._experiment.kind != "compiled":
+            return session
+        shapes = {probe.name: probe.shape for probe in self.inputs.probes}
+        pairs = [pair for spec in candidate.declared for pair in zip(spec.shape or (), shapes[spec.name], strict=False)]
+        return session | {"dimensions": {name: size for name, size in pairs if isinstance(name, str)}}
 
     @property
     def _per_process(self) -> float:
@@ -160,13 +184,21 @@ class Measurement:
         )
 
     def _hello(self, client: TimingClient, pool: int) -> dict[str, Any]:
-        where = self._experiment.conditions
-        return client.hello(where.cpus, pool, threads=where.threads, preload=self._experiment.on_gpu)
+        where, experiment = self._experiment.conditions, self._experiment
+        providers = sorted({one.profile.provider for one in experiment.candidates})
+        hello = client.hello(where.cpus, pool, threads=where.threads, preload=experiment.on_gpu, providers=providers)
+        architecture = hello["machine"]["architecture"]
+        for one in experiment.candidates if experiment.kind == "measured" else ():
+            if is_emulated(one.profile.provider, architecture):
+                message = f"{experiment.target.name} only emulates {one.profile.provider}: it cannot be timed there."
+                raise UsageError("target-unsupported", message)
+        return hello
 
     def _settle_inputs(self, client: TimingClient) -> None:
         """Choose the inputs where no process has before; ``client`` is to help where it knows this disk."""
         if self._inputs is None:
-            self._inputs = self._settled_here() if self._experiment.target.travels else self._settle(client)
+            away = self._experiment.target.travels or self._experiment.kind != "measured"
+            self._inputs = self._settled_here() if away else self._settle(client)
 
     def _settled_here(self) -> PreparedInputs:
         """The same in a process of this machine, with what every candidate should give on the target."""
@@ -174,7 +206,7 @@ class Measurement:
         with TimingClient(time_limit=experiment.effort.worker_timeout) as client:
             client.hello((), 0)
             inputs = self._settle(client)
-            own = {one.name: self._computed(client, one, inputs) for one in experiment.candidates}
+            own = {one.name: self._computed_here(client, one, inputs) for one in experiment.candidates}
         for one in experiment.candidates:
             checks.check_outputs(one, experiment.reference, inputs.outputs, own[one.name], experiment.rtol)
         return replace(inputs, own=own)
@@ -187,6 +219,13 @@ class Measurement:
         outputs = self._folder.keep(client.outputs(name))
         client.close(name)
         return outputs
+
+    def _computed_here(self, client: TimingClient, candidate: Candidate, inputs: PreparedInputs) -> checks.Values:
+        """What ``candidate`` gives on this machine's processor."""
+        profile = candidate.profile
+        if profile.provider != "cpu":
+            profile = replace(profile, provider="cpu", provider_options={})
+        return self._computed(client, replace(candidate, profile=profile), inputs)
 
     def _settle(self, client: TimingClient) -> PreparedInputs:
         """Inputs on which the reference runs, and its outputs computed plainly."""
@@ -202,11 +241,11 @@ class Measurement:
 
     def _open(self, client: TimingClient, turn: Turn) -> dict[str, Any]:
         candidate = self._experiment.candidate(turn.name)
-        session = self._experiment.session(candidate.profile)
+        session = self._session(candidate)
         reply = client.open(turn.session, candidate.model, session)
-        counts = checks.check_placement(
-            candidate.name, session["provider"], reply["placed"], allow_fallback=self._experiment.allow_fallback
-        )
+        # Which nodes a compiler leaves to others is its figure.
+        allowed = self._experiment.allow_fallback or self._experiment.kind == "compiled"
+        counts = checks.check_placement(candidate.name, session["provider"], reply["placed"], allow_fallback=allowed)
         return reply | {"placed_by_provider": counts}
 
     def _check(self, client: TimingClient, turn: Turn) -> float:
@@ -229,7 +268,7 @@ class Measurement:
         def here(exposed: Candidate) -> checks.Values:
             with TimingClient(time_limit=self._experiment.effort.worker_timeout) as local:
                 local.hello((), 0)
-                return self._computed(local, exposed, self.inputs)
+                return self._computed_here(local, exposed, self.inputs)
 
         def there(exposed: Candidate) -> checks.Values:
             return self._computed(client, exposed, self.inputs)

@@ -44,7 +44,7 @@ def _measure(experiment: Experiment, progress: Progress) -> Cell:
     load = os.getloadavg()[0]
     with ArrayFolder() as folder:
         work = Measurement(experiment, folder, progress)
-        if experiment.target.kind != "measured":
+        if experiment.kind != "measured":
             return _read(experiment, work.emulations(), work.inputs)
         samples = work.samples()
         details = work.all_details()
@@ -53,7 +53,7 @@ def _measure(experiment: Experiment, progress: Progress) -> Cell:
 
 def _read(experiment: Experiment, emulations: Sequence[Emulation], inputs: PreparedInputs) -> Cell:
     """What processes without a clock found."""
-    names, kind = [one.name for one in experiment.candidates], experiment.target.kind
+    names, kind = [one.name for one in experiment.candidates], experiment.kind
     totals = [{name: math.log(instructions(counts)) for name, counts in one.counts.items()} for one in emulations]
     comparisons = {
         name: statistics.judge(
@@ -67,7 +67,7 @@ def _read(experiment: Experiment, emulations: Sequence[Emulation], inputs: Prepa
     return Cell(
         experiment.conditions,
         comparisons=comparisons,
-        readings=tuple(Reading.of(name, emulations) for name in names),
+        readings=tuple(reading for name in names for reading in Reading.of(name, kind, emulations)),
         emulations=tuple(emulations),
         kind=kind,
         probes=inputs.probes,

@@ -1,4 +1,4 @@
-"""Execution providers: their names, and which of them are installed."""
+"""Execution providers: their names, which of them are installed, and which are emulated."""
 
 from __future__ import annotations
 
@@ -23,8 +23,16 @@ PROVIDERS: Final = {
 """Short names, and ONNX Runtime's."""
 CPU: Final = PROVIDERS["cpu"]
 NVIDIA: Final = ("cuda", "tensorrt", "nvtensorrtrtx")
+X86: Final = ("x86_64", "AMD64")
+ELSEWHERE: Final = ("qnn",)
+"""Providers of processors that no x86 machine has: there, they compile for one and emulate it."""
 DEVICES: Final = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda", "ROCMExecutionProvider": "cuda"}
 """Where the tensors of a provider live, in ONNX Runtime's words; others work on the CPU's memory."""
+
+
+def is_emulated(provider: str, architecture: str) -> bool:
+    """Whether a provider, by its short name, only compiles and emulates on machines of this architecture."""
+    return provider in ELSEWHERE and architecture in X86
 
 
 def available() -> list[str]:

@@ -124,6 +124,10 @@ PROVIDER_OPTIONS: Final[dict[str, tuple[str, ...]]] = {
     "cann": ("device_id", "enable_cann_graph", "op_select_impl_mode", "precision_mode"),
 }
 """Options of each execution provider that a profile may set: none of them names a file or a library."""
+PRECISION: Final = "precision"
+"""Option of the execution providers whose precision can be chosen."""
+PRECISIONS: Final = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+"""What it can be, and the types."""
 MAX_THREADS: Final = 1024
 SPINNING: Final = ("session.intra_op.allow_spinning", "session.inter_op.allow_spinning")
 STOP_SPINNING: Final = "session.force_spinning_stop"
@@ -175,6 +179,14 @@ class SessionProfile:
     def computes_in_tf32(self) -> bool:
         """Whether products of float32 are rounded to ten bits, as these providers do unless told otherwise."""
         return self.on_nvidia and self.provider_options.get("use_tf32", "1") != "0"
+
+    @property
+    def rounds_to(self) -> str | None:
+        """Coarsest type in which float32 values are computed, as far as the settings say; None: in their own."""
+        if self.computes_in_tf32:
+            return "float16"  # its mantissa is of the same length
+        stated = PRECISIONS.get(self.provider_options.get(PRECISION, ""))
+        return None if stated == "float32" else stated
 
     def to_json(self) -> dict[str, Any]:
         """As in a file."""
@@ -266,6 +278,20 @@ def session_request(
         "disabled_optimizers": list(profile.disabled_optimizers),
         "custom_ops": [str(Path(library).absolute()) for library in custom_ops],
     }
+
+
+def in_precision(profile: SessionProfile, precision: str) -> SessionProfile:
+    """``profile`` with a precision of `PRECISIONS`.
+
+    Raises:
+        UsageError: its execution provider has none to choose.
+    """
+    able = [name for name, options in PROVIDER_OPTIONS.items() if PRECISION in options]
+    if profile.provider not in able or precision not in PRECISIONS:
+        message = f"The execution provider {profile.provider} cannot be told to compute in {precision}."
+        hint = f"{' and '.join(able)} can: {', '.join(PRECISIONS)}. Others compute in the types of the model."
+        raise UsageError("usage", message, hint)
+    return replace(profile, provider_options={**profile.provider_options, PRECISION: precision})
 
 
 def on(provider: str, profile: SessionProfile | None = None) -> SessionProfile:

@@ -26,7 +26,7 @@ from normfold.report.result import Result
 from normfold.runtime.session_profile import Use
 from normfold.runtime.targets import LOCAL, find
 from normfold.verbs.figures import cell_blocks, node_blocks
-from normfold.verbs.timing import check_target, open_candidates, session_settings
+from normfold.verbs.timing import check_target, on_each, open_candidates, settings_of_each
 
 if TYPE_CHECKING:
     from normfold.verbs.timing import Model, Session
@@ -81,7 +81,8 @@ class BenchResult(Result):
 def bench(
     *models: Model,
     example_inputs: Any = None,
-    ep: str = "cpu",
+    ep: str | Sequence[str] = "cpu",
+    precision: str | None = None,
     batch: int | Sequence[int] | None = None,
     threads: int | Sequence[int] = 1,
     use: Use = "server",
@@ -109,7 +110,9 @@ def bench(
     Args:
         models: one or more paths, ``ModelProto``, ``onnx_ir.Model`` or ``nn.Module``.
         example_inputs: for modules, which are exported with them.
-        ep: the execution provider, by its short name such as ``cpu`` or ``cuda``.
+        ep: the execution provider, by its short name such as ``cpu`` or ``cuda``; of several, such as
+            ``cpu,openvino``, each model is measured on each.
+        precision: "f32", "bf16" or "f16": what execution providers compute in that let one choose, such as openvino.
         batch: batch sizes, for inputs whose first dimension is free; None leaves it as given, or 1.
         threads: threads within an operation; one number or several.
         use: "server" keeps threads spinning between operations, "edge" lets them sleep.
@@ -136,13 +139,15 @@ def bench(
         EnvironmentUnavailableError: the target cannot run here, or cannot be reached.
     """
     with limited(time_limit, memory_limit, effort.time_limit):
-        settings, place = session_settings(session, ep), find(target)
-        check_target(place, settings, cpus, custom_ops)
-        if deadline is not None:
-            place.check_clock("a deadline")
+        settings, place = settings_of_each(session, ep, precision), find(target)
+        for one in settings:
+            check_target(place, one, cpus, custom_ops)
+            if deadline is not None:
+                place.check_clock(one.provider, "a deadline")
         started = datetime.now(UTC).isoformat(timespec="seconds")
         progress("reading")
-        with open_candidates(models, example_inputs, settings) as candidates, place.reached() as reached:
+        with open_candidates(models, example_inputs, settings[0]) as opened, place.reached() as reached:
+            candidates = on_each(opened, settings)
             first = Experiment(
                 candidates,
                 Conditions(use=use, cpus=tuple(cpus), target=reached.name),

@@ -17,6 +17,7 @@ from normfold.report.result import Result
 from normfold.runtime.targets import LOCAL, find
 from normfold.verbs.bench import DEFAULT_EFFORT, bench
 from normfold.verbs.figures import comparison_blocks
+from normfold.verbs.timing import settings_of_each
 
 if TYPE_CHECKING:
     from normfold.verbs.timing import Model
@@ -77,7 +78,8 @@ def compare(
     if _is_stored(a):
         found = compare_stored(_stored(a), _stored(b), force=force, threshold=threshold)
         return CompareResult(*names, found, stored=True)
-    find(options.get("target", LOCAL.name)).check_comparing()
+    for settings in settings_of_each(options.get("session"), options.get("ep", "cpu"), options.get("precision")):
+        find(options.get("target", LOCAL.name)).check_comparing(settings.provider)
     effort = replace(options.pop("effort", DEFAULT_EFFORT), threshold=threshold)
     done = bench(cast("Model", a), cast("Model", b), effort=effort, **options)
     for error in done.refused:

@@ -60,7 +60,7 @@ EDGE_COLUMNS: Final = (COLUMNS[0], COLUMNS[8], *COLUMNS[1:8], *COLUMNS[9:])
 
 def cell_blocks(models: Sequence[Candidate], cell: Cell, detail: Detail) -> Blocks:
     """Figures under one set of conditions, then what they say of each other."""
-    heading = Heading(_title(models[0].profile.provider, cell))
+    heading = Heading(_title(", ".join(dict.fromkeys(one.profile.provider for one in models)), cell))
     if cell.refused is not None:
         return heading, refusal(cell.refused)
     reference = (cell.figures or cell.readings)[0]

@@ -16,7 +16,7 @@ from normfold.measure.candidate import Candidate, open_candidate
 from normfold.models.source import File, OnnxModel, module_of
 from normfold.runtime import processors, session_profile
 from normfold.runtime.providers import PROVIDERS
-from normfold.runtime.session_profile import SessionProfile
+from normfold.runtime.session_profile import PRECISION, PROVIDER_OPTIONS, SessionProfile, in_precision
 from normfold.runtime.targets import Target
 
 if TYPE_CHECKING:
@@ -24,6 +24,22 @@ if TYPE_CHECKING:
 
     Model = OnnxModel | nn.Module
     Session = SessionProfile | File
+
+
+def settings_of_each(session: Session | None, ep: str | Sequence[str], precision: str | None) -> list[SessionProfile]:
+    """Those of `session_settings` for each of several execution providers, such as ``"cpu,openvino"``.
+
+    ``precision`` is for those that have one to choose.
+
+    Raises:
+        UsageError: as `session_settings`; none of them has a precision to choose.
+    """
+    names = ep.split(",") if isinstance(ep, str) else ep
+    found = [session_settings(session, name) for name in (names if session is None else names[:1])]
+    if precision is None:
+        return found
+    chosen = [one if PRECISION not in PROVIDER_OPTIONS[one.provider] else in_precision(one, precision) for one in found]
+    return [in_precision(found[0], precision)] if chosen == found else chosen
 
 
 def session_settings(session: Session | None, ep: str) -> SessionProfile:
@@ -92,6 +108,17 @@ def _opened(model: Model, example_inputs: Any, file: Path, settings: SessionProf
     export(module, example_inputs, output=file, fold=False)
     with open_candidate(file, type(module).__name__, settings) as opened:
         yield opened
+
+
+def on_each(candidates: Sequence[Candidate], settings: Sequence[SessionProfile]) -> tuple[Candidate, ...]:
+    """Every candidate with each of the settings; their execution provider in its name where there are several."""
+    if len(settings) == 1:
+        return tuple(candidates)
+    return tuple(
+        replace(one, name=f"{one.name} ({profile.provider})", profile=profile)
+        for profile in settings
+        for one in candidates
+    )
 
 
 def _with_distinct_names(candidates: Sequence[Candidate], paths: Sequence[str]) -> tuple[Candidate, ...]:

@@ -215,9 +215,9 @@ def test_counts_are_of_one_thread(tmp_path: Path) -> None:
 
 def test_what_needs_a_clock_is_refused() -> None:
     emulated, counted = (replace(AWAY, kind=kind) for kind in ("emulated", "counted"))
-    counted.check_comparing()
-    LOCAL.check_clock("a deadline")
-    for refused in (emulated.check_comparing, lambda: emulated.check_clock("a deadline")):
+    counted.check_comparing("cpu")
+    LOCAL.check_clock("cpu", "a deadline")
+    for refused in (lambda: emulated.check_comparing("cpu"), lambda: emulated.check_clock("cpu", "a deadline")):
         with pytest.raises(NormfoldError) as caught:
             refused()
         assert caught.value.code == "target-unsupported"

@@ -42,6 +42,8 @@ class Target:
     """Whether it keeps to ``--memory-limit``."""
     providers: tuple[str, ...] | None = ("cpu",)
     """Execution providers that it may have; None: any."""
+    kinds: Mapping[str, FigureKind] = field(default_factory=dict)
+    """What figures are that come from these execution providers, where it is something else than ``kind``."""
     custom_ops: bool = False
     """Whether it loads libraries of custom operators."""
     missing: str = ""
@@ -95,15 +97,19 @@ class Target:
         if not self.tunes:
             raise self._unsupported("tuning")
 
-    def check_comparing(self) -> None:
-        """Raise `UsageError` ``target-unsupported`` where its figures say nothing of what a model costs."""
-        if self.kind not in ("measured", "counted"):
-            raise self._unsupported(f"comparing models: its figures are {self.kind}")
+    def kind_of(self, provider: str) -> FigureKind:
+        """What figures are that come from an execution provider there."""
+        return self.kinds.get(provider, self.kind)
 
-    def check_clock(self, what: str) -> None:
-        """Raise `UsageError` ``target-unsupported`` where it has no clock, which ``what`` is about."""
-        if self.kind != "measured":
-            raise self._unsupported(f"{what}: its figures are {self.kind}, not measured")
+    def check_comparing(self, provider: str) -> None:
+        """Raise `UsageError` ``target-unsupported`` where figures say nothing of what a model costs."""
+        if self.kind_of(provider) not in ("measured", "counted"):
+            raise self._unsupported(f"comparing models on {provider}: figures are {self.kind_of(provider)}")
+
+    def check_clock(self, provider: str, what: str) -> None:
+        """Raise `UsageError` ``target-unsupported`` where there is no clock, which ``what`` is about."""
+        if self.kind_of(provider) != "measured":
+            raise self._unsupported(f"{what} on {provider}: figures are {self.kind_of(provider)}, not measured")
 
     def check_threads(self, threads: int) -> None:
         """Raise `UsageError` ``target-unsupported`` where it counts, and more than one thread would lose counts."""

@@ -23,6 +23,9 @@ def browser() -> Target:
         "measured",
         "ONNX Runtime as WebAssembly in a headless Chromium on this machine",
         (sys.executable, "-P", "-m", worker, program or "chromium", str(edge_tools.package(PACKAGE) / "dist")),
+        # The browser has no GPU: WebGPU is computed by a software rasteriser.
+        providers=("cpu", "webgpu"),
+        kinds={"webgpu": "emulated"},
         missing=missing,
         install=edge_tools.command(PACKAGE, first="" if program else "chromium"),
     )

@@ -23,6 +23,8 @@ FLAGS: Final = (
     "--no-first-run",
     "--no-default-browser-check",
     "--disable-gpu",
+    "--enable-unsafe-webgpu",
+    "--use-webgpu-adapter=swiftshader",
     "--disable-extensions",
     "--disable-sync",
     "--disable-breakpad",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Final
 
+from normfold.runtime.providers import ELSEWHERE, is_emulated
 from normfold.runtime.targets.base import Target
 from normfold.runtime.workers.process import local
 
@@ -19,4 +21,5 @@ LOCAL: Final = Target(
     limits_memory=True,
     providers=None,
     custom_ops=True,
+    kinds={one: "compiled" for one in ELSEWHERE if is_emulated(one, platform.machine())},
 )

@@ -49,13 +49,22 @@ class TimingClient:
         """The process's id."""
         return self._process.pid
 
-    def hello(self, cpus: Sequence[int], pool: int, *, threads: int = 1, preload: bool = False) -> dict[str, Any]:
-        """Import ONNX Runtime there; what was found.
+    def hello(
+        self,
+        cpus: Sequence[int],
+        pool: int,
+        *,
+        threads: int = 1,
+        preload: bool = False,
+        providers: Sequence[str] = ("cpu",),
+    ) -> dict[str, Any]:
+        """Import ONNX Runtime there, with what these execution providers need; what was found.
 
         Raises:
             EnvironmentUnavailableError: ``worker-version``, it is not the worker of this version.
         """
-        reply = self._ask("the models", "hello", cpus=list(cpus), pool=pool, threads=threads, preload=preload)
+        settings = {"threads": threads, "preload": preload, "providers": list(providers)}
+        reply = self._ask("the models", "hello", cpus=list(cpus), pool=pool, **settings)
         if reply.get("protocol") != VERSION:
             found = f"version {reply.get('protocol', 'unknown')} of the protocol, not {VERSION}"
             message = f"The worker of the target {self._target.name} speaks {found}."
@@ -111,6 +120,15 @@ class TimingClient:
         self._process.expect(model.file.stat().st_size)
         files = {**self._files.model(model), "ort": str(ort), "operators": str(operators)}
         self._ask(model.file.name, "reduce", **files, session=dict(session))
+
+    def compile(self, model: Runnable, session: Mapping[str, Any]) -> int:
+        """Bytes of what the provider's compiler makes of a model for its own processor."""
+        self._process.expect(None)
+        results = self._files.results()
+        reply = self._ask(
+            model.file.name, "compile", results=results, **self._files.model(model), session=dict(session)
+        )
+        return int(reply["context_bytes"])
 
     def close(self, name: str) -> None:
         """Release the model."""

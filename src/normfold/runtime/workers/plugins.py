@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, Final
+import json
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 from normfold.runtime.workers.protocol import RefusedError, sentence
 
+
+class Plugin(NamedTuple):
+    """A package in which a provider comes that is not part of ONNX Runtime itself."""
+
+    module: str
+    package: str
+    """As pip installs it."""
+    usual: Mapping[str, str] = {}
+    """Options that it needs to do anything."""
+
+
 PLUGINS: Final = {
-    "OpenVINOExecutionProvider": "onnxruntime_ep_openvino",
-    "WebGpuExecutionProvider": "onnxruntime_ep_webgpu",
-    "QNNExecutionProvider": "onnxruntime_qnn",
+    "OpenVINOExecutionProvider": Plugin("onnxruntime_ep_openvino", "onnxruntime-ep-openvino"),
+    "WebGpuExecutionProvider": Plugin("onnxruntime_ep_webgpu", "onnxruntime-ep-webgpu"),
+    "QNNExecutionProvider": Plugin("onnxruntime_qnn", "onnxruntime-qnn", {"backend_type": "htp"}),
 }
-"""Modules of the packages in which providers come that are not part of ONNX Runtime itself."""
 
 
 def plug_in(provider: str) -> bool:
@@ -26,7 +38,7 @@ def plug_in(provider: str) -> bool:
     if provider not in PLUGINS:
         return False
     try:
-        package = importlib.import_module(PLUGINS[provider])
+        package = importlib.import_module(PLUGINS[provider].module)
         onnxruntime.register_execution_provider_library(provider, package.get_library_path())
     except ModuleNotFoundError:
         return False
@@ -35,6 +47,15 @@ def plug_in(provider: str) -> bool:
     if not devices(provider):
         raise RefusedError("provider", f"{provider} found no device that it could use")
     return True
+
+
+def settings(provider: str, options: Mapping[str, str]) -> dict[str, str]:
+    """Options of a session in the plug-in's own words: OpenVINO's takes its precision in a document."""
+    found = {**PLUGINS[provider].usual, **options}
+    if provider == "OpenVINOExecutionProvider" and "precision" in found:
+        hint = {"INFERENCE_PRECISION_HINT": found.pop("precision")}
+        found["load_config"] = json.dumps({"CPU": hint})
+    return found
 
 
 def devices(provider: str) -> list[Any]:

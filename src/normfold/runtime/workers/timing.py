@@ -25,7 +25,7 @@ from normfold.runtime.sessions import INFO, QUIET
 from normfold.runtime.workers.arrays import read, write
 from normfold.runtime.workers.counting import counted
 from normfold.runtime.workers.options import worker_options
-from normfold.runtime.workers.plugins import devices, plug_in
+from normfold.runtime.workers.plugins import PLUGINS, devices, plug_in, settings
 from normfold.runtime.workers.protocol import (
     VERSION,
     RefusedError,
@@ -98,7 +98,8 @@ class TimingWorker:
         if wanted not in self._plugged and plug_in(wanted):
             self._plugged.add(wanted)
         if wanted not in (found := available()):
-            raise RefusedError("provider", f"this ONNX Runtime has no {wanted}; it has {', '.join(found)}")
+            way = f" (pip install {PLUGINS[wanted].package})" if wanted in PLUGINS else ""
+            raise RefusedError("provider", f"this ONNX Runtime has no {wanted}; it has {', '.join(found)}{way}")
         if wanted == CPU:
             memory.limit_this_process(request["memory_limit"])
         options = self._options(request)
@@ -208,6 +209,16 @@ class TimingWorker:
         create_config_from_models([Path(request["ort"])], Path(request["operators"]), enable_type_reduction=False)
         return {}
 
+    def compile(self, request: Request) -> Reply:
+        """Compile ``model`` for its provider's processor into the new directory ``results``; how large it became."""
+        folder = Path(request["results"])
+        folder.mkdir()
+        options = self._options(request)
+        for name, value in (("enable", "1"), ("embed_mode", "0"), ("file_path", str(folder / "context.onnx"))):
+            options.add_session_config_entry(f"ep.context_{name}", value)
+        self._session(request, options)
+        return {"context_bytes": sum(file.stat().st_size for file in folder.glob("*.bin"))}
+
     def close(self, request: Request) -> Reply:
         """Let go of ``name``."""
         self._models.pop(request["name"], None)
@@ -223,7 +234,7 @@ class TimingWorker:
         listed = [(wanted, provider_options), *([] if wanted == CPU else [CPU])]
         try:
             if plugged:
-                options.add_provider_for_devices(devices(wanted)[:1], provider_options)
+                options.add_provider_for_devices(devices(wanted)[:1], settings(wanted, provider_options))
             return onnxruntime.InferenceSession(
                 str(file) if file.parent == folder else file.read_bytes(),
                 options,
@@ -242,6 +253,8 @@ class TimingWorker:
         options = worker_options(session, request["data_folder"], session["custom_ops"])
         options.use_per_session_threads = not self._shared_pool
         options.add_session_config_entry(ASSIGNED, "1")
+        for name, size in session.get("dimensions", {}).items():
+            options.add_free_dimension_override_by_name(name, size)
         return options
 
 
@@ -284,6 +297,7 @@ VERBS: Final[dict[str, Callable[[TimingWorker, Request], Reply]]] = {
     "profile": TimingWorker.profile,
     "optimizers": TimingWorker.optimizers,
     "reduce": TimingWorker.reduce,
+    "compile": TimingWorker.compile,
     "close": TimingWorker.close,
 }
 """What can be asked."""

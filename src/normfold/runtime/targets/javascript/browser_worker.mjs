@@ -12,7 +12,7 @@ class Browser {
   async hello(request) {
     if (!self.crossOriginIsolated) throw new Refused("target", "threads: the page is not cross-origin isolated");
     const started = clock();
-    const ort = await load(request.threads);
+    const ort = await load(request.threads, request.providers.includes("webgpu"));
     const took = clock() - started;
     this.timing = new TimingWorker({
       ort,
@@ -26,7 +26,7 @@ class Browser {
       },
       clock,
       peak: () => null,
-      providers: { CPUExecutionProvider: "wasm" },
+      providers: { CPUExecutionProvider: "wasm", WebGpuExecutionProvider: "webgpu" },
     });
     return {
       protocol: VERSION,
@@ -43,9 +43,9 @@ class Browser {
   close(request) { return this.timing.close(request); }
 }
 
-async function load(threads) {
+async function load(threads, graphics) {
   try {
-    const ort = await import(`${ORT}ort.wasm.min.mjs`);
+    const ort = await import(`${ORT}${graphics ? "ort.webgpu.min.mjs" : "ort.wasm.min.mjs"}`);
     ort.env.wasm.wasmPaths = ORT;
     ort.env.wasm.numThreads = threads;
     ort.env.logLevel = "fatal";

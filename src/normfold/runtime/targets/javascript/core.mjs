@@ -11,6 +11,8 @@ const LEVELS = {
 };
 const MODES = { ORT_SEQUENTIAL: "sequential", ORT_PARALLEL: "parallel" };
 const MEMORY = ["bad_alloc", "Failed to allocate memory", "Cannot allocate memory", "out of memory", "Array buffer allocation"];
+const FALLBACK = "fallback to CPU EP has been explicitly disabled";
+const GRAPHICS = { webgpu: true };
 // A run, or a group of short ones, takes this many steps of the clock at the least.
 const STEPS = 200;
 
@@ -93,6 +95,9 @@ export function sessionOptions(session, providers) {
     for (const part of path.slice(0, -1)) at = at[part] ??= {};
     at[path.at(-1)] = value;
   }
+  if (options.executionProviders[0] in GRAPHICS && !session.allow_fallback) {
+    (options.extra.session ??= {}).disable_cpu_ep_fallback = "1";
+  }
   return options;
 }
 
@@ -108,13 +113,16 @@ export class TimingWorker {
   async open(request) {
     const options = sessionOptions(request.session, this.providers);
     const started = this.clock();
-    const session = await attempt("invalid", () => this.create(request, options));
+    const session = await attempt("invalid", () => this.create(request, options)).catch((error) => {
+      throw error.message.includes(FALLBACK) ? new Refused("fallback", error.message) : error;
+    });
     const took = this.clock() - started;
     this.models.set(request.name, { session, feeds: null, outputs: null });
     return {
       load_ns: Math.round(took),
       providers: [request.session.provider],
-      placed: null,
+      // Where a node may not run elsewhere, none does.
+      placed: options.executionProviders[0] in GRAPHICS ? [] : null,
       inputs: session.inputNames,
       outputs: session.outputNames,
     };
