@@ -257,3 +257,27 @@ def test_a_weightless_layer_norm_gets_the_scale_that_it_is_fitted_with():
     result = normfold.convert(net, EXAMPLE, to="rms", calibrate=X)
     assert result.decisions[0].label == "calibrated"
     assert drift(net, result.model) < 0.4
+
+
+class Frozen(nn.Module):
+    """A BatchNorm of which only a scale and a shift are left, as detection networks store them."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.register_buffer("weight", torch.rand(channels) + 0.5)
+        self.register_buffer("bias", torch.randn(channels))
+
+    def forward(self, x):
+        return x * self.weight.reshape(1, -1, 1, 1) + self.bias.reshape(1, -1, 1, 1)
+
+
+class FrozenBatchNorm2d(Frozen):
+    pass
+
+
+def test_a_norm_without_statistics_takes_those_of_the_inputs_and_needs_some():
+    net = pictures(FrozenBatchNorm2d(8))
+    kept = normfold.convert(net, PICTURE, to="group:count=2").decisions[0]
+    assert [str(one.premise) for one in kept.refused_by] == ["calibration-data"]
+    done = normfold.convert(net, PICTURE, to="group:count=2", calibrate=PICTURES)
+    assert (done.decisions[0].outcome, done.decisions[0].label) == ("converted", "calibrated")

@@ -187,3 +187,10 @@ def test_restored_from_a_file(tmp_path: Path) -> None:
     restored = normfold.restore(made, tmp_path / "converted.safetensors")
     assert parametrize.is_parametrized(restored[0], "weight")
     assert torch.equal(restored(X), done.model(X))
+
+
+def test_a_table_that_would_take_the_norm_is_not_normalised() -> None:
+    net = nn.Sequential(nn.Embedding(9, CHANNELS), nn.BatchNorm1d(CHANNELS), nn.ReLU()).eval()
+    done = normfold.convert(net, (torch.arange(4),), to="weight")
+    assert "linear-producer" in premises(done.decisions)
+    assert "no weight that could be normalised" in " ".join(one.because for one in only(done.decisions).refused_by)

@@ -100,7 +100,9 @@ ALLOW_FALLBACK: Final = click.option(
     "--allow-fallback", is_flag=True, help="Accept nodes that run on another execution provider than --ep."
 )
 
-ONLY: Final = click.option("--only", multiple=True, metavar="GLOB", help="Fold norms whose site matches; repeatable.")
+ONLY: Final = click.option(
+    "--only", multiple=True, metavar="GLOB", help="Keep norms whose site does not match; repeatable."
+)
 SKIP: Final = click.option("--skip", multiple=True, metavar="GLOB", help="Keep norms whose site matches; repeatable.")
 DRY_RUN: Final = click.option("--dry-run", is_flag=True, help="Print the decisions; run nothing, write nothing.")
 IN_PLACE: Final = click.option("--in-place", is_flag=True, help="Overwrite MODEL.")

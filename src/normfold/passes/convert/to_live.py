@@ -87,6 +87,12 @@ class _Source:
         return _Source(view, view.axis, mean, deviation, scale * deviation, shift + scale * mean, epsilon)
 
 
+def _along(view: AffineOp) -> AffineOp:
+    """``view`` with the axis of its channels, where its constants may lie along any and do along one."""
+    varying = [k for k, size in enumerate(view.affine.shape, -len(view.affine.shape)) if size > 1]
+    return replace(view, axis=varying[0]) if view.axis is None and len(varying) == 1 else view
+
+
 def _channels(graph: Graph, view: AffineOp) -> int | None:
     shape = graph.shape(view.inputs[0])
     if shape is not None and view.axis is not None and isinstance(shape[view.axis], int):
@@ -95,7 +101,7 @@ def _channels(graph: Graph, view: AffineOp) -> int | None:
 
 
 def _fitted(graph: Graph, norms: Sequence[Node], asked: Asked) -> Iterator[Proposal]:
-    views = {node: view for node in norms if isinstance(view := graph.view(node), AffineOp)}
+    views = {node: _along(view) for node in norms if isinstance(view := graph.view(node), AffineOp)}
     per_position = asked.target not in GROUPED
     moments = _moments(graph, views, asked.fitting, per_position=per_position)
     for node, view in views.items():
@@ -212,6 +218,7 @@ def _inert(graph: Graph, norms: Sequence[Node], asked: Asked) -> Iterator[Propos
     """RMSNorms over all channels and positions, beside whose epsilon the mean square hardly counts."""
     for node in norms:
         view = graph.view(node)
+        view = _along(view) if isinstance(view, AffineOp) else view
         source = _Source.of(view, _channels(graph, view) or 0, None) if isinstance(view, AffineOp) else None
         because = ""
         if not asked.fitting.allowed:

@@ -20,11 +20,9 @@ from collections.abc import Iterator, Sequence
 
 from normfold.core.graph import Graph
 from normfold.core.plan import Plan
-from normfold.core.premises import CONVERTIBLE
 from normfold.core.rules.bake_normalised_weight import RULE
 from normfold.core.views import Linear, Node
 from normfold.passes.convert.conversion import Asked, Conversion, Proposal
-from normfold.records import Refusal
 
 
 def _proposals(graph: Graph, norms: Sequence[Node], _asked: Asked) -> Iterator[Proposal]:
@@ -35,15 +33,15 @@ def _proposals(graph: Graph, norms: Sequence[Node], _asked: Asked) -> Iterator[P
 def baked(graph: Graph, node: Node) -> Proposal:
     """The plan that stores the weight of ``node`` as it is computed, or why there is none."""
     view = graph.view(node)
+    if not isinstance(view, Linear):
+        raise TypeError(f"not a linear operation: {graph.label(node)}")
     if not graph.normalised_by(node):  # with that of another call of the same module
         return Proposal((node,), Plan(into=(node,), rules=(RULE.name,)))
-    for _, answer in RULE.answers(graph, view) if isinstance(view, Linear) else ():
-        refusal = graph.unable(answer) if isinstance(answer, Plan) else answer
-        if isinstance(answer, Plan) and refusal is None:
-            return Proposal((node,), answer)
-        if refusal is not None:
-            return Proposal((node,), refusals=(refusal,))
-    return Proposal((node,), refusals=(Refusal(CONVERTIBLE, f"the weight of {graph.label(node)} is not baked"),))
+    _, answer = next(iter(RULE.answers(graph, view)))
+    refusal = graph.unable(answer) if isinstance(answer, Plan) else answer
+    if isinstance(answer, Plan) and refusal is None:
+        return Proposal((node,), answer)
+    return Proposal((node,), refusals=() if refusal is None else (refusal,))
 
 
 CONVERSION = Conversion(name="weight_to_static", proposals=_proposals)

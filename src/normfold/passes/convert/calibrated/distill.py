@@ -19,9 +19,18 @@ from torch.nn import functional
 from normfold import limits
 from normfold.records import Progress
 
-RATE: Final = 3e-3
-BATCH: Final = 64
+CLOCK: Callable[[], float] = time.monotonic
+"""What seconds are counted by. A benchmark on a machine that others use counts those of the processor."""
+RATE: Final = 5e-4
+"""Of AdamW at its peak. Larger steps move a converted network further than a short schedule brings it back."""
+WARMING: Final = 0.05
+"""The part of the time in which the rate rises."""
+BATCH: Final = 32
 TEMPERATURE: Final = 2.0
+SHOWN: Final = 0.25
+"""The part of the features that are compared in a step, drawn anew each time: to compare all takes as long as they."""
+MEASURED: Final = 128
+"""Samples that the variances of features are taken from."""
 CHECKS: Final = 8
 """How often the state is compared with the best so far."""
 CROP: Final = 4
@@ -29,8 +38,11 @@ CROP: Final = 4
 SMALL: Final = 1e-6
 GRADIENT: Final = 1.0
 """The largest norm of a gradient."""
+TRIALS: Final = 2
+"""Steps that are timed in each precision."""
 
 Tensors = tuple[torch.Tensor, ...]
+Outputs = dict[str, torch.Tensor]
 Call = Callable[[nn.Module, Tensors], torch.Tensor]
 """Calls a module with a batch of its inputs, and gives the first tensor that it returns."""
 
@@ -64,26 +76,20 @@ class _Best:
 def distill(source: nn.Module, result: nn.Module, job: Distillation) -> float:
     """Train ``result`` in place; it is left with the best state that was seen. How well that agrees with ``source``."""
     best = _Best(job.agreement(result), _state(result))
-    generator = torch.Generator().manual_seed(job.seed)
     parameters = [one for one in result.parameters() if one.is_floating_point()]
     trainable = [(one, one.requires_grad) for one in parameters]
     with _outputs(source, job.features) as wanted, _outputs(result, job.features) as found, torch.enable_grad():
         for one in parameters:
             one.requires_grad = True
-        optimiser = torch.optim.AdamW(parameters, RATE)
-        started, checked = time.monotonic(), 0
-        for batch in _batches(job.inputs, generator):
-            part = (time.monotonic() - started) / job.seconds
+        pupil = _Pupil(source, result, job, wanted, found)
+        pupil.choose_precision()
+        started, checked = CLOCK(), 0
+        for batch in pupil.batches():
+            part = (CLOCK() - started) / job.seconds
             if part >= 1.0:
                 break
             limits.check()
-            loss = _step(source, result, job.call, batch, (wanted, found))
-            for group in optimiser.param_groups:
-                group["lr"] = RATE * 0.5 * (1.0 + math.cos(math.pi * part))
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, GRADIENT)
-            optimiser.step()
+            pupil.step(batch, RATE * min(1.0, part / WARMING) * 0.5 * (1.0 + math.cos(math.pi * part)))
             if part * CHECKS >= checked + 1:
                 checked = int(part * CHECKS)
                 _keep(best, result, job)
@@ -106,31 +112,82 @@ def _state(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
-def _step(
-    source: nn.Module, result: nn.Module, call: Call, batch: Tensors, outputs: tuple[dict[str, torch.Tensor], ...]
-) -> torch.Tensor:
-    """The loss on ``batch``."""
-    with torch.no_grad():
-        wanted = call(source, batch)
-    found = call(result, batch)
-    loss = _loss(wanted, found)
-    before, now = outputs
-    pairs = [(before[path], now[path]) for path in now if path in before and before[path].shape == now[path].shape]
-    if pairs:
-        loss = loss + torch.stack([_error(one, other) for one, other in pairs]).mean()
-    return loss
+class _Pupil:
+    """The module that is trained, its source, and what both made of the last batch."""
+
+    def __init__(
+        self, source: nn.Module, result: nn.Module, job: Distillation, wanted: Outputs, found: Outputs
+    ) -> None:
+        self.source, self.result, self.job, self.wanted, self.found = source, result, job, wanted, found
+        self.generator = torch.Generator().manual_seed(job.seed)
+        self.parameters = [one for one in result.parameters() if one.is_floating_point()]
+        self.optimiser = torch.optim.AdamW(self.parameters, RATE, weight_decay=0.0)
+        self.half = False
+        with torch.no_grad():
+            output = job.call(source, tuple(one[:MEASURED] for one in job.inputs))
+        self.variance = {path: float(one.float().var()) + SMALL for path, one in wanted.items()}
+        self.output_variance = float(output.float().var()) + SMALL
+
+    def batches(self) -> Iterator[Tensors]:
+        """Batches without end."""
+        return _batches(self.job.inputs, self.generator)
+
+    def choose_precision(self) -> None:
+        """Compute in bfloat16 where that is the faster one: not every processor has instructions for it."""
+        batch, taken = next(_batches(self.job.inputs, torch.Generator().manual_seed(0))), {}
+        if not all(one.dtype == torch.float32 for one in self.parameters):
+            return
+        for self.half in (True, False):
+            times = []
+            for _ in range(1 + TRIALS):
+                started = time.perf_counter()
+                self._loss(batch).backward()
+                times.append(time.perf_counter() - started)
+            taken[self.half] = min(times[1:])
+        self.half = taken[True] < taken[False]
+        self.optimiser.zero_grad()
+
+    def step(self, batch: Tensors, rate: float) -> None:
+        """Train on ``batch``."""
+        loss = self._loss(batch)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, GRADIENT)
+        self.optimiser.step()
+
+    def _loss(self, batch: Tensors) -> torch.Tensor:
+        """How far the two are apart: what they return, and some of their features."""
+        kind = next((one.device.type for one in self.parameters), "cpu")
+        with torch.autocast(kind, torch.bfloat16, enabled=self.half):
+            with torch.no_grad():
+                wanted = self.job.call(self.source, batch)
+            found = self.job.call(self.result, batch)
+        loss = self._of_outputs(_wide(wanted), _wide(found))
+        paths = [path for path, one in self.found.items() if path in self.variance and self._alike(path, one)]
+        chosen = torch.randperm(len(paths), generator=self.generator)[: math.ceil(SHOWN * len(paths))].tolist()
+        errors = [self._of_feature(paths[k]) for k in chosen]
+        return loss + torch.stack(errors).mean() if errors else loss
+
+    def _alike(self, path: str, found: torch.Tensor) -> bool:
+        return path in self.wanted and self.wanted[path].shape == found.shape
+
+    def _of_feature(self, path: str) -> torch.Tensor:
+        found, wanted = _wide(self.found[path]), _wide(self.wanted[path])
+        return functional.mse_loss(found, wanted.detach()) / self.variance[path]
+
+    def _of_outputs(self, wanted: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+        """Divergence of the classes' probabilities where the output is one row of logits a sample, else the error."""
+        if wanted.ndim == 2 and wanted.shape[1] > 1:
+            one, other = (functional.log_softmax(tensor / TEMPERATURE, 1) for tensor in (found, wanted))
+            return functional.kl_div(one, other, log_target=True, reduction="batchmean") * TEMPERATURE**2
+        return functional.mse_loss(found, wanted.detach()) / self.output_variance
 
 
-def _loss(wanted: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
-    """Divergence of the classes' probabilities where the output is one row of logits a sample, else squared error."""
-    if wanted.ndim == 2 and wanted.shape[1] > 1:
-        one, other = (functional.log_softmax(tensor / TEMPERATURE, 1) for tensor in (found, wanted))
-        return functional.kl_div(one, other, log_target=True, reduction="batchmean") * TEMPERATURE**2
-    return _error(wanted, found)
-
-
-def _error(wanted: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
-    return functional.mse_loss(found, wanted.detach()) / (wanted.detach().var() + SMALL)
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    """``tensor`` in a type in which differences and sums keep their digits."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 @contextmanager
