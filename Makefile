@@ -21,8 +21,8 @@ help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | while IFS="$$(printf '\t')" read -r target words; do \
 	    printf '  %-11s %s\n' "$$target" "$$words"; done
 
-demo: $(VENV)/base.stamp ## Fold the small trained network inside the package and show what happened
-	@$(BIN)/normfold demo
+demo: $(VENV)/base.stamp ## Optimise the small trained network inside the package; the report is out/demo/report.html
+	@$(BIN)/normfold demo -o out/demo
 
 test: $(VENV)/dev.stamp ## Run the tests, but for the slow ones
 	@$(PYTEST) -m "not slow"

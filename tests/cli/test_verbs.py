@@ -248,16 +248,18 @@ def test_env_of_one_target(capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["env", "--target", "nowhere"]) == 2
 
 
+@pytest.mark.slow
 def test_demo(ask: Ask, tmp_path: Path) -> None:
-    code, parsed = ask("demo", "-o", tmp_path / "digits.onnx")
+    code, parsed = ask("demo", "-o", tmp_path / "out")
     assert code == 0
     result = parsed["result"]
-    assert result["verification"]["status"] == "equivalent"
+    assert result["verification"]["status"] in ("equivalent", "within-budget")
     assert result["counts"]["norms"] == 10
     assert result["counts"]["folded"] >= 6
-    assert result["accuracy"]["before"] == result["accuracy"]["after"] > 0.99
-    assert result["accuracy"]["changed_answers"] == 0
-    assert (tmp_path / "digits.onnx").exists()
+    assert result["accuracy"]["before"] > 0.99
+    assert result["accuracy"]["before"] - result["accuracy"]["after"] <= 0.005
+    assert result["optimized"]["configuration"]["max_drop"] == 0.5
+    assert (tmp_path / "out" / "report.html").exists()
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes everywhere")

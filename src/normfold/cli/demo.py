@@ -11,10 +11,10 @@ from normfold.report.blocks import Detail
 
 
 @click.command("demo")
-@click.option("-o", "--output", type=file_name, metavar="FILE", help="Where to write the folded network.")
+@click.option("-o", "--output", type=file_name, metavar="DIR", help="Folder for the model and its report.")
 @verb("demo")
 def command(*, output: str | None, progress: Progress, detail: Detail) -> CommandResult:
-    """Fold the small network shipped with normfold, and measure it."""
+    """Optimise the small network shipped with normfold, on the pictures shipped with it."""
     from normfold.verbs.demo import demo
 
     done = demo(output, progress=progress)

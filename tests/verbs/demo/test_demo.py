@@ -66,14 +66,15 @@ def test_the_pictures_come_from_where_the_readme_says() -> None:
     assert all((image.tobytes(), int(digit)) in known for image, digit in zip(whole, labels, strict=True))
 
 
-def test_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_what_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(package, "EFFORT", replace(package.EFFORT, first=2, most=2, per_process=0.05))
-    result = package.demo(str(tmp_path / "folded.onnx"))
-    assert (tmp_path / "folded.onnx").is_file()
-    assert result.accuracy["before"] == result.accuracy["after"]
-    assert result.accuracy["changed_answers"] == 0
+    result = package.demo()
+    assert result.optimized.output is None
+    assert result.accuracy["before"] - result.accuracy["after"] <= package.MAX_DROP / 100
     low, high = result.speed["interval"]
     assert 0 < low <= result.speed["ratio"] <= high
-    assert result.speed["verdict"] in ("faster", "slower", "equivalent", "inconclusive")
+    assert result.speed["verdict"] != "slower"
     assert result.document()["speed"] == result.speed
-    assert f": {result.speed['verdict']}." in str(result)
+    assert f"{result.accuracy['changed_answers']} of 450 answers changed" in str(result)
+    assert "-o DIR" in str(result)

@@ -1,90 +1,110 @@
-"""The verb `demo`: fold the network shipped with normfold, then compare predictions and speed."""
+"""The verb `demo`: optimise the network shipped with normfold, on the pictures shipped with it."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from normfold.limits import limited
 from normfold.measure.candidate import Effort
-from normfold.measure.figures import Cell, Sample
-from normfold.records import Progress, silent
+from normfold.models import onnxfile
+from normfold.models.carried import carried_records
+from normfold.models.source import File
+from normfold.records import Progress, silent, statistics_record
 from normfold.report.blocks import Blocks, Detail, Heading, Paragraph
 from normfold.report.result import Result
 from normfold.runtime.session_profile import SessionProfile
 from normfold.runtime.sessions import open_session
-from normfold.verbs.bench import bench
 from normfold.verbs.demo import network
-from normfold.verbs.fold import fold
-from normfold.verbs.fold_result import FoldResult
+from normfold.verbs.optimize import OptimizeResult, optimize
 
 ONE_THREAD: Final = SessionProfile(intra_threads=1)
-EFFORT: Final = Effort(first=4, most=4, per_process=0.25, copies=1, details=False)
+BATCH: Final = 32
+"""Pictures at a time: one alone takes twenty microseconds, most of which no network is."""
+EFFORT: Final = Effort(first=4, most=4, per_process=0.25, copies=1)
 """Enough for an interval of a few percent; a few seconds."""
+MAX_DROP: Final = 0.5
+"""Points of top-1: two of the 450 pictures."""
+NORMS: Final = (
+    "ONNX Runtime folds norms behind a convolution by itself when it loads a model, so only the others show in the "
+    "time of what was folded."
+)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class DemoResult(Result):
-    """What folding did to the shipped network; ``accuracy`` and ``speed`` are as in the JSON document."""
+    """What became of the shipped network; ``accuracy`` and ``speed`` are as in the JSON document."""
 
-    folded: FoldResult[Any]
+    optimized: OptimizeResult
     accuracy: dict[str, Any]
     speed: dict[str, Any]
+    records: tuple[dict[str, Any], ...] = ()
 
     def report(self, detail: Detail = Detail.NORMAL) -> Blocks:
-        """The fold, then the network's predictions and its speed before and after."""
+        """What `optimize` says, and how many answers changed."""
+        blocks = self.optimized.report(detail)
+        if detail == Detail.SUMMARY:
+            return (*blocks, self._answers())
         title = Heading("digits.onnx, a small network trained on handwritten digits")
-        body = replace(self.folded, source=None).report(detail)
-        return (*((title,) if detail > Detail.SUMMARY else ()), *body, self._accuracy_words(), self._speed_words())
+        kept = () if self.optimized.found["load"] else (Paragraph("-o DIR keeps the model and its report."),)
+        return (title, *blocks[1:], self._answers(), Paragraph(NORMS), *kept)
 
-    def _accuracy_words(self) -> Paragraph:
+    def _answers(self) -> Paragraph:
         found = self.accuracy
-        return Paragraph(
-            f"accuracy: {found['before']:.2%} before, {found['after']:.2%} after; "
-            f"{found['changed_answers']} of {found['pictures']} answers changed"
-        )
-
-    def _speed_words(self) -> Paragraph:
-        found = self.speed
-        # The document holds the time of the source over that of the result.
-        time, low, high = (1 / ratio for ratio in (found["ratio"], *reversed(found["interval"])))
-        return Paragraph(
-            f"speed: takes {time:.2f}x the time of the source ({low:.2f} to {high:.2f}; batch 1, one thread, "
-            f"{found['rounds']} rounds in turns): {found['verdict']}. ONNX Runtime folds norms behind a convolution by "
-            "itself when it loads a model, so only the others can show here."
-        )
+        return Paragraph(f"{found['changed_answers']} of {found['pictures']} answers changed")
 
     def document(self) -> dict[str, Any]:
-        """As for `fold`, and ``accuracy`` and ``speed``."""
-        return {**self.folded.document(), "accuracy": self.accuracy, "speed": self.speed}
+        """As for `fold`, with ``accuracy`` and ``speed``; ``optimized`` is the document of `optimize`."""
+        found = self.optimized.found
+        sizes = {side: {name: size[name] for name in size if name != "file"} for side, size in found["size"].items()}
+        return {
+            "source": network.FILE,
+            "output": found["output"],
+            **{name: found[name] for name in ("decisions", "counts", "verification")},
+            "records": list(self.records),
+            "size": sizes,
+            "unmatched": [],
+            "accuracy": self.accuracy,
+            "speed": self.speed,
+            "optimized": found,
+        }
 
 
 def demo(
-    output: str | None = None,
+    output: File | None = None,
     *,
     time_limit: float | None = None,
     memory_limit: int | None = None,
     progress: Progress = silent,
 ) -> DemoResult:
-    """Fold the shipped network into ``output`` or a temporary folder, and compare the two.
+    """Optimise the shipped network into the folder ``output``, or a temporary one.
 
-    Raises what `normfold.fold` and `normfold.bench` raise.
+    Raises what `normfold.optimize` raises.
     """
-    with limited(time_limit, memory_limit):
-        with network.network() as source, tempfile.TemporaryDirectory(prefix="normfold-") as folder:
-            target = Path(output or Path(folder) / "folded.onnx")
-            folded = fold(source, output=target, progress=progress)
-            progress("comparing predictions")
-            accuracy = _accuracy(source, target)
-            timed = bench(source, target, effort=EFFORT, progress=progress)
-        for error in timed.refused:
-            raise error
-        return DemoResult(replace(folded, source=network.FILE, output=output), accuracy, _speed(timed.cells[0]))
+    with limited(time_limit, memory_limit), ExitStack() as stack:
+        source = stack.enter_context(network.network())
+        folder = Path(output or stack.enter_context(tempfile.TemporaryDirectory(prefix="normfold-")))
+        pictures, digits = network.pictures()
+        done = optimize(
+            source,
+            output=folder,
+            evaluate={network.INPUT: pictures, "label": digits},
+            max_drop=MAX_DROP,
+            batch=BATCH,
+            threads=1,
+            effort=EFFORT,
+            without=("tune",),
+            progress=progress,
+        )
+        progress("comparing predictions")
+        target = folder / done.found["files"]["model"]
+        records = tuple(map(statistics_record, carried_records(onnxfile.read(target).model)))
+        accuracy = _accuracy(source, target)
+        found = done.found | ({} if output else {"output": None, "load": []})
+        return DemoResult(OptimizeResult(found), accuracy, _speed(found), records)
 
 
 def _accuracy(source: Path, target: Path) -> dict[str, Any]:
@@ -100,23 +120,17 @@ def _accuracy(source: Path, target: Path) -> dict[str, Any]:
     }
 
 
-def _speed(cell: Cell) -> dict[str, Any]:
+def _speed(found: dict[str, Any]) -> dict[str, Any]:
     """Time of the source over that of the result: estimate, interval, and quartiles over rounds."""
-    ((folded, comparison),) = cell.comparisons.items()
-    ratios = np.concatenate([_ratios(sample, folded) for sample in cell.samples])
-    return {
-        "ratio": 1 / comparison.ratio.value,
-        "interval": [1 / comparison.ratio.high, 1 / comparison.ratio.low],
-        "verdict": comparison.verdict,
-        "quartiles": np.quantile(ratios, (0.25, 0.75)).tolist(),
-        "rounds": len(ratios),
-        "batch": 1,
-        "threads": cell.conditions.threads,
-        "kind": "measured",
-    }
-
-
-def _ratios(sample: Sample, folded: str) -> Sequence[float]:
-    """The ratio in each round of a process."""
-    ratios: list[float] = (sample.used(sample.reference) / sample.used(folded)).tolist()
-    return ratios
+    compared = found["times"].get(found["chosen"])
+    same = {"ratio": 1.0, "interval": [1.0, 1.0], "verdict": "equivalent", "quartiles": [1.0, 1.0], "rounds": 0}
+    if compared is not None:
+        ratio = compared["ratio"]
+        same = {
+            "ratio": 1 / ratio["value"],
+            "interval": [1 / ratio["high"], 1 / ratio["low"]],
+            "verdict": compared["verdict"],
+            "quartiles": [1 / quartile for quartile in reversed(compared["quartiles"])],
+            "rounds": compared["rounds"],
+        }
+    return same | {"batch": BATCH, "threads": 1, "kind": "measured"}

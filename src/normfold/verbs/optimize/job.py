@@ -10,12 +10,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import numpy as np
+
 from normfold import limits
 from normfold.backends.onnx import OnnxGraph, stored
 from normfold.core.size import size
 from normfold.errors import FindingError, NormfoldError
 from normfold.limits import limited
 from normfold.measure.documents import comparison_record, figure_record
+from normfold.measure.figures import Cell
 from normfold.measure.run import between
 from normfold.models.dataset import read_dataset
 from normfold.models.source import onnx_source
@@ -422,9 +425,16 @@ def _chosen(done: BenchResult, made: list[StageName], refused: dict[str, Json]) 
         "steps": steps,
         "figures": {SOURCE: figure_record(cell.figure(reference), cell)}
         | {stage: figure_record(cell.figure(name), cell) for stage, name in names.items()},
-        "comparisons": {stage: comparison_record(cell.comparisons[name]) for stage, name in names.items()},
+        "comparisons": {stage: _compared(cell, name) for stage, name in names.items()},
         "warnings": list(cell.warnings),
     }
+
+
+def _compared(cell: Cell, name: str) -> Json:
+    """Time over that of the source, and the quartiles of the rounds in which the two took turns."""
+    ratios = np.concatenate([sample.used(name) / sample.used(sample.reference) for sample in cell.samples])
+    quartiles = [float(one) for one in np.quantile(ratios, (0.25, 0.75))]
+    return comparison_record(cell.comparisons[name]) | {"rounds": len(ratios), "quartiles": quartiles}
 
 
 def _too_slow(ratio: float, label: str, of_best: float) -> Json:
