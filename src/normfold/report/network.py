@@ -14,6 +14,9 @@ ASPECT: Final = 1.8
 """Width of the map over its height, as far as whole columns allow."""
 
 
+MOST_COLUMNS: Final = 60
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """An operation: what it is, what became of it, in a word and in a sentence, and how long it takes."""
@@ -46,36 +49,39 @@ def network_map(nodes: Sequence[Node]) -> dict[str, Any]:
 def _places(nodes: Sequence[Node]) -> list[tuple[int, int]]:
     depths = _depths(nodes)
     lanes = _lanes(nodes, depths)
-    rows = max(depths, default=0) + 1
-    height = _rows_of_a_column(rows, sum(lanes) / len(lanes) + 1 if lanes else 1)
-    widths = [0] * math.ceil(rows / height)
-    for depth, lane in zip(depths, lanes, strict=True):
-        widths[depth // height] = max(widths[depth // height], lane + 1)
-    lefts = [0, *accumulate(width + 0.5 for width in widths)]
+    if not nodes:
+        return []
+    rows = max(depths) + 1
+    heights = {math.ceil(rows / columns) for columns in range(1, min(rows, MOST_COLUMNS) + 1)}
+    cut = {height: _lefts(depths, lanes, height) for height in heights}
+    height = min(heights, key=lambda one: abs(math.log(cut[one][-1] * CELL[0] / (one * CELL[1]) / ASPECT)))
+    lefts = cut[height]
     return [
         (round((lefts[depth // height] + lane) * CELL[0]), depth % height * CELL[1])
         for depth, lane in zip(depths, lanes, strict=True)
     ]
 
 
+def _lefts(depths: Sequence[int], lanes: Sequence[int], height: int) -> list[float]:
+    """Where columns of ``height`` rows begin, in cells; the last entry is where they end."""
+    widths = [0] * (max(depths) // height + 1)
+    for depth, lane in zip(depths, lanes, strict=True):
+        widths[depth // height] = max(widths[depth // height], lane + 1)
+    return [0, *accumulate(width + 0.5 for width in widths)]
+
+
 def _depths(nodes: Sequence[Node]) -> list[int]:
-    """The longest way from the inputs to each node; what reads nothing stands right before what reads it."""
-    depths: list[int] = []
+    """The row of each node: right before the first that reads it, so that branches stand where they end."""
+    earliest: list[int] = []
     for node in nodes:
-        depths.append(max((depths[before] + 1 for before in node.after), default=0))
-    first: dict[int, int] = {}
-    for node, depth in zip(nodes, depths, strict=True):
-        for before in node.after:
-            first[before] = min(depth, first.get(before, depth))
-    alone = (index for index, node in enumerate(nodes) if not node.after)
-    for index in alone:
-        depths[index] = max(0, first.get(index, 1) - 1)
+        earliest.append(max((earliest[before] + 1 for before in node.after), default=0))
+    depths = list(earliest)
+    read: dict[int, int] = {}
+    for index in range(len(nodes) - 1, -1, -1):
+        depths[index] = read.get(index, earliest[index] + 1) - 1
+        for before in nodes[index].after:
+            read[before] = min(depths[index], read.get(before, depths[index]))
     return depths
-
-
-def _rows_of_a_column(rows: int, lanes: float) -> int:
-    columns = max(1, round(math.sqrt(ASPECT * rows * CELL[1] / ((lanes + 0.5) * CELL[0]))))
-    return math.ceil(rows / columns)
 
 
 def _lanes(nodes: Sequence[Node], depths: Sequence[int]) -> list[int]:

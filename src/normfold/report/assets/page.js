@@ -62,7 +62,9 @@
   });
   const extent = [Math.max(...nodes.map((n) => n[2])) + cell[0], Math.max(...nodes.map((n) => n[3])) + cell[1]];
   let [scale, left, top] = [1, 0, 0];
+  let touched = false;
   const draw = () => {
+    touched = true;
     world.setAttribute("transform", `translate(${left} ${top}) scale(${scale})`);
     canvas.classList.toggle("far", scale < .45);
   };
@@ -78,6 +80,7 @@
     left = (canvas.clientWidth - extent[0] * scale) / 2;
     top = (canvas.clientHeight - extent[1] * scale) / 2;
     draw();
+    touched = false;
   };
   let selected = -1;
   const told = $("node");
@@ -184,7 +187,7 @@
   $("in").addEventListener("click", () => zoom(1.25));
   $("out").addEventListener("click", () => zoom(.8));
   $("fit").addEventListener("click", fit);
-  addEventListener("resize", fit);
+  addEventListener("resize", () => touched || fit());
   addEventListener("beforeprint", fit);
   count.textContent = `${nodes.length} nodes`;
   fit();
