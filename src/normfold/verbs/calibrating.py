@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normfold.errors import UsageError
-from normfold.measure.metrics import UserMetric, metric
+from normfold.measure.metrics import metric
+from normfold.measure.scores import UserMetric
 from normfold.models.data import user_inputs
 from normfold.models.dataset import Dataset, read_dataset
 from normfold.models.source import onnx_source

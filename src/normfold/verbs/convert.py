@@ -9,7 +9,7 @@ from typing import Any, Final
 from normfold.core.costs import DEFAULT, providers
 from normfold.errors import UsageError
 from normfold.limits import limited
-from normfold.measure.metrics import UserMetric
+from normfold.measure.scores import UserMetric
 from normfold.models.data import Arrays, Shapes
 from normfold.models.source import File, OnnxModel, module_of
 from normfold.passes.convert import KINDS, Asked, Kind

@@ -13,6 +13,7 @@ from normfold.errors import FindingError, UsageError
 from normfold.limits import limited
 from normfold.measure import metrics
 from normfold.measure.candidate import Conditions
+from normfold.measure.scores import UserMetric
 from normfold.models import onnxfile
 from normfold.models.data import Arrays, Shapes, user_inputs
 from normfold.models.source import File, name_of, onnx_source
@@ -186,7 +187,7 @@ def quantize(
     output: File | None = None,
     calibrate: Any = None,
     evaluate: Any = None,
-    metric: str | metrics.UserMetric | None = None,
+    metric: str | UserMetric | None = None,
     max_drop: float | None = None,
     max_latency: float | str | None = None,
     width: Width = "int8",

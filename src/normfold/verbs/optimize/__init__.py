@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from normfold.errors import OutputError, UsageError
 from normfold.limits import limited
 from normfold.measure.candidate import Effort
-from normfold.measure.metrics import UserMetric
+from normfold.measure.scores import UserMetric
 from normfold.models.data import Arrays, Shapes
 from normfold.models.source import File
 from normfold.passes.quantize.figures import Width

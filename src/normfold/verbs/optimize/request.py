@@ -13,7 +13,8 @@ import numpy as np
 
 from normfold.errors import EnvironmentUnavailableError, UsageError, suggestion
 from normfold.measure.candidate import Effort
-from normfold.measure.metrics import Metric, UserMetric, metric
+from normfold.measure.metrics import Metric, metric
+from normfold.measure.scores import UserMetric
 from normfold.models.data import Arrays, Shapes, user_inputs
 from normfold.models.dataset import read_dataset
 from normfold.models.source import File, onnx_source
