@@ -1,5 +1,7 @@
 """Scores of two models on the same samples."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,10 +10,12 @@ from normfold.measure.metrics import Evaluation, metric
 from normfold.models.dataset import Batch
 
 EYE = np.eye(4)
+RESAMPLES = 200
+"""Fewer than are used: enough for tests."""
 
 
 def score(name, before, after, labels=None):
-    evaluation = Evaluation(metric(name))
+    evaluation = Evaluation(replace(metric(name), resamples=RESAMPLES))
     before, after = np.asarray(before, float), np.asarray(after, float)
     for rows in np.array_split(np.arange(len(before)), 2):
         part = None if labels is None else np.asarray(labels)[rows]
@@ -100,3 +104,110 @@ def test_what_is_wrong_with_a_metric_is_said(name, labels, said):
     with pytest.raises(UsageError, match=said) as error:
         score(name, EYE, EYE, labels)
     assert error.value.code == "bad-metric"
+
+
+def test_f1_precision_and_recall_are_those_of_scikit_learn():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    labels, logits = rng.integers(0, 4, 200), rng.standard_normal((200, 5))
+    logits[np.arange(200), labels] += 1
+    given = logits.argmax(axis=1)
+    for name, function in (
+        ("f1", sklearn.f1_score),
+        ("precision", sklearn.precision_score),
+        ("recall", sklearn.recall_score),
+    ):
+        each = function(labels, given, average=None, labels=range(5), zero_division=0)
+        assert score(name, logits, logits, labels).before == pytest.approx(100 * each[:4].mean())
+        for index in range(5):
+            assert score(f"{name}:{index}", logits, logits, labels).before == pytest.approx(100 * each[index])
+
+
+def test_a_class_that_nobody_names_and_one_beyond_all():
+    assert score("precision:2", EYE, EYE, [0, 1, 0, 1]).before == 0.0
+    assert score("recall:9", EYE, EYE, [0, 1, 2, 3]).before == 0.0
+
+
+def test_a_rare_class_shows_what_an_average_hides():
+    """One class in fifty is lost altogether: top-1 loses 2 points, its recall all 100."""
+    labels = np.repeat([0, 1], [490, 10])
+    before = np.eye(2)[labels]
+    after = np.eye(2)[np.zeros(500, int)]
+    assert score("top1", before, after, labels).drop == pytest.approx(2.0)
+    assert score("recall:1", before, after, labels).drop == pytest.approx(100.0)
+    assert score("f1", before, after, labels).drop > 50.0
+
+
+def test_calibration_error():
+    """Nine of ten right at a confidence of 0.6: the error is 0.3."""
+    labels = np.tile([0] * 9 + [1], 20)
+    sure = np.tile([0.6, 0.4], (200, 1))
+    found = score("ece", sure, sure, labels)
+    assert found.before == pytest.approx(30.0)
+    assert found.better == "lower"
+    logits = np.log(sure)
+    assert score("ece", logits, logits, labels).before == pytest.approx(30.0)
+
+
+def test_what_is_no_mean_has_a_bootstrap_interval_that_covers():
+    """Of 100 draws, the 95 % interval of a difference in F1 misses the truth about 5 times."""
+    rng = np.random.default_rng(2)
+    right = 0.8
+    wanted, misses = None, 0
+    for draw in range(101):
+        count = 200_000 if draw == 0 else 300
+        labels = rng.integers(0, 2, count)
+        good = rng.random(count) < right
+        worse = np.where(rng.random(count) < 0.1, ~good, good)
+        sides = [np.eye(2)[np.where(side, labels, 1 - labels)] for side in (good, worse)]
+        if draw == 0:
+            rows = [np.stack([side.argmax(axis=1), labels], axis=1) for side in sides]
+            first, second = (metric("f1").of(one) for one in rows)
+            wanted = 100 * (second - first)
+            continue
+        found = score("f1", *sides, labels)
+        misses += not found.difference.low <= wanted <= found.difference.high
+    assert 0 <= misses <= 14
+    assert found.method == "bootstrap"
+
+
+def test_a_function_over_all_samples(monkeypatch):
+    """Called once with everything, such as a mean average precision, and not once a batch."""
+    seen = []
+
+    def most(outputs, labels):
+        seen.append(len(labels))
+        return outputs["y"].max() - labels.min()
+
+    monkeypatch.setattr("normfold.measure.metrics.named", lambda *_: most)
+    found = score("all:package:most", EYE, 2 * EYE, [0, 1, 2, 3])
+    assert (found.before, found.after, found.samples) == (1.0, 2.0, 4)
+    assert set(seen) == {4}
+    assert found.method == "bootstrap"
+
+
+@pytest.mark.parametrize("returned", [[1.0, 2.0], float("nan"), "x"])
+def test_a_function_over_all_samples_returns_one_number(monkeypatch, returned):
+    monkeypatch.setattr("normfold.measure.metrics.named", lambda *_: lambda outputs, labels: returned)
+    with pytest.raises(UsageError) as caught:
+        score("all:package:function", EYE, EYE, [0, 1, 2, 3])
+    assert caught.value.code == "bad-metric"
+
+
+def test_the_same_samples_get_the_same_interval():
+    rng = np.random.default_rng(3)
+    sides, labels = rng.standard_normal((2, 50, 4)), rng.integers(0, 4, 50)
+    assert score("f1", *sides, labels) == score("f1", *sides, labels)
+
+
+@pytest.mark.parametrize("name", ["f2", "f1:x", "recall:", "all:top1", "all:"])
+def test_there_is_no_such_measure(name):
+    with pytest.raises(UsageError) as caught:
+        metric(name)
+    assert caught.value.code == "bad-metric"
+
+
+@pytest.mark.parametrize("name", ["f1", "ece", "recall:1"])
+def test_classes_need_labels(name):
+    with pytest.raises(UsageError, match="needs labels"):
+        score(name, EYE, EYE)

@@ -35,12 +35,20 @@ OPTIONAL: Final = ("convert", "quantize", "tune")
 @click.option("-o", "--output", type=file_name, metavar="DIR", help="Folder for the model, the reports and the stages.")
 @click.option("--calibrate", metavar="DATA", help="Data to choose scales on: an .npz file, a folder, pkg.module:name.")
 @click.option("--evaluate", metavar="DATA", help="Data to measure the accuracy on; nothing is quantised without.")
-@click.option("--metric", metavar="NAME", help="top1 (the default), another measure, or package.module:function.")
+@click.option(
+    "--metric", metavar="NAME", help="top1 (the default), f1, recall:3, ece, mse, cosine... or package.module:function."
+)
 @click.option(
     "--max-drop",
     type=float,
     metavar="X",
     help="Largest loss of the metric, in its own unit; by default 0.2 points of top1 and top5, 0.01 of cosine.",
+)
+@click.option(
+    "--shift",
+    type=click.Choice(["noise", "blur", "contrast"]),
+    multiple=True,
+    help="Measure the accuracy on shifted evaluation data, too; repeatable.",
 )
 @click.option("--max-latency", metavar="LIMIT", help="Largest time of a run: 3ms, or 0.5x of the source's.")
 @click.option("--width", type=click.Choice(WIDTHS), help="What to quantise to; by default int8 on a CPU, else fp16.")

@@ -275,6 +275,25 @@ def test_an_interrupted_run_goes_on_where_it_stopped(net: Path, tmp_path: Path) 
     assert [one["stage"] for one in found["stages"] if one["resumed"]] == ["fold"]
 
 
+def test_the_accuracy_on_shifted_inputs(net: Path, done: normfold.OptimizeResult, tmp_path: Path) -> None:
+    data = np.random.default_rng(0).standard_normal((16, 4, 12, 12)).astype(np.float32)
+    result = normfold.optimize(
+        net,
+        output=net.parent / "out",
+        evaluate={"x": data},
+        metric="cosine",
+        shift=("noise", "contrast"),
+        effort=QUICK,
+        without=("quantize", "tune"),
+        threads=1,
+    )
+    found = whole(result)["result"]
+    if found["chosen"] == "fold":
+        assert found["accuracy"]["after"] == pytest.approx(1.0)
+        assert [one["method"] for one in found["shifted"].values()] == ["t", "t"]
+        assert "cosine, noise" in str(result)
+
+
 @pytest.mark.slow
 def test_quantising_within_the_budget(net: Path, tmp_path: Path) -> None:
     data = np.random.default_rng(0).standard_normal((64, 4, 12, 12)).astype(np.float32)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from normfold.records import finite
+
 Width = Literal["int8", "a16w8", "int4", "fp16", "bf16", "fp32", "auto"]
 """What a model computes in; ``auto`` takes what is best within the budget."""
 Format = Literal["auto", "qdq", "contrib"]
@@ -19,9 +21,9 @@ class Bounds:
     low: float
     high: float
 
-    def record(self) -> dict[str, float]:
+    def record(self) -> dict[str, float | None]:
         """As a document holds it."""
-        return {"value": self.value, "low": self.low, "high": self.high}
+        return {"value": self.value, "low": finite(self.low), "high": finite(self.high)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ class Accuracy:
     worst: float
     """The end of the interval at which it is worst, as a drop."""
     samples: int
+    method: str
+    """How the interval was found: t, proportions or bootstrap."""
     unoptimised: float | None = None
     """``after`` with ONNX Runtime's optimisations off."""
 
@@ -92,8 +96,9 @@ class Accuracy:
             "after": self.after,
             "difference": self.difference.record(),
             "drop": self.drop,
-            "worst": self.worst,
+            "worst": finite(self.worst),
             "samples": self.samples,
+            "method": self.method,
             "unoptimised": self.unoptimised,
         }
 

@@ -29,7 +29,15 @@ class Judge:
         change = found.difference
         bounds = Bounds(change.value, change.low, change.high)
         return Accuracy(
-            found.metric, found.unit, found.before, found.after, bounds, found.drop, found.worst, found.samples
+            found.metric,
+            found.unit,
+            found.before,
+            found.after,
+            bounds,
+            found.drop,
+            found.worst,
+            found.samples,
+            found.method,
         )
 
     def unoptimised(self, accuracy: Accuracy, result: Runnable) -> Accuracy:

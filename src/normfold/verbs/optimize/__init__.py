@@ -52,6 +52,7 @@ def optimize(
     evaluate: Any = None,
     metric: str | UserMetric | None = None,
     max_drop: float | None = None,
+    shift: Sequence[str] = (),
     max_latency: float | str | None = None,
     width: Width | None = None,
     ep: str = "cpu",
@@ -90,6 +91,7 @@ def optimize(
         evaluate: data to measure the accuracy on; without them nothing is quantised.
         metric: "top1" (the default) or another measure that docs/quantize.md lists.
         max_drop: largest loss of the metric, in its own unit; by default 0.2 points of top1 and top5, 0.01 of cosine.
+        shift: "noise", "blur", "contrast": how to shift the evaluation data, to say what the result loses on those.
         max_latency: "3ms", "0.5x" or a number of seconds; where the result takes longer, nothing is written.
         width: what to quantise to; by default int8 on a CPU, else fp16.
         ep: execution provider that the result is for.
@@ -127,6 +129,7 @@ def optimize(
             calibrate=calibrate,
             evaluate=evaluate,
             max_drop=max_drop,
+            shift=tuple(shift),
             ep=ep,
             target=target,
             use=use,

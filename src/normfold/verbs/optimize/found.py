@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -126,6 +126,7 @@ def _document(job: Job, found: Origin, inspected: InspectResult) -> Json:
         "counts": decisions["counts"],
         "verification": {**SAME, "status": "skipped", "because": "a dry run compares nothing"},
         "accuracy": None,
+        "shifted": {},
         "times": {},
         "figures": {},
         "size": None,
@@ -151,6 +152,8 @@ def _chosen(job: Job, steps: Mapping[str, Step], chosen: str, file: Path) -> Jso
         # Operators on codes do what those that they stand for did.
         sizes["after"]["macs"] = job.sizes(_base(job, steps))["macs"]
     standing = sum(one["role"] == "norm" and one["outcome"] in STANDING for one in decisions)
+    evaluated = steps["evaluate"].record.get("shifted", {})
+    shifts = {shift: found[chosen] for shift, found in evaluated.items() if chosen in found}
     figures = {side: _figure(record["figures"][name]) for side, name in (("before", SOURCE), ("after", chosen))}
     return {
         "chosen": chosen,
@@ -159,6 +162,7 @@ def _chosen(job: Job, steps: Mapping[str, Step], chosen: str, file: Path) -> Jso
         "counts": counts(map(decision_of, decisions)),
         "verification": _verification(steps, chosen),
         "accuracy": steps["evaluate"].record.get("accuracy", {}).get(chosen),
+        "shifted": shifts,
         "times": record["comparisons"],
         "figures": figures,
         "size": sizes,
@@ -167,8 +171,16 @@ def _chosen(job: Job, steps: Mapping[str, Step], chosen: str, file: Path) -> Jso
         "quantized": quantized.get("nodes", []) if chosen == "quantize" else [],
         "session": tuned if tuned.get("changed") else None,
         "refused": _late(job, record, chosen),
-        "warnings": record["warnings"],
+        "warnings": [*record["warnings"], *_lost(shifts, job.request.max_drop)],
     }
+
+
+def _lost(shifts: Mapping[str, Json], most: float | None) -> Iterator[str]:
+    """Where the result loses more on shifted inputs than it may on clean ones."""
+    for shift, accuracy in shifts.items():
+        if most is not None and accuracy["drop"] > most:
+            lost = f"{accuracy['drop']:.3g} {accuracy['unit']}".rstrip()
+            yield f"on inputs with {shift}, {accuracy['metric']} is worse by {lost}, above the budget of {most:g}"
 
 
 def _decisions(steps: Mapping[str, Step], chosen: str) -> list[Json]:

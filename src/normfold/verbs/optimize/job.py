@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -21,6 +22,7 @@ from normfold.measure.documents import comparison_record, figure_record
 from normfold.measure.figures import Cell
 from normfold.measure.run import between
 from normfold.models.dataset import read_dataset
+from normfold.models.shifts import shifted
 from normfold.models.source import onnx_source
 from normfold.passes.convert import Kind, Target
 from normfold.passes.convert.advice import advised
@@ -30,7 +32,7 @@ from normfold.pipeline.stages import MODEL, Json, Stage, Workshop, digest
 from normfold.proof.probes import input_specs
 from normfold.records import Progress, size_record
 from normfold.report.words import plural
-from normfold.runtime import CHECKER, Evaluator
+from normfold.runtime import CHECKER, Evaluator, Runnable
 from normfold.verbs.bench import BenchResult, bench
 from normfold.verbs.convert import convert
 from normfold.verbs.fold import fold
@@ -196,8 +198,9 @@ class Job:
             "made": {name: digest(file) for name, file in made.items()},
             "data": dict(self.data),
             "metric": self.request.metric and self.request.metric.name,
+            "shift": self.request.shift,
         }
-        stage, seconds = self._do("evaluate", depends, lambda _: {"accuracy": self._accuracies(made)})
+        stage, seconds = self._do("evaluate", depends, lambda _: self._accuracies(made))
         says = f"the results of {', '.join(made)} beside the source"
         return Step("evaluate", "kept", says, None, None, stage.record, seconds, stage.resumed)
 
@@ -209,13 +212,15 @@ class Job:
             source = onnx_source(self.file)
             evaluator.expect(source.nbytes)
             self.progress("evaluate: the source")
-            data = read_dataset(self.request.evaluate, input_specs(source.fresh()))
+            clean = read_dataset(self.request.evaluate, input_specs(source.fresh()))
             file = stack.enter_context(source.runnable())
-            judge = Judge(evaluator, file, data, self.request.metric, self.request.custom_ops)
-            found: Json = {}
-            for name, path in made.items():
-                self.progress(f"evaluate: the result of {name}")
-                found[name] = judge.accuracy(stack.enter_context(onnx_source(path).runnable())).record()
+            results = {name: stack.enter_context(onnx_source(path).runnable()) for name, path in made.items()}
+            judge = partial(Judge, evaluator, file, metric=self.request.metric, custom_ops=self.request.custom_ops)
+            self.progress("evaluate: the source")
+            found: Json = {"accuracy": _judged(judge(clean), results, self.progress), "shifted": {}}
+            for shift in self.request.shift:
+                self.progress(f"evaluate: the source, {shift}")
+                found["shifted"][shift] = _judged(judge(shifted(clean, shift)), results, self.progress)
             return found
 
     def measure(self, steps: Sequence[Step]) -> Step:
@@ -350,6 +355,15 @@ class Job:
             "custom_ops": list(request.custom_ops),
         }
         return self.workshop.do(name, {**common, **depends}, work), time.monotonic() - begun
+
+
+def _judged(judge: Judge, results: Mapping[StageName, Runnable], progress: Progress) -> Json:
+    """The accuracy of each result."""
+    found: Json = {}
+    for name, file in results.items():
+        progress(f"evaluate: the result of {name}")
+        found[name] = judge.accuracy(file).record()
+    return found
 
 
 def within(step: Step, evaluated: Step, most: float | None) -> Step:

@@ -47,6 +47,8 @@ class Request:
     named: str | UserMetric | None = None
     """The same as the caller gave it."""
     max_drop: float | None = None
+    shift: tuple[str, ...] = ()
+    """How the inputs are shifted to measure the accuracy on those, too."""
     latency: str | None = None
     """The largest time of a run, as it was written."""
     max_latency: float | None = None
@@ -76,6 +78,7 @@ class Request:
             "evaluate": name_of_data(self.evaluate),
             "metric": None if self.metric is None else self.metric.name,
             "max_drop": self.max_drop,
+            "shift": list(self.shift),
             "max_latency": self.latency,
             "width": self.width,
             "ep": self.ep,
@@ -117,7 +120,7 @@ def request(
     if chosen not in RECIPES:
         raise UsageError("usage", f"There is no width {chosen!r}.", f"Choose one of {', '.join(RECIPES)}.")
     limit, absolute = latency_limit(max_latency)
-    judged, drop = _budget(options.pop("evaluate"), metric_name, options.pop("max_drop"))
+    judged, drop = _budget(options.pop("evaluate"), metric_name, options.pop("max_drop"), options["shift"])
     return Request(
         **options,
         **judged,
@@ -131,9 +134,11 @@ def request(
     )
 
 
-def _budget(evaluate: Any, named: str | UserMetric | None, drop: float | None) -> tuple[dict[str, Any], float | None]:
+def _budget(
+    evaluate: Any, named: str | UserMetric | None, drop: float | None, shifts: Sequence[str]
+) -> tuple[dict[str, Any], float | None]:
     if evaluate is None:
-        if named is not None or drop is not None:
+        if named is not None or drop is not None or shifts:
             hint = "Name labelled inputs with --evaluate."
             raise UsageError("usage", "There are no data to measure the accuracy on.", hint)
         return {}, None

@@ -158,6 +158,8 @@ def _rows(found: Json) -> Iterator[Row]:
     accuracy = found["accuracy"]
     if accuracy is not None:
         yield accuracy["metric"], *(scored(accuracy, side) for side in ("before", "after"))
+    for shift, shown in found["shifted"].items():
+        yield f"{shown['metric']}, {shift}", *(scored(shown, side) for side in ("before", "after"))
 
 
 def scored(accuracy: Json, side: str) -> str:
