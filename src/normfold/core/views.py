@@ -202,8 +202,8 @@ class Norm(View):
     one where it is set; ``epsilon`` is added to the variance or mean square, and ``None`` where it is that of the type.
     ``core`` says why the norm as a whole stays. ``tail`` is ``None`` where its scale and bias are not read;
     ``holds_shift`` says whether it has a bias at all. ``parts`` are the operations that write the norm out, without the
-    last, ``node``; ``unemitted`` says why those cannot become one operation, where they cannot: its scale and shift
-    are then those that are applied on the way, which can only go.
+    last, ``node``; ``unemitted`` says why those cannot become one operation, where they cannot: with ``parts``, its
+    scale and shift are then those that are applied on the way, which can only go.
     """
 
     kind: NormKind
@@ -350,9 +350,14 @@ class Sum(View):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Product(View):
-    """``y = x0 * x1`` of two values that are not constant, of which one may broadcast: a gate."""
+    """``y = x0 * x1`` of two values that are not constant, of which one may broadcast: a gate; of one, ``y = c * x0``.
+
+    ``steady`` are those of the two, by position, that are the same whatever the data, though computed at each run: the
+    cosines of a rotary embedding.
+    """
 
     shapes: tuple[tuple[Dim, ...] | None, ...]
+    steady: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -20,8 +20,8 @@ from normfold.passes.fold.module import FoldedModule
 from normfold.passes.rewritten import GraphPass, Rewritten
 from normfold.pipeline.prove import HOLDS, Proven, UnprovenError
 from normfold.proof.agreement import agree, agreement
-from normfold.proof.comparison import verify
-from normfold.proof.modules import InProcess, ModuleRunner, RunnableModule, setup_of
+from normfold.proof.comparison import Setup, verify
+from normfold.proof.modules import InProcess, ModuleRunner, RunnableModule, Widened, setup_of
 from normfold.records import Progress, Refusal, SiteReport, StatisticsRecord, Verification, silent
 from normfold.runtime import Failed
 
@@ -86,9 +86,9 @@ class ModuleFold:
         if self.source is None:
             raise ValueError("compared before rewritten")
         self.progress("comparing with the source")
-        trace, setup = attempt.model.graph.trace, setup_of(self.example, self.source, self.seed)
+        trace, setup = attempt.model.graph.trace, self._setup(attempt, self.example, self.source)
         proof = agreement(trace.result, self.source, self._spare(attempt), self.example, setup)
-        proof = proof or self._closer(attempt)
+        proof = self._widened(attempt, proof or self._closer(attempt))
         if proof.status == "different":
             self._check_that_it_repeats_itself(attempt)
         return self._in_place(attempt, proof) if self.in_place and proof.status in HOLDS else proof
@@ -121,7 +121,27 @@ class ModuleFold:
         source = duplicate(self.module)
         result = RunnableModule(self._spare(attempt), attempt.model.graph.origins())
         queue = InProcess(ModuleRunner(example, seed=self.seed))
-        return verify(queue, RunnableModule(source), result, setup_of(example, source, self.seed), attempt.pairs)
+        return verify(queue, RunnableModule(source), result, self._setup(attempt, example, source), attempt.pairs)
+
+    def _setup(self, attempt: Rewritten[FoldedModule], example: Example, module: nn.Module) -> Setup:
+        return setup_of(example, module, self.seed, attempt.model.graph.computes_in())
+
+    def _widened(self, attempt: Rewritten[FoldedModule], proof: Verification) -> Verification:
+        """``proof``, if it also holds where no cast inside the module rounds: what that excuses, it may hide."""
+        types, data = attempt.model.graph.computes_in(), self.example.tensors()
+        mode = Widened.of(self.module, types, data) if proof.status in HOLDS else None
+        if mode is None:
+            return proof
+        with mode:
+            seed_generators(self.seed)
+            first = call(duplicate(self.module), self.example)
+            seed_generators(self.seed)
+            second = call(self._spare(attempt), self.example)
+        setup = setup_of(self.example, self.module, self.seed)
+        if isinstance(first, Failed) or isinstance(second, Failed) or agree(first, second, setup):
+            return proof
+        because = "the two differ by more than rounding where the module's own casts to narrower types are left out"
+        return Verification("different", because=because, inputs=proof.inputs)
 
     def _spare(self, attempt: Rewritten[FoldedModule]) -> nn.Module:
         """A copy of the result to run: what is handed over has never been called."""
@@ -137,7 +157,7 @@ class ModuleFold:
 
     def _in_place(self, attempt: Rewritten[FoldedModule], proof: Verification) -> Verification:
         """``proof``, if the module itself, folded, does what the copy does."""
-        setup = setup_of(self.example, self.module, self.seed)
+        setup = self._setup(attempt, self.example, self.module)
         self._write(attempt.model)
         seed_generators(self.seed)
         found = call(duplicate(self.module), self.example)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from normfold import limits
 from normfold.backends.torch import copied, trace
@@ -23,8 +26,9 @@ from normfold.runtime import Failed, Loaded, Ran
 
 T = TypeVar("T")
 
-COARSE: Final = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
+COARSE: Final = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32"}
 """Types whose rounding decides how close two modules can be, coarsest first."""
+HALVES: Final = frozenset({torch.bfloat16, torch.float16})
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +132,14 @@ class ModuleRunner:
         return Ran(dict(zip(names, map(to_array, tensors), strict=True)), time.monotonic() - started)
 
 
-def setup_of(example: Example, module: nn.Module, seed: int) -> Setup:
-    """What results are compared with ``module`` on: inputs like ``example``, which number theirs."""
+def setup_of(example: Example, module: nn.Module, seed: int, types: Collection[torch.dtype] = ()) -> Setup:
+    """What results are compared with ``module`` on: inputs like ``example``, which number theirs.
+
+    ``types`` are those that whatever differs in a result is computed in.
+    """
     arrays = {f"input {k}": to_array(tensor) for k, tensor in enumerate(example.tensors())}
     specs = [InputSpec(name, array.dtype, array.shape) for name, array in arrays.items()]
-    return Setup(specs, UserInputs(arrays=arrays), seed=seed, precision=precision(module))
+    return Setup(specs, UserInputs(arrays=arrays), seed=seed, precision=precision(module, types))
 
 
 def _doubled(example: Example) -> Example:
@@ -140,7 +147,46 @@ def _doubled(example: Example) -> Example:
     return example.filled([one.double() if one.is_floating_point() else one for one in example.tensors()])
 
 
-def precision(module: nn.Module) -> str | None:
-    """The coarsest floating-point type that ``module`` holds, where that is coarser than float32."""
-    held = {tensor.dtype for tensor in (*module.parameters(), *module.buffers())}
-    return next((name for dtype, name in COARSE.items() if dtype in held), None)
+def precision(module: nn.Module, types: Collection[torch.dtype] = ()) -> str | None:
+    """The coarsest of ``types`` and of the halves that ``module`` holds; None for no type coarser than float64."""
+    held = {tensor.dtype for tensor in (*module.parameters(), *module.buffers())} & HALVES
+    return next((name for dtype, name in COARSE.items() if dtype in held or dtype in types), None)
+
+
+class Widened(TorchDispatchMode):
+    """While this is entered, whatever a module makes of ``data`` is as ``wide`` as what it stores: no cast rounds.
+
+    Constants that it computes from its weights alone are as it computes them: a fold takes them over as they are.
+    """
+
+    def __init__(self, wide: torch.dtype, data: Iterable[torch.Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._wide = wide
+        self._data: Any = WeakTensorKeyDictionary()
+        self._data.update(dict.fromkeys(data, True))
+
+    @staticmethod
+    def of(module: nn.Module, types: Collection[torch.dtype], data: Iterable[torch.Tensor]) -> Widened | None:
+        """For a ``module`` that stores one type and computes in narrower ones, which are among ``types``, too."""
+        held = {one.dtype for one in module.parameters() if one.is_floating_point()}
+        wide = next(iter(held)) if len(held) == 1 else None
+        return Widened(wide, data) if wide is not None and any(one.itemsize < wide.itemsize for one in types) else None
+
+    def __torch_dispatch__(
+        self, func: Any, _types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run the operation, with ``wide`` in the place of every narrower type where it reads what is made of data."""
+        given = (tuple(args), dict(kwargs or {}))
+        if not any(isinstance(leaf, torch.Tensor) and leaf in self._data for leaf in tree_leaves(given)):
+            return func(*given[0], **given[1])
+        if not func._schema.is_mutable:  # noqa: SLF001 - the only description of an operation's arguments
+            given = tree_map(self._widened, given)
+        result = func(*given[0], **given[1])
+        self._data.update({leaf: True for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)})
+        return result
+
+    def _widened(self, leaf: Any) -> Any:
+        kind = leaf.dtype if isinstance(leaf, torch.Tensor) else leaf
+        if not isinstance(kind, torch.dtype) or not kind.is_floating_point or kind.itemsize >= self._wide.itemsize:
+            return leaf
+        return leaf.to(self._wide) if isinstance(leaf, torch.Tensor) else self._wide

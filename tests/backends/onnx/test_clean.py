@@ -193,6 +193,27 @@ CASES = (
         constants={"p": np.ones((1, 1, 1, 1), np.float32)},
     ),
     Case(
+        "all elements in order, in another shape",
+        "a = Reshape(x, p)\nb = Gather <axis = 1> (a, i)\ny = Relu(b)",
+        "Reshape Relu",
+        inputs="float[N,3,4] x",
+        constants={"p": np.int64([-1, 12]), "i": np.int64([[0, 1, 2, 3, 4, 5], [6, 7, -4, 9, 10, 11]])},
+    ),
+    Case(
+        "all elements in another order",
+        "a = Gather <axis = 1> (x, i)\ny = Relu(a)",
+        "Gather Relu",
+        inputs="float[N,4] x",
+        constants={"i": np.int64([[1, 0], [2, 3]])},
+    ),
+    Case(
+        "all elements but one",
+        "a = Gather <axis = 1> (x, i)\ny = Relu(a)",
+        "Gather Relu",
+        inputs="float[N,4] x",
+        constants={"i": np.int64([[0], [1], [2]])},
+    ),
+    Case(
         "known sizes",
         f"{SHAPE} a = Gather(s, one)\nb = Concat <axis = 0> (a, one)\nc = Expand(k, b)\n"
         "d = Reshape(x, e)\ny = Add(c, d)",

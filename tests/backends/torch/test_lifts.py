@@ -16,7 +16,7 @@ from normfold.backends.torch import TorchGraph, trace
 from normfold.backends.torch.program import ProgramGraph, prepare
 from normfold.core.plan import Plan, Replace
 from normfold.core.views import Norm, Opaque, View
-from torch_nets import Forward, live, picture, premises
+from torch_nets import Forward, folded, live, picture, premises
 
 PICTURE = torch.zeros(2, 4, 6, 6)
 
@@ -240,3 +240,49 @@ def test_nothing_is_put_into_a_program() -> None:
     """A padded convolution takes the norm behind an addition only."""
     net = live(nn.Sequential(nn.GELU(), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3, padding=1)))
     assert "needs-structure" in premises(normfold.fold_program(net, (picture(),)), "1")
+
+
+def rotated(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
+    """A rotary embedding."""
+    left, right = x.chunk(2, -1)
+    return x * cosine + torch.cat((-right, left), -1) * sine
+
+
+def angles(x: torch.Tensor) -> torch.Tensor:
+    return torch.arange(x.shape[1], dtype=x.dtype)[:, None] * torch.arange(4, dtype=x.dtype)
+
+
+@pytest.mark.parametrize(
+    ("table", "fixed"),
+    [
+        (angles, True),
+        (lambda x: angles(x) + x.mean(), False),
+        (lambda x: angles(x) * torch.rand(4), False),
+    ],
+    ids=["of sizes", "of values", "drawn"],
+)
+def test_a_table_that_is_the_same_whatever_the_data_could_take_a_scale(table: Callable, *, fixed: bool) -> None:
+    """In a file of fixed sizes it is a constant; a module computes it."""
+
+    def forward(self, x):
+        y = self.norm(self.first(x))
+        angle = table(x)
+        return self.second(rotated(y, angle.cos(), angle.sin()))
+
+    model = Forward(forward, first=nn.Linear(4, 4), norm=nn.RMSNorm(4), second=nn.Linear(4, 3))
+    torch.manual_seed(0)
+    result = normfold.fold(live(model), (torch.randn(2, 3, 4, dtype=torch.float64),), verify=False)
+    assert ("needs-structure" in premises(result, "norm")) is fixed
+    assert "no-scale" in premises(result, "norm")
+
+
+def test_a_scale_passes_a_negation_and_a_shift_does_not() -> None:
+    for norm, outcome in ((nn.RMSNorm(4), "part-folded"), (nn.LayerNorm(4), "kept")):
+        model = Forward(
+            lambda self, x: self.second(-self.norm(self.first(x))),
+            first=nn.Linear(4, 4),
+            norm=norm,
+            second=nn.Linear(4, 3),
+        )
+        result = folded(live(model), torch.randn(2, 3, 4, dtype=torch.float64))
+        assert {decision.outcome for decision in result.decisions} == {outcome}

@@ -281,3 +281,20 @@ def test_a_run_says_where_it_looked() -> None:
     assert [str(read) for read in run.reads] == ["item in 'the module'"]
     assert not run.reads[0].binary
     assert run.reads[0].place[0] == __file__
+
+
+@torch.jit.script
+def _scaled_size(x: torch.Tensor, factor: int) -> torch.Tensor:
+    return torch.sqrt(torch.tensor(x.size(-1) * factor + x.dim(), dtype=torch.double))
+
+
+def test_a_scripted_function_that_asks_for_sizes_reads_no_value() -> None:
+    """As DeBERTa's attention does."""
+
+    def forward(self, x):
+        y = self.norm(self.first(x))
+        return self.second(y) / _scaled_size(y, 3)
+
+    model = Forward(forward, first=nn.Linear(5, 6), norm=nn.LayerNorm(6), second=nn.Linear(6, 4))
+    result = folded(live(model), torch.randn(3, 5, dtype=torch.float64))
+    assert outcomes(result) == {"norm": "part-folded"}

@@ -11,6 +11,7 @@ from torch import nn
 import normfold
 from normfold.backends.torch import explore
 from normfold.backends.torch.written import written_norms
+from normfold.passes.fold import module as module_pass
 from torch_nets import Forward, decisions, folded, live, outcomes, premises
 
 SIZE = 6
@@ -246,3 +247,60 @@ def test_an_alias_behind_it_belongs_to_whoever_made_it() -> None:
         second=nn.Linear(SIZE, 4),
     )
     assert outcomes(folded(live(model), rows())) == {"norm": "part-folded"}
+
+
+def test_a_layer_norm_says_that_no_one_operation_can_take_its_place() -> None:
+    """In a file it would become one; an RMSNorm would not, below opset 23."""
+    for formula, bias, said in ((layer, True, True), (llama, False, False)):
+        model = Forward(
+            lambda self, x: self.norm(self.first(x)), first=nn.Linear(5, SIZE), norm=Written(formula, bias=bias)
+        )
+        result = normfold.fold(live(model), (rows(),))
+        assert outcomes(result) == {"norm": "kept"}
+        assert ("needs-structure" in premises(result, "norm")) is said
+
+
+def in_double(norm: nn.Module) -> nn.Module:
+    """Two products in float64, and between them a norm that computes in float32."""
+    return live(nn.Sequential(nn.Linear(5, SIZE), norm, nn.Linear(SIZE, 4)))
+
+
+@pytest.mark.parametrize("formula", [gemma, llama, t5])
+def test_casts_inside_a_module_in_float64_decide_how_close_it_is_held(formula: Callable) -> None:
+    result = normfold.fold(in_double(Written(formula)), (rows(),))
+    assert outcomes(result) == {"1": "part-folded"}
+    assert (result.verification.status, result.verification.rtol) == ("equivalent", 1e-4)
+
+
+def test_casts_before_what_changes_do_not() -> None:
+    def forward(self, x):
+        return self.second(self.norm(self.first(x.float().double())))
+
+    model = Forward(forward, first=nn.Linear(5, SIZE), norm=Written(divided), second=nn.Linear(SIZE, 4))
+    result = normfold.fold(live(model), (rows(),))
+    assert outcomes(result) == {"norm": "part-folded"}
+    assert result.verification.rtol == 1e-9
+
+
+@pytest.mark.parametrize("formula", [gemma, t5, divided])
+def test_what_rounding_inside_would_hide_is_found(formula: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fold that is wrong by less than float32 tells, but more than float64 does."""
+    right = module_pass.write
+
+    def wrong(graph, module):
+        done = right(graph, module)
+        with torch.no_grad():
+            module[2].weight[0] *= 1 + 1e-6
+        return done
+
+    monkeypatch.setattr(module_pass, "write", wrong)
+    result = normfold.fold(in_double(Written(formula)), (rows(),))
+    assert (outcomes(result), premises(result, "1")) == ({"1": "kept"}, {"verification-failed"})
+
+
+def test_constants_in_float32_are_taken_over_as_they_are() -> None:
+    """``1 + w`` in float32 is what the module multiplies by, and what the product gets."""
+    model = in_double(Written(gemma))
+    scale = (1.0 + model[1].weight.detach().float()).double()
+    result = normfold.fold(model, (rows(),))
+    assert torch.equal(result.model[2].weight, model[2].weight * scale)

@@ -57,3 +57,21 @@ def test_sizes_that_a_file_only_states() -> None:
     assert far.backward(np.arange(3.0), 1.0) is None
     assert Take(-1, 2**40, range(3)).backward(np.arange(3.0), 1.0) is None
     assert Regroup.between((2**31, 3), (2**31 * 3,)).forward(np.arange(3.0)) is None
+
+
+def test_what_a_flatten_repeats_its_reverse_takes_back() -> None:
+    """PyTorch exports a pooling of a permuted image as a flatten and a Gather of all elements in order."""
+    flat, back = Regroup.between((2, 3, 1), (6,)), Regroup.between((6,), (2, 3, 1))
+    channels = np.array([[1.0], [2.0], [3.0]])
+    repeated = flat.forward(channels)
+    assert repeated is not None
+    assert np.array_equal(repeated, [1, 2, 3, 1, 2, 3])
+    again = back.forward(repeated)
+    assert again is not None
+    assert np.array_equal(again, channels)
+    differing = back.forward(np.arange(6.0))
+    assert differing is not None
+    assert differing.shape == (2, 3, 1)
+    alike = back.forward(np.ones(6))
+    assert alike is not None
+    assert alike.shape == (2, 3, 1)

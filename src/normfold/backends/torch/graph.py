@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 import numpy as np
+import torch
 from torch.utils._pytree import tree_leaves
 
 from normfold.backends.torch.carried import carried
@@ -124,6 +125,15 @@ class TorchGraph:
         while value in self._moved:
             value = self._moved[value]
         return value
+
+    def computes_in(self) -> frozenset[torch.dtype]:
+        """The floating-point types of what the changed operations make, and of all that is made of that."""
+        touched = {step for op in (*self.changed, *self.removals) for step in (op, *op.arguments.get("steps", ()))}
+        made: set[Value] = set()
+        for op in self.trace.ops:
+            if op in touched or not made.isdisjoint(op.inputs):
+                made.update(op.outputs)
+        return frozenset(value.dtype for value in made if value.dtype.is_floating_point)
 
     def producer(self, value: AnyValue) -> Op | None:
         """The operation that makes ``value``."""

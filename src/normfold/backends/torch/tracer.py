@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
+from normfold.backends.torch.schemas import ROLES, SHAPES, SIZES, bound, flat, sized_by_values
 from normfold.backends.torch.stored import storage
 from normfold.errors import UsageError
 from normfold.records import Refusal
@@ -31,23 +32,8 @@ from normfold.records import Refusal
 READERS: Final = frozenset({"numpy", "tolist", "__array__", "__dlpack__", "data_ptr"})
 """Methods of a tensor that hand its elements to Python without an operation."""
 
-SIZED_BY_VALUES: Final = frozenset(
-    {"aten.argwhere.default", "aten.nonzero_numpy.default", "aten.where.default", "torchvision.nms.default"}
-)
-"""Operations that make as many elements as their inputs' values say, without PyTorch's mark for it."""
-
-SHAPES: Final = {
-    **dict.fromkeys(("reshape_as", "view_as", "expand_as", "type_as", "resize_as"), "other"),
-    **dict.fromkeys(("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"), "self"),
-    **dict.fromkeys(("new_zeros", "new_ones", "new_empty", "new_full"), "self"),
-}
-"""Operations that look at the shape and type of an argument, not at its elements."""
-
 LIBRARY: Final = (str(Path(torch.__file__).parent), __file__)
 """Where code is that is not the module's own."""
-
-ROLES: Final = {"addmm": {"self": "bias", "mat1": "input", "mat2": "weight"}, "expand": {"self": "weight"}}
-"""Arguments by what they are, where their names do not say so."""
 
 
 @dataclass(eq=False, slots=True, repr=False)
@@ -68,16 +54,19 @@ class Value:
     """A tensor at one moment of the run.
 
     ``tensor`` is held where the value does not depend on the inputs: a stored one, whose ``names`` are those in the
-    module's state, or one computed from such. ``kept`` says why the value is seen from outside, if it is; ``parted``
-    why it may be used in another way than in this run.
+    module's state, or one computed from such. ``steady`` says that it is made of such, and of sizes, alone: inputs of
+    other elements make the same. ``kept`` says why the value is seen from outside, if it is; ``parted`` why it may be
+    used in another way than in this run.
     """
 
     name: str
     shape: tuple[int, ...]
+    dtype: torch.dtype
     memory: Memory
     op: Op | None = None
     tensor: torch.Tensor | None = None
     names: tuple[str, ...] = ()
+    steady: bool = False
     kept: str | None = None
     parted: str | None = None
 
@@ -345,7 +334,9 @@ class _Tracer:
         if memory is None or not memory.tensors():
             # The address of one that nobody holds any more may have been given out again.
             memory = self.memories[key] = Memory()
-        value = Value(name, tuple(tensor.shape), memory, op, tensor if constant else None)
+        value = Value(
+            name, tuple(tensor.shape), tensor.dtype, memory, op, tensor if constant else None, steady=constant
+        )
         if tensor not in self.values:
             memory.holders.append(TensorWeakRef(tensor))
         memory.values.append(value)
@@ -355,8 +346,10 @@ class _Tracer:
     def run(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run one operation and write it down."""
         schema = function._schema  # noqa: SLF001 - the only description of an operation's arguments
-        given = _flat(_bound(schema, args, kwargs))
+        given = flat(bound(schema, args, kwargs))
         kind = schema.name.removeprefix("aten::")
+        if kind in SIZES:
+            return function(*args, **kwargs)
         looks, roles = SHAPES.get(kind), ROLES.get(kind, {})
         arguments = {roles.get(name, name): self._as_values(value) for name, value in given.items() if name != looks}
         changed = [given[a.name] for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
@@ -366,10 +359,11 @@ class _Tracer:
         if idle:
             return result
         inputs = op.inputs
-        fixed = not changed and bool(inputs) and all(value.tensor is not None for value in inputs)
-        fixed = fixed and torch.Tag.nondeterministic_seeded not in function.tags
+        drawn = torch.Tag.nondeterministic_seeded in function.tags
+        steady = not (changed or drawn or self.reads) and all(value.steady for value in inputs)
+        fixed = not (changed or drawn) and bool(inputs) and all(value.tensor is not None for value in inputs)
         if not fixed and inputs:
-            result = self._looked_at(op, result, sized=_sized_by_values(function, given))
+            result = self._looked_at(op, result, sized=sized_by_values(function, given))
         written = [leaf for leaf in tree_leaves(changed) if isinstance(leaf, torch.Tensor)]
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         known = {id(tensor) for tensor in made}
@@ -378,6 +372,8 @@ class _Tracer:
             self._register(tensor, op.name if not k else f"{op.name}.{k}", op, constant=fixed)
             for k, tensor in enumerate(made)
         )
+        for value in op.outputs:
+            value.steady = value.steady or steady
         for tensor in written:
             self._spread(op, tensor)
         for tensor, value in zip(made, op.outputs, strict=True):
@@ -464,14 +460,6 @@ class _Reads(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _sized_by_values(function: Any, given: Mapping[str, Any]) -> bool:
-    """Whether the sizes of what an operation makes depend on the elements that it reads."""
-    if "indices" in given and function._schema.name == "aten::index":  # noqa: SLF001
-        indices = (leaf for leaf in tree_leaves(given["indices"]) if isinstance(leaf, torch.Tensor))
-        return any(leaf.dtype in (torch.bool, torch.uint8) for leaf in indices)
-    return torch.Tag.dynamic_output_shape in function.tags or str(function) in SIZED_BY_VALUES
-
-
 def _place() -> Place:
     """Where the module's own code is at the moment."""
     frame = sys._getframe()  # noqa: SLF001 - what the standard library's warnings do as well
@@ -482,19 +470,3 @@ def _place() -> Place:
 
 def _is_named(tree: Any) -> bool:
     return isinstance(tree, tuple) and hasattr(tree, "_fields")
-
-
-def _flat(given: dict[str, Any]) -> dict[str, Any]:
-    """``given``, each weight of a recurrent operation, which takes them as a list, as an argument of its own."""
-    weights = given.get("params")
-    if not isinstance(weights, list | tuple):
-        return given
-    others = {name: value for name, value in given.items() if name != "params"}
-    return others | {f"params.{k}": weight for k, weight in enumerate(weights)}
-
-
-def _bound(schema: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Every argument of an operation by name."""
-    given = {argument.name: argument.default_value for argument in schema.arguments if argument.has_default_value()}
-    given |= {argument.name: value for argument, value in zip(schema.arguments, args, strict=False)}
-    return given | dict(kwargs)

@@ -314,4 +314,18 @@ def _regroup(array: Array, runs: Sequence[tuple[tuple[Dim, ...], tuple[Dim, ...]
         shape += [dim for dim in target if isinstance(dim, int)]
     if prod(full) > MOST or any(own not in (1, size) for own, size in zip(array.shape, full, strict=True)):
         return None  # a constant that does not belong to a value of this shape: the model contradicts itself
-    return trim(np.broadcast_to(array, full).reshape(shape))
+    return trim(_without_repeats(np.broadcast_to(array, full).reshape(shape)))
+
+
+def _without_repeats(array: Array) -> Array:
+    """``array`` without the axes along which it repeats itself: what a flatten repeats, its reverse takes back."""
+    repeating = [
+        axis
+        for axis, size in enumerate(array.shape)
+        if size > 1 and bool((array == array[(slice(None),) * axis + (slice(1),)]).all())
+    ]
+    if len(repeating) == sum(size > 1 for size in array.shape):
+        return array  # equal in all channels, which it still counts
+    for axis in repeating:
+        array = array[(slice(None),) * axis + (slice(1),)]
+    return array

@@ -2,7 +2,7 @@
 
 What it does:
     ``a * (x * g) = (a x) * g``: towards the producers, one factor takes the scale; towards the consumers, it goes on
-    as a scale of the product.
+    as a scale of the product, or into the other factor, where that is the same whatever the data and can be set.
 
 When it holds:
     There is no shift, and the factor that takes the scale is not broadcast along an axis that it varies along.
@@ -45,6 +45,8 @@ def _same_shape(carry: Carry[Product, Affine]) -> str | None:
 def _steps(carry: Carry[Product, Affine]) -> Iterable[Step]:
     if carry.direction == FORWARD:
         yield Step(onward=(Target(FORWARD, carry.view.outputs[0], carry.map),))
+        if 1 - carry.port in carry.view.steady:
+            yield Step(view=carry.view)
         return
     for taker in _takers(carry):
         yield Step(onward=(Target(BACKWARD, carry.view.inputs[taker], carry.map),))

@@ -16,8 +16,9 @@ Refused when:
     The operations cannot become that operator, which they say themselves: the opset does not have it
     (``opset-has-operator``), the axes are not those that it normalises (``trailing-axes``) or their sizes not known
     (``known-sizes``, ``known-rank``), statistics may be broadcast beyond the input's shape (``same-shape``), there is
-    no kernel (``has-kernel``), epsilon does not fit the operator's attribute (``representable``), or something reads a
-    value on the way (``single-use``). What follows the norm, a scale and a shift, is then folded by itself.
+    no kernel (``has-kernel``), epsilon does not fit the operator's attribute (``representable``), something reads a
+    value on the way (``single-use``), or the operations are those of a module's own forward (``needs-structure``). What
+    follows the norm, a scale and a shift, is then folded by itself.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from normfold.core.views import Norm
 
 
 def _places(graph: Graph, view: Norm) -> Iterable[Place[Norm]]:
-    if view.parts:
+    if view.parts or view.unemitted is not None:
         said = () if view.unemitted is None else (view.unemitted,)
         yield Place(graph, replace(view, refusals=said))
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from normfold.backends.onnx import drop_empty_biases
 from normfold.errors import UsageError
+from normfold.models.exporter.group_norms import write_as_instance_norms
 from normfold.models.exporter.interface import SMALLEST, Flat, Interface, Limits
 from normfold.models.module.example import Example
 
@@ -85,6 +86,7 @@ def raw_model(module: nn.Module, what: Interface, opset: int | None) -> onnx_ir.
     optimizer.remove_unused_nodes(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     drop_empty_biases(model)
+    write_as_instance_norms(model)
     common.DeduplicateInitializersPass()(model)
     return model
 

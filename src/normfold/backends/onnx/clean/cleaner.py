@@ -15,7 +15,7 @@ from normfold.backends.onnx.clean.cones import Cones
 from normfold.backends.onnx.clean.dead import remove_dead
 from normfold.backends.onnx.clean.duplicates import merge_constants, merge_nodes
 from normfold.backends.onnx.clean.editor import DEFAULT_DOMAIN, Editor
-from normfold.backends.onnx.clean.noops import Around, Late, joined, same_input, told, undone
+from normfold.backends.onnx.clean.noops import Around, Late, joined, regrouped, same_input, told, undone
 from normfold.backends.onnx.clean.sizes import Sizes
 from normfold.backends.onnx.reading.constants import UNEVALUATED
 from normfold.backends.onnx.reading.inference import Inference
@@ -145,7 +145,7 @@ class _Cleaner:
             same = rule(around, node)
             if same is not None and self.editor.replace(node, same):
                 return True
-        return joined(around, node) or (self.constants and told(around, node))
+        return joined(around, node) or (self.constants and (told(around, node) or regrouped(around, node)))
 
     def _constant(self, node: ir.Node, around: Around) -> bool:
         """Store what ``node`` makes, if it is a Constant, or computes a size that is known."""

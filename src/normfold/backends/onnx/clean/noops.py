@@ -353,6 +353,34 @@ def told(around: Around, node: ir.Node) -> bool:
     return True
 
 
+def regrouped(around: Around, node: ir.Node) -> bool:
+    """Make a Gather that takes every element of an axis once, in order, the Reshape to the shape of its indices."""
+    if node.op_type != "Gather" or around.opset < 5 or not node.outputs[0].name or node.inputs[0] is None:
+        return False
+    indices, shape = around.editor.tensor(node.inputs[1]), around.shapes.of(node.inputs[0])
+    if indices is None or not shape or indices.dtype not in (ir.DataType.INT32, ir.DataType.INT64):
+        return False
+    axis = node.attributes.get_int("axis", 0)
+    size = shape[axis] if -len(shape) <= axis < len(shape) else None
+    places = indices.numpy()
+    if not isinstance(size, int) or not size or places.size != size:
+        return False
+    order = np.arange(size)
+    if not np.isin(places.reshape(-1) - order, (0, -size)).all():
+        return False
+    axis %= len(shape)
+    target = (*shape[:axis], *places.shape, *shape[axis + 1 :])
+    sizes = [dim if isinstance(dim, int) else -1 for dim in target]
+    if sizes.count(-1) > 1 or 0 in sizes:
+        return False
+    around.editor.new_constant(
+        node, 1, ir.tensor(np.asarray(sizes, dtype=np.int64)), around.fresh(f"{node.outputs[0].name}_shape")
+    )
+    node.op_type = "Reshape"
+    node.attributes.clear()
+    return True
+
+
 def _told_already(around: Around, node: ir.Node) -> bool:
     return around.editor.tensor(node.inputs[1]) is not None
 

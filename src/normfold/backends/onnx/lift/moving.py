@@ -168,9 +168,12 @@ def _split(context: Context, node: ir.Node) -> View:
 
 
 def gather_elements(context: Context, node: ir.Node) -> View:
-    """A Gather that takes each element of an axis once, or one of them, such as a class token."""
+    """A Gather that takes each element of an axis once, or one of them, such as a class token.
+
+    Its indices may have a shape of their own, which the elements then get: PyTorch's ``as_strided``.
+    """
     picked = context.constant(node, 1)
-    shape = None if picked is None or picked.ndim > 1 else context.shape(data(node))
+    shape = None if picked is None else context.shape(data(node))
     if picked is None or shape is None:
         return opaque(node)
     (axis,) = context.axes(node, (node.attributes.get_int("axis", 0),), len(shape))
@@ -182,7 +185,12 @@ def gather_elements(context: Context, node: ir.Node) -> View:
     order = tuple(k % size for k in places)
     if len(set(order)) != size:
         return opaque(node)
-    return _moving(node, Shuffle(axis, order))
+    taken = Shuffle(axis, order)
+    if picked.ndim == 1:
+        return _moving(node, taken)
+    place = axis + len(shape)
+    regrouped = Regroup.between(shape, (*shape[:place], *picked.shape, *shape[place + 1 :]))
+    return _moving(node, regrouped if taken.identity else Chain((taken, regrouped)))
 
 
 def _selected(node: ir.Node, axis: int, shape: Sequence[Dim], place: int) -> View:

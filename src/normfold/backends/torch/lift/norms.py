@@ -18,7 +18,7 @@ from normfold.core.algebra import Affine
 from normfold.core.algebra.affine import Array
 from normfold.core.laws.collapse import inference_norm
 from normfold.core.premises import AFFINE as IS_AFFINE
-from normfold.core.premises import CONSTANT, EVAL_MODE, FINITE, FIXED_STATISTICS, RUNNING_STATISTICS
+from normfold.core.premises import CONSTANT, EVAL_MODE, FINITE, FIXED_STATISTICS, NEEDS_STRUCTURE, RUNNING_STATISTICS
 from normfold.core.views import AffineOp, DynamicTanh, Groups, Norm, NormKind, NotLifted, RunningStatistics, View
 from normfold.records import Refusal
 
@@ -180,8 +180,13 @@ def _live(tree: ModuleTree, op: Op, kind: NormKind, axes: tuple[int, ...], group
 
 def _written(tree: ModuleTree, op: Op) -> Norm:
     """A norm that a forward writes out. Its scale may be a stored tensor plus a number."""
-    view = _live(tree, op, op.arguments["norm"], op.arguments["axes"], None)
-    return replace(view, tail=None if view.tail is None else op.arguments.get("tail"))
+    axes: tuple[int, ...] = op.arguments["axes"]
+    view = _live(tree, op, op.arguments["norm"], axes, None)
+    unemitted = None
+    if view.kind == "layer" and axes == tuple(range(-len(axes), 0)):
+        because = f"the forward around {tree.label(op)} writes it out, so that no one operation can take its place; "
+        unemitted = Refusal(NEEDS_STRUCTURE, because + "normfold.export makes one of it in ONNX models")
+    return replace(view, tail=None if view.tail is None else op.arguments.get("tail"), unemitted=unemitted)
 
 
 def _tensor(op: Op, argument: str) -> torch.Tensor | None:

@@ -159,7 +159,14 @@ def _sum(tree: ModuleTree, op: Op) -> View:
 def _product(tree: ModuleTree, op: Op) -> View:
     terms = _terms(tree, op)
     shapes = tuple(term.shape for term in terms)
-    return Product(node=op, op=op.kind, inputs=terms, outputs=op.outputs, shapes=shapes)
+    steady = tuple(k for k, term in enumerate(terms) if term.steady)
+    return Product(node=op, op=op.kind, inputs=terms, outputs=op.outputs, shapes=shapes, steady=steady)
+
+
+def _negation(_: ModuleTree, op: Op) -> View:
+    """The product of a value and minus one, which has no constant to be set."""
+    x = data(op)
+    return Product(node=op, op=op.kind, inputs=(x,), outputs=op.outputs, shapes=(x.shape,))
 
 
 def _matrix_product(tree: ModuleTree, op: Op) -> View:
@@ -178,5 +185,6 @@ LIFTS: dict[str, Lift] = {
     **dict.fromkeys(("cat", "concat", "concatenate"), _concat),
     **dict.fromkeys(("add", "sub"), _sum),
     "mul": _product,
+    "neg": _negation,
     **dict.fromkeys(("matmul", "bmm"), _matrix_product),
 }
