@@ -98,6 +98,44 @@ def test_a_drop_beyond_the_budget_is_refused_with_figures(net: Path, data: np.nd
     assert target.exists()
 
 
+def test_a_missed_budget_is_repaired(net: Path, data: np.ndarray, tmp_path: Path) -> None:
+    """Half the loss of codes alone is allowed: some operations go back, not all of them."""
+    options = {"calibrate": {"x": data}, "evaluate": {"x": data}, "metric": "mse", "format": "qdq", "unmeasured": True}
+    before = normfold.quantize(net, max_drop=1e9, **options).accuracy
+    assert before is not None
+    target = tmp_path / "out.onnx"
+    done = normfold.quantize(net, max_drop=before.drop / 2, output=target, cache=tmp_path / "kept", **options)
+    assert done.refused is None
+    assert done.accuracy is not None
+    assert 0 < done.accuracy.drop <= before.drop / 2
+    back = [node for node in done.nodes if "loses accuracy" in node.because]
+    assert 0 < len(back) < len(done.nodes)
+    assert {point.chosen for point in done.front} == {False, True}
+    assert "in floating point" in done.chosen.name
+    assert list((tmp_path / "kept").rglob("stage.json"))
+    assert target.exists()
+
+
+def test_without_a_budget_the_metric_may_drop_by_a_fifth(net: Path, data: np.ndarray) -> None:
+    def worse(outputs: dict[str, np.ndarray], labels: object) -> np.ndarray:
+        return np.zeros(len(next(iter(outputs.values())))) - (scored.append(1) or len(scored))  # type: ignore[func-returns-value]
+
+    scored: list[int] = []
+    done = normfold.quantize(net, calibrate={"x": data}, evaluate={"x": data}, metric=worse, unmeasured=True)
+    assert done.refused is not None
+    assert "a drop of 0.2 is allowed" in done.refused.message
+
+
+def test_an_interval_that_reaches_beyond_the_budget_is_a_warning(net: Path, data: np.ndarray) -> None:
+    labels = np.random.default_rng(0).integers(0, 8, len(data))
+    done = normfold.quantize(
+        net, calibrate={"x": data}, evaluate={"x": data, "label": labels}, max_drop=1.0, format="qdq", unmeasured=True
+    )
+    assert done.accuracy is not None
+    assert done.accuracy.worst > 1.0
+    assert any("interval" in text for text in done.warnings) == (done.refused is None)
+
+
 def test_a_model_with_nothing_to_quantise(tmp_path: Path) -> None:
     onnx.save(model("float[N,4] x", ["y = Relu(x)"], {}), tmp_path / "net.onnx")
     with pytest.raises(NormfoldError) as error:

@@ -35,7 +35,13 @@ WIDTHS: Final = ("int8", "int4", "fp16", "bf16", "fp32")
 @click.option("--calibrate", metavar="DATA", help="Data to choose scales on: an .npz file, a folder, pkg.module:name.")
 @click.option("--evaluate", metavar="DATA", help="Data to measure the accuracy on.")
 @click.option("--metric", metavar="NAME", help="top1, mse, cosine or package.module:function.")
-@click.option("--max-drop", type=float, metavar="X", help="Largest loss of the metric, in its own unit.")
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(min=0),
+    metavar="X",
+    help="Largest loss of the metric, in its own unit, by default 0.2 with --evaluate. Operations go back to floating "
+    "point until it holds.",
+)
 @click.option("--max-latency", metavar="LIMIT", help="Largest time of a run: 3ms, or 0.5x of the source's.")
 @click.option(
     "--width", type=click.Choice(WIDTHS), default="int8", show_default=True, help="What the model is to compute in."
@@ -59,6 +65,12 @@ WIDTHS: Final = ("int8", "int4", "fp16", "bf16", "fp32")
 @CUSTOM_OPS
 @external_data("where the source does")
 @IN_PLACE
+@click.option(
+    "--cache",
+    type=file_name,
+    metavar="DIR",
+    help="Keep what a search for the budget measures in DIR, and go on from what is there.",
+)
 @click.option("--force", is_flag=True, help="Write the result also where it misses its budget or is not faster.")
 @verb("quantize", "10m")
 def command(

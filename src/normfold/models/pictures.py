@@ -20,7 +20,8 @@ SUFFIXES: Final = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".
 CODE: Final = "bad-data"
 FOLD_FIRST: Final = (
     "Fold the preprocessing into the model first, as in normfold fold MODEL -o OUT --preprocess "
-    "mean=0.485:0.456:0.406 --preprocess std=0.229:0.224:0.225 --preprocess dtype=uint8 --preprocess layout=NHWC."
+    "scale=1/255 --preprocess mean=0.485:0.456:0.406 --preprocess std=0.229:0.224:0.225 --preprocess dtype=uint8 "
+    "--preprocess layout=NHWC."
 )
 MODES: Final = {1: "L", 3: "RGB", 4: "RGBA"}
 """How Pillow calls pictures of so many channels."""

@@ -41,6 +41,8 @@ SECONDS = 600.0
 """Time limit where none is given."""
 WIDTHS = (*RECIPES, FLOAT)
 """What can be asked for."""
+MAX_DROP = 0.2
+"""Largest loss, in the metric's own unit, where there are data to measure it on and no other is given."""
 KEPT_NAMED = 12
 """Rows of the table of operations that stay in floating point."""
 
@@ -204,6 +206,7 @@ def quantize(
     external_data: External = "auto",
     in_place: bool = False,
     force: bool = False,
+    cache: File | None = None,
     time_limit: float | None = None,
     memory_limit: int | None = None,
     progress: Progress = silent,
@@ -217,7 +220,8 @@ def quantize(
         calibrate: data to choose scales on; without, they come from the statistics that the folded norms knew.
         evaluate: data to measure the accuracy on.
         metric: "top1", "mse", "cosine", ``package.module:function`` or a function.
-        max_drop: largest loss of the metric, in its own unit.
+        max_drop: largest loss of the metric, in its own unit, 0.2 by default: points for "top1". Where it is missed,
+            operations go back to floating point, as few as will do.
         max_latency: "3ms", "0.5x" or a number of seconds.
         width: what to compute in.
         format: "qdq" writes standard operators only, "contrib" may use ONNX Runtime's own, "auto" takes the faster.
@@ -234,6 +238,7 @@ def quantize(
         external_data: whether weights go into a file of their own; "auto" does as the source does.
         in_place: allow ``output`` to be ``model``.
         force: write also what misses its budget or is not faster.
+        cache: a folder in which a search for the budget keeps what it measured, so that it can go on where it stopped.
         time_limit: seconds for the whole call; by default ten minutes.
         memory_limit: bytes that each process may take; by default what model and inputs of their size need.
         progress: called with what is being done.
@@ -257,10 +262,11 @@ def quantize(
             calibration=calibrate,
             evaluation=evaluate,
             metric=None if metric is None else metrics.metric(metric),
-            max_drop=max_drop,
+            max_drop=MAX_DROP if max_drop is None and evaluate is not None else max_drop,
             max_latency=limit,
             absolute=absolute,
             measured=not unmeasured,
+            cache=None if cache is None else Path(cache),
             force=force,
             conditions=Conditions(batch, threads or processors.cores(processors.usable())),
             inputs=user_inputs(shapes, inputs),

@@ -102,6 +102,11 @@ class Accuracy:
             "unoptimised": self.unoptimised,
         }
 
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> Accuracy:
+        """From what `record` returned."""
+        return cls(**{**record, "difference": Bounds(**record["difference"])})
+
 
 @dataclass(frozen=True, slots=True)
 class Latency:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -19,13 +20,14 @@ from normfold.backends.onnx.integers.tables import narrow_tables
 from normfold.core.integers.form import integer_form
 from normfold.core.integers.plan import Plan
 from normfold.core.integers.ranges import min_max
-from normfold.core.integers.steps import Floating, Linear, Network, Step, Transposed
+from normfold.core.integers.steps import SHARING, Floating, Linear, Network, Step, Transposed
 from normfold.core.integers.weights import FULL, REDUCED, Coder
 from normfold.errors import UsageError
+from normfold.models.dataset import Dataset
 from normfold.models.source import runnable
 from normfold.passes.quantize.figures import Choice, Format, NodeFigures
 from normfold.passes.quantize.outputs import Loss, run, split
-from normfold.passes.quantize.recipe import Quantized, Stepwise, Work
+from normfold.passes.quantize.recipe import Mixture, Quantized, Stepwise, Work
 from normfold.passes.quantize.statistics import Gathered, gathered, recorded
 from normfold.passes.quantize.tuning import Tuner, Tuning
 from normfold.runtime import CHECKER
@@ -40,6 +42,8 @@ OPSET: Final = 13
 BUDGET: Final = 0.05
 """Deviation from the simulation, relative to the output's range: sums are rounded in another order, here and there to
 the next step, and steps add up over layers."""
+CHOSEN: Final = "it loses accuracy on codes"
+"""Why an operation stays in floating point that the search for the budget put back."""
 
 
 def integers(work: Work) -> Sequence[Quantized]:
@@ -54,25 +58,74 @@ def integers(work: Work) -> Sequence[Quantized]:
     if not any(isinstance(step, Linear | Transposed) for step in network.steps):
         return []
     found = _statistics(work, model, plain, network)
-    plan, choices = _chosen(work, model, network, found)
-    if not plan.weights:
-        return []
-    network = plan.network
-    nodes = tuple(_figures(step, plan) for step in network.steps)
-    simulation = emit_simulated(model.clone(), plan)
-    return [
-        Quantized(
-            EMITTERS[form](model.clone(), plan).write(),
-            "int8",
-            form,
-            nodes,
-            simulation.clone(),
-            BUDGET,
-            stepwise=partial(_stepwise, form, model, plan),
-            choices=choices,
-        )
-        for form in work.formats
-    ]
+    made = _Made.of(work, model, Tuning(network, found.seen, min_max, Coder(_largest(work))), found)
+    return made.quantized(frozenset()) if made.tuning.plan().weights else []
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A network whose codes are chosen, and all models that can be made of it."""
+
+    work: Work
+    model: onnx_ir.Model
+    tuning: Tuning
+    choices: tuple[Choice, ...]
+    loss: Loss
+    """Holds what ``model`` answers on ``held_out``."""
+    held_out: Dataset | None
+
+    @classmethod
+    def of(cls, work: Work, model: onnx_ir.Model, start: Tuning, found: Gathered) -> _Made:
+        """With the parts of the recipe that bring outputs on held-out samples nearest to those of ``model``."""
+        held_out = work.compared if work.calibration is None else split(work.calibration)[1]
+        made = cls(work, model, start, (), Loss(), held_out)
+        if held_out is not None:
+            with runnable(model.clone()) as file:
+                run(work.evaluator, file, held_out, made.loss.expect, work.custom_ops)
+        if work.calibration is None:
+            return made
+        tuner = Tuner(made.distance, work.progress, start)
+        tuner.run(found.spreads, _largest(work))
+        return replace(made, tuning=tuner.best, choices=tuple(tuner.choices))
+
+    def distance(self, plan: Plan) -> float:
+        """Noise over signal at the outputs of ``plan``."""
+        assert self.held_out is not None  # noqa: S101 - asked for only where there are samples
+        with runnable(EMITTERS[self.work.formats[-1]](self.model.clone(), plan).write()) as file:
+            return self.loss.of(self.work.evaluator, file, self.held_out, self.work.custom_ops)
+
+    def plan(self, floating: frozenset[str]) -> Plan:
+        """With the steps named in floating point."""
+        return self.tuning.plan({step: CHOSEN for step in self.tuning.network.steps if step.name in floating})
+
+    def quantized(self, floating: frozenset[str]) -> list[Quantized]:
+        """The model in each format."""
+        plan = self.plan(floating)
+        nodes = tuple(_figures(step, plan) for step in plan.network.steps)
+        simulation = emit_simulated(self.model.clone(), plan)
+        mixture = None
+        if self.held_out is not None:
+            names = dict.fromkeys(step.name for step in plan.network.steps if step in plan.integer and _rounds(step))
+            mixture = Mixture(tuple(names), lambda some: self.distance(self.plan(some)), self.quantized)
+        return [
+            Quantized(
+                EMITTERS[form](self.model.clone(), plan).write(),
+                "int8",
+                form,
+                nodes,
+                simulation.clone(),
+                BUDGET,
+                stepwise=partial(_stepwise, form, self.model, plan),
+                choices=self.choices,
+                mixture=mixture,
+            )
+            for form in self.work.formats
+        ]
+
+
+def _rounds(step: Step) -> bool:
+    """Whether ``step`` makes codes anew; others move the codes that there are."""
+    return not isinstance(step, SHARING)
 
 
 def _stepwise(form: Format, model: onnx_ir.Model, plan: Plan) -> Stepwise:
@@ -94,24 +147,9 @@ def _statistics(work: Work, model: onnx_ir.Model, plain: Network, network: Netwo
     return gathered(work, model.clone(), network, split(work.calibration)[0])
 
 
-def _chosen(work: Work, model: onnx_ir.Model, network: Network, found: Gathered) -> tuple[Plan, tuple[Choice, ...]]:
-    """The plan whose outputs, on held-out samples, are nearest to those of ``model``, and what was tried."""
-    largest = REDUCED if work.ep == "cpu" and saturates() else FULL
-    start = Tuning(network, found.seen, min_max, Coder(largest))
-    if work.calibration is None:
-        return start.plan(), ()
-    held_out = split(work.calibration)[1]
-    loss = Loss()
-    with runnable(model.clone()) as file:
-        run(work.evaluator, file, held_out, loss.expect, work.custom_ops)
-
-    def of(plan: Plan) -> float:
-        with runnable(EMITTERS[work.formats[-1]](model.clone(), plan).write()) as file:
-            return loss.of(work.evaluator, file, held_out, work.custom_ops)
-
-    tuner = Tuner(of, work.progress, start)
-    tuner.run(found.spreads, largest)
-    return tuner.best.plan(), tuple(tuner.choices)
+def _largest(work: Work) -> int:
+    """The largest code of a weight."""
+    return REDUCED if work.ep == "cpu" and saturates() else FULL
 
 
 def _figures(step: Step, plan: Plan) -> NodeFigures:

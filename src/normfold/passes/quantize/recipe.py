@@ -30,6 +30,19 @@ class Work:
     seed: int = 0
     custom_ops: tuple[str, ...] = ()
     progress: Progress = silent
+    compared: Dataset | None = None
+    """Samples to compare outputs on where there are no calibration data; their labels are not looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """The operations that a recipe made narrow, any of which can stay in floating point instead."""
+
+    names: tuple[str, ...]
+    loss: Callable[[frozenset[str]], float]
+    """Noise over signal at the outputs with those of these names in floating point, on samples that no metric sees."""
+    made: Callable[[frozenset[str]], Sequence[Quantized]]
+    """The models in which they are."""
 
 
 Stepwise = tuple[onnx_ir.Model, Sequence[str], str]
@@ -54,6 +67,7 @@ class Quantized:
     """Computes the same with operations that the CPU's provider has; what is run in its place where it has not."""
     choices: tuple[Choice, ...] = ()
     """Parts of the recipe that were tried."""
+    mixture: Mixture | None = None
     name: str = ""
     """What tells it from others of the same width and format."""
 

@@ -7,8 +7,8 @@ verdict, and loses no more accuracy than was allowed. Otherwise nothing is, and 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -26,12 +26,15 @@ from normfold.models.data import UserInputs
 from normfold.models.dataset import Dataset, read_dataset
 from normfold.models.source import OnnxSource, runnable
 from normfold.passes.fold.selection import Selection
+from normfold.passes.quantize import outputs
 from normfold.passes.quantize.figures import Accuracy, Choice, Format, Latency, NodeFigures, Point, Width
 from normfold.passes.quantize.recipe import Quantized, Recipe, Work
 from normfold.pipeline.fold_onnx import Request, Target, fold_proven
 from normfold.pipeline.quantize.accuracy import Judge
 from normfold.pipeline.quantize.proven import proven
-from normfold.pipeline.quantize.speed import times
+from normfold.pipeline.quantize.search import Memory, Search
+from normfold.pipeline.quantize.speed import Setting, by_operation, times
+from normfold.pipeline.stages import Workshop
 from normfold.proof.comparison import Setup
 from normfold.proof.probes import input_specs
 from normfold.records import Decision, Progress, Verification, silent
@@ -60,6 +63,8 @@ class Asked:
     absolute: bool = False
     measured: bool = True
     """Whether the provider is here to be measured on."""
+    cache: Path | None = None
+    """Where measurements of a search are kept, so that it can go on."""
     force: bool = False
     """Write also what misses its budget or is not faster."""
     conditions: Conditions = field(default_factory=Conditions)
@@ -125,24 +130,20 @@ def quantize(evaluator: Evaluator, source: OnnxSource, recipe: Recipe, asked: As
         asked.seed,
         asked.custom_ops,
         asked.progress,
+        None if evaluation is None else evaluation.part(0, outputs.HELD_OUT),
     )
     asked.progress("quantising")
     made = list(recipe(work))
     if not made:
         raise UsageError("nothing-to-quantize", "No operation of the model can be quantised.", _way_out(asked))
     with ExitStack() as files:
-        tried = [_Tried.written(files, one) for one in made]
-        asked.progress("comparing with the simulation")
-        tried = [
-            replace(one, verification=proven(evaluator, one.quantized, one.runs, folded.model, setup, calibration))
-            for one in tried
-        ]
-        holding = [one for one in tried if one.verification.status == "within-budget"]
         judge = _judge(files, evaluator, source, evaluation, asked)
-        scored = [_scored(one, judge) for one in holding or tried]
-        measured = _measured(source, scored, asked)
+        job = _Job(files, evaluator, source, folded.model, setup, calibration, judge, asked)
+        tried = job.tried(made)
+        mixed = job.repaired(tried, evaluation)
+        before, measured = job.measured([*tried, *mixed.tried])
         best = _best(measured, asked)
-        chosen = _with_unoptimised(best, judge)
+        chosen = job.with_unoptimised(best)
         refused = _refusal(chosen, asked)
         model = _stamped(chosen.quantized.model, source, folded.decisions)
         if refused is None or asked.force:
@@ -151,14 +152,159 @@ def quantize(evaluator: Evaluator, source: OnnxSource, recipe: Recipe, asked: As
         return Done(
             model if refused is None or asked.force else None,
             replace(chosen.point, chosen=True),
-            chosen.quantized.nodes,
+            _with_times(chosen, before),
             folded.decisions,
             chosen.verification,
-            front,
+            (*front, *mixed.points),
             source.nbytes,
             refused,
-            choices=chosen.quantized.choices,
+            (*mixed.warnings, *_warnings(chosen, asked)),
+            chosen.quantized.choices,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Mixed:
+    """What a search for the budget came to."""
+
+    tried: Sequence[_Tried] = ()
+    points: Sequence[Point] = ()
+    """Those on the way."""
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What candidates are proven, scored and timed with."""
+
+    files: ExitStack
+    evaluator: Evaluator
+    source: OnnxSource
+    folded: onnx_ir.Model
+    setup: Setup
+    calibration: Dataset | None
+    judge: Judge | None
+    asked: Asked
+
+    def tried(self, made: Sequence[Quantized]) -> list[_Tried]:
+        """Written, proven and scored; those that are not proven only where none is."""
+        found = [_Tried.written(self.files, one) for one in made]
+        self.asked.progress("comparing with the simulation")
+        found = [replace(one, verification=self._proof(one)) for one in found]
+        holding = [one for one in found if one.verification.status == "within-budget"]
+        return [self._scored(one) for one in holding or found]
+
+    def repaired(self, tried: Sequence[_Tried], evaluation: Dataset | None) -> _Mixed:
+        """Where none of those ``tried`` keeps within the budget of accuracy: models with some operations put back."""
+        first = tried[-1]
+        mixture, judge, asked = first.quantized.mixture, self.judge, self.asked
+        if mixture is None or judge is None or any(_drop_refusal(one, asked) is None for one in tried):
+            return _Mixed()
+
+        def score(floating: frozenset[str]) -> Accuracy:
+            with runnable(mixture.made(floating)[-1].model) as file:
+                return judge.accuracy(file)
+
+        with _memory(self.source, self.calibration, evaluation, asked) as memory:
+            search = Search(
+                mixture,
+                score,
+                lambda accuracy: accuracy.drop <= (asked.max_drop or 0.0),
+                self._costs(mixture.names, first),
+                memory,
+                asked.progress,
+            )
+            found = search.run()
+        warnings = () if search.finished else ("The time was up before the search for the budget was done.",)
+        if found is None:
+            return _Mixed(warnings=warnings)
+        points = [
+            replace(first.point, name=_mixed_name(step.floating), accuracy=step.accuracy)
+            for step in search.steps
+            if step is not found
+        ]
+        made = [
+            replace(one, name=f"{one.format}, {_mixed_name(found.floating)}") for one in mixture.made(found.floating)
+        ]
+        return _Mixed(self.tried(made), points, warnings)
+
+    def measured(self, tried: Sequence[_Tried]) -> tuple[Mapping[str, float], list[_Tried]]:
+        """The milliseconds of the source's nodes, and all of them with their times."""
+        asked = self.asked
+        if not asked.measured:
+            return {}, list(tried)
+        asked.progress("timing")
+        with self.source.runnable() as reference:
+            before, found = times(reference, [one.file for one in tried], self._setting())
+        pairs = zip(tried, found, strict=True)
+        return before, [
+            replace(one, point=replace(one.point, latency=timed.latency), nodes=timed.nodes) for one, timed in pairs
+        ]
+
+    def with_unoptimised(self, one: _Tried) -> _Tried:
+        """With the accuracy where ONNX Runtime rearranges nothing, too."""
+        accuracy = one.point.accuracy
+        if self.judge is None or accuracy is None:
+            return one
+        return replace(one, point=replace(one.point, accuracy=self.judge.unoptimised(accuracy, one.runs)))
+
+    def _setting(self) -> Setting:
+        return Setting(self.asked.conditions, self.asked.inputs, self.asked.seed, self.asked.progress)
+
+    def _proof(self, one: _Tried) -> Verification:
+        return proven(self.evaluator, one.quantized, one.runs, self.folded, self.setup, self.calibration)
+
+    def _scored(self, one: _Tried) -> _Tried:
+        if self.judge is None:
+            return one
+        return replace(one, point=replace(one.point, accuracy=self.judge.accuracy(one.runs)))
+
+    def _costs(self, names: Sequence[str], one: _Tried) -> dict[str, float]:
+        """Milliseconds that each operation takes longer in floating point than in ``one``."""
+        asked = self.asked
+        if not asked.measured:
+            return {}
+        asked.progress("timing operations")
+        with runnable(self.folded.clone()) as reference:
+            before, (after,) = times(reference, [one.file], self._setting(), roughly=True)
+        floating, codes = by_operation(names, before), by_operation(names, after.nodes)
+        return {name: floating[name] - codes[name] for name in names}
+
+
+@contextmanager
+def _memory(
+    source: OnnxSource, calibration: Dataset | None, evaluation: Dataset | None, asked: Asked
+) -> Iterator[Memory]:
+    """What an earlier search measured, in the folder named, and what this one does."""
+    if asked.cache is None or source.digest is None:
+        yield Memory()
+        return
+    data = [None if one is None else one.digest() for one in (calibration, evaluation)]
+    metric = (asked.metric or metrics.metric("top1")).name
+    context = {"source": source.digest, "data": data, "metric": metric, "formats": asked.formats, "seed": asked.seed}
+    with Workshop.opened(asked.cache) as workshop:
+        yield Memory(context, workshop)
+
+
+def _mixed_name(floating: frozenset[str]) -> str:
+    return f"{len(floating)} in floating point"
+
+
+def _with_times(one: _Tried, before: Mapping[str, float]) -> tuple[NodeFigures, ...]:
+    """Its nodes with the milliseconds that they took in the source, and take now."""
+    if not one.nodes:
+        return one.quantized.nodes
+    names = [node.name for node in one.quantized.nodes]
+    old, new = by_operation(names, before), by_operation(names, one.nodes)
+    return tuple(replace(node, ms_before=old[node.name], ms_after=new[node.name]) for node in one.quantized.nodes)
+
+
+def _warnings(one: _Tried, asked: Asked) -> tuple[str, ...]:
+    accuracy = one.point.accuracy
+    if accuracy is None or asked.max_drop is None or not accuracy.drop <= asked.max_drop < accuracy.worst:
+        return ()
+    text = f"The drop may be as large as {accuracy.worst:.3g} {accuracy.unit}".rstrip()
+    return (f"{text}: the interval reaches beyond the {asked.max_drop:g} allowed. More samples make it narrower.",)
 
 
 def _way_out(asked: Asked) -> str:
@@ -177,6 +323,8 @@ class _Tried:
     runs: Runnable
     """What is run to see what it computes: the file, or what emulates it."""
     point: Point
+    nodes: Mapping[str, float] = field(default_factory=dict)
+    """Milliseconds of the nodes that ran."""
     verification: Verification = field(default_factory=lambda: Verification("skipped"))
 
     @classmethod
@@ -199,31 +347,6 @@ def _judge(
     asked.progress("evaluating")
     file = stack.enter_context(source.runnable())
     return Judge(evaluator, file, data, asked.metric or metrics.metric("top1"), asked.custom_ops)
-
-
-def _scored(one: _Tried, judge: Judge | None) -> _Tried:
-    if judge is None:
-        return one
-    return replace(one, point=replace(one.point, accuracy=judge.accuracy(one.runs)))
-
-
-def _with_unoptimised(one: _Tried, judge: Judge | None) -> _Tried:
-    """With the accuracy where ONNX Runtime rearranges nothing, too."""
-    accuracy = one.point.accuracy
-    if judge is None or accuracy is None:
-        return one
-    return replace(one, point=replace(one.point, accuracy=judge.unoptimised(accuracy, one.runs)))
-
-
-def _measured(source: OnnxSource, tried: Sequence[_Tried], asked: Asked) -> list[_Tried]:
-    if not asked.measured:
-        return list(tried)
-    asked.progress("timing")
-    with source.runnable() as reference:
-        found = times(
-            reference, [one.file for one in tried], asked.conditions, asked.inputs, asked.seed, asked.progress
-        )
-    return [replace(one, point=replace(one.point, latency=latency)) for one, latency in zip(tried, found, strict=True)]
 
 
 def _best(tried: Sequence[_Tried], asked: Asked) -> _Tried:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Final
 
 from normfold import limits
 from normfold.measure.candidate import Candidate, Conditions, Effort, open_candidate
 from normfold.measure.experiment import Experiment
+from normfold.measure.figures import Cell
 from normfold.measure.run import measure
 from normfold.measure.statistics import Interval
 from normfold.models.data import UserInputs
@@ -23,43 +25,90 @@ SHARE: Final = 0.5
 ANY: Final = 1e9
 """Tolerance of the outputs, whose deviation was verified before."""
 REFERENCE: Final = "source"
+ROUGHLY: Final = 0.5
+"""Seconds of timed runs where only the nodes matter."""
+FUSED: Final = "fused "
+"""What ONNX Runtime puts before the name of an operation that took in another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """The time of a model over that of its source, and the milliseconds that its nodes take."""
+
+    latency: Latency
+    nodes: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How models are timed."""
+
+    conditions: Conditions
+    given: UserInputs
+    seed: int
+    progress: Progress
 
 
 def times(
-    source: Runnable,
-    models: Sequence[Runnable],
-    conditions: Conditions,
-    given: UserInputs,
-    seed: int,
-    progress: Progress,
-) -> list[Latency]:
-    """The time of each of ``models`` over that of ``source``, in fresh processes, in turns.
+    source: Runnable, models: Sequence[Runnable], setting: Setting, *, roughly: bool = False
+) -> tuple[Mapping[str, float], list[Timed]]:
+    """The milliseconds of the nodes of ``source``, and the times of ``models`` beside it, in fresh processes, in turns.
+
+    ``roughly`` is for what the nodes take: one process.
 
     Raises:
         NormfoldError: one of them cannot be timed.
     """
-    left = limits.remaining()
-    effort = Effort(time_limit=SECONDS if left is None else min(SECONDS, SHARE * left), details=False)
+    conditions, left = setting.conditions, limits.remaining()
+    effort = Effort(time_limit=SECONDS if left is None else min(SECONDS, SHARE * left))
+    if roughly:
+        effort = replace(effort, first=1, most=1, per_process=ROUGHLY, copies=1, control=False)
     with ExitStack() as stack:
         candidates = [stack.enter_context(open_candidate(source.file, REFERENCE))]
         candidates += [stack.enter_context(open_candidate(one.file, str(i))) for i, one in enumerate(models)]
-        experiment = Experiment(_named(candidates), conditions, effort, given, seed=seed, rtol=ANY)
-        cell = measure(experiment, progress)
+        experiment = Experiment(_named(candidates), conditions, effort, setting.given, seed=setting.seed, rtol=ANY)
+        cell = measure(experiment, setting.progress)
     if cell.refused is not None:
         raise cell.refused
     before = cell.figure(REFERENCE).latency.value / 1e6
-    return [
-        Latency(
-            _bounds(comparison.ratio),
-            comparison.verdict,
-            conditions.threads,
-            conditions.batch,
-            before,
-            cell.figure(name).latency.value / 1e6,
+    timed = [
+        Timed(
+            Latency(
+                _bounds(comparison.ratio),
+                comparison.verdict,
+                conditions.threads,
+                conditions.batch,
+                before,
+                cell.figure(name).latency.value / 1e6,
+            ),
+            _nodes(cell, name),
         )
         for name, comparison in cell.comparisons.items()
         if name != REFERENCE
     ]
+    return _nodes(cell, REFERENCE), timed
+
+
+def _nodes(cell: Cell, name: str) -> dict[str, float]:
+    """Milliseconds by node; empty where there was no time to look."""
+    details = cell.figure(name).details
+    return {} if details is None else {node: micro / 1e3 for node, _, _, _, micro in details.nodes}
+
+
+def by_operation(names: Iterable[str], nodes: Mapping[str, float]) -> dict[str, float]:
+    """The milliseconds of operations: those of the nodes called like them, or like what was made of them."""
+    longest_first = sorted(set(names), key=len, reverse=True)
+    found = dict.fromkeys(longest_first, 0.0)
+    for node, milliseconds in nodes.items():
+        plain = node.removeprefix(FUSED)
+        owner = next((name for name in longest_first if plain == name or plain.startswith(_beginnings(name))), None)
+        if owner is not None:
+            found[owner] += milliseconds
+    return found
+
+
+def _beginnings(name: str) -> tuple[str, ...]:
+    return tuple(f"{name}{mark}" for mark in "/_ ")
 
 
 def _named(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:

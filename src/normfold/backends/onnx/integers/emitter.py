@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from normfold.core.algebra import Window
 from normfold.core.integers import steps
+from normfold.core.integers.gelu import NAME
 from normfold.core.integers.plan import Plan
 from normfold.core.integers.ranges import Codes
 from normfold.core.integers.steps import Floating, Linear, Step
@@ -277,6 +278,18 @@ def _binary(operator: str) -> Any:
     return write
 
 
+def _product(emitter: Emitter, step: steps.Product) -> ir.Value:
+    """The product; of GELU, where it does not run on codes, what its sigmoid form stands for."""
+    if step.operator != NAME or step in emitter.plan.integer:
+        made: ir.Value = _binary("Mul")(emitter, step)
+        return made
+    x = emitter.float_of(step.inputs[0])
+    root, one, half = (emitter.constant(np.asarray(number, np.float32)) for number in (math.sqrt(2.0), 1.0, 0.5))
+    # In the order in which ONNX Runtime knows it for GELU.
+    plus = emitter.node("Add", [emitter.node("Erf", [emitter.node("Div", [x, root])]), one])
+    return emitter.clamped(step, emitter.node("Mul", [emitter.node("Mul", [x, plus]), half]))
+
+
 def _sigmoid(emitter: Emitter, step: steps.Sigmoid) -> ir.Value:
     x = emitter.float_of(step.inputs[0])
     if step.factor != 1.0:
@@ -382,7 +395,7 @@ FLOATING: Final[Mapping[type[Step], Any]] = {
     steps.Transposed: _transposed,
     steps.Affine: _affine,
     steps.Sum: _binary("Add"),
-    steps.Product: _binary("Mul"),
+    steps.Product: _product,
     steps.Sigmoid: _sigmoid,
     steps.Leaky: _leaky,
     steps.MaxPool: _max_pool,

@@ -38,6 +38,11 @@ class SimulatedEmitter(Emitter):
         self._on_codes = False
         return made
 
+    @property
+    def names(self) -> dict[str, str]:
+        """What the values with codes are called in the model that is written."""
+        return {value: made.name for value, made in self._rounded.items() if made.name}
+
     def dequantized(self, value: str) -> ir.Value:
         """There is no value of codes alone."""
         raise KeyError(value)
@@ -73,6 +78,12 @@ def _with_coded_bounds(step: Step, codes: Mapping[str, Codes]) -> Step:
     found = codes[step.output]
     low, high = ((found.code(bound).astype(np.float64) - found.zero) * found.scale for bound in (step.low, step.high))
     return replace(step, low=low, high=high)
+
+
+def emit_observable(model: ir.Model, plan: Plan) -> tuple[ir.Model, dict[str, str]]:
+    """The same as `emit_simulated`, and what the values with codes are called in it."""
+    emitter = SimulatedEmitter(model, plan)
+    return emitter.write(), emitter.names
 
 
 def emit_simulated(model: ir.Model, plan: Plan) -> ir.Model:
