@@ -98,6 +98,27 @@ def test_a_drop_beyond_the_budget_is_refused_with_figures(net: Path, data: np.nd
     assert target.exists()
 
 
+@pytest.mark.parametrize("groups", [1, 10])
+def test_weights_are_rounded_by_what_they_multiply_where_channels_are_padded(tmp_path: Path, groups: int) -> None:
+    """10 channels, of which integer kernels take 12 or 16."""
+    body = [
+        "a = Conv<pads=[1,1,1,1]>(x, w1)",
+        "r = Relu(a)",
+        f"c = Conv<pads=[1,1,1,1], group={groups}>(r, w2)",
+        "y = Conv(c, w3)",
+    ]
+    held = {
+        "w1": array(10, 4, 3, 3),
+        "w2": array(10, 10 // groups, 3, 3, seed=1),
+        "w3": array(8, 10, 1, 1, seed=2),
+    }
+    onnx.save(model("float[N,4,12,12] x", body, held), tmp_path / "net.onnx")
+    x = np.random.default_rng(0).standard_normal((64, 4, 12, 12)).astype(np.float32).cumsum(3)
+    done = normfold.quantize(tmp_path / "net.onnx", calibrate={"x": x}, format="contrib", unmeasured=True)
+    assert done.refused is None
+    assert [choice.name for choice in done.choices if choice.kept][-1] == "weights rounded by second moments"
+
+
 def test_a_missed_budget_is_repaired(net: Path, data: np.ndarray, tmp_path: Path) -> None:
     """Half the loss of codes alone is allowed: some operations go back, not all of them."""
     options = {"calibrate": {"x": data}, "evaluate": {"x": data}, "metric": "mse", "format": "qdq", "unmeasured": True}

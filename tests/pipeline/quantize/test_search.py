@@ -98,5 +98,11 @@ def test_a_second_search_measures_nothing_again(tmp_path: Path) -> None:
 
 
 def test_times_of_nodes_belong_to_the_operation_that_they_were_made_of() -> None:
-    nodes = {"/a/Conv": 1.0, "/a/Conv_quant": 2.0, "fused /a/Conv_1": 4.0, "/a/Conv_1/QLinearConv": 8.0, "other": 16.0}
+    nodes = {"/a/Conv": 1.0, "/a/Conv_quant": 2.0, "/a/Conv_1": 4.0, "/a/Conv_1/QLinearConv": 8.0, "other": 16.0}
     assert by_operation(["/a/Conv", "/a/Conv_1", "/b"], nodes) == {"/a/Conv": 3.0, "/a/Conv_1": 12.0, "/b": 0.0}
+
+
+def test_fused_activations_share_their_time() -> None:
+    nodes = {"/a": 1.0, "Gelu": 2.0, "Gelu_token_1": 4.0, "/g3/QLinearSigmoid": 5.0}
+    found = by_operation(["/a", "/g1", "/g2", "/g3"], nodes, ["/g1", "/g2", "/g3"])
+    assert found == {"/a": 1.0, "/g1": 3.0, "/g2": 3.0, "/g3": 5.0}

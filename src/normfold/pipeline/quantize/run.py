@@ -33,7 +33,7 @@ from normfold.pipeline.fold_onnx import Request, Target, fold_proven
 from normfold.pipeline.quantize.accuracy import Judge
 from normfold.pipeline.quantize.proven import proven
 from normfold.pipeline.quantize.search import Memory, Search
-from normfold.pipeline.quantize.speed import Setting, by_operation, times
+from normfold.pipeline.quantize.speed import GELU, Setting, by_operation, times
 from normfold.pipeline.stages import Workshop
 from normfold.proof.comparison import Setup
 from normfold.proof.probes import input_specs
@@ -267,7 +267,8 @@ class _Job:
         asked.progress("timing operations")
         with runnable(self.folded.clone()) as reference:
             before, (after,) = times(reference, [one.file], self._setting(), roughly=True)
-        floating, codes = by_operation(names, before), by_operation(names, after.nodes)
+        activations = [node.name for node in one.quantized.nodes if node.operator == GELU]
+        floating, codes = (by_operation(names, nodes, activations) for nodes in (before, after.nodes))
         return {name: floating[name] - codes[name] for name in names}
 
 
@@ -295,7 +296,8 @@ def _with_times(one: _Tried, before: Mapping[str, float]) -> tuple[NodeFigures, 
     if not one.nodes:
         return one.quantized.nodes
     names = [node.name for node in one.quantized.nodes]
-    old, new = by_operation(names, before), by_operation(names, one.nodes)
+    activations = [node.name for node in one.quantized.nodes if node.operator == GELU]
+    old, new = (by_operation(names, nodes, activations) for nodes in (before, one.nodes))
     return tuple(replace(node, ms_before=old[node.name], ms_after=new[node.name]) for node in one.quantized.nodes)
 
 

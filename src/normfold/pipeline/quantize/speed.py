@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Final
@@ -27,8 +27,7 @@ ANY: Final = 1e9
 REFERENCE: Final = "source"
 ROUGHLY: Final = 0.5
 """Seconds of timed runs where only the nodes matter."""
-FUSED: Final = "fused "
-"""What ONNX Runtime puts before the name of an operation that took in another."""
+GELU: Final = "Gelu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +94,25 @@ def _nodes(cell: Cell, name: str) -> dict[str, float]:
     return {} if details is None else {node: micro / 1e3 for node, _, _, _, micro in details.nodes}
 
 
-def by_operation(names: Iterable[str], nodes: Mapping[str, float]) -> dict[str, float]:
-    """The milliseconds of operations: those of the nodes called like them, or like what was made of them."""
+def by_operation(
+    names: Iterable[str], nodes: Mapping[str, float], activations: Collection[str] = ()
+) -> dict[str, float]:
+    """The milliseconds of operations: those of the nodes called like them, or like what was made of them.
+
+    ``activations`` are the GELUs among ``names``.
+    """
     longest_first = sorted(set(names), key=len, reverse=True)
     found = dict.fromkeys(longest_first, 0.0)
+    unowned = 0.0
     for node, milliseconds in nodes.items():
-        plain = node.removeprefix(FUSED)
-        owner = next((name for name in longest_first if plain == name or plain.startswith(_beginnings(name))), None)
+        owner = next((name for name in longest_first if node == name or node.startswith(_beginnings(name))), None)
         if owner is not None:
             found[owner] += milliseconds
-    return found
+        elif GELU in node:
+            unowned += milliseconds
+    # ONNX Runtime makes one operation of those that GELU was written in, and gives it a name of its own.
+    without = [name for name in dict.fromkeys(activations) if not found.get(name, 1.0)]
+    return found | {name: unowned / len(without) for name in without}
 
 
 def _beginnings(name: str) -> tuple[str, ...]:
