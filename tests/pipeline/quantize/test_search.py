@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
+from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,7 @@ NOISE = {"a": 1.0, "b": 8.0, "c": 0.5, "d": 4.0}
 
 
 def accuracy(drop: float) -> Accuracy:
-    return Accuracy("top1", "points", 90.0, 90.0 - drop, Bounds(-drop, -drop - 1, -drop + 1), drop, drop + 1, 100)
+    return Accuracy("top1", "points", 90.0, 90.0 - drop, Bounds(-drop, -drop - 1, -drop + 1), drop, drop + 1, 100, "t")
 
 
 class Net:
@@ -95,6 +98,12 @@ def test_a_second_search_measures_nothing_again(tmp_path: Path) -> None:
         assert found.floating == frozenset("bd")
     assert (second.losses, second.scores) == (0, 0)
     assert (other.losses, other.scores) == (first.losses, first.scores)
+
+
+def test_figures_of_one_sample_come_back_as_they_were() -> None:
+    one = replace(accuracy(1.0), difference=Bounds(-1.0, -inf, inf), worst=inf)
+    for found in (one, accuracy(2.0)):
+        assert Accuracy.of(json.loads(json.dumps(found.record(), allow_nan=False))) == found
 
 
 def test_times_of_nodes_belong_to_the_operation_that_they_were_made_of() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Literal
 
 from normfold.records import finite
@@ -104,8 +105,10 @@ class Accuracy:
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Accuracy:
-        """From what `record` returned."""
-        return cls(**{**record, "difference": Bounds(**record["difference"])})
+        """From what `record` returned, which has nothing for what is infinite."""
+        low, value, high = (record["difference"][name] for name in ("low", "value", "high"))
+        bounds = Bounds(value, -inf if low is None else low, inf if high is None else high)
+        return cls(**{**record, "difference": bounds, "worst": inf if record["worst"] is None else record["worst"]})
 
 
 @dataclass(frozen=True, slots=True)
