@@ -17,7 +17,7 @@ import click
 from normfold._version import __version__
 from normfold.cli.command import CommandResult, bug, failed
 from normfold.cli.options import RENAMED
-from normfold.errors import OutputError, UsageError
+from normfold.errors import NormfoldError, OutputError, UsageError
 from normfold.report import text
 from normfold.report.blocks import Blocks
 from normfold.report.markdown import markdown
@@ -150,6 +150,8 @@ def _result(arguments: list[str], *, as_json: bool) -> CommandResult | None:
         returned: Any = cli.main(arguments, prog_name="normfold", standalone_mode=False, obj=as_json)
     except click.ClickException as error:
         return _misused(arguments, error)
+    except NormfoldError as error:  # of a configuration, which is read while the command line is parsed
+        return failed(_named_verb(arguments), error)
     except (click.Abort, OSError):  # an OSError of a verb is in its result: this one is from printing help
         raise
     except Exception as error:  # noqa: BLE001 - a verb's module that cannot be imported ends here

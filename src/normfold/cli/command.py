@@ -17,6 +17,7 @@ import click
 
 from normfold._version import __version__
 from normfold.cli.bounds import MEMORY_LIMIT, bounded, time_limit
+from normfold.cli.configuration import CONFIG
 from normfold.errors import EnvironmentUnavailableError, NormfoldError
 from normfold.records import Progress, silent
 from normfold.report.blocks import Blocks, Detail
@@ -56,6 +57,7 @@ def verb(name: str, limit: str = "15m") -> Callable[[Callable[..., CommandResult
     def decorate(job: Callable[..., CommandResult]) -> Callable[..., CommandResult]:
         @time_limit(limit)
         @MEMORY_LIMIT
+        @CONFIG
         @click.option("--json", is_flag=True, expose_value=False, help="Print one JSON document instead of text.")
         @click.option("-q", "--quiet", is_flag=True, help="Print the summary only, and no progress.")
         @click.option("-v", "--verbose", is_flag=True, help="Print every row, however many there are.")
