@@ -34,7 +34,7 @@ def settings_of_each(session: Session | None, ep: str | Sequence[str], precision
     Raises:
         UsageError: as `session_settings`; none of them has a precision to choose.
     """
-    names = ep.split(",") if isinstance(ep, str) else ep
+    names = list(dict.fromkeys(ep.split(",") if isinstance(ep, str) else ep))
     found = [session_settings(session, name) for name in (names if session is None else names[:1])]
     if precision is None:
         return found

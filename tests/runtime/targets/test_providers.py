@@ -19,10 +19,10 @@ from normfold.errors import NormfoldError, UsageError
 from normfold.measure import Candidate, Cell, Conditions, Effort, Experiment, SessionProfile, measure, open_candidate
 from normfold.measure.checks import check_outputs
 from normfold.report.schema import BENCH_FILE, schema
-from normfold.runtime.providers import is_emulated
 from normfold.runtime.session_profile import in_precision
 from normfold.runtime.targets import LOCAL, Target, find
 from normfold.runtime.workers.plugins import PLUGINS, settings
+from normfold.verbs.timing import on_each
 
 BRIEF = Effort(first=2, most=2, per_process=0.05, warm_up=0.005, time_limit=120.0, copies=1, control=False)
 ON_ANOTHER_MACHINE = replace(LOCAL, name="x86 board", kinds={})
@@ -60,12 +60,10 @@ def test_one_that_is_absent_comes_with_its_command(provider: str, tmp_path: Path
     if installed(provider):
         pytest.skip(f"{PLUGINS[provider].package} is installed")
     short = provider.removesuffix("ExecutionProvider").lower()
-    cell = measured(timed.products(tmp_path, 2), replace(LOCAL, kinds={}), SessionProfile(short))
+    cell = measured(timed.products(tmp_path, 2), LOCAL, SessionProfile(short))
     assert cell.refused is not None
-    assert cell.refused.exit_code in (2, 3)
-    if not is_emulated(short, "x86_64"):
-        assert cell.refused.code == "provider-unavailable"
-        assert f"pip install {PLUGINS[provider].package}" in cell.refused.message
+    assert (cell.refused.code, cell.refused.exit_code) == ("provider-unavailable", 3)
+    assert f"pip install {PLUGINS[provider].package}" in cell.refused.message
 
 
 def test_without_the_compiler_there_is_its_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -119,10 +117,16 @@ def test_a_model_is_measured_on_each_provider(tmp_path: Path) -> None:
     """Where one of them is absent, that is what there is to say."""
     path = timed.products(tmp_path, 2)
     done = normfold.bench(path, ep=["cpu", "cpu"], effort=replace(BRIEF, details=False))
-    assert [one.name for one in done.models] == ["products2 (cpu)"] * 2
+    assert [one.name for one in done.models] == ["products2"]
     (cell,) = normfold.bench(path, ep="cpu,dnnl", effort=BRIEF).cells
     assert cell.refused is not None
     assert cell.refused.code == "provider-unavailable"
+    with open_candidate(path) as model:
+        both = on_each((model,), (SessionProfile(), SessionProfile("dnnl")))
+    assert [(one.name, one.profile.provider) for one in both] == [
+        ("products2 (cpu)", "cpu"),
+        ("products2 (dnnl)", "dnnl"),
+    ]
 
 
 def test_the_precision_is_stated_in_the_providers_own_words() -> None:
@@ -170,9 +174,8 @@ def test_precision_on_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixt
         assert "pip install onnxruntime-ep-openvino" in capfd.readouterr().out
 
 
-browser = pytest.mark.skipif(
-    bool(find("browser").missing), reason=f"{find('browser').missing}: {find('browser').install}"
-)
+BROWSER = find("browser")
+browser = pytest.mark.skipif(bool(BROWSER.missing), reason=f"{BROWSER.missing}: {BROWSER.install}")
 
 
 @pytest.mark.slow

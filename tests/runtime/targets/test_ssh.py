@@ -8,11 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -24,6 +26,7 @@ from normfold.measure import Cell, Conditions, Effort, Experiment, measure, open
 from normfold.measure.processes import Measurement
 from normfold.runtime.targets import LOCAL, Target, find
 from normfold.runtime.targets.agent import agent
+from normfold.runtime.targets.ssh import SshTarget
 from normfold.runtime.targets.timing_client import TimingClient
 
 SSHD = shutil.which("sshd") or ("/usr/sbin/sshd" if Path("/usr/sbin/sshd").exists() else None)
@@ -64,6 +67,11 @@ class Board:
     @property
     def target(self) -> Target:
         return find(f"ssh://127.0.0.1:{self.port}")
+
+    def told(self, **seconds: float) -> Target:
+        """The same, with other times between words."""
+        assert isinstance(self.target, SshTarget)
+        return replace(self.target, **seconds)
 
     def python(self, text: str) -> None:
         """Let this be its python3."""
@@ -258,6 +266,56 @@ def test_a_machine_without_onnxruntime(board: Board, tmp_path: Path) -> None:
     assert cell.refused is not None
     assert cell.refused.code == "target-unavailable"
     assert "pip install onnxruntime" in cell.refused.message
+    assert board.is_clean()
+
+
+STRANGE = """#!/bin/sh
+if [ "$1" = -c ]; then exec {python} -I "$@"; fi
+exec {python} -I -c 'import platform, runpy, sys
+platform.machine = lambda: "{architecture}"
+sys.path[:0] = ["{folder}"]
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")' "$@"
+"""
+"""A Python of another architecture, in whose folder an ``onnxruntime`` is found first."""
+ELF32: Final = b"\x7fELF\x01\x01\x01" + bytes(9) + b"\x03\x00\x28\x00\x01" + bytes(200)
+"""The start of a library for 32-bit Arm."""
+
+
+@server
+@pytest.mark.parametrize(("architecture", "words"), [("armv7l", "no package"), ("x86_64", "another architecture")])
+def test_another_architecture(board: Board, tmp_path: Path, architecture: str, words: str) -> None:
+    """ONNX Runtime is not to be had for it, or the one that is there is for another one."""
+    folder = tmp_path / "packages"
+    folder.mkdir()
+    (folder / f"onnxruntime{sysconfig.get_config_var('EXT_SUFFIX')}").write_bytes(ELF32)
+    board.python(STRANGE.format(python=sys.executable, architecture=architecture, folder=folder))
+    cell = measured(board, timed.products(tmp_path, 2))
+    assert cell.refused is not None
+    assert (cell.refused.code, cell.refused.exit_code) == ("target-unavailable", 3)
+    assert words in cell.refused.message
+    assert architecture in cell.refused.message
+    assert board.is_clean()
+
+
+@server
+def test_a_silent_link_is_given_up_at_the_other_end(board: Board) -> None:
+    """Its network is gone, and nothing says so: here, nothing is sent."""
+    with board.told(beat=1000.0, silence=1.0).reached() as target:
+        assert list(board.there.iterdir())
+        with TimingClient(time_limit=60, target=target) as client, pytest.raises(NormfoldError) as caught:
+            while True:  # its process answers until it is ended
+                client.close("nothing")
+                time.sleep(0.05)
+        assert caught.value.code == "link-broken"
+        assert board.is_clean()
+
+
+@server
+def test_a_link_that_is_heard_of_is_kept(board: Board) -> None:
+    with board.told(beat=0.2, silence=1.0).reached():
+        time.sleep(2.0)
+        assert list(board.there.iterdir())
     assert board.is_clean()
 
 

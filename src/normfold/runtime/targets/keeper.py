@@ -1,8 +1,9 @@
 """What runs on the other machine for as long as the link is there: it keeps the agent in a folder, and removes it.
 
 Handed to that machine's Python as text, whichever version it has, so it knows nothing of normfold. It reads a line of
-JSON with the agent's size and checksum, and the agent; it replies with a line of JSON. Then it waits: the end of its
-standard input, a signal or a long silence mean that the link is gone. Nothing of what was started stays behind.
+JSON with the agent's size and checksum and the seconds of silence after which the link counts as gone, and the agent;
+it replies with a line of JSON. Then it waits: the end of its standard input, a signal or that silence mean that the
+link is gone. Nothing of what was started stays behind.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ import tempfile
 import time
 from pathlib import Path
 
-SILENCE = 60.0
-"""Seconds without a word after which the link counts as gone."""
 ATTEMPTS = 50
 """To remove a folder in which something may still write."""
 
@@ -37,13 +36,18 @@ def received(size: int) -> bytes:
     return data
 
 
-def keep(folder: str) -> dict[str, object]:
-    """Put the agent into ``folder``; what there is to say of that."""
+def header() -> dict[str, object]:
+    """The line of JSON that comes first."""
     line = b""
     while not line.endswith(b"\n"):
         line += received(1)
-    asked = json.loads(line.decode())
-    agent = received(asked["size"])
+    asked: dict[str, object] = json.loads(line.decode())
+    return asked
+
+
+def keep(folder: str, asked: dict[str, object]) -> dict[str, object]:
+    """Put the agent into ``folder``; what there is to say of that."""
+    agent = received(int(str(asked["size"])))
     path = Path(folder) / "agent.pyz"
     try:
         path.write_bytes(agent)
@@ -61,10 +65,10 @@ def failed(error: OSError) -> dict[str, object]:
     return {"ok": False, "kind": kind, "message": f"no file can be written there: {error.strerror}"}
 
 
-def wait() -> None:
+def wait(silence: float) -> None:
     """Until the link is gone."""
     while True:
-        ready, _, _ = select.select([0], [], [], SILENCE)
+        ready, _, _ = select.select([0], [], [], silence)
         if not ready or not os.read(0, 4096):
             return
 
@@ -86,6 +90,7 @@ def main() -> None:
     """Receive, keep, wait, clean."""
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(1))
+    asked = header()
     try:
         folder = tempfile.mkdtemp(prefix="normfold-")
     except OSError as error:
@@ -93,10 +98,10 @@ def main() -> None:
         folder = ""
     try:
         if folder:
-            reply = keep(folder)
+            reply = keep(folder, asked)
         sys.stdout.write(json.dumps(reply) + "\n")
         sys.stdout.flush()
-        wait()
+        wait(float(str(asked["silence"])))
     finally:
         if folder:
             clean(folder)

@@ -48,8 +48,6 @@ BROKEN: Final = 255
 LEAST_PYTHON: Final = (3, 11)
 SECONDS: Final = 60.0
 """Time to connect and to copy the agent."""
-BEAT_SECONDS: Final = 10.0
-"""How often the other end hears that the link is there."""
 ENDING_SECONDS: Final = 10.0
 KEEPER: Final = Path(__file__).with_name("keeper.py")
 
@@ -58,13 +56,18 @@ KEEPER: Final = Path(__file__).with_name("keeper.py")
 class SshTarget(Target):
     """A machine that ssh reaches."""
 
+    beat: float = 10.0
+    """Seconds after which the other end hears again that the link is there."""
+    silence: float = 60.0
+    """Seconds without a word after which it takes the link for gone."""
+
     @contextmanager
     def reached(self) -> Iterator[Self]:
         """The agent is there for as long as the ``with`` block lasts."""
         with tempfile.TemporaryDirectory(prefix="normfold-") as folder:
             socket = str(Path(folder) / "s")
             program = self.command[0]
-            with _kept(program, self.name, socket) as there:
+            with _kept(self, socket) as there:
                 # Once the connection is gone no other is made: the agent went with it.
                 shared = ("-o", "ControlMaster=no", "-o", f"ControlPath={socket}", "-o", "ProxyCommand=false")
                 run = f"cd {shlex.quote(there)} && exec python3 agent.pyz"
@@ -98,8 +101,9 @@ def ssh(address: str) -> Target:
 
 
 @contextmanager
-def _kept(program: str, address: str, socket: str) -> Iterator[str]:
+def _kept(target: SshTarget, socket: str) -> Iterator[str]:
     """The agent's folder on the other machine, and the connection that all others use."""
+    program, address = target.command[0], target.name
     master = ("-o", "ControlMaster=yes", "-o", f"ControlPath={socket}", "-o", "ControlPersist=no")
     keeper = shlex.join(["python3", "-c", KEEPER.read_text(encoding="utf-8")])
     with tempfile.TemporaryFile() as log:
@@ -108,18 +112,18 @@ def _kept(program: str, address: str, socket: str) -> Iterator[str]:
         )
         ended = threading.Event()
         try:
-            folder = _handed_over(process, address, log)
-            threading.Thread(target=_beat, args=(process, ended), daemon=True).start()
+            folder = _handed_over(process, target, log)
+            threading.Thread(target=_beat, args=(process, ended, target.beat), daemon=True).start()
             yield folder
         finally:
             ended.set()
             _end(process)
 
 
-def _handed_over(process: subprocess.Popen[bytes], address: str, log: IO[bytes]) -> str:
+def _handed_over(process: subprocess.Popen[bytes], target: SshTarget, log: IO[bytes]) -> str:
     """Send the agent; the folder in which it is."""
-    data = agent()
-    header = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    data, address = agent(), target.name
+    header = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "silence": target.silence}
     left = limits.remaining()
     until = time.monotonic() + (SECONDS if left is None else min(left, SECONDS))
     clock = Clock(process.pid, until, None)
@@ -150,9 +154,9 @@ def _last_line(log: IO[bytes]) -> str:
     return lines[-1] if lines else ""
 
 
-def _beat(process: subprocess.Popen[bytes], ended: threading.Event) -> None:
+def _beat(process: subprocess.Popen[bytes], ended: threading.Event, seconds: float) -> None:
     with contextlib.suppress(OSError, ValueError):
-        while not ended.wait(BEAT_SECONDS):
+        while not ended.wait(seconds):
             cast("IO[bytes]", process.stdin).write(b"\n")
             cast("IO[bytes]", process.stdin).flush()
 

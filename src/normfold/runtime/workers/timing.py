@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ from normfold.runtime.workers.protocol import (
 from normfold.runtime.workers.store import get, held, put
 from normfold.runtime.workers.values import to_array, to_value
 
+PACKAGED: Final = ("x86_64", "aarch64", "AMD64", "arm64", "ARM64")
+"""Architectures for which onnxruntime is on PyPI."""
 ASSIGNED: Final = "session.record_ep_graph_assignment_info"
 """Configuration entry with which ONNX Runtime remembers which node went to which provider."""
 
@@ -72,8 +75,7 @@ class TimingWorker:
         try:
             import onnxruntime
         except ImportError as error:
-            message = f"a model without onnxruntime: {sentence(error)} (pip install onnxruntime)"
-            raise RefusedError("target", message) from error
+            raise RefusedError("target", f"a model without onnxruntime: {_without(sentence(error))}") from error
         took = time.perf_counter_ns() - started
         onnxruntime.set_default_logger_severity(QUIET)
         if request["pool"]:
@@ -256,6 +258,16 @@ class TimingWorker:
         for name, size in session.get("dimensions", {}).items():
             options.add_free_dimension_override_by_name(name, size)
         return options
+
+
+def _without(reason: str) -> str:
+    """Why ONNX Runtime cannot be imported, and the way out where there is one."""
+    architecture = platform.machine()
+    if architecture not in PACKAGED:
+        return f"there is no package of it for {architecture}"
+    if "ELF" in reason:
+        return f"what is installed is for another architecture than {architecture}: {reason}"
+    return f"{reason} (pip install onnxruntime)"
 
 
 def installed_bytes(folder: Path) -> int:
