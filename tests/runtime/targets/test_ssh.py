@@ -304,11 +304,16 @@ def test_a_silent_link_is_given_up_at_the_other_end(board: Board) -> None:
     with board.told(beat=1000.0, silence=1.0).reached() as target:
         assert list(board.there.iterdir())
         with TimingClient(time_limit=60, target=target) as client, pytest.raises(NormfoldError) as caught:
-            while True:  # its process answers until it is ended
-                client.close("nothing")
-                time.sleep(0.05)
+            _ask_on(client)
         assert caught.value.code == "link-broken"
         assert board.is_clean()
+
+
+def _ask_on(client: TimingClient) -> None:
+    """Its process answers until it is ended."""
+    while True:
+        client.close("nothing")
+        time.sleep(0.05)
 
 
 @server
