@@ -218,6 +218,7 @@ def pointwise(operator: str, call: str, forms: Mapping[str, str], *, shape: tupl
         "middle": np.array([1, 1], np.int64),
         "ends": np.array([27, 27], np.int64),
         "axes": np.array([2, 3], np.int64),
+        "pairs": np.repeat(np.arange(shape[2]), 2),
         "flat": np.array([shape[0], -1], np.int64),
         "widths": np.ones(shape[-1], np.float32),
     }
@@ -227,10 +228,12 @@ def pointwise(operator: str, call: str, forms: Mapping[str, str], *, shape: tupl
 
 
 POOL: Final = "kernel_shape = [2, 2], strides = [2, 2]"
+NEAREST: Final = 'mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"'
 CASES: Final = (
     convolution("3x3", 64, 28, 3),
     convolution("1x1", 128, 28, 1),
     convolution("depthwise 3x3", 96, 28, 3, group=96, batch=4),
+    convolution("depthwise 5x5", 96, 28, 5, group=96, batch=4),
     convolution("depthwise 7x7", 96, 28, 7, group=96, batch=4),
     convolution("3x3 in 4 groups", 64, 28, 3, group=4),
     product(1024, 128, 512),
@@ -306,8 +309,11 @@ CASES: Final = (
     pointwise("Pad", "Pad({}, pads)", {"codes": "y = Pad(x, pads, z)"}),
     pointwise(
         "Resize",
-        'Resize <mode = "nearest"> ({}, , twice)',
-        {"codes": 'y = Resize <mode = "nearest"> (x, , twice)'},
+        f"Resize <{NEAREST}> ({{}}, , twice)",
+        {
+            "codes": f"y = Resize <{NEAREST}> (x, , twice)",
+            "channels-last": "r = Gather <axis = 1> (x, pairs) y = Gather <axis = 2> (r, pairs)",
+        },
     ),
     pointwise(
         "LayerNormalization",

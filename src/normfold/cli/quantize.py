@@ -25,7 +25,7 @@ from normfold.cli.param_types import ShapedInput, file_name
 from normfold.records import Progress
 from normfold.report.blocks import Detail
 
-WIDTHS: Final = ("int8", "int4", "fp16", "bf16", "fp32")
+WIDTHS: Final = ("int8", "a16w8", "int4", "fp16", "bf16", "auto", "fp32")
 """Those of `normfold.verbs.quantize.WIDTHS`, which is not imported to parse a command line."""
 
 

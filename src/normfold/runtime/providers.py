@@ -21,6 +21,7 @@ PROVIDERS: Final = {
     "cann": "CANNExecutionProvider",
 }
 """Short names, and ONNX Runtime's."""
+DEFAULT: Final = "cpu"
 CPU: Final = PROVIDERS["cpu"]
 NVIDIA: Final = ("cuda", "tensorrt", "nvtensorrtrtx")
 X86: Final = ("x86_64", "AMD64")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normfold.errors import FindingError, UsageError
+from normfold.errors import EnvironmentUnavailableError, FindingError, UsageError, suggestion
 from normfold.limits import limited
 from normfold.measure import metrics
 from normfold.measure.candidate import Conditions
@@ -29,7 +29,7 @@ from normfold.report.blocks import Blocks, Column, Detail, Heading, Interval, Pa
 from normfold.report.decisions import verification_blocks
 from normfold.report.result import Result
 from normfold.report.words import plural
-from normfold.runtime import CHECKER, Evaluator, processors
+from normfold.runtime import CHECKER, Evaluator, processors, providers
 from normfold.verbs.exporting import exported_file
 
 if TYPE_CHECKING:
@@ -250,10 +250,7 @@ def quantize(
         NormfoldError: the model or the data cannot be used, with the code.
     """
     with limited(time_limit, memory_limit, SECONDS):
-        if width not in WIDTHS:
-            raise UsageError("usage", f"There is no width {width!r}.", f"Choose one of {', '.join(WIDTHS)}.")
-        if (width, format) == ("int4", "qdq"):
-            raise UsageError("usage", "int4 has an operator of ONNX Runtime's own.", "Leave the format out.")
+        _check(width, format, ep, measured=not unmeasured)
         limit, absolute = latency_limit(max_latency)
         asked = Asked(
             width,
@@ -290,6 +287,24 @@ def quantize(
                 source = settled(evaluator, source, setup, requantize=requantize)
                 done = run(evaluator, source, RECIPES[width], asked)
         return _result(done, model, None if done.model is None else source.like_source(done.model), output)
+
+
+def _check(width: Width, form: Format, ep: str, *, measured: bool) -> None:
+    """Raise what keeps such a model from being made, or from being measured."""
+    if width not in WIDTHS:
+        raise UsageError("usage", f"There is no width {width!r}.", f"Choose one of {', '.join(WIDTHS)}.")
+    if ep not in providers.PROVIDERS:
+        hint = suggestion(ep, providers.PROVIDERS) or f"There are: {', '.join(providers.PROVIDERS)}."
+        raise UsageError("usage", f"There is no execution provider {ep!r}.", hint)
+    if (width, form) == ("int4", "qdq"):
+        raise UsageError("usage", "int4 has an operator of ONNX Runtime's own.", "Leave the format out.")
+    if form == "contrib" and (ep != providers.DEFAULT or width == "a16w8"):
+        message = "ONNX Runtime's own operators on codes are the CPU's, and of eight bits."
+        raise UsageError("usage", message, "Leave the format out.")
+    if measured and width != FLOAT and providers.PROVIDERS[ep] not in providers.available():
+        message = f"The execution provider {ep} is not part of the installed ONNX Runtime: it cannot be measured."
+        hint = "--unmeasured writes the model without figures of speed; what it computes is verified on the CPU."
+        raise EnvironmentUnavailableError("provider-unavailable", message, hint)
 
 
 def _result(done: Done, model: object, made: object, output: File | None) -> QuantizeResult:

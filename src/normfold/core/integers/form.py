@@ -1,4 +1,4 @@
-"""The form of a network that integer kernels are quick in."""
+"""The forms of a network that integer kernels take, and are quick in."""
 
 from __future__ import annotations
 
@@ -11,5 +11,10 @@ from normfold.core.integers.steps import Network
 
 
 def integer_form(network: Network) -> Network:
-    """``network`` rewritten to what computes the same and has integer kernels."""
-    return with_padding(with_quick_groups(with_phases(with_depthwise(simplified(network)))))
+    """``network`` rewritten to what computes the same and has quick integer kernels on the CPU."""
+    return with_padding(with_quick_groups(portable_form(network)))
+
+
+def portable_form(network: Network) -> Network:
+    """``network`` rewritten to what computes the same and has integer kernels anywhere."""
+    return with_phases(with_depthwise(simplified(network)))

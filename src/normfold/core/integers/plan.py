@@ -11,7 +11,7 @@ import numpy as np
 
 from normfold.core.algebra.affine import Array
 from normfold.core.integers.joined import Joined
-from normfold.core.integers.ranges import Codes, Method, Range, Seen
+from normfold.core.integers.ranges import BYTES, Codes, Grid, Method, Range, Seen
 from normfold.core.integers.steps import (
     SHARING,
     Affine,
@@ -45,6 +45,8 @@ class Plan:
     weights: Mapping[Step, WeightCodes]
     kept: Mapping[Step, str] = field(default_factory=dict)
     """Why a step that could run on codes does not."""
+    grid: Grid = BYTES
+    """Of the codes of values."""
 
 
 def placed(network: Network, kept: Mapping[Step, str]) -> frozenset[Step]:
@@ -139,7 +141,9 @@ def _statistics(network: Network, seen: Mapping[str, Seen], value: str) -> Seen 
     return seen[source].times(factor) if source in seen else None
 
 
-def coded_values(network: Network, integer: frozenset[Step], ranges: Mapping[str, Range]) -> dict[str, Codes] | str:
+def coded_values(
+    network: Network, integer: frozenset[Step], ranges: Mapping[str, Range], grid: Grid = BYTES
+) -> dict[str, Codes] | str:
     """The codes of all values that ``integer`` steps read or make; the name of one whose range nobody knows."""
     groups, fixed = Joined(), dict[str, Codes]()
     needed: dict[str, None] = {}
@@ -153,7 +157,7 @@ def coded_values(network: Network, integer: frozenset[Step], ranges: Mapping[str
         # What a mean lies between is known where nothing else is.
         if isinstance(step, SHARING) or (isinstance(step, GlobalMean | AveragePool) and step.output not in ranges):
             groups.join((*step.inputs, step.output))
-        unit = _unit(step)
+        unit = _unit(step, grid)
         if unit is not None:
             fixed[step.output] = unit
     found: dict[str, Codes] = {}
@@ -162,16 +166,16 @@ def coded_values(network: Network, integer: frozenset[Step], ranges: Mapping[str
         unit = next((fixed[value] for value in group if value in fixed), None)
         if unit is None and not known:
             return group[0]
-        codes = unit or Codes.of(min(low for low, _ in known), max(high for _, high in known))
+        codes = unit or Codes.of(min(low for low, _ in known), max(high for _, high in known), grid)
         found |= dict.fromkeys(group, codes)
     return found
 
 
-def _unit(step: Step) -> Codes | None:
+def _unit(step: Step, grid: Grid) -> Codes | None:
     """The codes of what always lies between 0 and 1."""
     if isinstance(step, Sigmoid):
-        return UNIT
-    return Codes.of(0.0, 1.0) if isinstance(step, Affine) and (step.low, step.high) == (0.0, 1.0) else None
+        return UNIT if grid == BYTES else Codes.of(0.0, 1.0, grid)
+    return Codes.of(0.0, 1.0, grid) if isinstance(step, Affine) and (step.low, step.high) == (0.0, 1.0) else None
 
 
 def _leaves_codes(step: Step, readers: Mapping[str, Sequence[Step]], integer: frozenset[Step]) -> bool:
@@ -188,6 +192,7 @@ def made_plan(
     method: Method,
     kept: Mapping[Step, str] | None = None,
     coder: Coder | None = None,
+    grid: Grid = BYTES,
 ) -> Plan:
     """The plan for ``network`` with ranges by ``method``; what has no known range stays in floating point.
 
@@ -198,7 +203,7 @@ def made_plan(
     held = dict(kept or {}) | unsized(network) | apart(network, ranges)
     while True:
         integer = placed(network, held)
-        codes = coded_values(network, integer, ranges)
+        codes = coded_values(network, integer, ranges, grid)
         if not isinstance(codes, str):
             break
         unknown = codes
@@ -209,7 +214,7 @@ def made_plan(
         for step in integer
         if isinstance(step, Linear | Transposed)
     }
-    return Plan(network, integer, codes, weights, held)
+    return Plan(network, integer, codes, weights, held, grid)
 
 
 def _moments(

@@ -23,18 +23,38 @@ LEAST: Final = 1e-30
 
 
 @dataclass(frozen=True, slots=True)
+class Grid:
+    """What codes there are."""
+
+    steps: int = STEPS
+    """The last code; the first is zero."""
+    symmetric: bool = False
+    """Whether the code in the middle stands for zero, as some integer kernels need: signed codes are written then."""
+
+
+BYTES: Final = Grid()
+SIGNED: Final = Grid(symmetric=True)
+WORDS: Final = Grid((1 << 16) - 1)
+
+
+@dataclass(frozen=True, slots=True)
 class Codes:
-    """Unsigned bytes: ``value = scale * (code - zero)``."""
+    """Unsigned integers: ``value = scale * (code - zero)``."""
 
     scale: float
     zero: int
+    steps: int = STEPS
+    """The last code."""
 
     @staticmethod
-    def of(low: float, high: float) -> Codes:
+    def of(low: float, high: float, grid: Grid = BYTES) -> Codes:
         """Codes that reach from ``low`` to ``high``, and have one for zero."""
         low, high = min(low, 0.0), max(high, 0.0)
-        scale = float(np.float32(max(high - low, LEAST) / STEPS))
-        return Codes(scale, int(np.clip(np.round(-low / scale), 0, STEPS)))
+        if grid.symmetric:
+            middle = (grid.steps + 1) // 2
+            return Codes(float(np.float32(max(-low, high, LEAST) / (middle - 1))), middle, grid.steps)
+        scale = float(np.float32(max(high - low, LEAST) / grid.steps))
+        return Codes(scale, int(np.clip(np.round(-low / scale), 0, grid.steps)), grid.steps)
 
     @property
     def low(self) -> float:
@@ -44,13 +64,14 @@ class Codes:
     @property
     def high(self) -> float:
         """The greatest value."""
-        return self.scale * (STEPS - self.zero)
+        return self.scale * (self.steps - self.zero)
 
-    def code(self, values: Array) -> NDArray[np.uint8]:
+    def code(self, values: Array) -> NDArray[np.uint8 | np.uint16]:
         """The nearest codes; infinities are the first and the last."""
         with np.errstate(over="ignore"):
-            steps = np.round(np.clip(values / self.scale, -2.0 * STEPS, 2.0 * STEPS))
-        return np.clip(steps + self.zero, 0, STEPS).astype(np.uint8)
+            counted = np.round(np.clip(values / self.scale, -2.0 * self.steps, 2.0 * self.steps))
+        found = np.clip(counted + self.zero, 0, self.steps)
+        return found.astype(np.uint8 if self.steps == STEPS else np.uint16)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from normfold.backends.onnx.integers.read import read_network
 from normfold.backends.onnx.integers.simulated import emit_simulated
 from normfold.backends.onnx.integers.stepwise import emit_stepwise
 from normfold.backends.onnx.integers.tables import narrow_tables
-from normfold.core.integers.form import integer_form
+from normfold.core.integers.form import integer_form, portable_form
 from normfold.core.integers.plan import Plan
 from normfold.core.integers.ranges import min_max
 from normfold.core.integers.steps import SHARING, Floating, Linear, Network, Step, Transposed
@@ -25,8 +25,10 @@ from normfold.core.integers.weights import FULL, REDUCED, Coder
 from normfold.errors import UsageError
 from normfold.models.dataset import Dataset
 from normfold.models.source import runnable
+from normfold.passes.quantize.dialects import dialect, grid_of
 from normfold.passes.quantize.figures import Choice, Format, NodeFigures
 from normfold.passes.quantize.outputs import Loss, run, split
+from normfold.passes.quantize.placement import quicker_in_floats, reason
 from normfold.passes.quantize.recipe import Mixture, Quantized, Stepwise, Work
 from normfold.passes.quantize.statistics import Gathered, gathered, recorded
 from normfold.passes.quantize.tuning import Tuner, Tuning
@@ -53,12 +55,14 @@ def integers(work: Work) -> Sequence[Quantized]:
     narrow_tables(folded)
     graph = OnnxGraph(folded, CHECKER.infer)
     plain = read_network(graph)
-    network = integer_form(plain)
+    network = integer_form(plain) if dialect(work.ep).for_cpu else portable_form(plain)
     model = graph.model
     if not any(isinstance(step, Linear | Transposed) for step in network.steps):
         return []
     found = _statistics(work, model, plain, network)
-    made = _Made.of(work, model, Tuning(network, found.seen, min_max, Coder(_largest(work))), found)
+    floats = quicker_in_floats(network, work.ep, work.formats[-1])
+    start = Tuning(network, found.seen, min_max, Coder(_largest(work)), floats, grid_of(work.ep, work.width))
+    made = _Made.of(work, model, start, found)
     return made.quantized(frozenset()) if made.tuning.plan().weights else []
 
 
@@ -101,7 +105,7 @@ class _Made:
     def quantized(self, floating: frozenset[str]) -> list[Quantized]:
         """The model in each format."""
         plan = self.plan(floating)
-        nodes = tuple(_figures(step, plan) for step in plan.network.steps)
+        nodes = tuple(_figures(step, plan, self.work) for step in plan.network.steps)
         simulation = emit_simulated(self.model.clone(), plan)
         mixture = None
         if self.held_out is not None:
@@ -110,7 +114,7 @@ class _Made:
         return [
             Quantized(
                 EMITTERS[form](self.model.clone(), plan).write(),
-                "int8",
+                self.work.width,
                 form,
                 nodes,
                 simulation.clone(),
@@ -152,9 +156,9 @@ def _largest(work: Work) -> int:
     return REDUCED if work.ep == "cpu" and saturates() else FULL
 
 
-def _figures(step: Step, plan: Plan) -> NodeFigures:
+def _figures(step: Step, plan: Plan, work: Work) -> NodeFigures:
     integer = step in plan.integer
     because = ""
     if not integer:
-        because = step.because if isinstance(step, Floating) else plan.kept.get(step, "its neighbours are")
-    return NodeFigures(step.name, step.operator, "int8" if integer else "fp32", because)
+        because = reason(step, work.ep) if isinstance(step, Floating) else plan.kept.get(step, "its neighbours are")
+    return NodeFigures(step.name, step.operator, work.width if integer else "fp32", because)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from normfold.core.integers.gelu import with_fitted_gelu
 from normfold.core.integers.plan import Plan, made_plan
-from normfold.core.integers.ranges import METHODS, Method, Seen
+from normfold.core.integers.ranges import BYTES, METHODS, Grid, Method, Seen
 from normfold.core.integers.rounding import Spread
 from normfold.core.integers.steps import Linear, Network, Step
 from normfold.core.integers.weights import Coder
@@ -25,10 +25,14 @@ class Tuning:
     seen: Mapping[str, Seen]
     method: Method
     coder: Coder
+    floats: Mapping[Step, str] = field(default_factory=dict)
+    """Steps that are quicker in floating point, and why."""
+    grid: Grid = BYTES
+    """Of the codes of values."""
 
     def plan(self, kept: Mapping[Step, str] | None = None) -> Plan:
-        """What it comes to; ``kept`` stay in floating point."""
-        return made_plan(self.network, self.seen, self.method, kept, self.coder)
+        """What it comes to; ``kept`` stay in floating point, too."""
+        return made_plan(self.network, self.seen, self.method, {**self.floats, **(kept or {})}, self.coder, self.grid)
 
 
 @dataclass(slots=True)

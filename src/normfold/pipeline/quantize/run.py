@@ -79,7 +79,7 @@ class Asked:
         """Those to try, the last being the one to prefer where two are as fast."""
         if self.format != "auto":
             return (self.format,)
-        return FORMATS if self.ep == PROVIDER and self.measured else ("qdq",)
+        return FORMATS if self.ep == PROVIDER and self.measured and self.width != "a16w8" else ("qdq",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +249,8 @@ class _Job:
         return replace(one, point=replace(one.point, accuracy=self.judge.unoptimised(accuracy, one.runs)))
 
     def _setting(self) -> Setting:
-        return Setting(self.asked.conditions, self.asked.inputs, self.asked.seed, self.asked.progress)
+        asked = self.asked
+        return Setting(asked.conditions, asked.inputs, asked.seed, asked.progress, asked.ep)
 
     def _proof(self, one: _Tried) -> Verification:
         return proven(self.evaluator, one.quantized, one.runs, self.folded, self.setup, self.calibration)

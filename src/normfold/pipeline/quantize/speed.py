@@ -17,6 +17,8 @@ from normfold.models.data import UserInputs
 from normfold.passes.quantize.figures import Bounds, Latency
 from normfold.records import Progress
 from normfold.runtime import Runnable
+from normfold.runtime.providers import DEFAULT
+from normfold.runtime.session_profile import SessionProfile
 
 SECONDS: Final = 40.0
 """For the processes of one comparison, at most."""
@@ -46,6 +48,7 @@ class Setting:
     given: UserInputs
     seed: int
     progress: Progress
+    ep: str = DEFAULT
 
 
 def times(
@@ -62,9 +65,10 @@ def times(
     effort = Effort(time_limit=SECONDS if left is None else min(SECONDS, SHARE * left))
     if roughly:
         effort = replace(effort, first=1, most=1, per_process=ROUGHLY, copies=1, control=False)
+    profile = SessionProfile(provider=setting.ep)
     with ExitStack() as stack:
-        candidates = [stack.enter_context(open_candidate(source.file, REFERENCE))]
-        candidates += [stack.enter_context(open_candidate(one.file, str(i))) for i, one in enumerate(models)]
+        candidates = [stack.enter_context(open_candidate(source.file, REFERENCE, profile))]
+        candidates += [stack.enter_context(open_candidate(one.file, str(i), profile)) for i, one in enumerate(models)]
         experiment = Experiment(_named(candidates), conditions, effort, setting.given, seed=setting.seed, rtol=ANY)
         cell = measure(experiment, setting.progress)
     if cell.refused is not None:

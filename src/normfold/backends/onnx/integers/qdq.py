@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 
-from normfold.backends.onnx.integers.emitter import Emitter
+from normfold.backends.onnx.integers.emitter import MICROSOFT, Emitter
 from normfold.core.integers import steps
 from normfold.core.integers.plan import Plan
-from normfold.core.integers.ranges import STEPS, Codes
+from normfold.core.integers.ranges import BYTES, STEPS, Codes
 from normfold.core.integers.steps import Linear, Step
 from normfold.core.integers.weights import WeightCodes
+
+LONG: Final = 21
+"""The first opset whose quantisers have codes of sixteen bits; before it, ONNX Runtime has them."""
 
 
 class QdqEmitter(Emitter):
@@ -22,10 +26,14 @@ class QdqEmitter(Emitter):
         super().__init__(model, plan)
         self._codes: dict[str, ir.Value] = {}
         self._reader: Step | None = None
+        self._plain = plan.grid == BYTES
+        """Whether clamps cost nothing, or are a maximum and a minimum of codes."""
+        opset = model.opset_imports.get("", 0)
+        self._domain = MICROSOFT if plan.grid.steps > STEPS and opset < LONG else ""
 
     def integer(self, step: Step) -> None:
         """Write ``step`` between quantisers; bounds by channel act on the codes themselves."""
-        if isinstance(step, steps.ChannelClamp):
+        if isinstance(step, steps.ChannelClamp) and self._plain:
             self._codes[step.output] = self._bounded(step, self.codes(step.inputs[0]))
             return
         self._reader = step
@@ -39,13 +47,16 @@ class QdqEmitter(Emitter):
     def _written(self, step: Step) -> ir.Value:
         if isinstance(step, steps.Clamped):
             free = replace(step, low=-np.inf, high=np.inf)
-            if step in self.plan.weights:
-                return self._linear(step, free)
-            return self.floating(replace(free, scale=np.ones(())) if isinstance(free, steps.Affine) else free)
+            if isinstance(step, Linear):
+                made = self._linear(step)
+            else:
+                made = self.floating(replace(free, scale=np.ones(())) if isinstance(free, steps.Affine) else free)
+            return made if self._plain else self.clamped(step, made)
         return self.floating(replace(step, factor=1.0) if isinstance(step, steps.Sigmoid) else step)
 
-    def _linear(self, step: Step, free: Step) -> ir.Value:
-        if not isinstance(step, Linear) or step.window is not None or self.plan.network.rank(step.inputs[0]) == 2:
+    def _linear(self, step: Linear) -> ir.Value:
+        free = replace(step, low=-np.inf, high=np.inf)
+        if step.window is not None or self.plan.network.rank(step.inputs[0]) == 2:
             return self.floating(free)
         # The bias of a product over more than two axes would be an addition of its own.
         x = self.float_of(step.inputs[0])
@@ -62,7 +73,7 @@ class QdqEmitter(Emitter):
 
     def dequantized(self, value: str) -> ir.Value:
         """``value`` in floating point."""
-        return self.node("DequantizeLinear", [self.codes(value), *self._step_of(value)])
+        return self.node("DequantizeLinear", [self.codes(value), *self._step_of(value)], domain=self._domain)
 
     def float_of(self, value: str) -> ir.Value:
         """``value`` in floating point; for a step that runs on codes, dequantised for it alone."""
@@ -70,7 +81,7 @@ class QdqEmitter(Emitter):
             return super().float_of(value)
         factor = self._reader.factor if isinstance(self._reader, steps.Sigmoid) else 1.0
         factor = float(self._reader.scale) if isinstance(self._reader, steps.Affine) else factor
-        return self.node("DequantizeLinear", [self.codes(value), *self._step_of(value, factor)])
+        return self.node("DequantizeLinear", [self.codes(value), *self._step_of(value, factor)], domain=self._domain)
 
     def weight(self, step: Linear) -> tuple[ir.Value, ir.Value]:
         """The weight and the bias of a step, dequantised from their codes where it runs on codes."""
@@ -89,13 +100,15 @@ class QdqEmitter(Emitter):
     def _step_of(self, value: str, factor: float = 1.0) -> tuple[ir.Value, ir.Value]:
         codes = self.codes_of(value)
         scale = self.constant(np.asarray(codes.scale * factor, np.float32), "scale")
-        return scale, self.constant(np.asarray(codes.zero, np.uint8), "zero")
+        if self.plan.grid.symmetric:
+            return scale, self.constant(np.zeros((), np.int8 if codes.steps == STEPS else np.int16), "zero")
+        return scale, self.constant(np.asarray(codes.zero, np.uint8 if codes.steps == STEPS else np.uint16), "zero")
 
     def _quantized(self, made: ir.Value, value: str) -> ir.Value:
-        return self.node("QuantizeLinear", [made, *self._step_of(value)])
+        return self.node("QuantizeLinear", [made, *self._step_of(value)], domain=self._domain)
 
     def _cut_off(self, step: Step, made: ir.Value) -> ir.Value:
-        if not isinstance(step, steps.Clamped):
+        if not isinstance(step, steps.Clamped) or not self._plain:
             return made
         codes = self.codes_of(step.output)
         low, high = (codes.code(np.asarray(bound)) for bound in (step.low, step.high))

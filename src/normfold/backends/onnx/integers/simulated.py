@@ -11,7 +11,7 @@ import onnx_ir as ir
 from normfold.backends.onnx.integers.emitter import Emitter
 from normfold.core.integers import steps
 from normfold.core.integers.plan import Plan
-from normfold.core.integers.ranges import STEPS, Codes
+from normfold.core.integers.ranges import Codes
 from normfold.core.integers.steps import Linear, Step
 
 
@@ -66,7 +66,9 @@ class SimulatedEmitter(Emitter):
 
     def _round(self, value: ir.Value, codes: Codes) -> ir.Value:
         scale = self.constant(np.asarray(codes.scale, np.float32), "scale")
-        low, high = (self.constant(np.asarray(end, np.float32), "end") for end in (-codes.zero, STEPS - codes.zero))
+        low, high = (
+            self.constant(np.asarray(end, np.float32), "end") for end in (-codes.zero, codes.steps - codes.zero)
+        )
         counted = self.node("Round", [self.node("Div", [value, scale])])
         return self.node("Mul", [self.node("Clip", [counted, low, high]), scale])
 

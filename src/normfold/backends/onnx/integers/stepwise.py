@@ -43,7 +43,9 @@ class _Twin(SimulatedEmitter):
             return self._relative(self._real.float_of(step.output), wanted)
         codes = self.codes_of(step.output)
         unit = self.constant(np.asarray(codes.scale, np.float32), "scale")
-        low, high = (self.constant(np.asarray(end, np.float32), "end") for end in (-codes.zero, STEPS - codes.zero))
+        low, high = (
+            self.constant(np.asarray(end, np.float32), "end") for end in (-codes.zero, codes.steps - codes.zero)
+        )
         counted = self.node("Clip", [self.node("Div", [wanted, unit]), low, high])
         made = self.node("Div", [self.float_of(step.output), unit])
         return self._largest(self.node("Sub", [made, counted]))
