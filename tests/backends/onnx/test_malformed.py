@@ -129,6 +129,15 @@ MALFORMED = {
         f"{NORM}, float eps={{1e-5}}, float[4] k={{1,2,3,4}}",
         outputs="float[] y, seq(float[]) z",
     ),
+    "a product that is stated to hold words": written(
+        ["r = Sigmoid(x)", "t = Mul(r, k)", "n = Add(t, k)", "h = MatMul(n, w)", "y = Add(h, c)"],
+        "float[3] k={1,2,3}, float[3,4] w={1,0,0,0, 0,1,0,0, 0,0,1,0}, float[4] c={1,2,3,4}, string[3] h",
+        x="float[2,5,3] x",
+    ),
+    "a transposed convolution of any number of groups": written(
+        [N, f"y = ConvTranspose<group={2**63 - 1}>(n, w)"],
+        f"{NORM}, float[3,2,1,1] w={{1,1,1,1,1,1}}",
+    ),
     "a norm written out with constants of two sizes": written(
         [
             "m = ReduceMean<axes=[-1]>(x)",

@@ -170,8 +170,10 @@ def _size_convolution(node: ir.Node) -> None:
     tensor = None if weight is None else _stored(weight)
     if weight is None or tensor is None or len(tensor.shape) < 3:
         return
-    output, dims = node.outputs[0], tensor.shape.numpy()
-    channels = dims[0] if node.op_type == "Conv" else dims[1] * node.attributes.get_int("group", 1)
+    output, dims, groups = node.outputs[0], tensor.shape.numpy(), node.attributes.get_int("group", 1)
+    if not 0 < groups <= dims[0]:
+        return
+    channels = dims[0] if node.op_type == "Conv" else dims[1] * groups
     output.shape = ir.Shape([None, channels, *[None] * (len(dims) - 2)])
     if output.type is None:
         output.type = None if weight.dtype is None else ir.TensorType(weight.dtype)

@@ -297,9 +297,9 @@ class Writer:
         return output
 
     def _dtype(self, value: ir.Value) -> ir.DataType:
-        """The type of ``value``; where the model does not say, that of its producer's constant operand."""
+        """The type of ``value``; where the model states none that it can have, that of a constant of its producer."""
         known = self.shapes.dtype(value)
-        if known is not None:
+        if known is not None and known.is_floating_point():
             return known
         producer = value.producer()
         tensors = (self.constants.find(v) for v in (producer.inputs if producer else ()) if v is not None)
