@@ -1,6 +1,7 @@
 """Rounding by second moments: errors that the other weights take back."""
 
 import numpy as np
+import pytest
 
 from normfold.core.integers.ranges import Codes
 from normfold.core.integers.rounding import Spread, rounded
@@ -80,3 +81,17 @@ def test_the_bias_takes_back_what_rounding_makes_of_the_mean():
     wanted = INPUTS @ given.T
     assert np.abs((outputs - wanted).mean(0)).max() < 0.02 * wanted.std()
     assert np.abs((INPUTS @ found.values().T - wanted).mean(0)).max() > 0.02 * wanted.std()
+
+
+def test_a_covariance_that_rounding_has_left_indefinite() -> None:
+    """As means do that are large beside their deviations: it is damped more, and where nothing helps not used."""
+    given = weight(8, 24)
+    scale = np.abs(given).max(1)[None] / 7
+    once = spread_of(INPUTS)
+    for share in (0.05, 100.0):
+        shift = share * np.einsum("gkk->gk", once.covariance).mean()
+        lowest = np.linalg.eigvalsh(once.covariance).min()
+        spread = Spread(once.mean, once.covariance - (lowest + shift) * np.eye(24))
+        with pytest.raises(np.linalg.LinAlgError):
+            np.linalg.cholesky(spread.covariance)
+        assert np.isfinite(rounded(given[None], scale, spread, 7)).all()

@@ -6,6 +6,7 @@ only the covariance counts.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,12 +58,12 @@ def rounded(weight: Array, scale: Array, spread: Spread, largest: int) -> Array:
     plain = np.clip(np.rint(weight / unit), -largest, largest)
     variance = np.einsum("gkk->gk", spread.covariance)
     order = np.argsort(-variance, axis=1, kind="stable")
-    damping = DAMPING * variance.mean(axis=1) + np.finfo(np.float64).tiny ** 0.5
     size = weight.shape[2]
     pairs = order[:, :, None] * size + order[:, None, :]
     sorted_pairs = np.take_along_axis(spread.covariance.reshape(len(order), -1), pairs.reshape(len(order), -1), axis=1)
-    damped = sorted_pairs.reshape(spread.covariance.shape) + damping[:, None, None] * np.eye(size)
-    upper = np.linalg.cholesky(np.linalg.inv(damped)).transpose(0, 2, 1)
+    upper = _factor_of_inverse(sorted_pairs.reshape(spread.covariance.shape))
+    if upper is None:
+        return plain
     left = np.take_along_axis(weight, order[:, None, :], axis=2)
     codes = np.empty_like(left)
     for k in range(size):
@@ -72,6 +73,21 @@ def rounded(weight: Array, scale: Array, spread: Spread, largest: int) -> Array:
     back = np.take_along_axis(codes, np.argsort(order, axis=1)[:, None, :], axis=2)
     better = _loss(back * unit - weight, spread) < _loss(plain * unit - weight, spread)
     return np.asarray(np.where(better[:, :, None], back, plain))
+
+
+def _factor_of_inverse(covariance: Array) -> Array | None:
+    """The upper triangular ``U`` with ``U^T U`` the inverse of a damped ``covariance``; None where it has no use.
+
+    What rounding left of it may have negative eigenvalues, as many as the means are large; then it is damped more.
+    """
+    variance = np.einsum("gkk->gk", covariance).mean(axis=1)
+    backwards, unit = covariance[:, ::-1, ::-1], np.eye(covariance.shape[1])
+    for share in (DAMPING, 10 * DAMPING, 100 * DAMPING):
+        damping = share * variance + np.finfo(np.float64).tiny ** 0.5
+        with suppress(np.linalg.LinAlgError):
+            lower = np.linalg.cholesky(backwards + damping[:, None, None] * unit)
+            return np.asarray(np.linalg.inv(lower)[:, ::-1, ::-1])
+    return None
 
 
 def _loss(error: Array, spread: Spread) -> Array:
