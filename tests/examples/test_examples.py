@@ -13,7 +13,7 @@ import pytest
 import normfold
 from normfold.verbs.demo.network import network
 
-SLOW = {"sentence_embeddings"}
+SLOW = {"camera_on_a_board", "sentence_embeddings"}
 EXAMPLES = [
     pytest.param(script, id=script.stem, marks=[pytest.mark.slow] if script.stem in SLOW else [])
     for script in sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.py"))

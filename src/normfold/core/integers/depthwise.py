@@ -8,12 +8,22 @@ from dataclasses import replace
 import numpy as np
 
 from normfold.core.algebra import Window
-from normfold.core.integers.steps import Affine, AveragePool, Linear, Network, Step
+from normfold.core.integers.steps import Affine, AveragePool, Floating, Linear, Network, Step
 
 
 def with_depthwise(network: Network) -> Network:
-    """``network`` with maps that no weight took, and means over windows, as convolutions of each channel alone."""
-    return replace(network, steps=tuple(_depthwise(network, step) for step in network.steps))
+    """``network`` with maps that no weight took, and means over windows, as convolutions of each channel alone.
+
+    A map of what is no code yet stays: its result is rounded once either way.
+    """
+    coded = {step.output for step in network.steps if not isinstance(step, Floating)}
+    return replace(
+        network,
+        steps=tuple(
+            step if isinstance(step, Affine) and step.inputs[0] not in coded else _depthwise(network, step)
+            for step in network.steps
+        ),
+    )
 
 
 def _depthwise(network: Network, step: Step) -> Step:
