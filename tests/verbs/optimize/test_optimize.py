@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import numpy as np
@@ -20,6 +21,9 @@ from folding import array, model
 from normfold.cli.application import run
 from normfold.errors import NormfoldError
 from normfold.measure.candidate import Effort
+from normfold.measure.statistics import Comparison, Interval
+from normfold.measure.tune.changes import Change
+from normfold.measure.tune.search import Trial
 from normfold.pipeline.stages import digest
 from normfold.report.schema import schema
 
@@ -305,3 +309,36 @@ def test_quantising_within_the_budget(net: Path, tmp_path: Path) -> None:
     assert quantized["refused"]["code"] in ("budget-missed", "not-faster")
     assert result.document()["accuracy"] is None or result.document()["accuracy"]["drop"] <= 1e-9
     whole(result)
+
+
+def test_session_settings_are_written_where_they_pay(
+    net: Path, done: normfold.OptimizeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ratio = Interval(0.8, 0.79, 0.81)
+    change = Change("basic optimisations", "level", {"options": {"graph_optimization_level": "ORT_ENABLE_BASIC"}})
+    trial = Trial("confirmed", (change,), Comparison(ratio, 0.01, found=True, verdict="faster"))
+    profile = normfold.SessionProfile(options={"graph_optimization_level": "ORT_ENABLE_BASIC"})
+    tuned = SimpleNamespace(confirmed=trial, better=True, profile=profile)
+    monkeypatch.setattr("normfold.verbs.optimize.job.tune", lambda *_, **__: tuned)
+    result = normfold.optimize(net, output=net.parent / "tuned", effort=QUICK, threads=1)
+    found = whole(result)["result"]
+    assert found["files"]["session"] == "session.json"
+    assert json.loads((net.parent / "tuned" / "session.json").read_text()) == profile.to_json()
+    assert "open_session" in "".join(found["load"])
+    scope = {"inputs": {"x": np.zeros((1, 4, 12, 12), np.float32)}}
+    exec("\n".join(found["load"]), scope)  # noqa: S102 - that is what they are for
+    assert scope["outputs"][0].shape == (1, 8)
+    assert "0.8x of that time again (0.79 to 0.81)" in str(result)
+    plain = normfold.optimize(net, output=net.parent / "tuned", effort=QUICK, threads=1, without=("tune",))
+    assert plain.document()["session"] is None
+    assert not (net.parent / "tuned" / "session.json").exists()
+
+
+def test_one_process_has_no_interval(done: normfold.OptimizeResult) -> None:
+    found = json.loads(json.dumps(done.document()))
+    for one in found["times"].values():
+        one["ratio"] |= {"low": None, "high": None}
+    found["figures"]["after"]["ms"] |= {"low": None, "high": None}
+    said = str(normfold.OptimizeResult(found))
+    assert "inf" not in said.replace("inference", "").replace("InferenceSession", "")
+    assert "no interval" in said or found["chosen"] == "source"

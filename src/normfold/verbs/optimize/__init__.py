@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
     from normfold.models.source import OnnxModel
 
-EFFORT: Final = Effort()
+EFFORT: Final = Effort(half_width=0.01, most=8, copies=1, time_limit=300.0)
+"""Less than `bench` makes of it: it decides between a few models, and takes a minute for a small one."""
 SECONDS: Final = 900.0
 """Time limit where none is given."""
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from normfold.pipeline.stages import Json
 from normfold.report.blocks import Block, Blocks, Code, Heading, KeyValues, Paragraph, Verdict
-from normfold.report.words import counts_sentence
+from normfold.report.words import counts_sentence, plural
 from normfold.verbs.optimize.result import (
     before_after,
     decision_of,
@@ -86,6 +86,10 @@ def _limits(found: Json) -> Iterator[str]:
     if found["chosen"] == "quantize":
         width = found["quantized"] and next((one["width"] for one in found["quantized"] if not one["because"]), "int8")
         yield f"It computes in {width}: outputs differ from the source's, within the budget stated above."
+    remarked: dict[str, list[str]] = {}
     for norm in found["inspected"]:
-        if norm["health"]:
-            yield f"The statistics of {norm['site']}: {', '.join(norm['health'])}."
+        for remark in norm["health"]:
+            remarked.setdefault(remark, []).append(norm["site"])
+    for remark, sites in remarked.items():
+        also = f" and {plural(len(sites) - 1, 'norm')} more" if len(sites) > 1 else ""
+        yield f"The statistics of {sites[0]}{also}: {remark}."

@@ -21,6 +21,7 @@ from normfold.limits import limited
 from normfold.measure.documents import comparison_record, figure_record
 from normfold.measure.figures import Cell
 from normfold.measure.run import between
+from normfold.measure.statistics import Comparison
 from normfold.models.dataset import read_dataset
 from normfold.models.shifts import shifted
 from normfold.models.source import onnx_source
@@ -419,6 +420,7 @@ def _chosen(done: BenchResult, made: list[StageName], refused: dict[str, Json]) 
     """Figures, and which model to hand over: never one that is slower than the source.
 
     What only folds is kept unless it is slower; what converts or quantises has to be faster than the best so far.
+    A quantised model was found to be that before: it stays where this measurement cannot tell.
     """
     cell = done.cells[0]
     names = {stage: model.name for stage, model in zip(made, done.models[1:], strict=True)}
@@ -428,8 +430,7 @@ def _chosen(done: BenchResult, made: list[StageName], refused: dict[str, Json]) 
     for stage, name in names.items():
         against = between(cell, done.effort, best, name)
         steps[stage] = {"against": label, **comparison_record(against)}
-        verdict = cell.comparisons[name].verdict
-        if verdict == "slower" or (stage != "fold" and against.verdict != "faster"):
+        if cell.comparisons[name].verdict == "slower" or not _gains(stage, against):
             refused[stage] = _too_slow(cell.comparisons[name].ratio.value, label, against.ratio.value)
         else:
             best, label = name, stage
@@ -442,6 +443,12 @@ def _chosen(done: BenchResult, made: list[StageName], refused: dict[str, Json]) 
         "comparisons": {stage: _compared(cell, name) for stage, name in names.items()},
         "warnings": list(cell.warnings),
     }
+
+
+def _gains(stage: StageName, against: Comparison) -> bool:
+    """Whether a stage's result is worth having, given its time over that of the best before it."""
+    seems = against.verdict == "inconclusive" and against.ratio.value < 1.0
+    return stage == "fold" or against.verdict == "faster" or (stage == "quantize" and seems)
 
 
 def _compared(cell: Cell, name: str) -> Json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -167,10 +168,15 @@ def _dots(points: Sequence[Json]) -> list[Dot]:
     for one in points:
         ratio, accuracy = one["latency"]["ratio"], one["accuracy"]
         change = accuracy["difference"]
-        ends = tuple(accuracy["before"] + change[end] for end in ("value", "low", "high"))
         label = f"{one['name']}, {one['width']}"
-        dots.append(Dot(label, (ratio["value"], ratio["low"], ratio["high"]), (*ends,), one["chosen"]))
+        dots.append(Dot(label, _bounded(ratio), _bounded(change, accuracy["before"]), one["chosen"]))
     return dots
+
+
+def _bounded(bounds: Json, start: float = 0.0) -> tuple[float, float, float]:
+    """Value and ends from ``start`` on; an end that is unknown is beyond every scale."""
+    value, low, high = (bounds[name] for name in ("value", "low", "high"))
+    return start + value, -math.inf if low is None else start + low, math.inf if high is None else start + high
 
 
 def _health(found: Json) -> str:

@@ -15,6 +15,7 @@ from normfold.records import Certificate, Decision, Probe, Refusal, Verification
 from normfold.report.blocks import (
     Block,
     Blocks,
+    Cell,
     Code,
     Column,
     Detail,
@@ -167,19 +168,26 @@ def scored(accuracy: Json, side: str) -> str:
     return f"{accuracy[side]:.2f}" if accuracy["unit"] == "points" else f"{accuracy[side]:.5g}"
 
 
-def milliseconds(bounds: Json) -> Interval:
+def milliseconds(bounds: Json) -> Cell:
     """A time as a report shows it."""
-    return Interval(bounds["value"], *_ends(bounds), unit=" ms")
+    return _with_bounds(bounds, " ms")
 
 
-def ratio_of(bounds: Json, label: str = "") -> Interval:
+def ratio_of(bounds: Json) -> Cell:
     """A ratio of times as a report shows it."""
-    return Interval(bounds["value"], *_ends(bounds), label, "x")
+    return _with_bounds(bounds, "x")
 
 
-def _ends(bounds: Json) -> tuple[float, float]:
+def _with_bounds(bounds: Json, unit: str) -> Cell:
+    value, low, high = (bounds[name] for name in ("value", "low", "high"))
+    # One process has no spread.
+    return f"{value:.4g}{unit}" if low is None or high is None else Interval(value, low, high, unit=unit)
+
+
+def _span(bounds: Json, digits: str = ".3g") -> str:
+    """The ends of an interval in words."""
     low, high = bounds["low"], bounds["high"]
-    return (0.0 if low is None else low), (float("inf") if high is None else high)
+    return "no interval" if low is None or high is None else f"{low:{digits}} to {high:{digits}}"
 
 
 def refusals(found: Json) -> Blocks:
@@ -197,8 +205,7 @@ def tuned(found: Json) -> Blocks:
     if session is None:
         return ()
     ratio = session["comparison"]["ratio"]
-    low, high = _ends(ratio)
-    said = f"with {session['name']} it takes {ratio['value']:.3g}x of that time again ({low:.3g} to {high:.3g})"
+    said = f"with {session['name']} it takes {ratio['value']:.3g}x of that time again ({_span(ratio)})"
     return (Paragraph(said, "good"),)
 
 
@@ -212,13 +219,11 @@ def verdict_words(found: Json) -> tuple[str, Tone]:
     if compared is None:
         return "the source as it came: nothing that was tried is better", "caution"
     ratio, verdict = compared["ratio"], compared["verdict"]
-    low, high = _ends(ratio)
-    said = f"takes {ratio['value']:.3g}x the time of its source ({low:.3g} to {high:.3g}): {verdict}"
+    said = f"takes {ratio['value']:.3g}x the time of its source ({_span(ratio)}): {verdict}"
     accuracy = found["accuracy"]
     if accuracy is not None:
         change = accuracy["difference"]
-        span = f"{change['low']:+.3g} to {change['high']:+.3g}"
-        said += f"; {accuracy['metric']} {change['value']:+.3g} ({span}) {accuracy['unit']}".rstrip()
+        said += f"; {accuracy['metric']} {change['value']:+.3g} ({_span(change, '+.3g')}) {accuracy['unit']}".rstrip()
         said += f" on {accuracy['samples']} samples"
     return said, JUDGED[verdict]
 
