@@ -7,6 +7,11 @@ as they come, so that cells can be measured one at a time.
 
     python benchmarks/convert.py --garden path/to/garden [--only resnet20] [--pictures 5000] [-o docs/data/convert.json]
     python benchmarks/convert.py --garden path/to/garden --fine-tune
+    python benchmarks/convert.py --matrix
+
+The last one needs no garden: every cell of the matrix on a small network with random weights, one norm between two
+convolutions, in float64, and how far its outputs are from those of its source, by root mean square over deviation.
+Seconds of distillation are those of the processor, since other programs may run beside this one.
 """
 
 from __future__ import annotations
@@ -171,6 +176,128 @@ def measured(garden: Garden, cell: Cell) -> dict[str, Any]:
     }
 
 
+CHANNELS: Final = 16
+SAMPLES: Final = 256
+
+
+def _sources() -> dict[str, Any]:
+    """A module for each kind of norm, by its name."""
+    from torch import nn
+
+    from normfold.backends.torch.modules import BatchLayerNorm, DynamicTanh, FrozenBatchNorm, PositionNorm
+
+    shape = (CHANNELS, 1, 1)
+    return {
+        "batch": nn.BatchNorm2d(CHANNELS),
+        "frozen": FrozenBatchNorm(CHANNELS),
+        "layer": PositionNorm(shape),
+        "rms": PositionNorm(shape, centred=False),
+        "group": nn.GroupNorm(1, CHANNELS),
+        "instance": nn.InstanceNorm2d(CHANNELS, affine=True),
+        "running-instance": nn.InstanceNorm2d(CHANNELS, affine=True, track_running_stats=True),
+        "static-bln": BatchLayerNorm(shape, 8.0),
+        "live-bln": BatchLayerNorm(shape, 8.0, static_features=False),
+        "dyt": DynamicTanh(shape),
+    }
+
+
+def _targets() -> dict[str, Any]:
+    """A module that gamma and beta can be copied into, for each target that has one."""
+    from normfold.backends.torch.modules import StaticAffine
+
+    found = {name: one for name, one in _sources().items() if name not in ("running-instance", "live-bln")}
+    return {**found, "bln": found.pop("static-bln"), "static": StaticAffine((CHANNELS, 1, 1))}
+
+
+def _network(norm: Any, *, normalised: bool = False) -> Any:
+    """``norm`` between two convolutions, all with random constants, in float64."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    first = nn.Conv2d(3, CHANNELS, 3)
+    first = nn.utils.parametrizations.weight_norm(first) if normalised else first
+    net = nn.Sequential(first, norm, nn.ReLU(), nn.Conv2d(CHANNELS, 8, 3)).double()
+    for name, one in (*norm.named_parameters(), *norm.named_buffers()):
+        if one.is_floating_point() and name != "alpha":
+            one.data = torch.rand_like(one) + 0.5 if name.endswith(("weight", "var")) else 0.3 * torch.randn_like(one)
+    with torch.no_grad():
+        x = net[0](torch.from_numpy(_inputs(0)))
+        if getattr(norm, "running_mean", None) is not None:
+            norm.running_mean.copy_(x.mean((0, 2, 3)))
+            norm.running_var.copy_(x.var((0, 2, 3)))
+    return net.eval()
+
+
+def _inputs(seed: int) -> Any:
+    """Pictures with some contrast and brightness of their own."""
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=(SAMPLES, 3, 10, 10)) * generator.uniform(0.5, 1.5, (SAMPLES, 1, 1, 1))
+    return x + 0.5 * generator.normal(size=(SAMPLES, 3, 1, 1))
+
+
+def _deviation(source: Any, result: Any) -> float:
+    """Root mean square deviation of outputs over that of the source, on inputs that nothing was fitted to."""
+    import torch
+
+    x = torch.from_numpy(_inputs(1))
+    with torch.no_grad():
+        wanted, found = source(x), result(x)
+    return float(((found - wanted).square().mean() / wanted.var()).sqrt())
+
+
+def _copy(source: Any, kind: str) -> float | None:
+    """How far a network is from ``source`` whose norm is of ``kind``, with gamma and beta copied."""
+    norm, held = _targets().get(kind), source[1]
+    if norm is None or not hasattr(held, "weight"):
+        return None
+    result = copy.deepcopy(source)
+    result[1] = norm.double()
+    for name in ("weight", "bias"):
+        getattr(norm, name).data = getattr(held, name).data.reshape(getattr(norm, name).shape).clone()
+    return _deviation(source, result.eval())
+
+
+def matrix_cell(kind: str, target: str) -> dict[str, Any]:
+    """What becomes of a norm of ``kind`` that is to be a ``target``."""
+    import torch
+    from torch import nn
+
+    import normfold
+
+    norm = nn.Identity() if kind == "weight" else _sources()[kind]
+    source = _network(norm, normalised=kind == "weight")
+    x = _inputs(0)
+    found: dict[str, Any] = {"from": kind, "to": target, "copied": None if kind == "weight" else _copy(source, target)}
+    try:
+        given = {"needs_training": True, "calibrate": x, "verify": False, "source": kind}
+        result = normfold.convert(source, (torch.from_numpy(x[:4]),), to=target, **given)
+    except normfold.NormfoldError as error:
+        return found | {"label": None, "deviation": None, "because": str(error)}
+    one = result.decisions[0]
+    because = "; ".join(refusal.because for refusal in one.refused_by)
+    if one.outcome != "converted":
+        return found | {"label": None, "deviation": None, "because": because}
+    return found | {"label": one.label, "deviation": _deviation(source, result.model), "because": ""}
+
+
+def matrix(path: Path) -> int:
+    """Print every cell, and put it into the file at ``path``."""
+    from normfold.passes.convert import KINDS, TARGETS
+
+    rows = []
+    for kind in KINDS:
+        for target in TARGETS:
+            found = matrix_cell(kind, target)
+            rows.append(found)
+            beside = "-" if found["copied"] is None else f"{found['copied']:.2g}"
+            what = f"{found['label']} {found['deviation']:.2g}" if found["label"] else f"kept: {found['because']}"
+            print(f"{kind} -> {target}: {what} (gamma and beta copied: {beside})", flush=True)
+    held = json.loads(path.read_text()) if path.exists() else {"cells": []}
+    path.write_text(json.dumps(held | {"matrix": rows}, indent=1) + "\n")
+    return 0
+
+
 def trained(network: Any, garden: Garden, seed: int, epochs: int) -> Any:
     """``network`` fine-tuned on the calibration pictures and their labels, two at a time."""
     import torch
@@ -223,7 +350,7 @@ def store(path: Path, result: Mapping[str, Any]) -> None:
     """Put ``result`` into the file, in place of what it held of that cell."""
     held = json.loads(path.read_text()) if path.exists() else {"cells": []}
     kept = [one for one in held["cells"] if one["cell"] != result["cell"]]
-    path.write_text(json.dumps({"cells": [*kept, dict(result)]}, indent=1) + "\n")
+    path.write_text(json.dumps(held | {"cells": [*kept, dict(result)]}, indent=1) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -234,12 +361,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--skip", default="\0", help="cells whose names do not hold this")
     parser.add_argument("--pictures", type=int, default=5000)
     parser.add_argument("--fine-tune", action="store_true", help="the fine-tuning at small batches instead")
+    parser.add_argument("--matrix", action="store_true", help="every cell of the matrix on a small random network")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/data/convert.json"))
     options = parser.parse_args(arguments)
     import torch
 
     torch.set_num_threads(1)
+    if options.matrix:
+        return matrix(options.output)
+    from normfold.passes.convert.calibrated import distill
+
+    distill.CLOCK = time.process_time
     garden = Garden(options.garden, options.pictures)
     if options.fine_tune:
         store(options.output, fine_tuned(garden, options.epochs))

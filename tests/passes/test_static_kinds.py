@@ -11,7 +11,7 @@ from torch import nn
 
 import normfold
 from folding import array, model, run
-from normfold.backends.torch.modules import BatchLayerNorm, DynamicTanh, FrozenBatchNorm, StaticAffine
+from normfold.backends.torch.modules import BatchLayerNorm, DynamicTanh, FrozenBatchNorm, PositionNorm, StaticAffine
 from normfold.passes.convert.batch_to_dyt import REACH, SIGMAS
 from normfold.records import Decision
 
@@ -236,6 +236,14 @@ def test_an_rms_norm_becomes_one_only_where_its_input_has_no_mean() -> None:
     decision = only(normfold.convert(net, (x,), to="bln").decisions)
     assert decision.certificate is not None
     assert decision.certificate.condition.endswith("and has the mean zero")
+
+
+def test_a_norm_of_the_channels_of_pictures_becomes_one() -> None:
+    net = shaken(PositionNorm((CHANNELS, 1, 1)))
+    x = torch.randn(IMAGE, dtype=torch.float64)
+    done = normfold.convert(net, (x,), to="bln")
+    assert (only(done.decisions).outcome, only(done.decisions).label) == ("converted", "exact-if")
+    assert error(done.model(x), net(x)) <= 1e-11
 
 
 def test_several_axes_and_files_are_refused() -> None:

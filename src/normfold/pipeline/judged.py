@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 from normfold.core.premises import WITHIN_BUDGET
 from normfold.measure.metrics import Score
 from normfold.models.dataset import Dataset
-from normfold.passes.convert import to_live
+from normfold.passes.convert import redundant, to_live
 from normfold.passes.rewritten import Rewritten
 from normfold.pipeline.prove import HOLDS, Proven, Source, refused
 from normfold.records import Decision, Refusal, Status, Verification
@@ -23,7 +23,8 @@ FEEDS: Final = 4
 LARGEST_DRIFT: Final = 0.5
 """The deviation of outputs, relative to theirs, up to which a result is handed over without a metric to go by."""
 FITTED: Final = frozenset({"calibrated", "needs-training"})
-INERT: Final = to_live.INERT_RMS.name
+JUDGED: Final = frozenset({to_live.INERT_RMS.name, redundant.CONVERSION.name})
+"""Conversions whose bound is larger than what rounding explains."""
 
 
 def split(data: Dataset) -> tuple[Dataset, Dataset]:
@@ -38,7 +39,8 @@ def fitted(decisions: Sequence[Decision]) -> list[Decision]:
     return [
         one
         for one in decisions
-        if one.outcome == "converted" and (one.label in FITTED or (one.label == "exact-if" and INERT in one.rules))
+        if one.outcome == "converted"
+        and (one.label in FITTED or (one.label == "exact-if" and JUDGED.intersection(one.rules)))
     ]
 
 

@@ -14,6 +14,7 @@ from normfold.passes.convert import (
     dyt_to_tanh,
     fitted,
     layer_to_rms,
+    redundant,
     respell,
     to_bln,
     to_live,
@@ -112,6 +113,10 @@ MATRIX: Final[Mapping[Kind, Row]] = {
             "exact", "the first half of the LayerNorm of its input beside the negative of that", respell.CONVERSION
         ),
         "rms": ALREADY,
+        "static": (
+            Cell("exact-if", "another RMSNorm divides by the size of what is left of it", redundant.CONVERSION),
+            *_LIVE_TO_STATIC,
+        ),
     },
     "group": _GROUP,
     "instance": _GROUP | {"group": _RESHAPED, "instance": ALREADY},

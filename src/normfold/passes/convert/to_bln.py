@@ -97,12 +97,12 @@ def as_features(norm: Norm, axis: int, width: int) -> BatchLayer:
 
 
 def _live(graph: Graph, view: View) -> tuple[BatchLayer, Certificate] | Refusal:
-    if not isinstance(view, Norm) or view.axes != (-1,) or view.epsilon is None:
-        because = f"{graph.label(view.node)} does not normalise the last axis alone, by an epsilon of its own"
+    if not isinstance(view, Norm) or view.axes is None or len(view.axes) != 1 or view.epsilon is None:
+        because = f"{graph.label(view.node)} does not normalise one axis alone, by an epsilon of its own"
         return Refusal(ONE_AXIS, because)
-    shape = graph.shape(view.inputs[0])
-    width = shape[-1] if shape is not None and isinstance(shape[-1], int) else 1
-    new = as_features(view, -1, width)
+    (axis,), shape = view.axes, graph.shape(view.inputs[0])
+    width = None if shape is None else shape[axis]
+    new = as_features(view, axis, width if isinstance(width, int) else 1)
     condition = f"its input is at most {REACH:.0f} in magnitude"
     condition += ", and has the mean zero" if view.kind == "rms" else ""
     return new, Certificate("exact-if", condition, LEAK * REACH / VARIANCE**0.5)

@@ -177,7 +177,10 @@ class WrittenNorms:
         dtype = self._shapes.dtype(native_value(view.inputs[0]))
         if dtype is None:
             raise TypeError(f"the type of {self._context.label(native_node(view.node))} is not known")
-        for one in (native_node(view.node), *(map(native_node, view.parts) if isinstance(view, Norm) else ())):
+        node = native_node(view.node)
+        emitted, spelled = self._emitted.get(node), self._spelled.get(node)
+        whole = emitted.whole if emitted is not None else spelled[0].nodes if spelled is not None else ()
+        for one in whole:
             self._emitted.pop(one, None)
             self._spelled.pop(one, None)
         return dtype

@@ -64,6 +64,7 @@ def _static(op: Op, view: BatchLayer, batch: RunningStatistics, features: Runnin
         holds_scale=False,
         holds_shift=False,
         axis=view.axis,
+        statistics=batch,
         largest=torch.finfo(torch.float32).max,
     )
 

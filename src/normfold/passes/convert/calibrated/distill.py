@@ -21,14 +21,16 @@ from normfold.records import Progress
 
 CLOCK: Callable[[], float] = time.monotonic
 """What seconds are counted by. A benchmark on a machine that others use counts those of the processor."""
-RATE: Final = 5e-4
+RATE: Final = 1e-3
 """Of AdamW at its peak. Larger steps move a converted network further than a short schedule brings it back."""
 WARMING: Final = 0.05
 """The part of the time in which the rate rises."""
 BATCH: Final = 32
 TEMPERATURE: Final = 2.0
-SHOWN: Final = 0.25
+SHOWN: Final = 1 / 3
 """The part of the features that are compared in a step, drawn anew each time: to compare all takes as long as they."""
+FEATURES: Final = 20.0
+"""What the mean error of features counts beside that of outputs, of which a few pictures are soon known by heart."""
 MEASURED: Final = 128
 """Samples that the variances of features are taken from."""
 CHECKS: Final = 8
@@ -168,7 +170,7 @@ class _Pupil:
         paths = [path for path, one in self.found.items() if path in self.variance and self._alike(path, one)]
         chosen = torch.randperm(len(paths), generator=self.generator)[: math.ceil(SHOWN * len(paths))].tolist()
         errors = [self._of_feature(paths[k]) for k in chosen]
-        return loss + torch.stack(errors).mean() if errors else loss
+        return loss + FEATURES * torch.stack(errors).mean() if errors else loss
 
     def _alike(self, path: str, found: torch.Tensor) -> bool:
         return path in self.wanted and self.wanted[path].shape == found.shape
