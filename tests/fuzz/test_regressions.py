@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from folding import array, model, norm, proven_fold, statistics
+from fuzz.checking import check_seed
 
 
 def test_a_value_added_twice_is_merged_once() -> None:
@@ -157,3 +158,19 @@ def test_an_inserted_node_does_not_take_a_name_that_is_taken() -> None:
     folded = proven_fold(model("float[2, 5, 6, 3] x", body, held))
     assert folded.operators == ["Relu", "MatMul", "Add", "Relu"]
     assert len({node.name for node in folded.result.graph.node if node.name}) == 3
+
+
+def test_what_a_fold_tells_of_sizes_is_known_at_once() -> None:
+    """Channels of unknown number, which only the constant of a Mul counts: the norm behind went at a second fold."""
+    held = {
+        "k": np.asarray(2.0, np.float32),
+        "q": array(2, 1, 7),
+        **statistics(2),
+        "b": np.zeros(2, np.float32),
+        "m": np.zeros(2, np.float32),
+    }
+    body = [norm("x", "h1"), "h2 = Mul(h1, k)", "[mul] h3 = Mul(h2, q)", norm("h3", "h4"), "y = Relu(h4)"]
+    source = model("float[1, N, 6, 7] x", body, held)
+    first = proven_fold(source)
+    assert first.operators == ["Mul", "Mul", "Relu"]
+    assert check_seed(9034).status == "right"

@@ -150,6 +150,11 @@ class Writer:
         slot = 1 - position(node, view.inputs[0])
         name = _operand(node, slot).name or "constant"
         self.set_constant(node, slot, ExactTensor(constant, self._tensor(node, slot).dtype), name)
+        # A size that the input does not tell is that of the constant, unless that is one: so inference says later.
+        output, rank = node.outputs[0], len(self.shapes.of(node.outputs[0]) or ())
+        if rank >= constant.ndim:
+            own = (size if size > 1 else None for size in constant.shape)
+            self.shapes.tell_more(output, (*[None] * (rank - constant.ndim), *own))
 
     def _batch_normalization(self, view: AffineOp) -> None:
         """Keep the statistics, and give the scale and bias that make up the new map.
