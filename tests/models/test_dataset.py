@@ -1,5 +1,7 @@
 """Calibration and evaluation data: every form that a user may give, and what is wrong with it."""
 
+import io
+import zipfile
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,6 +139,19 @@ def test_damaged_files_are_said(tmp_path, data, suffix):
     path.write_bytes(data)
     with pytest.raises(UsageError, match="cannot be read as arrays") as error:
         read_dataset(path, [Input()])
+    assert error.value.code == "bad-data"
+
+
+def test_an_array_that_claims_what_follows_it_is_said(tmp_path):
+    """An archive whose first array says that it is larger than its part of the file."""
+    header, more = io.BytesIO(), io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (2, 3, 4, 4)})
+    np.save(more, X)
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("x.npy", header.getvalue() + b"1234")
+        archive.writestr("y.npy", more.getvalue())
+    with pytest.raises(UsageError, match="384 bytes, and there are 4") as error:
+        read_dataset(tmp_path / "x.npz", [Input()])
     assert error.value.code == "bad-data"
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import resource
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from normfold.errors import UsageError
 from normfold.measure.stored import read_document
 from normfold.models.data import read_arrays
 from normfold.runtime import session_profile
-from normfold.runtime.side_files import MAX_ARRAY_BYTES, read_json, read_npz
+from normfold.runtime.side_files import MAX_ARRAY_BYTES, map_npy, map_npz, read_json, read_npz
 
 READABLE = {"complex.npz", "datetime.npz", "empty.npz", "nan.npz", "structured.npz", "text.npz", "up.npz"}
 SLOW = {"bomb.npz"}
@@ -69,3 +71,31 @@ def test_what_numpy_writes(tmp_path: Path) -> None:
 def test_json(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"a": ["ü"]}', encoding="utf-8")
     assert read_json(tmp_path / "a.json") == {"a": ["ü"]}
+
+
+def _claiming(shape: tuple[int, ...], data: bytes) -> bytes:
+    """An ``.npy`` file whose header says ``shape``, of bytes, whatever follows."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return stream.getvalue() + data
+
+
+@pytest.mark.parametrize("shape", [(64,), (1 << 40, 1 << 40), (-8,)])
+def test_an_array_is_not_mapped_beyond_its_own_bytes(shape: tuple[int, ...], tmp_path: Path) -> None:
+    """What follows in the archive is another array's."""
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("a.npy", _claiming(shape, b"12345678"))
+        archive.writestr("secret.npy", _claiming((64,), b"x" * 64))
+    with pytest.raises(ValueError, match=r"bytes, and there are 8"):
+        map_npz(tmp_path / "a.npz")
+    (tmp_path / "a.npy").write_bytes(_claiming(shape, b"12345678"))
+    with pytest.raises(ValueError, match=r"bytes, and there are 8"):
+        map_npy(tmp_path / "a.npy")
+
+
+def test_an_array_that_fits_is_mapped(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("a.npy", _claiming((8,), b"12345678"))
+        archive.writestr("none.npy", _claiming((0, 3), b""))
+    found = map_npz(tmp_path / "a.npz")
+    assert (bytes(found["a"]), found["none"].shape) == (b"12345678", (0, 3))

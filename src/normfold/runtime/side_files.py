@@ -6,6 +6,7 @@ A named pipe does not keep anybody waiting, a small file cannot ask for much mem
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 import struct
@@ -99,7 +100,7 @@ def map_npy(path: File) -> NDArray[Any]:
         ValueError: it is none, or holds Python objects.
     """
     with open_regular(path) as file:
-        return _mapped(path, file, 0)
+        return _mapped(path, file, 0, os.fstat(file.fileno()).st_size)
 
 
 def map_npz(path: File) -> dict[str, NDArray[Any]]:
@@ -124,7 +125,7 @@ def map_npz(path: File) -> dict[str, NDArray[Any]]:
                     if info.filename in stored:
                         # Opening it checks its local header; its data follow that at once.
                         with closing(archive.open(info)):
-                            found[name] = _mapped(path, file, _data_offset(file, info))
+                            found[name] = _mapped(path, file, _data_offset(file, info), info.file_size)
                     else:
                         found[name] = _member(archive, info)
                 return found
@@ -141,7 +142,8 @@ def _data_offset(file: IO[bytes], info: zipfile.ZipInfo) -> int:
     return int(info.header_offset + 30 + name + extra)
 
 
-def _mapped(path: File, file: IO[bytes], offset: int) -> NDArray[Any]:
+def _mapped(path: File, file: IO[bytes], offset: int, size: int) -> NDArray[Any]:
+    """The array whose header begins at ``offset``, of which ``size`` bytes are its own: what follows is another's."""
     import numpy as np
 
     file.seek(offset)
@@ -150,6 +152,9 @@ def _mapped(path: File, file: IO[bytes], offset: int) -> NDArray[Any]:
     shape, fortran, dtype = read(file)
     if dtype.hasobject:
         raise ValueError("it holds Python objects")
+    needed, room = math.prod(shape) * dtype.itemsize, offset + size - file.tell()
+    if min(shape, default=0) < 0 or needed > room:
+        raise ValueError(f"an array of the shape {shape} has {needed} bytes, and there are {max(room, 0)}")
     if not all(shape):
         return np.empty(shape, dtype)
     order: Literal["F", "C"] = "F" if fortran else "C"
