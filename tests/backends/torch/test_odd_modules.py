@@ -12,11 +12,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
+from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils import checkpoint
 
 import normfold
 from normfold.core.premises import PREMISES
-from torch_nets import ConvNorm, Forward, live, outcomes
+from torch_nets import ConvNorm, Forward, live, outcomes, premises
 
 KEPT, FOLDED = "kept", "folded"
 CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {}
@@ -687,3 +688,44 @@ def test_many_norms_that_are_looked_at_are_told_apart_from_the_others() -> None:
     result = normfold.fold(net, (picture(2),))
     assert {site for site, outcome in outcomes(result).items() if outcome == KEPT} == {"blocks.2.bn", "blocks.5.bn"}
     agree(net, result.model)
+
+
+class Named(torch.Tensor):
+    """A tensor whose class gives its own name to whatever is made of it."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        with torch._C.DisableTorchFunctionSubclass():
+            made = func(*args, **(kwargs or {}))
+        return made.as_subclass(Named) if isinstance(made, torch.Tensor) else made
+
+    def __deepcopy__(self, memo: dict) -> Named:
+        return self.detach().clone().as_subclass(Named)
+
+
+def test_a_class_of_tensors_that_computes_by_itself_hides_no_norm() -> None:
+    net = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1)).eval()
+    net[0].weight = nn.Parameter(net[0].weight.detach().as_subclass(Named), requires_grad=False)
+    result = normfold.fold(net, (picture(2).float(),))
+    assert outcomes(result) == {"1": "kept"}
+    assert premises(result, "1")
+
+
+def wrapped(where: int) -> nn.Module:
+    """A network of which the weight of one module is a tensor that wraps two others."""
+    net = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1)).eval()
+    held = net[where].weight.detach()
+    net[where].weight = nn.Parameter(TwoTensor(held, held), requires_grad=False)
+    return net
+
+
+def test_an_output_that_wraps_others_cannot_be_compared() -> None:
+    with pytest.raises(normfold.NormfoldError, match="returns a TwoTensor, whose values cannot be read") as caught:
+        normfold.fold(wrapped(0), (picture(2).float(),))
+    assert caught.value.code == "unverified"
+
+
+def test_a_norm_whose_scale_wraps_others_stays() -> None:
+    result = normfold.fold(wrapped(1), (picture(2).float(),))
+    assert outcomes(result) == {"1": "kept"}
+    assert premises(result, "1") == {"constant"}

@@ -13,9 +13,10 @@ from typing import Any, Final
 
 from torch import nn
 
+from normfold.backends.torch.schemas import TENSORS
 from normfold.backends.torch.stored import shared_memory
 from normfold.backends.torch.tracer import Call, Computed, Op, Trace, Value, trace
-from normfold.backends.torch.tree import TENSORS, ModuleTree
+from normfold.backends.torch.tree import ModuleTree
 from normfold.backends.torch.weight_norms import is_normalised, parts, watched, without_norm
 from normfold.core.premises import (
     CALLED_ONCE,

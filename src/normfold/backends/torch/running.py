@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from normfold.backends.torch.constants import exact
+from normfold.backends.torch.schemas import TENSORS
 from normfold.backends.torch.tracer import Op
 from normfold.core.algebra.affine import Array
 from normfold.core.health import RunningNorm
@@ -34,4 +35,4 @@ def _array(op: Op, argument: str, absent: Array | None) -> Array | None:
     value = op.arguments[argument]
     if value is None:
         return absent
-    return None if value.tensor is None else exact(value.tensor)
+    return exact(value.tensor) if type(value.tensor) in TENSORS else None

@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
+from torch import nn
 from torch.utils._pytree import tree_leaves
+
+TENSORS: Final = frozenset({torch.Tensor, nn.Parameter, nn.Buffer})
+"""Classes of tensors that hold what they say, and do what operations do: others quantise or distribute it."""
 
 SIZED_BY_VALUES: Final = frozenset(
     {"aten.argwhere.default", "aten.nonzero_numpy.default", "aten.where.default", "torchvision.nms.default"}

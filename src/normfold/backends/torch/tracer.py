@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
-from normfold.backends.torch.schemas import ROLES, SHAPES, SIZES, bound, flat, sized_by_values
+from normfold.backends.torch.schemas import ROLES, SHAPES, SIZES, TENSORS, bound, flat, sized_by_values
 from normfold.backends.torch.stored import storage
 from normfold.errors import UsageError
 from normfold.records import Refusal
@@ -323,9 +323,14 @@ class _Tracer:
     def value(self, tensor: torch.Tensor) -> Value:
         """What ``tensor`` holds now; one that nobody made during the run was there before, and is constant.
 
-        Once Python has looked at values, it may also have made one of them.
+        Once Python has looked at values, it may also have made one of them. A class of tensors that computes by itself
+        may have made one at any time, of anything.
         """
         found: Value | None = self.values.get(tensor)
+        if found is None and type(tensor) not in TENSORS:
+            op = self._open(type(tensor).__name__, {}, inplace=False)
+            found = self._register(tensor, op.name, op)
+            op.outputs = (found,)
         return found or self._register(tensor, "a tensor that is not in the module's state", constant=not self.reads)
 
     def _register(self, tensor: torch.Tensor, name: str, op: Op | None = None, *, constant: bool = False) -> Value:

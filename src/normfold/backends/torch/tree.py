@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from normfold.backends.torch.chains import AFFINE, MIXED, TANH
+from normfold.backends.torch.schemas import TENSORS
 from normfold.backends.torch.tracer import Call, Op, Trace, Value
 from normfold.core.premises import (
     CALLED_ONCE,
@@ -43,8 +44,6 @@ FLOATS: Final = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.f
 """Types whose constants are folded."""
 WHOLE: Final = frozenset({AFFINE, MIXED, TANH})
 """Operations that stand for all that a module does."""
-TENSORS: Final = frozenset({torch.Tensor, nn.Parameter, nn.Buffer})
-"""Classes of tensors that hold what they say: others quantise or distribute it."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from normfold.backends.torch.constants import exact
+from normfold.backends.torch.schemas import TENSORS
 from normfold.backends.torch.tracer import Op, Trace, Value
 from normfold.core.algebra import Affine, trim
 from normfold.core.algebra.affine import Array
@@ -77,7 +78,7 @@ class _Reading:
 
     def _read(self, value: Value, depth: int) -> Polynomial | None:
         if value.tensor is not None:
-            fits = value.tensor.is_floating_point() and value.memory.written < 0
+            fits = type(value.tensor) in TENSORS and value.tensor.is_floating_point() and value.memory.written < 0
             return Polynomial.constant(exact(value.tensor)) if fits and len(value.shape) <= len(self.x.shape) else None
         op = value.op
         reader = None if op is None else READERS.get(op.kind)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from normfold.errors import UsageError
@@ -109,6 +110,12 @@ def call(module: nn.Module, example: Example, *, gradients: bool = False) -> Any
     own = example.filled([tensor.detach().clone() for tensor in example.tensors()])
     try:
         with torch.set_grad_enabled(gradients):
-            return module(*own.args, **own.kwargs)
+            result = module(*own.args, **own.kwargs)
     except Exception as error:  # noqa: BLE001 - whatever a user's own code raises is an answer about these inputs
         return Failed("run", " ".join(str(error).split()) or type(error).__name__)
+    unread = [type(one).__name__ for one in tensors_in(result) if _wraps_others(one)]
+    return Failed("unsupported", f"the module returns a {unread[0]}, whose values cannot be read") if unread else result
+
+
+def _wraps_others(tensor: Any) -> bool:
+    return is_traceable_wrapper_subclass(tensor)

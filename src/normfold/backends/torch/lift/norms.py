@@ -11,6 +11,7 @@ import torch
 from normfold.backends.torch.chains import AFFINE, MIXED, TANH, affine_of, tanh_of
 from normfold.backends.torch.constants import exact, largest
 from normfold.backends.torch.lift.mixed import batch_layer
+from normfold.backends.torch.schemas import TENSORS
 from normfold.backends.torch.tracer import Op, Value
 from normfold.backends.torch.tree import ModuleTree
 from normfold.backends.torch.written import WRITTEN
@@ -75,6 +76,11 @@ def _constant(tree: ModuleTree, op: Op, argument: str) -> Array:
     value: Value = op.arguments[argument]
     if value.tensor is None or value.memory.written >= 0:
         raise NotLifted(CONSTANT, f"{argument} of {tree.label(op)} depends on the inputs, or changes during the call")
+    if type(value.tensor) not in TENSORS:
+        because = (
+            f"{argument} of {tree.label(op)} is a {type(value.tensor).__name__}, which stores its values otherwise"
+        )
+        raise NotLifted(CONSTANT, because)
     return exact(value.tensor)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from normfold.backends.torch.constants import exact, largest, step
 from normfold.backends.torch.lift.moving import Lift, data
+from normfold.backends.torch.schemas import TENSORS
 from normfold.backends.torch.tracer import Op, Value
 from normfold.backends.torch.tree import ModuleTree
 from normfold.core.algebra import Affine, Permute, trim
@@ -118,7 +119,12 @@ def _shift(tree: ModuleTree, op: Op) -> View | None:
     argument, k = stored_term(op)
     x = op.arguments["other" if argument == "self" else "self"]
     stored = k.tensor if isinstance(k, Value) and isinstance(x, Value) and x.tensor is None else None
-    if stored is None or not stored.is_floating_point() or op.outputs[0].shape != x.shape:
+    if (
+        stored is None
+        or type(stored) not in TENSORS
+        or not stored.is_floating_point()
+        or op.outputs[0].shape != x.shape
+    ):
         return None
     if op.kind != "add" or op.arguments.get("alpha", 1) != 1:
         return None
