@@ -8,8 +8,6 @@ BIN := $(VENV)/bin
 # pip stays outside the environment, so that Pythons without ensurepip will do.
 PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet --python $(BIN)/python install --constraint constraints.txt
 OLDEST := $(VENV)-oldest
-# The command that makes a target run, of what `normfold env` says; nothing where it runs.
-NEEDED := 'import json, sys; (one,) = json.load(sys.stdin)["result"]["targets"]; print("" if one["available"] else one["install"])'
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
@@ -65,9 +63,8 @@ mutants: $(VENV)/dev.stamp ## Switch each guard off in turn: a test must fail fo
 fuzz: $(VENV)/dev.stamp ## Feed hostile files to every verb for FUZZ_SECONDS seconds (300)
 	@$(BIN)/python benchmarks/fuzz_files.py --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED) --workers $(WORKERS)
 
-edge-tools: $(VENV)/base.stamp ## Install what the targets node, browser and arm64 need
-	@for target in node browser arm64; do \
-	    $(BIN)/normfold env --target $$target --json | $(BIN)/python -c $(NEEDED) | sh -e || exit 1; done
+edge-tools: $(VENV)/base.stamp ## Install what the targets node, browser and arm64 need beside the system's packages
+	@$(BIN)/python scripts/edge_tools.py
 
 test-edge: $(VENV)/dev.stamp edge-tools ## Run the tests of all targets, the slow ones too; what is absent skips
 	@$(PYTEST) tests/runtime/targets

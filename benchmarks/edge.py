@@ -8,7 +8,9 @@
 
 For every network, trained ones of the garden and ones of ImageNet's size with random weights, the folded model and an
 int8 one (QDQ) are taken beside it, one picture at a time, by `normfold.measure` (docs/edge.md says what the figures of
-each target mean): fresh processes, blocks in turns, intervals. ``TARGET:EP`` is another execution provider there.
+each target mean): fresh processes, blocks in turns, intervals. The input is a test picture. ``TARGET:EP`` is another
+execution provider there; an NPU's compiler is asked about each model by itself, and besides about the int8 one that
+ONNX Runtime's ``quantize_static`` makes of the unfolded network.
 Outputs are compared with those of the same model on this machine; a mismatch is printed with the first value that
 differs, and the exit is 1. On arm64, 200 test pictures go through each int8 network besides.
 
@@ -33,28 +35,28 @@ from typing import Any, Final
 
 import common
 import garden_accuracy
+import quantizers
 
 import normfold
 from normfold.errors import NormfoldError
 from normfold.measure import Candidate, Cell, Conditions, Effort, Experiment, SessionProfile, measure, open_candidate
 from normfold.measure.documents import cell_record
 from normfold.measure.inputs import ArrayFolder
+from normfold.models.data import UserInputs
 from normfold.report.environment import environment
 from normfold.runtime.session_profile import Threading, session_request
 from normfold.runtime.targets import LOCAL, TARGETS, Target, find
 from normfold.runtime.targets.timing_client import TimingClient
 
 EFFORT: Final = Effort(first=5, most=10, per_process=1.0, time_limit=90.0, copies=1, details=True)
-CALIBRATED: Final = 200
-"""Pictures that the int8 model's scales come from."""
+PICTURES: Final = 200
+"""Those that the int8 model's scales come from, and those whose outputs are compared on an emulated processor."""
 RTOL: Final = 0.5
 """What int8 may differ by from the source: whether it is good enough is a question for another benchmark."""
 LARGE: Final = ("resnet50", "mobilenetv2_100", "densenet121")
 """Of ImageNet's size, as benchmarks/zoo.py makes them."""
 RANDOM: Final = 4
 """Pictures of noise that calibrate those."""
-COMPARED: Final = 200
-"""Test pictures whose outputs are compared on an emulated processor."""
 AT_ONCE: Final = 25
 STEPS: Final = 255
 """An output without a scale of its own is looked at in so many steps of its range."""
@@ -99,33 +101,61 @@ class Agreement:
     """Pictures with the same largest value; None where outputs are no classes."""
 
 
-def variants(source: Path, folder: Path, pictures: Any) -> dict[str, Path]:
+def variants(source: Path, folder: Path, calibrating: Any) -> dict[str, Path]:
     """The files of a network: as it is, folded, and in int8; one that cannot be made is left out, and said."""
-    import onnx
-
-    name = onnx.load(source, load_external_data=False).graph.input[0].name
+    name = input_name(source)
     files = {"source": source, "folded": folder / "folded.onnx", "int8": folder / "int8.onnx"}
     normfold.fold(source, output=files["folded"])
     try:
         normfold.quantize(
-            source, output=files["int8"], calibrate={name: pictures}, format="qdq", unmeasured=True, force=True
+            source, output=files["int8"], calibrate={name: calibrating}, format="qdq", unmeasured=True, force=True
         )
     except NormfoldError as error:
         print(f"{source.stem}: no int8 [{error.code}]: {error.message}", file=sys.stderr)
     return {kind: file for kind, file in files.items() if file.exists()}
 
 
-def measured(files: Mapping[str, Path], place: Place, threads: int) -> Cell:
+def unfolded(source: Path, folder: Path, calibrating: Any) -> Path:
+    """The int8 model that ONNX Runtime makes with every norm left in place."""
+    import numpy as np
+
+    data, file = folder / "pictures.npz", folder / "unfolded.onnx"
+    np.savez(data, **{input_name(source): calibrating})
+    samples = quantizers.Samples(data, len(calibrating), source)
+    quantizers.static(source, file, samples, {"per_channel": True})
+    return file
+
+
+def input_name(source: Path) -> str:
+    """The name of a network's only input."""
+    import onnx
+
+    return str(onnx.load(source, load_external_data=False).graph.input[0].name)
+
+
+def measured(files: Mapping[str, Path], place: Place, threads: int, given: UserInputs) -> Cell:
     """The figures of one network."""
     with ExitStack() as stack:
         target = stack.enter_context(place.target.reached())
         profile = SessionProfile(provider=place.provider)
         models = tuple(stack.enter_context(open_candidate(file, kind, profile)) for kind, file in files.items())
         conditions = Conditions(threads=threads, target=target.name)
-        return measure(Experiment(models, conditions, EFFORT, rtol=RTOL, target=target))
+        return measure(Experiment(models, conditions, EFFORT, given, rtol=RTOL, target=target))
 
 
-def agreement(file: Path, target: Target, pictures: Any) -> Agreement:
+def compiled(files: Mapping[str, Path], place: Place, given: UserInputs) -> Row:
+    """What the compiler of ``place`` takes of each model, and why it takes none of some."""
+    cells = {kind: measured({kind: file}, place, 1, given) for kind, file in files.items()}
+    records = {kind: cell_record(cell) for kind, cell in cells.items()}
+    first = next((one for one in records.values() if one["refused"] is None), next(iter(records.values())))
+    return {
+        **first,
+        "figures": [figure for one in records.values() for figure in one["figures"]],
+        "left_out": {kind: one["refused"] for kind, one in records.items() if one["refused"] is not None},
+    }
+
+
+def agreement(file: Path, target: Target, tested: Any) -> Agreement:
     """How far the int8 network ``file`` computes the same on ``target`` as here."""
     import numpy as np
 
@@ -133,13 +163,13 @@ def agreement(file: Path, target: Target, pictures: Any) -> Agreement:
         folder = stack.enter_context(ArrayFolder())
         reached = stack.enter_context(target.reached())
         model = stack.enter_context(open_candidate(file))
-        sent = [folder.write({model.inputs[0].name: part}) for part in np.split(pictures, len(pictures) // AT_ONCE)]
+        sent = [folder.write({model.inputs[0].name: part}) for part in np.split(tested, len(tested) // AT_ONCE)]
         there, here = (_outputs(model, one, sent) for one in (reached, LOCAL))
     step = (np.ptp(here) / STEPS) or 1.0
     near = np.abs(there.astype(np.float64) - here) <= step * (1 + 1e-6)
     classes = here.ndim == 2
     same = int(np.sum(np.argmax(there, 1) == np.argmax(here, 1))) if classes else None
-    return Agreement(len(pictures), float(np.mean(there == here)), float(np.mean(near)), same)
+    return Agreement(len(tested), float(np.mean(there == here)), float(np.mean(near)), same)
 
 
 def _outputs(model: Candidate, target: Target, sent: Sequence[Any]) -> Any:
@@ -168,6 +198,8 @@ def lines(row: Row) -> Iterator[str]:
         one = ratios.get(figure["name"])
         ratio = "" if one is None else "{value:.3f} ({low:.3f} to {high:.3f}) ".format(**one["ratio"]) + one["verdict"]
         yield f"{head}  {figure['name']:8} {figure['kind']:9} {_said(figure):60} {ratio}".rstrip()
+    for name, error in row.get("left_out", {}).items():
+        yield f"{head}  {name:8} [{error['code']}] {error['message']}"
     if row["kind"] == "counted":
         yield f"{head}  counts of two processes differ by at most {_spread(row):.1e}"
     if "agreement" in row:
@@ -233,12 +265,12 @@ def networks(options: argparse.Namespace) -> list[Path]:
     return [file for file in found if not chosen or file.stem in chosen]
 
 
-def calibration(source: Path, garden: Path) -> Any:
-    """Pictures that the int8 model's scales come from."""
+def pictures(source: Path, garden: Path, split: str) -> Any:
+    """Those of a network: of the garden, or noise for one with random weights."""
     import numpy as np
 
     if source.stem not in LARGE:
-        return garden_accuracy.pictures(garden, CALIBRATED, "calibration")[0]
+        return garden_accuracy.pictures(garden, PICTURES, split)[0]
     return np.random.default_rng(0).standard_normal((RANDOM, 3, 224, 224), dtype=np.float32)
 
 
@@ -250,13 +282,19 @@ def rows_of(
     if not wanted:
         return
     with TemporaryDirectory() as folder:
-        files = variants(source, Path(folder), calibration(source, garden))
+        calibrating, tested = pictures(source, garden, "calibration"), pictures(source, garden, "test")
+        files = variants(source, Path(folder), calibrating)
+        given = UserInputs(arrays={input_name(source): tested[:1]})
         for place, count in wanted:
-            cell = measured(files, place, count)
-            row = {"network": source.stem, **cell_record(cell), "target": place.text, "kind": cell.kind}
-            if place.text == "arm64" and source.stem not in LARGE and "int8" in files and cell.refused is None:
-                pictures, _labels = garden_accuracy.pictures(garden, COMPARED)
-                row["agreement"] = asdict(agreement(files["int8"], place.target, pictures))
+            kind = place.target.kind_of(place.provider)
+            if kind == "compiled":
+                more = {"unfolded": unfolded(source, Path(folder), calibrating)}
+                found = compiled({**files, **more}, place, given)
+            else:
+                found = cell_record(measured(files, place, count, given))
+            row = {"network": source.stem, **found, "target": place.text, "kind": kind}
+            if place.text == "arm64" and source.stem not in LARGE and "int8" in files and found["refused"] is None:
+                row["agreement"] = asdict(agreement(files["int8"], place.target, tested))
             yield row
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -17,6 +17,8 @@ from normfold.measure.inputs import ArrayFolder, PreparedInputs
 from normfold.measure.processes import Measurement
 from normfold.records import Progress, silent
 
+REPEATS: Final = 1e-4
+"""What counts of the same run may differ by, relatively, without a word."""
 BUSY: Final = 0.5
 """Load average, in processors, from which the machine counts as busy."""
 
@@ -71,7 +73,7 @@ def _read(experiment: Experiment, emulations: Sequence[Emulation], inputs: Prepa
         emulations=tuple(emulations),
         kind=kind,
         probes=inputs.probes,
-        warnings=tuple(_about_the_inputs(inputs)),
+        warnings=(*_about_the_inputs(inputs), *_about_the_counts(totals)),
     )
 
 
@@ -148,6 +150,14 @@ def between(cell: Cell, effort: Effort, first: str, second: str) -> statistics.C
     logs = [sample.log_ratio(second) - sample.log_ratio(first) for sample in cell.samples]
     control = _ratio(cell.samples, CONTROL, effort) if effort.control else None
     return statistics.judge(statistics.stein_interval(logs, effort.first), control, effort.threshold)
+
+
+def _about_the_counts(totals: Sequence[Mapping[str, float]]) -> Iterator[str]:
+    """``totals``: logarithms by candidate, of each process."""
+    for name in totals[0]:
+        found = [one[name] for one in totals]
+        if max(found) - min(found) > REPEATS:
+            yield f"counts of {name} differ by {max(found) - min(found):.1e} between two processes"
 
 
 def _about_the_inputs(inputs: PreparedInputs) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -24,6 +24,8 @@ from normfold.runtime.targets.base import FigureKind, Target
 EMULATOR: Final = "qemu-aarch64"
 PACKAGES: Final = {EMULATOR: "qemu-user", "cc": "gcc libc6-dev"}
 """Debian's packages by the programs that come in them."""
+KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+"""What Debian's packages are checked with; other systems have it in the package of its name."""
 INSTALL: Final = Path(__file__).with_name("emulator") / "install.sh"
 PLUGIN: Final = "counts.so"
 PYTHON: Final = "usr/bin/python3.11"
@@ -80,13 +82,14 @@ def _target(name: str, core: str, kind: FigureKind, purpose: str) -> Target:
         *(str(root / PYTHON), "-S"),
     )
     absent = [program for program in PACKAGES if shutil.which(program) is None]
+    packages = [*(PACKAGES[program] for program in absent), *(() if KEYRING.exists() else (KEYRING.stem,))]
     return ArmTarget(
         name,
         kind,
         purpose,
         command,
         missing=_missing(folder, counts=counts, emulator=EMULATOR not in absent),
-        install=_command(folder, absent),
+        install=_command(folder, packages),
     )
 
 
@@ -113,6 +116,6 @@ def _takes_plugins() -> bool:
     return "-plugin" in said.stdout
 
 
-def _command(folder: Path, absent: list[str]) -> str:
-    debian = f"apt-get install {' '.join(PACKAGES[program] for program in absent)} && " if absent else ""
+def _command(folder: Path, packages: Sequence[str]) -> str:
+    debian = f"apt-get install {' '.join(packages)} && " if packages else ""
     return f"{debian}sh {INSTALL} {folder} {version('onnxruntime')}"

@@ -2,7 +2,7 @@
 
    The program makes the system call getpriority(MARK, 1) to begin and getpriority(MARK, 2) to end, which writes a line
    of JSON to the file `counts` in its working directory. Counts are of one thread: others would lose some.
-   What is used of QEMU's interface is declared here, as its version 1 has it (QEMU 4.2 to 9.2). */
+   What is used of QEMU's interface is declared here, as its version 1 has it, which QEMU 7.2 takes. */
 
 #include <inttypes.h>
 #include <stdio.h>
