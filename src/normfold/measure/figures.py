@@ -169,6 +169,7 @@ class Emulation:
     runtime_bytes: int
     placed: Mapping[str, Mapping[str, int]]
     deviations: Mapping[str, float]
+    """By candidate; without those that are compiled, and do not run in the emulator."""
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """By candidate: instructions of a run by class, and bytes; empty where they are not counted."""
     compiled: Mapping[str, Compiled] = field(default_factory=dict)
@@ -191,12 +192,12 @@ class Reading:
     @classmethod
     def of(cls, name: str, kind: FigureKind, emulations: Sequence[Emulation]) -> tuple[Reading, ...]:
         """The first process's counts, or what was compiled, and the largest deviation of all."""
-        first, deviation = emulations[0], max(one.deviations[name] for one in emulations)
+        first, found = emulations[0], [one.deviations[name] for one in emulations if name in one.deviations]
         placed = first.placed[name]
         if kind == "compiled":
             compiled = cls(name, kind, placed, None, compiled=first.compiled[name])
-            return compiled, cls(name, "emulated", placed, deviation)
-        return (cls(name, kind, placed, deviation, first.counts.get(name, {})),)
+            return compiled, *(cls(name, "emulated", placed, deviation) for deviation in found[:1])
+        return (cls(name, kind, placed, max(found), first.counts.get(name, {})),)
 
 
 def instructions(counts: Mapping[str, int]) -> int:

@@ -24,6 +24,7 @@ from normfold.runtime import gpu
 from normfold.runtime.providers import is_emulated
 from normfold.runtime.session_profile import SessionProfile, threading_of
 from normfold.runtime.targets.timing_client import TimingClient
+from normfold.runtime.workers.process import Failed
 
 T = TypeVar("T")
 EXPECTED: Final = "(expected)"
@@ -100,12 +101,16 @@ class Measurement:
                 turn = Turn(one.name, 0)
                 opened = self._open(client, turn)
                 placed[one.name] = opened["placed_by_provider"]
-                client.bind(turn.session, self.inputs.entries)
-                deviations[one.name] = self._check(client, turn)
+                ran = client.try_to_bind(turn.session, self.inputs.entries)
+                if not isinstance(ran, Failed):
+                    deviations[one.name] = self._check(client, turn)
+                elif ran.kind != "run" or experiment.kind != "compiled":
+                    raise ran.error(turn.session)
                 if experiment.kind == "counted":
                     counts[one.name] = client.count(turn.session)
                 client.close(turn.session)
                 if experiment.kind == "compiled":
+                    # What the emulator does not run may be compiled nevertheless.
                     compiled[one.name] = self._compiled(client, one, opened["placed"])
         about = hello["onnxruntime"], hello["machine"], hello["runtime_bytes"]
         return Emulation(*about, placed, deviations, counts, compiled)

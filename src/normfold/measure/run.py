@@ -73,7 +73,7 @@ def _read(experiment: Experiment, emulations: Sequence[Emulation], inputs: Prepa
         emulations=tuple(emulations),
         kind=kind,
         probes=inputs.probes,
-        warnings=(*_about_the_inputs(inputs), *_about_the_counts(totals)),
+        warnings=(*_about_the_inputs(inputs), *_about_the_counts(totals), *_about_the_emulator(names, emulations)),
     )
 
 
@@ -158,6 +158,12 @@ def _about_the_counts(totals: Sequence[Mapping[str, float]]) -> Iterator[str]:
         found = [one[name] for one in totals]
         if max(found) - min(found) > REPEATS:
             yield f"counts of {name} differ by {max(found) - min(found):.1e} between two processes"
+
+
+def _about_the_emulator(names: Sequence[str], emulations: Sequence[Emulation]) -> Iterator[str]:
+    for name in names:
+        if any(name not in one.deviations for one in emulations):
+            yield f"{name} is compiled, but does not run in the emulator"
 
 
 def _about_the_inputs(inputs: PreparedInputs) -> Iterator[str]:

@@ -31,20 +31,26 @@ NAMED: Final = 6
 def reading_blocks(models: Sequence[Candidate], cell: Cell, detail: Detail) -> Blocks:
     """A row for each model: its counts, or what was compiled, and how far its outputs deviate from this machine's."""
     deviations = {one.name: one.deviation for one in cell.readings if one.deviation is not None}
-    largest = max(deviations.values())
-    verdict = Verdict(f"outputs as on this machine: they deviate by at most {largest:.1e} of their range", "good")
+    verdict = _verdict(list(deviations.values()))
     if detail == Detail.SUMMARY:
         return (verdict,)
     sizes = {model.name: model.nbytes for model in models}
-    rows = tuple(_row(one, deviations[one.name], sizes[one.name]) for one in cell.readings if one.kind == cell.kind)
+    rows = tuple(_row(one, deviations.get(one.name), sizes[one.name]) for one in cell.readings if one.kind == cell.kind)
     heads = (*COLUMNS.get(cell.kind, ()), "deviation", "file")
     table = Table((Column("model"), *(Column(head, "right") for head in heads)), rows, notes=cell.warnings)
     return table, *_left(cell), Paragraph(REMARKS[cell.kind]), verdict
 
 
-def _row(reading: Reading, deviation: float, size: int | None) -> Row:
+def _verdict(deviations: Sequence[float]) -> Verdict:
+    if not deviations:
+        return Verdict("nothing ran: there are no outputs to compare", "caution")
+    largest = max(deviations)
+    return Verdict(f"outputs as on this machine: they deviate by at most {largest:.1e} of their range", "good")
+
+
+def _row(reading: Reading, deviation: float | None, size: int | None) -> Row:
     file = "-" if size is None else f"{size / 2**20:.3g} MiB"
-    return reading.name, *_figures(reading), f"{deviation:.1e}", file
+    return reading.name, *_figures(reading), "-" if deviation is None else f"{deviation:.1e}", file
 
 
 def _figures(reading: Reading) -> Iterator[str]:

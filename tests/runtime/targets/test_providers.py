@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +19,13 @@ from normfold.cli.application import run
 from normfold.errors import NormfoldError, UsageError
 from normfold.measure import Candidate, Cell, Conditions, Effort, Experiment, SessionProfile, measure, open_candidate
 from normfold.measure.checks import check_outputs
+from normfold.report.blocks import Detail
 from normfold.report.schema import BENCH_FILE, schema
+from normfold.report.text import plain
 from normfold.runtime.session_profile import in_precision
 from normfold.runtime.targets import LOCAL, Target, find
 from normfold.runtime.workers.plugins import PLUGINS, settings
+from normfold.verbs.readings import reading_blocks
 from normfold.verbs.timing import on_each
 
 BRIEF = Effort(first=2, most=2, per_process=0.05, warm_up=0.005, time_limit=120.0, copies=1, control=False)
@@ -91,6 +95,53 @@ def test_what_the_compiler_takes_and_what_its_emulator_computes(
     assert compiled["compiled"]["operators"]["QNNExecutionProvider"]["Conv"] == 1
     assert compiled["compiled"]["context_bytes"] > 0
     assert emulated["deviation"] <= 1e-3
+
+
+COMPILING = """
+from normfold.runtime.workers import timing
+from normfold.runtime.workers.protocol import RefusedError
+def compiled(worker, request):
+    assert request["session"]["dimensions"] == {{"N": 2}}
+    return {{"context_bytes": 5}}
+def refused(worker, request): raise RefusedError("{kind}", "no such tensor")
+timing.VERBS["compile"] = compiled
+if "{kind}": timing.VERBS["bind"] = refused
+timing.main()
+"""
+
+
+def compiling(kind: str) -> Target:
+    """A machine whose processor counts as another one's, which is compiled for; its emulator fails with ``kind``."""
+    command = (sys.executable, "-P", "-c", COMPILING.format(kind=kind))
+    return replace(LOCAL, kinds={"cpu": "compiled"}, command=command)
+
+
+@pytest.mark.parametrize(("kind", "figures"), [("", ["compiled", "emulated"]), ("run", ["compiled"])])
+def test_what_does_not_run_in_the_emulator_may_be_compiled(tmp_path: Path, kind: str, figures: list[str]) -> None:
+    target = compiling(kind)
+    with open_candidate(conv(tmp_path)) as model:
+        where = Conditions(target=target.name, batch=2)
+        cell = measure(Experiment((model,), where, BRIEF, target=target))
+    assert cell.refused is None
+    assert [one.kind for one in cell.readings] == figures
+    compiled = cell.readings[0].compiled
+    assert compiled is not None
+    assert (compiled.context_bytes, compiled.elsewhere, compiled.operators["CPUExecutionProvider"]["Conv"]) == (
+        5,
+        (),
+        1,
+    )
+    assert any("does not run in the emulator" in words for words in cell.warnings) is (kind == "run")
+    for detail in Detail:
+        assert ("nothing ran" in plain(reading_blocks((model,), cell, detail))) is (kind == "run")
+
+
+def test_an_emulator_that_dies_is_no_figure(tmp_path: Path) -> None:
+    target = compiling("memory")
+    with open_candidate(conv(tmp_path)) as model:
+        cell = measure(Experiment((model,), Conditions(target=target.name, batch=2), BRIEF, target=target))
+    assert cell.refused is not None
+    assert cell.refused.code == "out-of-memory"
 
 
 def test_no_figures_of_two_kinds_beside_each_other(tmp_path: Path) -> None:
