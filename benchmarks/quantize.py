@@ -15,7 +15,12 @@ signal-to-noise ratio of the outputs in decibels, on pictures that were not cali
 *Best recipe*: the fastest of ``onnxruntime.quantization`` with unsigned activations whose loss is at most normfold's
 and 0.2. Its ratio to normfold's result is of the same run. The exit is 1 where normfold's result is the slower one.
 
-Networks already in the file of figures are not measured again; files already in ``--results`` are not made again.
+Networks already in the file of figures are not measured again; files in ``--results`` are not made again, nor scored
+again. ``--prepare`` makes and scores them and times nothing, which may be done on a busy machine; what is left to
+the run on a quiet one takes `--processes` times `--seconds` for each batch size, and a moment more.
+
+    python benchmarks/quantize.py --prepare --options "--format contrib --unmeasured"
+    python benchmarks/quantize.py --options "--format contrib --unmeasured" --json out/quantize.json
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -77,8 +83,13 @@ BATCH: Final = 100
 """Samples of a batch when outputs are scored."""
 RTOL: Final = 1e3
 """Quality is scored on data of its own; the timing run only asks that there are outputs."""
+SCORES: Final = "scores.json"
 MEMORY: Final = 24 << 30
 """Address space of a process that holds all candidates: OpenVINO reserves more than it uses."""
+
+
+Quality = tuple[float, Interval]
+"""Mean of a metric, and what it lost."""
 
 
 class Network(Protocol):
@@ -337,6 +348,8 @@ class Judge:
 
     network: Network
     threads: int
+    folder: Path
+    """Where scores are kept."""
 
     @cached_property
     def feeds(self) -> dict[str, Floats]:
@@ -356,8 +369,27 @@ class Judge:
         """The source's figures."""
         return self.network.scores(self.reference, self.reference)
 
-    def loss(self, file: Path, *, optimised: bool = True) -> tuple[float, Interval] | str:
+    def loss(self, file: Path, *, optimised: bool = True) -> Quality | str:
         """Mean of the metric, and what it lost against the source, with the paired interval; or why there is none."""
+        digest = sha256(file.read_bytes() + self.network.source.read_bytes()).hexdigest()
+        key = f"{digest} {len(next(iter(self.feeds.values())))} {optimised}"
+        if key not in self._kept:
+            found = self._scored(file, optimised=optimised)
+            if isinstance(found, str):
+                return found
+            self._kept[key] = [found[0], found[1].value, found[1].low, found[1].high]
+            common.write_json(self.folder / SCORES, self._kept)
+        mean, *interval = self._kept[key]
+        return mean, Interval(*interval)
+
+    @cached_property
+    def _kept(self) -> dict[str, list[float]]:
+        """Scores by what they are of."""
+        file = self.folder / SCORES
+        found: dict[str, list[float]] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        return found
+
+    def _scored(self, file: Path, *, optimised: bool) -> Quality | str:
         found = outputs_of(file, self.feeds, self.threads, optimised=optimised)
         if isinstance(found, str):
             return found
@@ -402,12 +434,32 @@ def timed(network: Network, files: Mapping[str, Path], batch: int, setting: Sett
     return cell
 
 
+def scores(judge: Judge, files: Mapping[str, Path]) -> dict[str, Quality | str]:
+    """What every file loses, printed as it is found; normfold's with optimisations off, too."""
+    found: dict[str, Quality | str] = {}
+    for name, file in files.items():
+        found[name] = loss = judge.loss(file)
+        if name in (OURS, FREE):
+            judge.loss(file, optimised=False)
+        said = loss if isinstance(loss, str) else f"{_number(loss[0])}, loss {_interval(loss[1])}"
+        print(f"{judge.network.name}: {name}: {said}", file=sys.stderr, flush=True)
+    return found
+
+
+def prepare(network: Network, folder: Path, setting: Setting) -> None:
+    """Everything but timing."""
+    files, notes = made(network, folder, setting)
+    for name, text in notes.items():
+        print(f"{network.name}: {name}: {text}", file=sys.stderr, flush=True)
+    scores(Judge(network, setting.threads, folder), files)
+
+
 def row_of(network: Network, folder: Path, setting: Setting) -> Row:
     """All about one network."""
     load, started = os.getloadavg()[0], time.perf_counter()
     files, notes = made(network, folder, setting)
-    judge = Judge(network, setting.threads)
-    quality = {name: judge.loss(file) for name, file in files.items()}
+    judge = Judge(network, setting.threads, folder)
+    quality = scores(judge, files)
     for name in [name for name, found in quality.items() if isinstance(found, str)]:
         notes[name] = str(quality.pop(name))
         files.pop(name)
@@ -436,7 +488,7 @@ def _line(
     name: str,
     file: Path | None,
     cells: Mapping[str, Cell],
-    quality: tuple[float, Interval] | str | None,
+    quality: Quality | str | None,
     note: str,
     judge: Judge,
 ) -> Line:
@@ -576,10 +628,11 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--recipes", default=",".join(quantizers.RECIPES), help="(default: all)")
     parser.add_argument("--batches", default="32,1", help="(default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
-    parser.add_argument("--processes", type=int, default=5, help="of a run (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=3, help="of a run (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=10.0, help="of a process (default: %(default)s)")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds for one recipe (default: %(default)s)")
     parser.add_argument("--pictures", type=int, default=0, help="test pictures (default: 5000, of the zoo 32)")
+    parser.add_argument("--prepare", action="store_true", help="make and score files, time nothing")
     parser.add_argument("--options", default="", help="further options of normfold quantize")
     parser.add_argument("--results", type=Path, default=Path("out/quantize"), help="files made (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, and go on from there")
@@ -598,13 +651,18 @@ def main(given: Sequence[str] | None = None) -> int:
         options.limit,
         tuple(options.options.split()),
     )
+    if options.prepare:
+        for network in networks(options):
+            prepare(network, options.results / network.name, setting)
+        return 0
     figures = Figures(options.json, setting)
-    print(quantizers.listing())
+    print(quantizers.listing(), flush=True)
     for network in networks(options):
         if network.name not in figures.rows:
             row = row_of(network, options.results / network.name, setting)
             figures.add(row)
             show(row)
+            sys.stdout.flush()
     slower, mean = figures.slower(), figures.mean()
     print(f"geometric mean over the best recipes: {'-' if mean is None else f'{mean:.2f}x'}")
     print(f"slower than the best recipe: {'; '.join(slower) or 'none'}")
