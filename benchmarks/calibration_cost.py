@@ -28,13 +28,13 @@ import zoo
 import normfold
 from normfold.backends.onnx import OnnxGraph
 from normfold.backends.onnx.integers.read import read_network
-from normfold.core.integers.simplify import simplified
+from normfold.core.integers.form import integer_form
 from normfold.models.dataset import read_dataset
 from normfold.models.source import runnable
 from normfold.passes.quantize.outputs import BATCH
-from normfold.passes.quantize.statistics import watched
+from normfold.passes.quantize.statistics import drawn, watched
 from normfold.proof.probes import input_specs
-from normfold.runtime import CHECKER, Failed, Runnable, WorkerClient
+from normfold.runtime import CHECKER, Drawn, Failed, Runnable, WorkerClient
 
 MOST_TIME: Final = 1.5
 MOST_GROWTH: Final = 1.05
@@ -70,6 +70,7 @@ class Cost:
     plain: WorkerClient
     observing: WorkerClient
     watched: dict[str, int | None]
+    drawn: Drawn
     ratios: list[float] = field(default_factory=list)
     peaks: list[int] = field(default_factory=list)
     seconds: Counter[str] = field(default_factory=Counter)
@@ -77,7 +78,7 @@ class Cost:
     def turn(self, feeds: list[dict[str, Any]]) -> None:
         """Run and observe each of ``feeds``."""
         spent = Counter[str]()
-        jobs = {"run": self.plain.run, "observe": lambda feed: self.observing.observe(feed, self.watched)}
+        jobs = {"run": self.plain.run, "observe": lambda feed: self.observing.observe(feed, self.watched, self.drawn)}
         for feed in feeds:
             for kind, job in jobs.items():
                 started = time.perf_counter()
@@ -97,14 +98,15 @@ class Cost:
 def measured(model: ir.Model, count: int, turn: int) -> Cost:
     """Go through ``count`` samples."""
     graph = OnnxGraph(model, CHECKER.infer)
-    network = simplified(read_network(graph))
+    network = integer_form(read_network(graph))
     wanted = watched(network)
+    windows = {str(k): spec for k, spec in enumerate(drawn(network).values()) if spec[0] in wanted}
     (given,) = input_specs(model)
     size = (given.shape or (1, 3, 224, 224))[-1]
     data = read_dataset(lambda: samples(count, int(str(size)), given.name), (given,))
     extra = [name for name in wanted if name not in (*network.inputs, *network.outputs)]
     with runnable(graph.model) as file:
-        cost = Cost(client(file, []), client(file, extra), dict(wanted))
+        cost = Cost(client(file, []), client(file, extra), dict(wanted), windows)
         try:
             feeds = list[dict[str, Any]]()
             for number, batch in enumerate(data.batches(BATCH), 1):

@@ -32,6 +32,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -274,15 +275,25 @@ def made(network: Network, folder: Path, setting: Setting) -> tuple[dict[str, Pa
         np.savez(data, **network.calibration())
     if not files[FOLDED].is_file():
         peers.run(peers.NORMFOLD, network.source, files[FOLDED], setting.limit)
-    for name in (*setting.recipes, OURS, FREE):
-        target = folder / f"{name}{quantizers.RECIPES[name].suffix if name in quantizers.RECIPES else '.onnx'}"
-        print(f"{network.name}: {name}", file=sys.stderr, flush=True)
-        if not target.is_file():
-            run = _make(name, network.source, files[FOLDED], target, setting)
-            notes |= {name: f"{run.status} {run.error}".strip()} if run.status != "done" or run.error else {}
-        if target.is_file():
-            files[name] = target
-    return files, notes
+    names = (*setting.recipes, OURS, FREE)
+    targets = {name: folder / f"{name}{_suffix(name)}" for name in names}
+    missing = [name for name in names if not targets[name].is_file()]
+
+    def make(name: str) -> peers.Run:
+        run = _make(name, network.source, files[FOLDED], targets[name], setting)
+        print(f"{network.name}: {name} {run.status}, {run.seconds:.0f} s", file=sys.stderr, flush=True)
+        return run
+
+    # Each has one thread.
+    with ThreadPoolExecutor(setting.threads) as pool:
+        for name, run in zip(missing, pool.map(make, missing), strict=True):
+            if run.status != "done" or run.error:
+                notes[name] = f"{run.status} {run.error}".strip()
+    return files | {name: target for name, target in targets.items() if target.is_file()}, notes
+
+
+def _suffix(name: str) -> str:
+    return quantizers.RECIPES[name].suffix if name in quantizers.RECIPES else ".onnx"
 
 
 def _make(name: str, source: Path, folded: Path, target: Path, setting: Setting) -> peers.Run:

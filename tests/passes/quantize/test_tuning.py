@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from normfold.core.integers.plan import Plan
 from normfold.core.integers.ranges import Seen, min_max
 from normfold.core.integers.rounding import Spread
-from normfold.core.integers.steps import Linear, Network
+from normfold.core.integers.steps import Linear, Network, Product, Sigmoid
 from normfold.core.integers.weights import FULL, Coder
 from normfold.passes.quantize.tuning import Tuner, Tuning
 
@@ -51,3 +53,33 @@ def test_what_harms_does_not() -> None:
     found = tuned(lambda plan: 0.0 if rounded_plainly(plan) else 1.0)
     assert not found.choices[-1].kept
     assert rounded_plainly(found.best.plan())
+
+
+def activated(loss) -> Tuner:
+    gate = Sigmoid(name="g", operator="Gelu", inputs=("h",), output="gate", factor=1.7)
+    product = Product(name="g", operator="Gelu", inputs=("h", "gate"), output="y")
+    step = replace(STEP, output="h")
+    last = Linear(name="t", operator="Gemm", inputs=("y",), output="z", weight=np.eye(4), bias=np.zeros(4))
+    shapes = {"x": ("N", 8), **dict.fromkeys(["h", "gate", "y", "z"], ("N", 4))}
+    counts = np.ones(8192, np.int64)
+    seen = {value: Seen(-1.0, 1.0, counts, 1.0) for value in shapes}
+    network = Network((step, gate, product, last), ("x",), ("z",), shapes, frozenset(shapes))
+    tuner = Tuner(loss, lambda _: None, Tuning(network, seen, min_max, Coder(FULL)))
+    tuner.run({}, FULL)
+    return tuner
+
+
+def has_gelu(plan: Plan) -> bool:
+    return any(step.operator == "Gelu" for step in plan.integer)
+
+
+def test_gelus_become_exact_where_that_halves_the_noise() -> None:
+    found = activated(lambda plan: 1.0 if has_gelu(plan) else 0.4)
+    assert not has_gelu(found.best.plan())
+    assert {step.operator for step in found.best.plan().kept} == {"Gelu"}
+
+
+def test_gelus_stay_on_codes_where_exact_ones_gain_less() -> None:
+    found = activated(lambda plan: 1.0 if has_gelu(plan) else 0.6)
+    assert has_gelu(found.best.plan())
+    assert not found.choices[-1].kept

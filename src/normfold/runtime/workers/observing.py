@@ -1,7 +1,7 @@
 """What is kept of the values of a model while data stream through it: constant memory, however many samples.
 
-Of every value: its least and greatest element, a histogram over a part of its elements, and, by channel, the mean and
-the mean square.
+Of every value: its least and greatest element, and, of many runs, a histogram over a part of its elements and, by
+channel, the mean and the mean square.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ BINS: Final = 8192
 """Of a histogram, which reaches from ``-reach`` to ``reach``."""
 SAMPLED: Final = 1 << 15
 """Elements of one value and one run that go into its histogram, at most."""
+CLOSELY: Final = 64
+"""Runs of which everything is kept; the ends are kept of all."""
+SELDOM: Final = 4
+"""Of the others one in so many is looked at closely, which is cheaper than running the model is."""
 LEAST: Final = 2.0**-60
 """Reach of the histogram of zeros."""
 
@@ -47,6 +51,8 @@ class Observed:
             self.finite = False
             return
         self.low, self.high = min(self.low, low), max(self.high, high)
+        if turn >= CLOSELY and turn % SELDOM:
+            return
         self._count(values.reshape(-1), turn)
         if self.axis is not None and values.ndim >= -self.axis:
             self._sum(values, self.axis)
