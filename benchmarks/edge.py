@@ -4,13 +4,13 @@
     python benchmarks/edge.py --targets local,node,browser --threads 1,2 --json out/edge.json      # a quiet machine
     python benchmarks/edge.py --targets arm64,cortex-a53,cortex-a76 --json out/edge.json           # any machine
     python benchmarks/edge.py --targets local:qnn,browser:webgpu --json out/edge.json
-    python benchmarks/edge.py --targets local,ssh://user@host --networks resnet20 --json out/edge.json
+    python benchmarks/edge.py --targets local,sshd --networks resnet20 --json out/edge.json
 
 For every network, trained ones of the garden and ones of ImageNet's size with random weights, the folded model and an
 int8 one (QDQ) are taken beside it, one picture at a time, by `normfold.measure` (docs/edge.md says what the figures of
 each target mean): fresh processes, blocks in turns, intervals. The input is a test picture. ``TARGET:EP`` is another
-execution provider there; an NPU's compiler is asked about each model by itself, and besides about the int8 one that
-ONNX Runtime's ``quantize_static`` makes of the unfolded network.
+execution provider there, ``sshd`` an ssh server of this machine; an NPU's compiler is asked about each model by itself,
+and besides about the int8 ones that ONNX Runtime's ``quantize_static`` makes of the network unfolded and folded.
 Outputs are compared with those of the same model on this machine; a mismatch is printed with the first value that
 differs, and the exit is 1. On arm64, 200 test pictures go through each int8 network besides.
 
@@ -35,6 +35,7 @@ from typing import Any, Final
 
 import common
 import garden_accuracy
+import local_sshd
 import quantizers
 
 import normfold
@@ -62,6 +63,8 @@ STEPS: Final = 255
 """An output without a scale of its own is looked at in so many steps of its range."""
 NORMS: Final = ("BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization")
 
+SSHD: Final = "sshd"
+
 Row = dict[str, Any]
 
 
@@ -70,7 +73,9 @@ class Place:
     """A target and an execution provider there."""
 
     text: str
-    """``TARGET`` or ``TARGET:EP``."""
+    """``TARGET``, ``TARGET:EP`` or `SSHD`."""
+    server: str = ""
+    """Address of `SSHD`."""
 
     @property
     def target(self) -> Target:
@@ -84,6 +89,8 @@ class Place:
 
     @property
     def _parts(self) -> tuple[str, str]:
+        if self.text == SSHD:
+            return self.server, "cpu"
         name, _colon, provider = self.text.partition(":")
         return (name, provider or "cpu") if name in TARGETS else (self.text, "cpu")
 
@@ -115,11 +122,11 @@ def variants(source: Path, folder: Path, calibrating: Any) -> dict[str, Path]:
     return {kind: file for kind, file in files.items() if file.exists()}
 
 
-def unfolded(source: Path, folder: Path, calibrating: Any) -> Path:
-    """The int8 model that ONNX Runtime makes with every norm left in place."""
+def static(source: Path, file: Path, calibrating: Any) -> Path:
+    """The int8 model that ONNX Runtime makes of ``source``, every norm left in place."""
     import numpy as np
 
-    data, file = folder / "pictures.npz", folder / "unfolded.onnx"
+    data = file.with_suffix(".npz")
     np.savez(data, **{input_name(source): calibrating})
     samples = quantizers.Samples(data, len(calibrating), source)
     quantizers.static(source, file, samples, {"per_channel": True})
@@ -197,7 +204,7 @@ def lines(row: Row) -> Iterator[str]:
     for figure in row["figures"]:
         one = ratios.get(figure["name"])
         ratio = "" if one is None else "{value:.3f} ({low:.3f} to {high:.3f}) ".format(**one["ratio"]) + one["verdict"]
-        yield f"{head}  {figure['name']:8} {figure['kind']:9} {_said(figure):60} {ratio}".rstrip()
+        yield f"{head}  {figure['name']:9} {figure['kind']:9} {_said(figure):60} {ratio}".rstrip()
     for name, error in row.get("left_out", {}).items():
         yield f"{head}  {name:8} [{error['code']}] {error['message']}"
     if row["kind"] == "counted":
@@ -243,14 +250,14 @@ def same_verdicts(rows: Sequence[Row]) -> Iterator[str]:
     }
     for (network, threads, target), found in verdicts.items():
         here = verdicts.get((network, threads, LOCAL.name))
-        if target.startswith("ssh://") and here is not None:
+        if target.startswith("ssh") and here is not None:
             same = "the same" if found == here else "DIFFERENT"
             yield f"{network:16} {target} {threads}  {found}, local {here}: {same}"
 
 
-def usable(names: Sequence[str]) -> list[Place]:
-    """Those that can run here."""
-    places = [Place(name) for name in names]
+def usable(names: Sequence[str], server: str) -> list[Place]:
+    """Those that can run here; ``server`` is the address of `SSHD`."""
+    places = [Place(name, server) for name in names]
     for place in places:
         if place.target.missing:
             print(f"{place.text}: {place.target.missing}; {place.target.install}", file=sys.stderr)
@@ -288,7 +295,11 @@ def rows_of(
         for place, count in wanted:
             kind = place.target.kind_of(place.provider)
             if kind == "compiled":
-                more = {"unfolded": unfolded(source, Path(folder), calibrating)}
+                pairs = {"unf. ort": source, "fold. ort": files["folded"]}
+                more = {
+                    name: static(file, Path(folder) / f"{index}.onnx", calibrating)
+                    for index, (name, file) in enumerate(pairs.items())
+                }
                 found = compiled({**files, **more}, place, given)
             else:
                 found = cell_record(measured(files, place, count, given))
@@ -320,12 +331,16 @@ def main() -> int:
     )
     for row in rows if options.show else ():
         print(*lines(row), sep="\n")
-    for source in () if options.show else networks(options):
-        for row in rows_of(source, usable(options.targets.split(",")), threads, known, options.garden):
-            rows.append(row)
-            print(*lines(row), sep="\n", flush=True)
-            if options.json is not None:
-                common.write_json(options.json, {"environment": environment(), "cells": rows})
+    names = options.targets.split(",")
+    with ExitStack() as stack:
+        keys = Path(stack.enter_context(TemporaryDirectory()))
+        server = stack.enter_context(local_sshd.serving(keys)) if SSHD in names else ""
+        for source in () if options.show else networks(options):
+            for row in rows_of(source, usable(names, server), threads, known, options.garden):
+                rows.append(row)
+                print(*lines(row), sep="\n", flush=True)
+                if options.json is not None:
+                    common.write_json(options.json, {"environment": environment(), "cells": rows})
     print(*same_verdicts(rows), sep="\n")
     return int(any(row["refused"] is not None for row in rows))
 

@@ -191,6 +191,32 @@ def test_where_nothing_counts_there_are_no_counts(tmp_path: Path) -> None:
     assert "nothing counts" in cell.refused.message
 
 
+COUNTING = """
+import pathlib
+from normfold.runtime.workers import timing
+flag = pathlib.Path({flag!r})
+many = {second} if flag.exists() else 1_000_000
+flag.touch()
+def count(worker, request):
+    return {{"counts": {{"integer": many // (1 + request["name"].count("30")), "bytes_loaded": 7, "bytes_stored": 0}}}}
+timing.VERBS["count"] = count
+timing.main()
+"""
+
+
+@pytest.mark.parametrize(("second", "noted"), [(1_000_050, False), (1_010_000, True)])
+def test_counts_that_do_not_repeat_are_noted(tmp_path: Path, second: int, *, noted: bool) -> None:
+    code = COUNTING.format(flag=str(tmp_path / "flag"), second=second)
+    target = replace(AWAY, kind="counted", command=(sys.executable, "-P", "-c", code))
+    short, long = timed.products(tmp_path, 2), timed.products(tmp_path, 30)
+    with open_candidate(short) as first, open_candidate(long) as last:
+        cell = measure(Experiment((first, last), Conditions(target="away"), EFFORT, target=target))
+    assert cell.refused is None
+    assert [instructions(one.counts) for one in cell.readings] == [1_000_000, 500_000]
+    assert cell.comparisons["products30"].verdict == "fewer"
+    assert any("between two processes" in words for words in cell.warnings) is noted
+
+
 def test_other_outputs_are_a_finding_here_too(tmp_path: Path) -> None:
     changes = (
         "from normfold.runtime.workers import timing\n"
@@ -297,6 +323,10 @@ def test_instructions_are_told_apart(tmp_path: Path) -> None:
     subprocess.run(command, check=True)
     printed = subprocess.run([tmp_path / "print"], input="\n".join(ENCODED), capture_output=True, text=True, check=True)
     assert dict(zip(ENCODED, printed.stdout.splitlines(), strict=True)) == ENCODED
+
+
+def test_the_installer_is_a_program_of_the_shell() -> None:
+    subprocess.run(["sh", "-n", EMULATOR / "install.sh"], check=True)
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no compiler: apt-get install gcc libc6-dev")
