@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -190,12 +191,15 @@ def test_a_module_and_a_program_are_exported(tmp_path: Path) -> None:
     x = torch.zeros(2, 3, 8, 8)
     options = {"effort": QUICK, "without": ("tune",), "threads": 1}
     of_module = normfold.optimize(module, (x,), output=tmp_path / "module", **options).document()
-    torch.export.save(torch.export.export(module, (x,)), tmp_path / "net.pt2")
+    free = ({0: torch.export.Dim("n", min=1, max=16)},)
+    torch.export.save(torch.export.export(module, (x,), dynamic_shapes=free), tmp_path / "net.pt2")
     of_program = normfold.optimize(tmp_path / "net.pt2", output=tmp_path / "program", **options).document()
     assert [of_module["source"]["kind"], of_program["source"]["kind"]] == ["module", "program"]
     for found in (of_module, of_program):
         assert found["stages"][0]["stage"] == "export"
         assert len(found["decisions"]) == 1
+    (given,) = onnx.load(tmp_path / "program" / "model.onnx").graph.input
+    assert [one.dim_param or one.dim_value for one in given.type.tensor_type.shape.dim] == ["batch", 3, 8, 8]
     assert normfold.undo(tmp_path / "program", output=tmp_path / "back.pt2").sha256 == digest(tmp_path / "net.pt2")
 
 
@@ -309,6 +313,14 @@ def test_quantising_within_the_budget(net: Path, tmp_path: Path) -> None:
     assert quantized["refused"]["code"] in ("budget-missed", "not-faster")
     assert result.document()["accuracy"] is None or result.document()["accuracy"]["drop"] <= 1e-9
     whole(result)
+
+
+def test_a_run_without_time_to_measure_says_that_it_can_go_on(net: Path, tmp_path: Path) -> None:
+    with pytest.raises(NormfoldError) as caught:
+        normfold.optimize(net, output=tmp_path / "out", effort=replace(QUICK, time_limit=0.01), without=("tune",))
+    assert caught.value.code == "timed-out"
+    assert "goes on there" in caught.value.hint
+    assert list((tmp_path / "out" / ".normfold").glob("fold-*"))
 
 
 def test_session_settings_are_written_where_they_pay(

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from normfold.errors import OutputError, UsageError
+from normfold.errors import EnvironmentUnavailableError, OutputError, UsageError
 from normfold.limits import limited
 from normfold.measure.candidate import Effort
 from normfold.measure.scores import UserMetric
@@ -30,7 +30,7 @@ from normfold.verbs.optimize.found import machine, outcome, planned
 from normfold.verbs.optimize.job import Job
 from normfold.verbs.optimize.request import Request, data_digests, request
 from normfold.verbs.optimize.result import OptimizeResult
-from normfold.verbs.optimize.source import Call, origin
+from normfold.verbs.optimize.source import Call, Origin, origin
 
 if TYPE_CHECKING:
     from torch import nn
@@ -158,10 +158,16 @@ def optimize(
         job = Job(asked, workshop, found.file, found.sha256, data_digests(asked, found.file), machine(), progress)
         if dry_run:
             return OptimizeResult(planned(job, found))
-        return _done(job, found, target_folder)
+        try:
+            return _done(job, found, target_folder)
+        except EnvironmentUnavailableError as error:
+            if error.code != "timed-out":
+                raise
+            hint = "What was done is kept: the same command goes on there. --time-limit allows more."
+            raise EnvironmentUnavailableError(error.code, error.message, hint) from error
 
 
-def _done(job: Job, found: Any, folder: Path) -> OptimizeResult:
+def _done(job: Job, found: Origin, folder: Path) -> OptimizeResult:
     document, model = outcome(job, found)
     if document["refused"] is None or job.request.force:
         files.write(document, model, job, folder)

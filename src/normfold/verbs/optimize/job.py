@@ -51,6 +51,8 @@ FATAL: Final = frozenset({"bad-data", "bad-input", "bad-metric", "internal", "ou
 """Errors about what the caller gave, or of normfold itself: no other stage could do better."""
 QUANTIZING: Final = 0.5
 MEASURING: Final = 0.6
+MEASURING_LAST: Final = 0.9
+"""The same where nothing is tuned afterwards."""
 TUNING: Final = 0.5
 """Parts of the time that is left for these stages."""
 TUNED_WITHIN: Final = 90.0
@@ -258,6 +260,7 @@ class Job:
 
     def _bench(self, files: list[Path]) -> BenchResult:
         request, left = self.request, limits.remaining()
+        share = MEASURING_LAST if "tune" in request.without else MEASURING
         return bench(
             self.file,
             *files,
@@ -268,7 +271,7 @@ class Job:
             batch=request.batch,
             effort=request.effort,
             rtol=math.inf,
-            time_limit=request.effort.time_limit if left is None else min(request.effort.time_limit, MEASURING * left),
+            time_limit=request.effort.time_limit if left is None else min(request.effort.time_limit, share * left),
             **self._running("measure"),
         )
 

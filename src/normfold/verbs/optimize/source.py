@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -131,11 +132,22 @@ def _program(model: Any, path: Path | None, call: Call, workshop: Workshop, prog
     args, named = example if call.example is None else (example, {})
     module.training = False
     names = [name for name in program.graph_signature.user_inputs if isinstance(name, str)]
-    dynamic = {name: axes for name, axes in zip(names, dynamic_sizes(program), strict=False) if axes}
+    dynamic = {name: axes for name, axes in zip(names, _named(dynamic_sizes(program)), strict=False) if axes}
     own = Call(named or args, dynamic or None, tuple(names), call.seed)
-    step, file = _exported(module, own, workshop, progress)
+    with warnings.catch_warnings():
+        # Copying a program makes PyTorch warn of itself.
+        warnings.simplefilter("ignore", FutureWarning)
+        step, file = _exported(module, own, workshop, progress)
     before = None if path is None else digest(path)
     return Origin(file, digest(file), "program", name_of(model), path, before, step)
+
+
+def _named(sizes: Sequence[Mapping[int, str]]) -> list[dict[int, str]]:
+    """``sizes`` with names for PyTorch's symbols: the first free size that is the first of an input is the batch."""
+    symbols = dict.fromkeys(symbol for axes in sizes for symbol in axes.values())
+    batch = next((axes[0] for axes in sizes if 0 in axes), None)
+    names = {symbol: "batch" if symbol == batch else f"size{index}" for index, symbol in enumerate(symbols)}
+    return [{axis: names[symbol] for axis, symbol in axes.items()} for axes in sizes]
 
 
 def _exported(module: Any, call: Call, workshop: Workshop, progress: Progress) -> tuple[Step, Path]:
