@@ -71,6 +71,14 @@ def test_the_result_runs_on_plain_onnx_runtime_and_is_near_its_source(
     assert domains == {""} if form == "qdq" else "com.microsoft" in domains
 
 
+def test_operations_have_their_signal_to_noise(net: Path, data: np.ndarray) -> None:
+    done = normfold.quantize(net, calibrate={"x": data}, format="qdq", unmeasured=True)
+    found = {node.name: node.sqnr for node in done.nodes}
+    assert found["c1"] is not None
+    assert all(20.0 < sqnr < 70.0 for sqnr in found.values() if sqnr is not None)
+    assert normfold.quantize(net, format="qdq", unmeasured=True).nodes[0].sqnr is None
+
+
 def test_the_same_input_gives_the_same_bytes(net: Path, data: np.ndarray, tmp_path: Path) -> None:
     for name in ("one", "two"):
         normfold.quantize(net, calibrate={"x": data}, output=tmp_path / name, format="qdq", unmeasured=True)

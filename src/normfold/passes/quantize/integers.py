@@ -27,6 +27,7 @@ from normfold.models.dataset import Dataset
 from normfold.models.source import runnable
 from normfold.passes.quantize.dialects import dialect, grid_of
 from normfold.passes.quantize.figures import Choice, Format, NodeFigures
+from normfold.passes.quantize.noise import signal_to_noise
 from normfold.passes.quantize.outputs import Loss, run, split
 from normfold.passes.quantize.placement import quicker_in_floats, reason
 from normfold.passes.quantize.recipe import Mixture, Quantized, Stepwise, Work
@@ -102,6 +103,11 @@ class _Made:
         """With the steps named in floating point."""
         return self.tuning.plan({step: CHOSEN for step in self.tuning.network.steps if step.name in floating})
 
+    def noise(self, plan: Plan, data: Dataset) -> dict[str, float]:
+        """Signal to quantisation noise by the name of the step, in decibels; of several of a name the last."""
+        by_value = signal_to_noise(self.work, self.model, plan, data)
+        return {step.name: by_value[step.output] for step in plan.network.steps if step.output in by_value}
+
     def quantized(self, floating: frozenset[str]) -> list[Quantized]:
         """The model in each format."""
         plan = self.plan(floating)
@@ -122,6 +128,7 @@ class _Made:
                 stepwise=partial(_stepwise, form, self.model, plan),
                 choices=self.choices,
                 mixture=mixture,
+                noise=None if self.held_out is None else partial(self.noise, plan, self.held_out),
             )
             for form in self.work.formats
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir
@@ -68,6 +68,8 @@ class Quantized:
     choices: tuple[Choice, ...] = ()
     """Parts of the recipe that were tried."""
     mixture: Mixture | None = None
+    noise: Callable[[], Mapping[str, float]] | None = None
+    """Finds signal to quantisation noise by the name of the operation, in decibels."""
     name: str = ""
     """What tells it from others of the same width and format."""
 

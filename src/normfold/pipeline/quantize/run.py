@@ -152,7 +152,7 @@ def quantize(evaluator: Evaluator, source: OnnxSource, recipe: Recipe, asked: As
         return Done(
             model if refused is None or asked.force else None,
             replace(chosen.point, chosen=True),
-            _with_times(chosen, before),
+            _figures(chosen, before),
             folded.decisions,
             chosen.verification,
             (*front, *mixed.points),
@@ -292,14 +292,16 @@ def _mixed_name(floating: frozenset[str]) -> str:
     return f"{len(floating)} in floating point"
 
 
-def _with_times(one: _Tried, before: Mapping[str, float]) -> tuple[NodeFigures, ...]:
-    """Its nodes with the milliseconds that they took in the source, and take now."""
+def _figures(one: _Tried, before: Mapping[str, float]) -> tuple[NodeFigures, ...]:
+    """Its nodes with their signal to noise, and the milliseconds that they took in the source and take now."""
+    noise = {} if one.quantized.noise is None else one.quantized.noise()
+    figures = [replace(node, sqnr=noise.get(node.name)) for node in one.quantized.nodes]
     if not one.nodes:
-        return one.quantized.nodes
+        return tuple(figures)
     names = [node.name for node in one.quantized.nodes]
     activations = [node.name for node in one.quantized.nodes if node.operator == GELU]
     old, new = (by_operation(names, nodes, activations) for nodes in (before, one.nodes))
-    return tuple(replace(node, ms_before=old[node.name], ms_after=new[node.name]) for node in one.quantized.nodes)
+    return tuple(replace(node, ms_before=old[node.name], ms_after=new[node.name]) for node in figures)
 
 
 def _warnings(one: _Tried, asked: Asked) -> tuple[str, ...]:
