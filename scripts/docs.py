@@ -341,7 +341,8 @@ def backends_page() -> str:
             grid(("rule", "`nn.Module`", "ONNX"), rows),
             f"On {len(both)} of the {len(cases)} networks both ways come to the same. The others:",
             grid(("network", "module", "file"), other),
-            "## Whole networks\n\n" + SQUARE.format(count=len(networks), parting=len(partings(networks))),
+            "## Whole networks\n\n"
+            + SQUARE.format(count=len(networks), parting=len(partings(networks)), casts=casting(networks)),
             *partings(networks),
             grid(SQUARE_HEAD, map(square_row, networks)),
         ],
@@ -356,6 +357,12 @@ def square_row(row: dict[str, Any]) -> list[str]:
         f"{row['errors'][key]:.0e}" for key in ("module, float64", "exported", "folded, exported", "exported, folded")
     ]
     return [row["name"], tally, *counts, *errors]
+
+
+def casting(networks: Sequence[dict[str, Any]]) -> str:
+    """The networks whose deviation in float64 is one of float32."""
+    names = [row["name"] for row in networks if row.get("casts")]
+    return CASTS.format(names=" and ".join(names)) if names else ""
 
 
 def partings(networks: Sequence[dict[str, Any]]) -> list[str]:
@@ -419,7 +426,8 @@ counted *for want of structure* (folded in the file alone, `needs-structure` in 
 file* are scales in a module's own forward, and norms written out there, which are no modules. Folding the export of the
 folded module leaves no more norms than folding the export. `torch.export` takes every folded module. The last columns
 are deviations from the source, of its output's range, in float32 by ONNX Runtime with nothing optimised but for the
-first. Sites with another difference: {parting}."""
+first.{casts} Sites with another difference: {parting}."""
+CASTS: Final = """ In {names}, the modules cast to float32 themselves what changes, whatever they are given."""
 CODES_ONLY: Final = "not applicable: the weights of a module are no quantised codes with scales beside them"
 NO_CODES: Final = "covered by cases of its own: the exporter writes no quantised weights"
 SHUFFLING: Final = tuple(rule.name for rule in RULES if isinstance(rule, Rule) and rule.map is Shuffle)

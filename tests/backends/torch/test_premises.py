@@ -87,6 +87,22 @@ def test_parameter_untied() -> None:
     assert "parameter-untied" in premises(folded(net, picture()), "bn")
 
 
+def test_parameter_untied_a_head_that_reads_the_embedding() -> None:
+    """As in most small language models: the reason names the other one, whichever was stored first."""
+
+    def forward(self, x):
+        return self.head(self.norm(self.inner(self.embedding(x))))
+
+    layers = {"embedding": nn.Embedding(9, 4), "inner": nn.Linear(4, 4), "norm": nn.RMSNorm(4)}
+    net = live(Forward(forward, **layers, head=nn.Linear(4, 9, bias=False)))
+    net.head.weight = net.embedding.weight
+    result = folded(net, torch.tensor([[1, 2, 8]]))
+    reason = next(one.because for one in decisions(result)["norm"].refused_by if one.premise == "parameter-untied")
+    assert "'embedding.weight'" in reason
+    net.head.weight = nn.Parameter(net.embedding.weight.detach().clone())
+    assert decisions(folded(net, torch.tensor([[1, 2, 8]])))["norm"].outcome == "part-folded"
+
+
 def test_parameter_untied_in_a_module_that_does_not_run() -> None:
     net = live(Forward(lambda self, x: self.bn(self.conv(x)), **parts(other=nn.Conv2d(4, 4, 3))))
     net.other.weight = net.conv.weight

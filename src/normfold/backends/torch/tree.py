@@ -139,12 +139,14 @@ class ModuleTree:
         label = self.label(op)
         shared = [*value.names[1:], *(self.shared[name] for name in value.names if name in self.shared)]
         if shared:
-            raise NotLifted(PARAMETER_UNTIED, f"{role} of {label} is in the same memory as {shared[0]!r}")
+            own = op.call.path.partition("@")[0]
+            other = next((name for name in (*value.names, *shared) if name.rpartition(".")[0] != own), shared[0])
+            raise NotLifted(PARAMETER_UNTIED, f"{role} of {label} is in the same memory as {other!r}")
         owner = self.owner(value)
         if self.calls[id(owner)] > 1:
             raise NotLifted(CALLED_ONCE, f"{label} is called {self.calls[id(owner)]} times with the same weight")
-        own = (op, *op.arguments.get("steps", ()))
-        others = [reader for reader in self.readers[value] if reader not in own]
+        parts = (op, *op.arguments.get("steps", ()))
+        others = [reader for reader in self.readers[value] if reader not in parts]
         if others:
             raise NotLifted(CALLED_ONCE, f"{role} of {label} is also read by {self.label(others[0])}")
 
