@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from normfold.backends.onnx.integers.emitter import MICROSOFT, Emitter
+from normfold.backends.onnx.integers.emitter import MICROSOFT, Emitter, interleaved
 from normfold.core.integers import steps
 from normfold.core.integers.plan import Plan
 from normfold.core.integers.ranges import BYTES, STEPS, Codes
@@ -52,6 +52,8 @@ class QdqEmitter(Emitter):
             else:
                 made = self.floating(replace(free, scale=np.ones(())) if isinstance(free, steps.Affine) else free)
             return made if self._plain else self.clamped(step, made)
+        if isinstance(step, steps.Interleave):
+            return self._interleaved(step)
         return self.floating(replace(step, factor=1.0) if isinstance(step, steps.Sigmoid) else step)
 
     def _linear(self, step: Linear) -> ir.Value:
@@ -64,6 +66,13 @@ class QdqEmitter(Emitter):
         rows = self.reshaped(x, [-1, step.weight.shape[1]])
         made = self.node("Gemm", [rows, weight, bias], {"transB": 1})
         return self.unrolled(made, step.inputs[0], x, len(step.weight))
+
+    def _interleaved(self, step: steps.Interleave) -> ir.Value:
+        """With the channels last, as ONNX Runtime has them around: in their own order each byte would move alone."""
+        rank = len(step.strides) + 2
+        there, back = [0, *range(2, rank), 1], [0, rank - 1, *range(1, rank - 1)]
+        phases = [self.node("Transpose", [self.float_of(value)], {"perm": there}) for value in step.inputs]
+        return self.node("Transpose", [interleaved(self, step, phases, last=True)], {"perm": back})
 
     def codes(self, value: str) -> ir.Value:
         """The codes of ``value``."""
