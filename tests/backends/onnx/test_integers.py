@@ -24,7 +24,7 @@ from normfold.core.integers.grouped import with_quick_groups
 from normfold.core.integers.plan import Plan, made_plan
 from normfold.core.integers.ranges import min_max
 from normfold.core.integers.simplify import simplified
-from normfold.core.integers.steps import ChannelClamp, Floating, Interleave, Linear, Network, Select
+from normfold.core.integers.steps import ChannelClamp, Floating, Interleave, Linear, Network, Select, Widen
 from normfold.models.dataset import read_dataset
 from normfold.passes.quantize.recipe import Work
 from normfold.passes.quantize.statistics import gathered
@@ -162,6 +162,10 @@ NETS = {
             **{name: held[:6] for name, held in NORM.items()},
         },
     ),
+    "an odd number of channels side by side": (
+        ["a = Conv(x, w)", "r = Relu(a)", "k = Concat<axis=1>(r, x)", "y = Conv<pads=[1,1,1,1]>(k, z)"],
+        {"w": array(5, 4, 1, 1), "z": array(8, 9, 3, 3, seed=7)},
+    ),
     "a product over rows": (
         ["t = Transpose<perm=[0,2,3,1]>(x)", "h = MatMul(t, w)", "a = Add(h, c)", "r = Relu(a)", "y = MatMul(r, u)"],
         {"w": array(4, 16), "c": array(16, seed=1), "u": array(16, 8, seed=6)},
@@ -280,6 +284,14 @@ def test_channels_are_padded_together() -> None:
     _, network = read("odd numbers of channels")
     assert {len(step.weight) for step in network.steps if isinstance(step, Linear)} == {16, 8}
     assert {network.shapes[value][1] for value in network.padded} == {16}
+
+
+def test_what_cannot_be_made_wider_is_read_with_more_channels() -> None:
+    _, network = read("an odd number of channels side by side")
+    (wide,) = (step for step in network.steps if isinstance(step, Widen))
+    assert (wide.inputs, wide.missing) == (("k",), 3)
+    assert network.padded[wide.output] == 9
+    assert network.derived[wide.output] == ("k", 1.0)
 
 
 def test_phases_only_where_sizes_fit() -> None:

@@ -27,6 +27,7 @@ from normfold.core.integers.steps import (
     Sigmoid,
     Step,
     Sum,
+    Widen,
 )
 
 ALONE: Final = 16
@@ -51,6 +52,10 @@ class _Group:
 
 def with_padding(network: Network) -> Network:
     """``network`` with channels of zeros wherever that makes its integer form quicker."""
+    return _with_wider_inputs(_with_wider_values(network))
+
+
+def _with_wider_values(network: Network) -> Network:
     joined = Joined()
     for step in network.steps:
         if _by_channel(step):
@@ -62,14 +67,55 @@ def with_padding(network: Network) -> Network:
         if value in groups:
             groups[value].fixed = True
     wanted = {value: size for value, group in groups.items() if (size := _size(group)) is not None}
-    if not wanted:
-        return network
     shapes = dict(network.shapes)
     before = {value: int(str(next(iter(groups[value].sizes)))) for value in wanted}
     for value, size in wanted.items():
         shapes[value] = _resized(shapes[value], size)
     steps = tuple(_padded(step, wanted) for step in network.steps)
     return replace(network, steps=steps, shapes=shapes, padded=before)
+
+
+def _with_wider_inputs(network: Network) -> Network:
+    """Values that cannot have more channels themselves are read with some by convolutions of all channels."""
+    made: dict[str, Widen] = {}
+    steps: list[Step] = []
+    for step in network.steps:
+        if (
+            isinstance(step, Linear)
+            and step.window is not None
+            and step.groups == 1
+            and -step.weight.shape[1] % TOGETHER
+        ):
+            wide = made.get(step.inputs[0]) or _widen(step)
+            steps += [] if step.inputs[0] in made else [wide]
+            made[step.inputs[0]] = wide
+            steps.append(replace(step, inputs=(wide.output,), weight=_more(step.weight, 0, wide.missing)))
+        else:
+            steps.append(step)
+    shapes, derived, padded = dict(network.shapes), dict(network.derived), dict(network.padded)
+    for value, wide in made.items():
+        size = network.channels(value, 1 - (network.rank(value) or 0))
+        shapes[wide.output] = _resized(shapes.get(value), (size or 0) + wide.missing)
+        derived[wide.output] = derived.get(value, (value, 1.0))
+        padded[wide.output] = size or 0
+    added = network.added | {wide.output for wide in made.values()}
+    return replace(network, steps=tuple(steps), shapes=shapes, derived=derived, padded=padded, added=added)
+
+
+def _is_dense(step: Linear) -> bool:
+    """Whether it is a convolution of all channels."""
+    return step.window is not None and step.groups == 1
+
+
+def _widen(step: Linear) -> Widen:
+    return Widen(
+        name=step.name,
+        operator=step.operator,
+        inputs=step.inputs,
+        output=f"{step.inputs[0]}/wide",
+        nodes=step.nodes,
+        missing=-step.weight.shape[1] % TOGETHER,
+    )
 
 
 def _by_channel(step: Step) -> bool:
@@ -100,7 +146,7 @@ def _takes_more(network: Network, step: Step) -> bool:
         return step.axis is None
     if isinstance(step, ChannelClamp):
         return _is_second(network, step)
-    return isinstance(step, BY_CHANNEL) or (isinstance(step, Linear) and step.window is not None and step.groups == 1)
+    return isinstance(step, BY_CHANNEL) or (isinstance(step, Linear) and _is_dense(step))
 
 
 def _is_second(network: Network, step: ChannelClamp) -> bool:

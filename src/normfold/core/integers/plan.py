@@ -26,6 +26,7 @@ from normfold.core.integers.steps import (
     Sigmoid,
     Step,
     Transposed,
+    Widen,
 )
 from normfold.core.integers.weights import Coder, WeightCodes
 
@@ -56,7 +57,7 @@ def placed(network: Network, kept: Mapping[Step, str]) -> frozenset[Step]:
     for step in network.steps:
         if step in kept or isinstance(step, Floating | Transposed) or _is_float_map(step) or not _typed(network, step):
             continue
-        if isinstance(step, Linear | Transposed) or all(makers.get(value) in integer for value in step.inputs):
+        if isinstance(step, Linear | Transposed | Widen) or all(makers.get(value) in integer for value in step.inputs):
             integer.add(step)
     # What only floating-point steps read is quicker where they are, but for the results of products.
     while True:
@@ -87,7 +88,7 @@ def _is_light(step: Step, makers: Mapping[str, Step]) -> bool:
     if isinstance(step, Moving):
         maker = makers.get(step.inputs[0])
         return isinstance(maker, Moving | Linear) and getattr(maker, "window", None) is None
-    return isinstance(step, Clamped | Sigmoid)
+    return isinstance(step, Clamped | Sigmoid | Widen)
 
 
 def apart(network: Network, ranges: Mapping[str, Range]) -> dict[Step, str]:

@@ -163,6 +163,13 @@ class Select(Step):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Widen(Step):
+    """As many channels of zeros more behind those of ``[N, C, ...]``."""
+
+    missing: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Enlarge(Step):
     """Each element ``factors`` times along the axes behind the channels: nearest-neighbour resizing."""
 
@@ -186,7 +193,7 @@ class Floating(Step):
     because: str = ""
 
 
-SHARING: Final = (MaxPool, Concat, ChannelClamp, Moving, Slice, Select, Enlarge, Interleave)
+SHARING: Final = (MaxPool, Concat, ChannelClamp, Moving, Slice, Select, Widen, Enlarge, Interleave)
 """Steps whose output has the codes of their inputs."""
 
 

@@ -15,6 +15,7 @@ from normfold.backends.onnx.integers.emitter import (
     interleaved,
     selected,
     sliced,
+    widened,
     window_attributes,
 )
 from normfold.core.algebra import Window
@@ -23,8 +24,6 @@ from normfold.core.integers.plan import Plan
 from normfold.core.integers.ranges import Codes
 from normfold.core.integers.steps import Linear, Step
 
-MULTIPLE: Final = 4
-"""Input channels of a convolution come in multiples of it: others take twice as long."""
 UNIT_WINDOW: Final = Window((1, 1), (1, 1), (1, 1), (0, 0), (0, 0))
 
 
@@ -35,7 +34,6 @@ class ContribEmitter(Emitter):
         super().__init__(model, plan)
         self._plain: dict[str, ir.Value] = {}
         self._last: dict[str, ir.Value] = {}
-        self._padded: dict[str, ir.Value] = {}
 
     def integer(self, step: Step) -> None:
         """Write ``step`` with integer operators."""
@@ -81,24 +79,6 @@ class ContribEmitter(Emitter):
         """Whether ``value`` is there in the order of the model."""
         return value in self._plain
 
-    def padded(self, value: str, channels: int) -> ir.Value:
-        """The codes of ``value``, channels last, with channels of zeros up to a multiple of `MULTIPLE`."""
-        missing = -channels % MULTIPLE
-        if not missing:
-            return self.last(value)
-        if value not in self._padded:
-            rank = self.rank(value)
-            # Where the channels are not last yet, whole planes are copied, which is ten times faster.
-            axis = rank - 1 if self.is_last(value) else 1
-            ends = [missing if k == axis else 0 for k in range(rank)]
-            pads = self.constant(np.array([0] * rank + ends, np.int64), "pads")
-            x = self.last(value) if self.is_last(value) else self.plain(value)
-            made = self.node("Pad", [x, pads, self.step_of(value)[1]])
-            if axis == 1:
-                made = self.node("Transpose", [made], {"perm": [0, *range(2, rank), 1]})
-            self._padded[value] = made
-        return self._padded[value]
-
     def rank(self, value: str) -> int:
         """Number of axes, known of all values with codes."""
         return len(self.plan.network.shapes[value] or ())
@@ -126,21 +106,13 @@ def _linear(emitter: ContribEmitter, step: Linear) -> None:
 
 
 def _convolution(emitter: ContribEmitter, step: Linear, window: Window) -> ir.Value:
-    coded = emitter.plan.weights[step]
-    weight, source = coded.codes, step.inputs[0]
-    channels = weight.shape[1]
-    if step.groups == 1:
-        x = emitter.padded(source, channels)
-        extra = -channels % MULTIPLE
-        weight = np.pad(weight, [(0, 0), (0, extra), *[(0, 0)] * (weight.ndim - 2)])
-    else:
-        x = emitter.last(source)
+    source = step.inputs[0]
     return emitter.microsoft(
         "QLinearConv",
         [
-            x,
+            emitter.last(source),
             *emitter.step_of(source),
-            *_weight(emitter, step, weight),
+            *_weight(emitter, step, emitter.plan.weights[step].codes),
             *emitter.step_of(step.output),
             _bias(emitter, step),
         ],
@@ -317,15 +289,25 @@ def _select(emitter: ContribEmitter, step: steps.Select) -> None:
         emitter.put_plain(step.output, selected(emitter, step, emitter.plain(source), step.axis))
         return
     size = emitter.plan.network.channels(source, step.axis) or max(step.index) + 1
-    weight = np.zeros((len(step.index), size + -size % MULTIPLE, 1, 1), np.int8)
+    weight = np.zeros((len(step.index), size, 1, 1), np.int8)
     weight[np.arange(len(step.index)), list(step.index)] = 1
     unit = emitter.constant(np.ones(len(step.index), np.float32), "unit")
     zero = emitter.constant(np.zeros(len(step.index), np.int8), "weight_zero")
-    inputs = [emitter.padded(source, size), *emitter.step_of(source), emitter.constant(weight, "weight"), unit, zero]
+    inputs = [emitter.last(source), *emitter.step_of(source), emitter.constant(weight, "weight"), unit, zero]
     made = emitter.microsoft(
         "QLinearConv", [*inputs, *emitter.step_of(step.output)], **window_attributes(UNIT_WINDOW, 1), channels_last=1
     )
     emitter.put_last(step.output, made)
+
+
+def _widen(emitter: ContribEmitter, step: steps.Widen) -> None:
+    source = step.inputs[0]
+    rank, zero = emitter.rank(source), emitter.step_of(source)[1]
+    if emitter.is_last(source):
+        emitter.put_last(step.output, widened(emitter, step, emitter.last(source), zero, rank - 1))
+    else:
+        # Where the channels are not last yet, whole planes are copied, which is ten times faster.
+        emitter.put_plain(step.output, widened(emitter, step, emitter.plain(source), zero))
 
 
 def _enlarge(emitter: ContribEmitter, step: steps.Enlarge) -> None:
@@ -387,6 +369,7 @@ INTEGER: Final[Mapping[type[Step], Callable[[ContribEmitter, Any], None]]] = {
     steps.Interleave: _interleave,
     steps.Slice: _slice,
     steps.Select: _select,
+    steps.Widen: _widen,
     steps.Enlarge: _enlarge,
     steps.Affine: _affine,
     steps.Moving: _moving,

@@ -379,6 +379,20 @@ def selected(emitter: Emitter, step: steps.Select, value: ir.Value, axis: int) -
     return emitter.node("Gather", [value, emitter.constant(np.array(step.index, np.int64), "index")], {"axis": axis})
 
 
+def _widen(emitter: Emitter, step: steps.Widen) -> ir.Value:
+    return widened(emitter, step, emitter.float_of(step.inputs[0]))
+
+
+def widened(
+    emitter: Emitter, step: steps.Widen, value: ir.Value, zero: ir.Value | None = None, axis: int = 1
+) -> ir.Value:
+    """``value`` with more channels along ``axis``, which are ``zero``."""
+    rank = emitter.plan.network.rank(step.inputs[0]) or 0
+    ends = [step.missing if k == axis else 0 for k in range(rank)]
+    pads = emitter.constant(np.array([0] * rank + ends, np.int64), "pads")
+    return emitter.node("Pad", [value, pads, *([] if zero is None else [zero])])
+
+
 def _enlarge(emitter: Emitter, step: steps.Enlarge) -> ir.Value:
     return enlarged(emitter, emitter.float_of(step.inputs[0]), (1, 1, *step.factors))
 
@@ -405,6 +419,7 @@ FLOATING: Final[Mapping[type[Step], Any]] = {
     steps.Interleave: _interleave,
     steps.Slice: _slice,
     steps.Select: _select,
+    steps.Widen: _widen,
     steps.Enlarge: _enlarge,
     steps.Moving: _moving,
     steps.ChannelClamp: _channel_clamp,

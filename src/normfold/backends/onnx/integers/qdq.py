@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from normfold.backends.onnx.integers.emitter import MICROSOFT, Emitter, interleaved
+from normfold.backends.onnx.integers.emitter import MICROSOFT, Emitter, interleaved, widened
 from normfold.core.integers import steps
 from normfold.core.integers.plan import Plan
 from normfold.core.integers.ranges import BYTES, STEPS, Codes
@@ -35,6 +35,10 @@ class QdqEmitter(Emitter):
         """Write ``step`` between quantisers; bounds by channel act on the codes themselves."""
         if isinstance(step, steps.ChannelClamp) and self._plain:
             self._codes[step.output] = self._bounded(step, self.codes(step.inputs[0]))
+            return
+        if isinstance(step, steps.Widen):
+            source = step.inputs[0]
+            self._codes[step.output] = widened(self, step, self.codes(source), self._step_of(source)[1])
             return
         self._reader = step
         made = self._written(step)
