@@ -30,7 +30,14 @@ def signal_to_noise(work: Work, model: onnx_ir.Model, plan: Plan, data: Dataset)
     with runnable(model.clone()) as plain, runnable(simulation) as coded:
         wanted = _values(work, plain, batch, list(shared))
         found = _values(work, coded, batch, list(shared.values()))
-    return {value: _decibels(wanted[value], found[name]) for value, name in shared.items() if value in wanted}
+    if not wanted or not found:
+        return {}
+    # Channels of zeros that the model does not have come last.
+    channels = plan.network.padded
+    kept = {
+        value: found[name][:, : channels[value]] if value in channels else found[name] for value, name in shared.items()
+    }
+    return {value: _decibels(wanted[value], kept[value]) for value in shared}
 
 
 def _values(work: Work, model: Runnable, batch: Batch, names: Sequence[str]) -> Mapping[str, NDArray[Any]]:
