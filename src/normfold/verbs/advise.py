@@ -29,6 +29,7 @@ from normfold.report.result import Result
 from normfold.report.words import plural
 from normfold.runtime import CHECKER
 from normfold.runtime.session_profile import Use
+from normfold.runtime.targets import LOCAL
 from normfold.verbs.timing import session_settings
 
 if TYPE_CHECKING:
@@ -175,12 +176,14 @@ def advise(
         progress: told what is being done.
 
     Raises:
-        NormfoldError: the model cannot be read. Where it cannot be timed, that is ``refused`` in the result.
+        NormfoldError: the model cannot be read; ``target-unsupported``, the provider is only emulated here. Where it
+            cannot be timed, that is ``refused`` in the result.
     """
     conditions = Conditions(batch, threads, use)
     with limited(time_limit, memory_limit, SECONDS), _file(model, example_inputs) as source:
         # Fused with an addition, a norm would have no time of its own; on a CPU the two are faster apart, anyway.
         settings = replace(session_settings(None, ep), disabled_optimizers=("SkipLayerNormFusion",))
+        LOCAL.check_clock(settings.provider, "timing norms")
         CHECKER.start()
         progress("reading")
         graph = OnnxGraph(source.fresh(), CHECKER.infer)

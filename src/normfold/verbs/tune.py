@@ -190,6 +190,7 @@ def tune(
         default, place = session_settings(None, ep), find(target)
         check_target(place, default, cpus, custom_ops)
         place.check_tuning()
+        place.check_clock(default.provider, "tuning")
         with open_candidates([model], example_inputs, default) as opened, place.reached() as reached:
             found, cores = _processors(reached, cpus)
             conditions = Conditions(batch, threads or cores, use, tuple(cpus), reached.name)

@@ -160,6 +160,10 @@ def test_an_emulation_is_never_timed(tmp_path: Path) -> None:
     assert "only emulates qnn" in cell.refused.message
     with pytest.raises(UsageError, match="a deadline on qnn"):
         normfold.bench(timed.products(tmp_path, 2), ep="qnn", deadline=0.1)
+    with pytest.raises(UsageError, match="tuning on qnn"):
+        normfold.tune(timed.products(tmp_path, 2), ep="qnn")
+    with pytest.raises(UsageError, match="timing norms on qnn"):
+        normfold.advise(timed.products(tmp_path, 2), ep="qnn")
     with pytest.raises(UsageError, match="comparing models on qnn"):
         normfold.compare(timed.products(tmp_path, 2), timed.products(tmp_path, 3), ep="qnn")
 

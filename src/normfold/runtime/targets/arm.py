@@ -31,6 +31,7 @@ PLUGIN: Final = "counts.so"
 PYTHON: Final = "usr/bin/python3.11"
 CORES: Final = {"cortex-a53": "Cortex-A53", "cortex-a76": "Cortex-A76"}
 """Processors by the names that QEMU has for them: without, and with, instructions for dot products of bytes."""
+NO_PLUGINS: Final = f"this {EMULATOR} takes no plug-ins, as that of Debian 12 does (version 7.2)"
 USUAL: Final = "cortex-a76"
 SEED: Final = "1"
 """Of the random bytes that a program starts with, and of Python's hashes."""
@@ -83,14 +84,10 @@ def _target(name: str, core: str, kind: FigureKind, purpose: str) -> Target:
     )
     absent = [program for program in PACKAGES if shutil.which(program) is None]
     packages = [*(PACKAGES[program] for program in absent), *(() if KEYRING.exists() else (KEYRING.stem,))]
-    return ArmTarget(
-        name,
-        kind,
-        purpose,
-        command,
-        missing=_missing(folder, counts=counts, emulator=EMULATOR not in absent),
-        install=_command(folder, packages),
-    )
+    missing = _missing(folder, counts=counts, emulator=EMULATOR not in absent)
+    # No command brings another release of the emulator.
+    install = "" if missing == NO_PLUGINS else _command(folder, packages)
+    return ArmTarget(name, kind, purpose, command, missing=missing, install=install)
 
 
 def _missing(folder: Path, *, counts: bool, emulator: bool) -> str:
@@ -105,9 +102,7 @@ def _missing(folder: Path, *, counts: bool, emulator: bool) -> str:
         return f"ONNX Runtime for arm64 is {found} in {folder}, and {here} here"
     if counts and not (folder / PLUGIN).is_file():
         return f"the plug-in that counts is not built in {folder}"
-    if counts and not _takes_plugins():
-        return f"this {EMULATOR} takes no plug-ins, as Debian's of version 7.2 does"
-    return ""
+    return NO_PLUGINS if counts and not _takes_plugins() else ""
 
 
 @cache
