@@ -31,6 +31,15 @@ def test_whiskers_without_an_end_stay_in_the_plot() -> None:
     assert "nan" not in page
 
 
+def test_labels_of_dots_that_are_near_do_not_cover_each_other() -> None:
+    dots = [
+        Dot(name, (0.5 + at / 100, 0.4, 0.6), (80.0, 79.0, 81.0)) for at, name in enumerate(("qdq", "contrib", "c"))
+    ]
+    root = ET.fromstring(scatter([*dots, Dot("far", (1.0, 1.0, 1.0), (80.0, 80.0, 80.0))], "t", "a", ""))  # noqa: S314
+    lines = [float(one.get("y", "")) for one in root.findall("text") if one.text in ("qdq", "contrib", "c")]
+    assert min(abs(a - b) for a in lines for b in lines if a is not b) >= 14
+
+
 def test_names_are_escaped() -> None:
     for page in (
         bars([Bar(HOSTILE, 1, 1)], HOSTILE, HOSTILE),

@@ -53,6 +53,8 @@ class Metric:
     method: Method = "t"
     reduce: Callable[[Array], float] | None = None
     resamples: int = RESAMPLES
+    labelled: bool = False
+    """Whether it needs labels."""
     given: bool = False
     """By the user, who may have forgotten that there is to be a score for each sample."""
 
@@ -197,7 +199,9 @@ def _function(given: str) -> UserMetric:
 def _share(kind: Share, chosen: int | None) -> Metric:
     name = kind if chosen is None else f"{kind}:{chosen}"
     reduce = scores.share(kind, chosen)
-    return Metric(name, scores.predicted(name), unit="points", factor=100.0, method="bootstrap", reduce=reduce)
+    return Metric(
+        name, scores.predicted(name), unit="points", factor=100.0, method="bootstrap", reduce=reduce, labelled=True
+    )
 
 
 def _finite(value: float) -> float | None:
@@ -205,8 +209,8 @@ def _finite(value: float) -> float | None:
 
 
 METRICS: Final[dict[str, Metric]] = {
-    "top1": Metric("top1", scores.top(1), unit="points", factor=100.0, method="proportions"),
-    "top5": Metric("top5", scores.top(5), unit="points", factor=100.0, method="proportions"),
+    "top1": Metric("top1", scores.top(1), unit="points", factor=100.0, method="proportions", labelled=True),
+    "top5": Metric("top5", scores.top(5), unit="points", factor=100.0, method="proportions", labelled=True),
     "f1": _share("f1", None),
     "precision": _share("precision", None),
     "recall": _share("recall", None),
@@ -218,6 +222,7 @@ METRICS: Final[dict[str, Metric]] = {
         factor=100.0,
         method="bootstrap",
         reduce=scores.calibration_error,
+        labelled=True,
     ),
     "mse": Metric("mse", scores.squared_error, better="lower"),
     "cosine": Metric("cosine", scores.cosine),

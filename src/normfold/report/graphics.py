@@ -19,6 +19,8 @@ PLOT: Final = (680, 320)
 LEFT, RIGHT, TOP, BOTTOM = 70, 20, 18, 44
 """Margins of a plot."""
 TICKS: Final = 5
+LETTER: Final = 6.6
+"""Width of a letter, about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ def scatter(dots: Sequence[Dot], across: str, up: str, title: str) -> str:
         return LEFT + (width - LEFT - RIGHT) * across, height - BOTTOM - (height - TOP - BOTTOM) * up
 
     parts = [*_axes(xs, ys, across, up)]
+    labels: list[tuple[float, float, float]] = []
     for dot in dots:
         x, y = at(dot.x[0], dot.y[0])
         (left, _), (right, _) = at(dot.x[1], dot.y[0]), at(dot.x[2], dot.y[0])
@@ -75,9 +78,23 @@ def scatter(dots: Sequence[Dot], across: str, up: str, title: str) -> str:
         kind = "dot chosen" if dot.chosen else "dot"
         parts.append(f'<path class="whisker" d="M{left:.1f} {y:.1f}H{right:.1f}M{x:.1f} {low:.1f}V{high:.1f}"/>')
         parts.append(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{7 if dot.chosen else 5}"/>')
-        anchor = "end" if x > width * 0.7 else "start"
-        parts.append(_text(x + (-10 if anchor == "end" else 10), y - 8, dot.label, anchor))
+        parts.append(_label(dot.label, x, y, labels))
     return _svg(width, height, title, parts)
+
+
+def _label(text: str, x: float, y: float, taken: list[tuple[float, float, float]]) -> str:
+    """A label beside a dot where no other one is; ``taken`` has the ends and the line of those that are there."""
+    anchor, wide = ("end" if x > PLOT[0] * 0.7 else "start"), LETTER * len(text)
+    left = x - 10 - wide if anchor == "end" else x + 10
+    lines = (y + offset for offset in (-8, 18, -24, 34, -40, 50))
+    free = (
+        line
+        for line in lines
+        if not any(abs(line - other) < 14 and left < end and begin < left + wide for begin, end, other in taken)
+    )
+    line = next(free, y - 8)
+    taken.append((left, left + wide, line))
+    return _text(x + (-10 if anchor == "end" else 10), line, text, anchor)
 
 
 def _axes(xs: tuple[float, float], ys: tuple[float, float], across: str, up: str) -> Iterator[str]:

@@ -239,6 +239,14 @@ def test_what_cannot_be_asked_for(net: Path, tmp_path: Path, options: dict, code
     assert caught.value.code == code
 
 
+def test_labels_that_are_missing_are_missed_at_once(net: Path, tmp_path: Path) -> None:
+    data = {"x": np.zeros((4, 4, 12, 12), np.float32)}
+    with pytest.raises(NormfoldError) as caught:
+        normfold.optimize(net, output=tmp_path / "out", evaluate=data)
+    assert (caught.value.code, "no labels" in caught.value.message) == ("bad-data", True)
+    assert not list((tmp_path / "out" / ".normfold").glob("fold-*"))
+
+
 def test_a_damaged_file(tmp_path: Path) -> None:
     (tmp_path / "cut.onnx").write_bytes(network().SerializeToString()[:900])
     with pytest.raises(NormfoldError) as caught:

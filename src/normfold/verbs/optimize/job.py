@@ -15,6 +15,7 @@ import numpy as np
 
 from normfold import limits
 from normfold.backends.onnx import OnnxGraph, stored
+from normfold.core.costs import DEFAULT, providers
 from normfold.core.size import size
 from normfold.errors import FindingError, NormfoldError
 from normfold.limits import limited
@@ -114,7 +115,8 @@ class Job:
 
     def fold(self) -> Step:
         """The source, with its norms folded."""
-        options: Json = {"only": self.request.only, "skip": self.request.skip, "ep": self.request.ep}
+        table = self.request.ep if self.request.ep in providers() else DEFAULT
+        options: Json = {"only": self.request.only, "skip": self.request.skip, "ep": table}
 
         def work(folder: Path) -> Json:
             done = fold(self.file, output=folder / MODEL, **options, **self._running("fold"))
@@ -138,17 +140,18 @@ class Job:
 
     def _converted(self, given: Path, folder: Path, kinds: list[Kind]) -> Json:
         current, decisions, running = given, [], self._running("convert")
-        chosen: Json = {"only": self.request.only, "skip": self.request.skip, "ep": self.request.ep}
+        chosen: Json = {"only": self.request.only, "skip": self.request.skip}
+        table = self.request.ep if self.request.ep in providers() else DEFAULT
         for kind in kinds:
             target = folder / f"{kind}.onnx"
-            done = convert(current, to=EXACT[kind], source=kind, output=target, **chosen, **running)
+            done = convert(current, to=EXACT[kind], source=kind, output=target, ep=self.request.ep, **chosen, **running)
             new = [one for one in done.decisions if one.outcome == "converted"]
             if new and all(one.label == "exact" for one in new):
                 decisions += [one for one in done.document()["decisions"] if one["outcome"] == "converted"]
                 current = target
         if current is given:
             return {"decisions": [], "changed": False}
-        fold(current, output=folder / MODEL, **chosen, **running)
+        fold(current, output=folder / MODEL, ep=table, **chosen, **running)
         for kind in kinds:
             (folder / f"{kind}.onnx").unlink(missing_ok=True)
         # Each step was compared with the one before: the whole way is, too.

@@ -180,6 +180,9 @@ def data_digests(asked: Request, file: Path) -> dict[str, str | None]:
     for name in ("calibrate", "evaluate"):
         given = getattr(asked, name)
         found[name] = None if given is None else read_dataset(given, takes).digest()
+    if asked.metric is not None and asked.metric.labelled:
+        # Better known now than after quantising.
+        read_dataset(asked.evaluate, takes).labels()
     arrays = user_inputs(None, asked.inputs).arrays
     hashed = sha256()
     for name, array in sorted(arrays.items()):
