@@ -92,6 +92,27 @@ def test_without_data_the_ranges_come_from_the_folded_norms(net: Path) -> None:
     assert all(node.because for node in done.nodes if node.width != "int8")
 
 
+def test_without_data_a_live_norm_knows_what_it_makes(tmp_path: Path) -> None:
+    body = [
+        "n = LayerNormalization<axis=-1>(x, g, b)",
+        "[up] h = MatMul(n, w1)",
+        "a = Gelu(h)",
+        "[down] y = MatMul(a, w2)",
+    ]
+    held = {"g": array(16), "b": array(16, seed=1), "w1": array(16, 64, seed=2) / 4, "w2": array(64, 16, seed=3) / 8}
+    onnx.save(model("float[N,T,16] x", body, held, opset=20), tmp_path / "net.onnx")
+    target = tmp_path / "out.onnx"
+    done = normfold.quantize(tmp_path / "net.onnx", format="contrib", output=target, unmeasured=True)
+    assert {node.name: node.width for node in done.nodes} | {"up": "int8", "down": "int8"} == {
+        node.name: node.width for node in done.nodes
+    }
+    x = np.random.default_rng(0).standard_normal((2, 100, 16)).astype(np.float32) * 3
+    ours, theirs = (
+        onnxruntime.InferenceSession(str(f)).run(None, {"x": x})[0] for f in (target, tmp_path / "net.onnx")
+    )
+    assert np.square(ours - theirs).mean() < 3e-3 * theirs.var()
+
+
 def test_a_drop_beyond_the_budget_is_refused_with_figures(net: Path, data: np.ndarray, tmp_path: Path) -> None:
     target = tmp_path / "out.onnx"
     options = {"calibrate": {"x": data}, "evaluate": {"x": data}, "metric": "mse", "max_drop": 0.0, "format": "qdq"}

@@ -16,11 +16,13 @@ import numpy as np
 
 from normfold.core.algebra.affine import Array
 from normfold.core.integers import steps
+from normfold.core.integers.gelu import NAME
 from normfold.core.integers.ranges import SIGMAS, Seen
 from normfold.core.integers.steps import Linear, Network, Step, Transposed
 
 SQUARE_ROOT: Final = math.sqrt(2.0 * math.pi)
 
+LEAST_GELU: Final = -0.17
 PLACES: Final = np.linspace(-3.0, 6.0, 901)
 """Means of normal values of deviation 1 among which those before a rectifier are looked up."""
 
@@ -68,7 +70,7 @@ def _cumulative(x: Array) -> Array:
     return np.asarray(0.5 * (1.0 + errors))
 
 
-def carried(network: Network, known: Mapping[str, Normal]) -> dict[str, Seen]:
+def carried(network: Network, known: Mapping[str, Normal]) -> dict[str, Normal]:
     """What follows for the values of ``network`` from those that are ``known``."""
     found = dict(known)
     for step in reversed(network.steps):
@@ -83,7 +85,7 @@ def carried(network: Network, known: Mapping[str, Normal]) -> dict[str, Seen]:
             made = rule(step, found) if rule else None
             if made is not None:
                 found[step.output] = made
-    return {value: normal.seen() for value, normal in found.items()}
+    return found
 
 
 def _before_rectifier(step: steps.Affine, after: Normal) -> Normal | None:
@@ -166,6 +168,18 @@ def _sum(step: steps.Sum, found: Mapping[str, Normal]) -> Normal | None:
     return Normal(mean, np.sqrt(variance), step.low, step.high)
 
 
+def _normed(step: steps.Floating, _: Mapping[str, Normal]) -> Normal | None:
+    return None if step.moments is None else Normal(*step.moments)
+
+
+def _activated(step: steps.Product, found: Mapping[str, Normal]) -> Normal | None:
+    """Of GELU: from its least value on it is close to what it is taken of."""
+    source = found.get(step.inputs[0])
+    if step.operator != NAME or source is None or not (math.isinf(source.low) and math.isinf(source.high)):
+        return None
+    return Normal(source.mean, source.deviation, low=LEAST_GELU)
+
+
 def _same(step: Step, found: Mapping[str, Normal]) -> Normal | None:
     return found.get(step.inputs[0])
 
@@ -199,5 +213,7 @@ CARRIED: Final[Mapping[type[Step], Rule]] = {
     steps.GlobalMean: _same,
     steps.Concat: _concat,
     steps.Moving: _moving,
+    steps.Floating: _normed,
+    steps.Product: _activated,
 }
 """How moments go through each kind of step."""

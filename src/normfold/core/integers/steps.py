@@ -191,6 +191,8 @@ class Floating(Step):
 
     more: tuple[str, ...] = ()
     because: str = ""
+    moments: tuple[Array, Array] | None = None
+    """Mean and deviation by channel ``[C]``, or of all ``[1]``, that a norm gives what it makes."""
 
 
 SHARING: Final = (MaxPool, Concat, ChannelClamp, Moving, Slice, Select, Widen, Enlarge, Interleave)

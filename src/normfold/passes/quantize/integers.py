@@ -153,7 +153,7 @@ def _check_opset(model: onnx_ir.Model) -> None:
 
 def _statistics(work: Work, model: onnx_ir.Model, plain: Network, network: Network) -> Gathered:
     if work.calibration is None:
-        return Gathered(recorded(plain, work.records))
+        return Gathered(recorded(plain, network, work.records))
     work.progress("calibrating")
     return gathered(work, model.clone(), network, split(work.calibration)[0])
 

@@ -110,7 +110,11 @@ def _seen(arrays: Mapping[str, np.ndarray]) -> Seen:
     return Seen(low, high, np.array(arrays["counts"]), reach, mean, square)
 
 
-def recorded(network: Network, records: Iterable[StatisticsRecord]) -> dict[str, Seen]:
-    """What the norms that were folded knew about the values of ``network``, and what follows for others."""
+def recorded(plain: Network, network: Network, records: Iterable[StatisticsRecord]) -> dict[str, Seen]:
+    """What norms know about the values of ``plain`` and of ``network``, and what follows for others.
+
+    ``network`` is the form of ``plain`` that becomes integers: in one there are values that the other has not.
+    """
     known = {record.value: Normal(np.asarray(record.mean), np.asarray(record.deviation)) for record in records}
-    return carried(network, known)
+    found = carried(network, carried(plain, known))
+    return {value: normal.seen() for value, normal in found.items()}

@@ -18,7 +18,7 @@ BINS: Final = 8192
 """Of a histogram, which reaches from ``-reach`` to ``reach``."""
 SAMPLED: Final = 1 << 15
 """Elements of one value and one run that go into its histogram, at most."""
-CLOSELY: Final = 64
+CLOSELY: Final = 16
 """Runs of which everything is kept; the ends are kept of all."""
 SELDOM: Final = 4
 """Of the others one in so many is looked at closely, which is cheaper than running the model is."""

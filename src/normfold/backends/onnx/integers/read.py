@@ -43,8 +43,17 @@ def read_network(graph: OnnxGraph) -> Network:
 
 def _read(graph: OnnxGraph, node: ir.Node, place: int) -> list[Step]:
     made = _lifted(graph, node) if node.outputs else []
-    found = [_floating(node, made)] if isinstance(made, str) else made
+    found = [replace(_floating(node, made), moments=_moments(graph, node))] if isinstance(made, str) else made
     return [replace(step, nodes=(place,), beside=_beside(node, step)) for step in found]
+
+
+def _moments(graph: OnnxGraph, node: ir.Node) -> tuple[Array, Array] | None:
+    """What a norm by live statistics makes of anything: its bias as mean, its scale as deviation."""
+    view = graph.view(node) if node.outputs else None
+    if not isinstance(view, views.Norm) or view.tail is None:
+        return None
+    shift, scale = (one.reshape(-1) for one in np.broadcast_arrays(view.tail.shift, view.tail.scale))
+    return shift, np.abs(scale)
 
 
 def _beside(node: ir.Node, step: Step) -> tuple[str, ...]:
