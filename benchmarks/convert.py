@@ -270,7 +270,7 @@ def matrix_cell(kind: str, target: str) -> dict[str, Any]:
     x = _inputs(0)
     found: dict[str, Any] = {"from": kind, "to": target, "copied": None if kind == "weight" else _copy(source, target)}
     try:
-        given = {"needs_training": True, "calibrate": x, "verify": False, "source": kind}
+        given = {"needs_training": True, "calibrate": x, "source": kind}
         result = normfold.convert(source, (torch.from_numpy(x[:4]),), to=target, **given)
     except normfold.NormfoldError as error:
         return found | {"label": None, "deviation": None, "because": str(error)}

@@ -8,7 +8,7 @@ import onnx  # noqa: E402
 from torch import nn  # noqa: E402
 
 import normfold  # noqa: E402
-from folding import run  # noqa: E402
+from folding import array, model, run  # noqa: E402
 from normfold.backends.torch.modules import BatchLayerNorm, DynamicTanh, FrozenBatchNorm  # noqa: E402
 from normfold.passes.convert import MATRIX  # noqa: E402
 from normfold.passes.convert.fitted import CONVERSION, STRAIGHT_TANH, fit  # noqa: E402
@@ -281,3 +281,22 @@ def test_a_norm_without_statistics_takes_those_of_the_inputs_and_needs_some():
     assert [str(one.premise) for one in kept.refused_by] == ["calibration-data"]
     done = normfold.convert(net, PICTURE, to="group:count=2", calibrate=PICTURES)
     assert (done.decisions[0].outcome, done.decisions[0].label) == ("converted", "calibrated")
+
+
+def test_channels_that_come_last_make_no_batch_norm_in_a_file():
+    body = ["t = Tanh(x)", "[norm] y = LayerNormalization(t, g, b)"]
+    source = model("float[n,5,6] x", body, {"g": array(6), "b": array(6)}, opset=17)
+    x = np.random.default_rng(0).normal(size=(32, 5, 6)).astype(np.float32)
+    done = normfold.convert(source, to="batch", calibrate=x, needs_training=True)
+    assert [str(one.premise) for one in done.decisions[0].refused_by] == ["known-rank"]
+
+
+@pytest.mark.parametrize("to", ["static", "frozen"])
+def test_a_layer_norm_of_a_file_is_fitted_as_an_affine_map(to):
+    body = ["t = Tanh(x)", "[norm] y = LayerNormalization(t, g, b)"]
+    source = model("float[n,6] x", body, {"g": array(6), "b": array(6)}, opset=17)
+    x = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
+    done = normfold.convert(source, to=to, calibrate=x, needs_training=True)
+    assert [one.outcome for one in done.decisions] == ["converted"]
+    wanted, found = (run(one, {"x": x})["y"] for one in (source, done.model))
+    assert ((wanted - found) ** 2).mean() / wanted.var() < 0.4

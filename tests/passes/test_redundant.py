@@ -112,3 +112,22 @@ def test_in_a_file() -> None:
     wanted, got = (next(iter(run(one, {"x": x}).values())) for one in (source, done.model))
     assert np.abs(got - wanted).max() <= 1e-4 * np.abs(wanted).max()
     assert sum(node.op_type == "Sqrt" for node in done.model.graph.node) == 1
+
+
+def tied() -> nn.Module:
+    net = made(nn.Identity())
+    net.middle, net.second = nn.Linear(16, 16, bias=False).double(), nn.RMSNorm(16, 1e-9).double()
+    net.down, net.second.weight = nn.Linear(16, 4).double(), net.first.weight
+    return net
+
+
+def over_two_axes() -> nn.Module:
+    net = made()
+    net.first = nn.RMSNorm((5, 16), 1e-9).double()
+    return net
+
+
+@pytest.mark.parametrize(("net", "premise"), [(tied(), "room"), (over_two_axes(), "one-axis")])
+def test_what_is_not_read_as_the_norm_of_one_axis_with_a_scale(net: nn.Module, premise: str) -> None:
+    first = converted(net.eval()).decisions[0]
+    assert first.refused_by[0].premise == premise
