@@ -9,6 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import onnxruntime
+
 import normfold
 from normfold.verbs.demo.network import network, pictures
 
@@ -18,12 +20,17 @@ def main(folder: Path) -> None:
     images, digits = pictures()
     with network() as source:
         result = normfold.optimize(
-            source, output=folder, evaluate={"x": images, "label": digits}, metric="recall:7", max_drop=0.5, batch=32
+            source,
+            output=folder,
+            evaluate={"x": images, "label": digits},
+            metric="recall:7",
+            max_drop=0.5,
+            without=["tune"],
         )
     if result.refused is not None:
         sys.exit(f"{result.refused.code}: {result.refused.message}")
     print(result)
-    session = normfold.open_session(folder / "model.onnx")
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     (scores,) = session.run(None, {"x": images[:1]})
     print(f"the first picture is a {scores.argmax()}, and should be a {digits[0]}")
 

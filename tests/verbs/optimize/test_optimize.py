@@ -27,6 +27,7 @@ from normfold.measure.tune.changes import Change
 from normfold.measure.tune.search import Trial
 from normfold.pipeline.stages import digest
 from normfold.report.schema import schema
+from normfold.verbs.optimize import job
 
 QUICK = Effort(first=2, most=2, per_process=0.05, warm_up=0.01, copies=1, time_limit=20.0)
 WRITTEN = {"model.onnx", "report.json", "report.html", "MODEL.md", "model.cdx.json", ".normfold"}
@@ -362,3 +363,42 @@ def test_one_process_has_no_interval(done: normfold.OptimizeResult) -> None:
     said = str(normfold.OptimizeResult(found))
     assert "inf" not in said.replace("inference", "").replace("InferenceSession", "")
     assert "no interval" in said or found["chosen"] == "source"
+
+
+def quantized(code: str | None, verdict: str, ratio: float) -> dict:
+    refused = None if code is None else {"code": code, "message": "", "hint": ""}
+    return {"quantize": {"refused": refused, "latency": {"verdict": verdict, "ratio": {"value": ratio}}}}
+
+
+@pytest.mark.parametrize(
+    ("found", "stays"),
+    [
+        (quantized(None, "faster", 0.5), True),
+        (quantized("not-faster", "inconclusive", 0.63), True),
+        (quantized("not-faster", "inconclusive", 1.1), False),
+        (quantized("not-faster", "slower", 1.5), False),
+        (quantized("not-faster", "equivalent", 0.999), False),
+        (quantized("budget-missed", "faster", 0.5), False),
+        (quantized("result-differs", "inconclusive", 0.5), False),
+    ],
+)
+def test_a_quantised_model_that_may_be_faster_is_timed_again(found: dict, stays: bool) -> None:
+    assert (job.refusal(found) is None) is stays
+
+
+@pytest.mark.parametrize(
+    ("stage", "verdict", "ratio", "sure", "gains"),
+    [
+        ("fold", "inconclusive", 1.01, False, True),
+        ("convert", "faster", 0.9, False, True),
+        ("convert", "inconclusive", 0.9, True, False),
+        ("quantize", "faster", 0.5, False, True),
+        ("quantize", "inconclusive", 0.9, True, True),
+        ("quantize", "inconclusive", 0.9, False, False),
+        ("quantize", "inconclusive", 1.1, True, False),
+        ("quantize", "equivalent", 0.999, True, False),
+    ],
+)
+def test_what_a_stage_has_to_gain(stage: str, verdict: str, ratio: float, sure: bool, gains: bool) -> None:
+    against = Comparison(Interval(ratio, ratio - 0.01, ratio + 0.01), 0.0, found=True, verdict=verdict)
+    assert job.gains(stage, against, sure=sure) is gains

@@ -178,6 +178,7 @@ class Job:
                 calibrate=request.calibrate,
                 evaluate=request.evaluate,
                 metric=request.named,
+                force=True,
                 **options,
                 **self._running("quantize"),
             )
@@ -233,9 +234,10 @@ class Job:
         """The times of source and results, in turns, and the one to hand over."""
         made = {step.stage: step.model for step in steps if step.model is not None}
         request = self.request
+        sure = any(step.record.get("quantize", {}).get("refused", True) is None for step in steps)
 
         def work(_: Path) -> Json:
-            return self._timed(dict(made))
+            return self._timed(dict(made), sure=sure)
 
         depends = {
             "source": self.sha256,
@@ -248,13 +250,16 @@ class Job:
         says = f"{plural(len(made) + 1, 'model')} in turns"
         return Step("measure", "kept", says, None, None, stage.record, seconds, stage.resumed)
 
-    def _timed(self, made: dict[StageName, Path]) -> Json:
-        """Figures of the source and of what was ``made``; what cannot be timed beside the others is left out."""
+    def _timed(self, made: dict[StageName, Path], *, sure: bool) -> Json:
+        """Figures of the source and of what was ``made``; what cannot be timed beside the others is left out.
+
+        ``sure`` says that the quantised model was found to be faster before.
+        """
         refused: dict[str, Json] = {}
         while True:
             done = self._bench(list(made.values()))
             if not done.refused:
-                return _chosen(done, list(made), refused)
+                return _chosen(done, list(made), refused, sure=sure)
             error = done.refused[0]
             if not made or error.code in FATAL:
                 raise error
@@ -346,7 +351,7 @@ class Job:
             return Step(name, "refused", "", seconds=time.monotonic() - begun).refuse(error.record())
         record = stage.record
         step = Step(name, "kept", says(record), None, None, record, seconds, stage.resumed)
-        refused = _refusal(record)
+        refused = refusal(record)
         if refused is not None:
             return step.refuse(refused)
         if not record.get("changed", True):
@@ -382,14 +387,22 @@ def within(step: Step, evaluated: Step, most: float | None) -> Step:
     return step.refuse(FindingError("budget-missed", f"{lost}; a drop of {most:g} is allowed.").record())
 
 
-def _refusal(record: Json) -> Json | None:
+def refusal(record: Json) -> Json | None:
     """Why what a stage made is not to be kept, as its verb found."""
     proof = record.get("verification")
     if proof is not None and proof["status"] not in HOLDS:
         message = f"The result differs from the source: {proof['because'] or proof['status']}."
         return FindingError("result-differs", message).record()
-    refused: Json | None = record.get("quantize", {}).get("refused")
-    return refused
+    quantized = record.get("quantize", {})
+    refused: Json | None = quantized.get("refused")
+    return None if refused is not None and _undecided(quantized) else refused
+
+
+def _undecided(quantized: Json) -> bool:
+    """Whether a quantised model may be faster, and was refused only since its own measurement could not tell."""
+    latency = quantized["latency"]
+    not_faster = (quantized["refused"] or {}).get("code") == "not-faster"
+    return bool(not_faster and latency and latency["verdict"] == "inconclusive" and latency["ratio"]["value"] < 1.0)
 
 
 def _changed(done: FoldResult[Any]) -> bool:
@@ -422,11 +435,11 @@ def _tuned(record: Json) -> str:
     return record["name"] if record["changed"] else "no session setting beats the default ones"
 
 
-def _chosen(done: BenchResult, made: list[StageName], refused: dict[str, Json]) -> Json:
+def _chosen(done: BenchResult, made: list[StageName], refused: dict[str, Json], *, sure: bool) -> Json:
     """Figures, and which model to hand over: never one that is slower than the source.
 
     What only folds is kept unless it is slower; what converts or quantises has to be faster than the best so far.
-    A quantised model was found to be that before: it stays where this measurement cannot tell.
+    A quantised model that was found to be that before (``sure``) stays where this measurement cannot tell.
     """
     cell = done.cells[0]
     names = {stage: model.name for stage, model in zip(made, done.models[1:], strict=True)}
@@ -436,7 +449,7 @@ def _chosen(done: BenchResult, made: list[StageName], refused: dict[str, Json]) 
     for stage, name in names.items():
         against = between(cell, done.effort, best, name)
         steps[stage] = {"against": label, **comparison_record(against)}
-        if cell.comparisons[name].verdict == "slower" or not _gains(stage, against):
+        if cell.comparisons[name].verdict == "slower" or not gains(stage, against, sure=sure):
             refused[stage] = _too_slow(cell.comparisons[name].ratio.value, label, against.ratio.value)
         else:
             best, label = name, stage
@@ -451,10 +464,10 @@ def _chosen(done: BenchResult, made: list[StageName], refused: dict[str, Json]) 
     }
 
 
-def _gains(stage: StageName, against: Comparison) -> bool:
+def gains(stage: StageName, against: Comparison, *, sure: bool) -> bool:
     """Whether a stage's result is worth having, given its time over that of the best before it."""
     seems = against.verdict == "inconclusive" and against.ratio.value < 1.0
-    return stage == "fold" or against.verdict == "faster" or (stage == "quantize" and seems)
+    return stage == "fold" or against.verdict == "faster" or (stage == "quantize" and sure and seems)
 
 
 def _compared(cell: Cell, name: str) -> Json:
