@@ -166,6 +166,20 @@ NETS = {
         ["a = Conv(x, w)", "r = Relu(a)", "k = Concat<axis=1>(r, x)", "y = Conv<pads=[1,1,1,1]>(k, z)"],
         {"w": array(5, 4, 1, 1), "z": array(8, 9, 3, 3, seed=7)},
     ),
+    "a map by position before a mean": (
+        ["a = Conv(x, w)", "p = Add(a, f)", "q = ReduceMean<axes=[2,3], keepdims=0>(p)", "y = Gemm<transB=1>(q, z)"],
+        {"w": array(8, 4, 1, 1), "f": array(6, seed=5), "z": array(8, 8, seed=7)},
+    ),
+    "bounds by position before a pool": (
+        [
+            "a = Conv(x, w)",
+            "m = Mul(a, f)",
+            "r = Relu(m)",
+            "p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(r)",
+            "y = Conv(p, z)",
+        ],
+        {"w": array(8, 4, 1, 1), "f": np.abs(array(6, seed=5)) + 0.5, "z": array(8, 8, 1, 1, seed=7)},
+    ),
     "a product over rows": (
         ["t = Transpose<perm=[0,2,3,1]>(x)", "h = MatMul(t, w)", "a = Add(h, c)", "r = Relu(a)", "y = MatMul(r, u)"],
         {"w": array(4, 16), "c": array(16, seed=1), "u": array(16, 8, seed=6)},

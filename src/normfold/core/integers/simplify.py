@@ -50,6 +50,10 @@ class _Site:
     shapes: dict[str, tuple[Dim, ...] | None]
     """Those of the network, and by rules of new values."""
 
+    def is_by_channel(self, value: str, axis: int) -> bool:
+        """Whether ``axis`` is that of the channels of ``value``, ``[N, C, ...]``, and not one of its positions."""
+        return len(self.shapes.get(value) or ()) + axis == 1
+
     def new(self, name: str, like: str) -> str:
         """A new value, ``name``, of the shape of ``like``."""
         self.shapes[name] = self.shapes.get(like)
@@ -258,6 +262,8 @@ def _behind_pool(site: _Site, step: Step) -> Edit | None:
     pool = site.only_reader(step.output) if isinstance(step, ChannelClamp) else None
     if not isinstance(step, ChannelClamp) or not isinstance(pool, MaxPool):
         return None
+    if step.low.size > 1 and not site.is_by_channel(step.output, step.axis):
+        return None
     between = site.new(f"{pool.output}/unbounded", pool.output)
     first = replace(pool, inputs=step.inputs, output=between)
     return {step: (), pool: (first, replace(step, inputs=(between,), output=pool.output))}
@@ -311,6 +317,8 @@ def _behind_mean(site: _Site, step: Step) -> Edit | None:
     """A map without a clamp moves behind the mean over positions that is all that reads it."""
     mean = site.only_reader(step.output) if isinstance(step, Affine) and not _clamps(step) else None
     if not isinstance(step, Affine) or not isinstance(mean, GlobalMean) or not _maps(step):
+        return None
+    if step.axis is not None and not site.is_by_channel(step.output, step.axis):
         return None
     between = site.new(f"{mean.output}/unmapped", mean.output)
     axis = step.axis if mean.keeps or step.axis is None else -1

@@ -20,7 +20,7 @@ from normfold.backends.onnx.integers.tables import narrow_tables
 from normfold.core.integers.form import integer_form, portable_form
 from normfold.core.integers.plan import Plan
 from normfold.core.integers.ranges import min_max
-from normfold.core.integers.steps import SHARING, Floating, Linear, Network, Step, Transposed
+from normfold.core.integers.steps import SHARING, Floating, Linear, Network, Sigmoid, Step, Transposed
 from normfold.core.integers.weights import FULL, REDUCED, Coder
 from normfold.errors import UsageError
 from normfold.models.dataset import Dataset
@@ -125,6 +125,8 @@ class _Made:
                 nodes,
                 simulation.clone(),
                 BUDGET,
+                rewritten=partial(_rewritten, self.model, plan.network),
+                approximate=any(isinstance(step, Sigmoid) and step.operator == "Gelu" for step in plan.network.steps),
                 stepwise=partial(_stepwise, form, self.model, plan),
                 choices=self.choices,
                 mixture=mixture,
@@ -137,6 +139,10 @@ class _Made:
 def _rounds(step: Step) -> bool:
     """Whether ``step`` makes codes anew; others move the codes that there are."""
     return not isinstance(step, SHARING)
+
+
+def _rewritten(model: onnx_ir.Model, network: Network) -> onnx_ir.Model:
+    return emit_simulated(model.clone(), Plan(network, frozenset(), {}, {}))
 
 
 def _stepwise(form: Format, model: onnx_ir.Model, plan: Plan) -> Stepwise:

@@ -61,6 +61,10 @@ class Quantized:
     """Computes the same codes in floating point; what the model is verified against. None: against the folded model."""
     budget: float | None = None
     """Deviation from ``simulation`` that rounding explains, relative to the output's range."""
+    rewritten: Callable[[], onnx_ir.Model] | None = None
+    """The model in the form that was quantised, in floating point."""
+    approximate: bool = False
+    """Whether that form stands for the model only nearly."""
     stepwise: Callable[[], Stepwise] | None = None
     """The model with each operation compared with what it should make of the codes that it reads."""
     emulation: onnx_ir.Model | None = None

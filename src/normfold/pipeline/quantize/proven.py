@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Final
@@ -9,6 +10,7 @@ from typing import Final
 import numpy as np
 import onnx_ir
 
+from normfold.errors import FindingError
 from normfold.models.data import UserInputs
 from normfold.models.dataset import Dataset
 from normfold.models.source import runnable
@@ -21,8 +23,33 @@ from normfold.records import Verification
 from normfold.runtime import Evaluator, Failed, Runnable, WorkerClient
 
 EMULATED: Final = "each operation was emulated: computed in float32, what it makes rounded"
+EXACTLY: Final = 1e-3
+"""Deviation from the folded model of what is rewritten exactly, in float32, relative to the output's range."""
+NEARLY: Final = 0.1
+"""The same where sigmoids stand for GELUs."""
 NEAREST: Final = 1.0
 """Steps between what an operation computes from codes and the code that it makes; half of one is rounding."""
+
+
+def check_form(
+    evaluator: Evaluator, made: Sequence[Quantized], folded: onnx_ir.Model, setup: Setup, calibration: Dataset | None
+) -> None:
+    """Compare the form of the network that ``made`` are quantised from with ``folded``, both in floating point.
+
+    Raises:
+        FindingError: ``result-differs``.
+    """
+    one = next((quantized for quantized in made if quantized.rewritten is not None), None)
+    if one is None or one.rewritten is None:
+        return
+    fed = setup.given if setup.given.arrays else _first(calibration, setup.given)
+    with ExitStack() as files:
+        ours, theirs = (files.enter_context(runnable(model)) for model in (folded.clone(), one.rewritten()))
+        rtol = NEARLY if one.approximate else EXACTLY
+        proof = verify(evaluator, ours, theirs, replace(about(folded, setup), given=fed, rtol=rtol))
+    if proof.status == "different":
+        message = f"The network in the form that integer kernels have computes something else: {proof.because}"
+        raise FindingError("result-differs", message, "Please report this.")
 
 
 def proven(

@@ -31,7 +31,7 @@ from normfold.passes.quantize.figures import Accuracy, Choice, Format, Latency, 
 from normfold.passes.quantize.recipe import Quantized, Recipe, Work
 from normfold.pipeline.fold_onnx import Request, Target, fold_proven
 from normfold.pipeline.quantize.accuracy import Judge
-from normfold.pipeline.quantize.proven import proven
+from normfold.pipeline.quantize.proven import check_form, proven
 from normfold.pipeline.quantize.search import Memory, Search
 from normfold.pipeline.quantize.speed import GELU, Setting, by_operation, times
 from normfold.pipeline.stages import Workshop
@@ -136,6 +136,7 @@ def quantize(evaluator: Evaluator, source: OnnxSource, recipe: Recipe, asked: As
     made = list(recipe(work))
     if not made:
         raise UsageError("nothing-to-quantize", "No operation of the model can be quantised.", _way_out(asked))
+    check_form(evaluator, made, folded.model, setup, calibration)
     with ExitStack() as files:
         judge = _judge(files, evaluator, source, evaluation, asked)
         job = _Job(files, evaluator, source, folded.model, setup, calibration, judge, asked)
