@@ -1,13 +1,14 @@
 """Moments of values without data: what norms know, carried through the steps."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from normfold.core.integers.moments import LEAST_GELU, carried
+from normfold.core.integers.moments import LEAST_GELU, LIVE_SIGMAS, Normal, carried
 from normfold.core.integers.ranges import SIGMAS
-from normfold.core.integers.steps import Floating, Linear, Network, Product, Sigmoid
+from normfold.core.integers.steps import Floating, Linear, Network, Product, Sigmoid, Sum
 
 SCALE, SHIFT = np.array([0.5, 1.0, 2.0]), np.array([0.0, 1.0, -1.0])
 WEIGHT = np.random.default_rng(0).standard_normal((4, 3))
@@ -43,3 +44,14 @@ def test_gelu_begins_at_its_least_value():
 def test_what_nothing_is_known_of_has_no_moments():
     assert not carried(net(moments=None), {})
     assert "y" not in carried(net(operator="Sigmoid"), {})
+
+
+def test_it_goes_no_further_than_one_product_behind_a_live_norm():
+    """A residual stream has outliers: two such products of the garden's convnext are 3 times as wide as that says."""
+    whole = net()
+    down = Linear(name="d", operator="MatMul", inputs=("y",), output="d", weight=WEIGHT.T, bias=np.zeros(3))
+    total = Sum(name="s", operator="Add", inputs=("n", "h"), output="s")
+    found = carried(replace(whole, steps=(*whole.steps, down, total)), {})
+    assert {"n", "h", "y"} == set(found)
+    assert found["n"].seen().high == pytest.approx((SHIFT + LIVE_SIGMAS * SCALE).max())
+    assert {"d"} <= set(carried(replace(whole, steps=(down,)), {"y": Normal(np.zeros(4), np.ones(4))}))

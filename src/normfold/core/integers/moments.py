@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +23,8 @@ from normfold.core.integers.steps import Linear, Network, Step, Transposed
 SQUARE_ROOT: Final = math.sqrt(2.0 * math.pi)
 
 LEAST_GELU: Final = -0.17
+LIVE_SIGMAS: Final = 8.0
+"""Live statistics are those of all channels, of which some may be much wider than others."""
 PLACES: Final = np.linspace(-3.0, 6.0, 901)
 """Means of normal values of deviation 1 among which those before a rectifier are looked up."""
 
@@ -35,10 +37,13 @@ class Normal:
     deviation: Array
     low: float = -math.inf
     high: float = math.inf
+    products: int | None = None
+    """How many products lie between a norm by live statistics and this; None where it is known in another way."""
 
     def seen(self) -> Seen:
-        """The range of `SIGMAS` deviations, and the moments."""
-        ends = (self.mean - SIGMAS * self.deviation).min(), (self.mean + SIGMAS * self.deviation).max()
+        """The range of `SIGMAS` deviations, of `LIVE_SIGMAS` behind a live norm, and the moments."""
+        sigmas = LIVE_SIGMAS if self.products == 0 else SIGMAS
+        ends = (self.mean - sigmas * self.deviation).min(), (self.mean + sigmas * self.deviation).max()
         low, high = (float(np.clip(end, self.low, self.high)) for end in ends)
         mean, deviation = self.moments()
         return Seen(low, high, np.zeros(0, np.int64), 1.0, mean, np.square(mean) + np.square(deviation))
@@ -138,8 +143,9 @@ def _affine(step: steps.Affine, found: Mapping[str, Normal]) -> Normal | None:
     mean, deviation = source.moments()
     clamped = not (math.isinf(source.low) and math.isinf(source.high))
     if clamped and not bool((step.scale != 1).any() or (step.shift != 0).any()):
-        return Normal(source.mean, source.deviation, max(source.low, step.low), min(source.high, step.high))
-    return Normal(mean * step.scale + step.shift, deviation * np.abs(step.scale), step.low, step.high)
+        return replace(source, low=max(source.low, step.low), high=min(source.high, step.high))
+    made = Normal(mean * step.scale + step.shift, deviation * np.abs(step.scale), step.low, step.high)
+    return replace(made, products=source.products)
 
 
 def _linear(step: Linear | Transposed, found: Mapping[str, Normal]) -> Normal | None:
@@ -149,6 +155,10 @@ def _linear(step: Linear | Transposed, found: Mapping[str, Normal]) -> Normal | 
     channels = step.groups * step.weight.shape[1]
     if source.mean.size not in (1, channels):
         return None
+    # Sums of live values have outliers that no normal value has: one product behind a norm is as far as that goes.
+    far = source.products is not None and (source.products > 0 or (isinstance(step, Linear) and step.depthwise))
+    if far:
+        return None
     rows = len(step.weight) // step.groups
     taps = step.weight.reshape(len(step.weight), step.weight.shape[1], -1)
     per_row = [
@@ -156,10 +166,13 @@ def _linear(step: Linear | Transposed, found: Mapping[str, Normal]) -> Normal | 
     ]
     mean = (taps.sum(axis=2) * per_row[0]).sum(axis=1) + step.bias
     variance = np.square(np.abs(taps).sum(axis=2) * per_row[1]).sum(axis=1)
-    return Normal(mean, np.sqrt(variance), step.low, step.high)
+    products = None if source.products is None else source.products + 1
+    return Normal(mean, np.sqrt(variance), step.low, step.high, products)
 
 
 def _sum(step: steps.Sum, found: Mapping[str, Normal]) -> Normal | None:
+    if any(value in found and found[value].products is not None for value in step.inputs):
+        return None
     terms = [found[value].moments() for value in step.inputs if value in found]
     if len(terms) < len(step.inputs) or len({mean.shape for mean, _ in terms}) > 1:
         return None
@@ -169,7 +182,7 @@ def _sum(step: steps.Sum, found: Mapping[str, Normal]) -> Normal | None:
 
 
 def _normed(step: steps.Floating, _: Mapping[str, Normal]) -> Normal | None:
-    return None if step.moments is None else Normal(*step.moments)
+    return None if step.moments is None else Normal(*step.moments, products=0)
 
 
 def _activated(step: steps.Product, found: Mapping[str, Normal]) -> Normal | None:
@@ -177,7 +190,7 @@ def _activated(step: steps.Product, found: Mapping[str, Normal]) -> Normal | Non
     source = found.get(step.inputs[0])
     if step.operator != NAME or source is None or not (math.isinf(source.low) and math.isinf(source.high)):
         return None
-    return Normal(source.mean, source.deviation, low=LEAST_GELU)
+    return replace(source, low=LEAST_GELU)
 
 
 def _same(step: Step, found: Mapping[str, Normal]) -> Normal | None:
@@ -192,12 +205,12 @@ def _moving(step: steps.Moving, found: Mapping[str, Normal]) -> Normal | None:
     mean, deviation = source.mean, source.deviation
     low, high = (mean - SIGMAS * deviation).min(), (mean + SIGMAS * deviation).max()
     middle, half = np.full(1, (low + high) / 2), np.full(1, (high - low) / (2 * SIGMAS))
-    return Normal(middle, half, source.low, source.high)
+    return Normal(middle, half, source.low, source.high, source.products)
 
 
 def _concat(step: steps.Concat, found: Mapping[str, Normal]) -> Normal | None:
     parts: Sequence[Normal] = [found[value] for value in step.inputs if value in found]
-    if len(parts) < len(step.inputs):
+    if len(parts) < len(step.inputs) or any(part.products is not None for part in parts):
         return None
     mean, deviation = (np.concatenate([getattr(part, name) for part in parts]) for name in ("mean", "deviation"))
     return Normal(mean, deviation, min(part.low for part in parts), max(part.high for part in parts))

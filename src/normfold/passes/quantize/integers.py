@@ -32,7 +32,7 @@ from normfold.passes.quantize.outputs import Loss, run, split
 from normfold.passes.quantize.placement import quicker_in_floats, reason
 from normfold.passes.quantize.recipe import Mixture, Quantized, Stepwise, Work
 from normfold.passes.quantize.statistics import Gathered, gathered, recorded
-from normfold.passes.quantize.tuning import Tuner, Tuning
+from normfold.passes.quantize.tuning import Tuner, Tuning, with_exact_gelus
 from normfold.runtime import CHECKER
 from normfold.runtime.instructions import saturates
 
@@ -88,7 +88,8 @@ class _Made:
             with runnable(model.clone()) as file:
                 run(work.evaluator, file, held_out, made.loss.expect, work.custom_ops)
         if work.calibration is None:
-            return made
+            # Nothing tells what the form on codes loses.
+            return replace(made, tuning=with_exact_gelus(start))
         tuner = Tuner(made.distance, work.progress, start)
         tuner.run(found.spreads, _largest(work))
         return replace(made, tuning=tuner.best, choices=tuple(tuner.choices))

@@ -19,7 +19,7 @@ from normfold.passes.quantize.figures import Choice
 
 WORTH: Final = 0.5
 """Part of the loss to which what costs time has to bring it."""
-INEXACT: Final = "what stands for it on codes makes most of the noise"
+INEXACT: Final = "what stands for it on codes is not exact"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,12 @@ class Tuning:
     def plan(self, kept: Mapping[Step, str] | None = None) -> Plan:
         """What it comes to; ``kept`` stay in floating point, too."""
         return made_plan(self.network, self.seen, self.method, {**self.floats, **(kept or {})}, self.coder, self.grid)
+
+
+def with_exact_gelus(tuning: Tuning) -> Tuning:
+    """``tuning`` with every GELU in floating point."""
+    activations = {step: INEXACT for step in tuning.network.steps if step.operator == NAME}
+    return replace(tuning, floats={**tuning.floats, **activations})
 
 
 @dataclass(slots=True)
@@ -60,9 +66,9 @@ class Tuner:
             self._try("sigmoids of GELU fitted", replace(self.best, network=fitted))
         if spreads:
             self._try("weights rounded by second moments", replace(self.best, coder=Coder(largest, spreads)))
-        activations = {step: INEXACT for step in self.best.network.steps if step.operator == NAME}
-        if activations:
-            self._try("GELU in floating point", replace(self.best, floats={**self.best.floats, **activations}), WORTH)
+        exact = with_exact_gelus(self.best)
+        if exact.floats != self.best.floats:
+            self._try("GELU in floating point", exact, WORTH)
 
     def _try(self, name: str, tuning: Tuning, part: float = 1.0) -> None:
         """Keep ``tuning`` where its loss is below ``part`` of the least so far."""
