@@ -89,3 +89,28 @@ def test_the_source_is_left_as_it_is(tmp_path):
 def test_a_file_is_not_distilled(tmp_path):
     with pytest.raises(UsageError, match="distilled"):
         normfold.convert(made(tmp_path), to="group", calibrate=X, distill=1.0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_norm_fitted_worst_stays_and_is_named(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    rows = [torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU()]
+    rows += [torch.nn.Conv2d(8, 16, 1), torch.nn.BatchNorm2d(16), torch.nn.ReLU()]
+    net = torch.nn.Sequential(*rows, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(16, 4))
+    with torch.no_grad():
+        for _ in range(50):
+            net(torch.from_numpy(X))
+    path = tmp_path / "two.onnx"
+    names = {"input_names": ["x"], "output_names": ["y"], "dynamic_axes": {"x": {0: "N"}}}
+    kept_apart = {"training": torch.onnx.TrainingMode.PRESERVE, "do_constant_folding": False}
+    torch.onnx.export(net.eval(), (torch.from_numpy(X[:2]),), path, dynamo=False, **names, **kept_apart)
+    given = {"to": "group:count=8", "calibrate": X, "max_offset": 0.0, "metric": "mse", "evaluate": X}
+    free = normfold.convert(path, **given, max_drop=1e9)
+    worst = min(free.decisions, key=lambda one: one.certificate.r2)
+    rest = normfold.convert(path, **given, max_drop=1e9, skip=[worst.site])
+    assert 0.0 < rest.score.drop < free.score.drop
+    done = normfold.convert(path, **given, max_drop=rest.score.drop)
+    kept = [one for one in done.decisions if one.outcome == "kept"]
+    assert [one.site for one in kept] == [worst.site]
+    assert kept[0].refused_by[0].premise == "within-budget"
