@@ -192,3 +192,14 @@ def test_any_width_tries_those_that_may_be_faster(products: Path, data: np.ndarr
     assert done.chosen.width in ("int8", "int4")
     halves = normfold.quantize(products, width="auto", ep="cuda", calibrate={"x": data}, unmeasured=True)
     assert {point.width for point in halves.front} == {"fp16"}
+
+
+def test_what_rounding_to_half_precision_makes_of_a_large_mean_is_seen(tmp_path: Path, data: np.ndarray) -> None:
+    """Of numbers around 500 half precision keeps a quarter; the norm behind them leaves nothing but what that lost."""
+    body = ["h = MatMul(x, w)", "a = Add(h, c)", "n = LayerNormalization<axis=-1>(a, g, b)", "y = MatMul(n, u)"]
+    held = {"w": array(64, 64) / 8, "c": np.full(64, 500, np.float32), "u": array(64, 32, seed=3)}
+    norm = {"g": np.ones(64, np.float32), "b": np.zeros(64, np.float32)}
+    onnx.save(model("float[N,64] x", body, held | norm), tmp_path / "net.onnx")
+    done = normfold.quantize(tmp_path / "net.onnx", width="fp16", calibrate={"x": data}, unmeasured=True, ep="cuda")
+    assert done.refused is not None
+    assert done.refused.code == "result-differs"

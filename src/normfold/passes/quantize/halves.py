@@ -39,10 +39,9 @@ def halves(work: Work) -> Sequence[Quantized]:
         NodeFigures(name, found.operators[name], "fp32" if because else work.width, because)
         for name, because in found.because.items()
     )
-    emulation = None
-    if work.width == "bf16":
-        emulation = graph.model.clone()
-        emulated(emulation, TYPES[work.width])
+    # The CPU's provider has no kernels of either: of half precision ONNX Runtime makes float32, without rounding.
+    emulation = graph.model.clone()
+    emulated(emulation, TYPES[work.width])
     budget = BUDGETS[work.width]
     return [Quantized(graph.model, work.width, "qdq", nodes, budget=budget, emulation=emulation, name=work.width)]
 
