@@ -23,7 +23,7 @@ EXAMPLES = [
 @pytest.mark.parametrize("script", EXAMPLES)
 def test_example_runs(script: Path, tmp_path: Path) -> None:
     run = subprocess.run(
-        [sys.executable, script], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=300
+        [sys.executable, script], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=600
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout
