@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from normfold.core.algebra import Map
+from normfold.core.algebra import Affine, Map
 from normfold.core.graph import Graph
 from normfold.core.origins import Origin, affine_folds
 from normfold.core.plan import Bypass, Change, Insert, Plan
@@ -21,6 +21,7 @@ from normfold.core.premises import (
     LINEAR_CONSUMER,
     LINEAR_PRODUCER,
     SAME_SCOPE,
+    SAME_SHAPE,
     SELECTED,
     SHORT_ROUTE,
     SINGLE_USE,
@@ -82,10 +83,19 @@ class Search:
             self.refuse(
                 Refusal(SHORT_ROUTE, f"the way from here through {self.graph.label(origin)} is too long to search")
             )
+        elif self._is_misfit(target):
+            because = (
+                f"the map has other sizes there than {self.graph.label(target.value)}: the model contradicts itself"
+            )
+            self.refuse(Refusal(SAME_SHAPE, because))
         elif target.direction == BACKWARD:
             yield from self._follow_back(plan, target, origin, depth)
         else:
             yield from self._follow_on(plan, target, origin, depth)
+
+    def _is_misfit(self, target: Target) -> bool:
+        dims = self.graph.shape(target.value) if isinstance(target.map, Affine) else None
+        return dims is not None and isinstance(target.map, Affine) and not target.map.fits(dims)
 
     def _follow_back(self, plan: Plan, target: Target, origin: Node, depth: int) -> Iterator[Plan]:
         value, graph = target.value, self.graph

@@ -138,6 +138,7 @@ MALFORMED = {
         [N, f"y = ConvTranspose<group={2**63 - 1}>(n, w)"],
         f"{NORM}, float[3,2,1,1] w={{1,1,1,1,1,1}}",
     ),
+    "a tanh of nothing": written([N, "t = Mul(n, k)", "y = ai.onnx.ml.Tanh()"], f"{NORM}, float k={{2}}"),
     "a norm written out with constants of two sizes": written(
         [
             "m = ReduceMean<axes=[-1]>(x)",

@@ -60,3 +60,13 @@ def test_shape_and_scale() -> None:
     assert affine.shape == (3, 4)
     assert not affine.only_scale().shifts
     assert np.array_equal(affine.only_scale().scale, affine.scale)
+
+
+def test_constants_that_fit_a_value() -> None:
+    wide = Affine.of(np.arange(1.0, 5.0), np.zeros((3, 1)))
+    assert wide.fits((2, 3, 4))
+    assert wide.fits((None, "n"))
+    assert not wide.fits((2, 3, 5))
+    assert not wide.fits((2, 4))
+    assert not wide.fits((4,))
+    assert Affine.of(2.0).fits(())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +73,14 @@ class Affine:
     def says(self) -> str:
         """What an operation that takes the map takes."""
         return "a scale and a shift"
+
+    def fits(self, dims: Sequence[object]) -> bool:
+        """Whether the constants belong to a value of ``dims``; one whose size is not known takes any."""
+        return all(
+            size == 1 or (axis <= len(dims) and (not isinstance(dim := dims[-axis], int) or size == dim))
+            for constant in (self.scale, self.shift)
+            for axis, size in enumerate(reversed(constant.shape), 1)
+        )
 
     def after(self, first: Affine) -> Affine:
         """The map that applies ``first``, then this one."""

@@ -169,7 +169,8 @@ class _Finder:
     def squash(self, nodes: Sequence[ir.Node]) -> None:
         """Find every DyT: its site is made of what scales and shifts before its tanh and behind it."""
         for node in nodes:
-            steps = self._dynamic_tanh(node) if node.op_type == "Tanh" and node not in self.claimed else ()
+            standard = node.op_type == "Tanh" and node.domain in ("", "ai.onnx")
+            steps = self._dynamic_tanh(node) if standard and node not in self.claimed else ()
             if steps:
                 self.claimed.update(steps)
                 self.tanhs[node] = self.site(steps, DYNAMIC_TANH, named=node)
