@@ -362,7 +362,7 @@ def square_row(row: dict[str, Any]) -> list[str]:
 def casting(networks: Sequence[dict[str, Any]]) -> str:
     """The networks whose deviation in float64 is one of float32."""
     names = [row["name"] for row in networks if row.get("casts")]
-    return CASTS.format(names=" and ".join(names)) if names else ""
+    return CASTS.format(names=", ".join(names)) if names else ""
 
 
 def partings(networks: Sequence[dict[str, Any]]) -> list[str]:
@@ -426,7 +426,8 @@ counted *for want of structure* (folded in the file alone, `needs-structure` in 
 file* are scales in a module's own forward, and norms written out there, which are no modules. Folding the export of the
 folded module leaves no more norms than folding the export. `torch.export` takes every folded module. The last columns
 are deviations from the source, of its output's range, in float32 by ONNX Runtime with nothing optimised but for the
-first.{casts} Sites with another difference: {parting}."""
+first.{casts} Sites with another difference: {parting}.
+The rows are of several runs; the data say for models of transformers with which of its versions."""
 CASTS: Final = """ In {names}, the modules cast to float32 themselves what changes, whatever they are given."""
 CODES_ONLY: Final = "not applicable: the weights of a module are no quantised codes with scales beside them"
 NO_CODES: Final = "covered by cases of its own: the exporter writes no quantised weights"
