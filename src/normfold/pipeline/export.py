@@ -74,8 +74,11 @@ def compare_export(module: nn.Module, staged: onnxfile.Staged, what: Interface, 
 def check_that_it_repeats_itself(
     module: nn.Module, what: Interface, decisions: tuple[Decision, ...], proof: Verification
 ) -> None:
-    """Raise `UnprovenError` ``not-repeatable`` where the two differ since the module differs from itself."""
-    why = unsteadiness(module, what.example, seeded=False) if proof.status == "different" else ""
+    """Raise `UnprovenError` ``not-repeatable`` where the two differ since the module differs from itself.
+
+    What such a module does looks like chaos, too, which the proof excuses, and says so.
+    """
+    why = unsteadiness(module, what.example, seeded=False)
     if why:
         message = f"The module gives other outputs for the same inputs, so no file can be compared with it: {why}."
         hint = "Switch that off before the export, or export without the comparison: --no-verify, or verify=False."
